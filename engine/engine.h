@@ -1,0 +1,138 @@
+/* engine.h - the public boundary of the engine: open a model, submit prompts, take events, close.
+ *
+ * Threads: engine_open and engine_close from the owner. engine_submit, engine_cancel and engine_stats
+ * from any thread. engine_next_event from one consumer thread; on_events is called from the engine
+ * thread when events wait (it must only wake the consumer: uv_async_send, a condition variable).
+ * The tokenizer and the chat template are immutable and may be used from any thread. */
+#ifndef LM_ENGINE_ENGINE_H
+#define LM_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "shared/base/error.h"
+
+struct engine;        // opaque
+struct tokenizer;     // engine/tokenizer.h
+struct chat_template; // engine/chat_template.h
+
+enum engine_dtype { ENGINE_DTYPE_AUTO, ENGINE_DTYPE_FLOAT32 };
+enum engine_kv_dtype { ENGINE_KV_AUTO, ENGINE_KV_F16, ENGINE_KV_BF16, ENGINE_KV_F32 };
+
+struct engine_options {
+    const char *model_path;
+    const char *chat_template; // path of a Jinja file that replaces the model's own, or NULL
+    const char *backend;       // "cpu"
+    int threads;               // 0: all cores this process may use
+    const char *cpu_list;      // NULL: don't pin
+    const char *cpu_isa;       // "auto", "scalar", "avx2", "avx512"
+    enum engine_dtype dtype;
+    enum engine_kv_dtype kv_dtype; // AUTO: f16, or f32 when dtype is float32
+    int session_len;               // context window; 0: the model's own
+    double cache_max_entry_count;  // share of free memory for KV pages
+    int64_t cache_max_tokens;      // bound on KV tokens; 0: none
+    int max_batch_size;            // sequences that run at once
+    int max_prefill_token_num;     // prompt tokens per step
+    int queue_max;                 // requests that may wait; beyond it submit gives E_BUSY
+    int pipeline_depth;            // steps in flight: 0 = backend's choice (CPU 1), 1 or 2
+    void (*on_events)(void *arg);
+    void *on_events_arg;
+};
+
+/* Loads, starts threads, runs a short self-test generation. Returns when the engine serves.
+ * E_FORMAT, E_UNSUPPORTED, E_LIMIT (memory), -errno: *err has one line for the operator. */
+FALLIBLE int engine_open(const struct engine_options *options, struct engine **out,
+                         struct error *err);
+/* Cancels everything, joins threads, frees. NULL is fine. */
+void engine_close(struct engine *e);
+
+struct engine_info {
+    const char *architecture; // "llama"
+    const char *model_name;   // from the file's metadata; "" if it has none
+    const char *backend;      // "cpu avx512+vnni, 2 threads"
+    int64_t parameters;
+    int vocab_size;
+    int context_len; // tokens of prompt + completion that one request may have
+    int kv_blocks;
+    int64_t kv_tokens;
+    int max_batch_size;
+};
+const struct engine_info *engine_info(const struct engine *e);
+const struct tokenizer *engine_tokenizer(const struct engine *e);
+const struct chat_template *engine_chat_template(const struct engine *e);
+
+/* ---- requests ---- */
+
+struct sampling_params {
+    float temperature; // 0: greedy, ties to the lowest id
+    float top_p;       // (0, 1]; at least one token is kept
+    float min_p;       // [0, 1]
+    int top_k;         // 0: off
+    uint64_t seed;     // counter-based: same request, same tokens, whatever the batch
+};
+
+struct engine_request {
+    uint64_t id;           // chosen by the caller, unique among live requests, not 0
+    const int32_t *prompt; // copied by submit
+    size_t prompt_count;   // >= 1
+    struct sampling_params sampling;
+    int max_tokens;     // >= 1, or 0: until the context is full. Cut to what the context leaves.
+    int min_tokens;     // no stop (id or string) before that many
+    bool ignore_eos;
+    bool skip_special;  // special tokens don't appear in the text
+    const char *const *stop; // stop strings, copied; matched in the text, never part of it
+    const size_t *stop_len;
+    int stop_count;
+    const int32_t *stop_ids; // extra stop tokens, copied
+    int stop_id_count;
+};
+
+/* E_BUSY: queue full. E_CONTEXT_LENGTH: prompt leaves no room for a token. E_INVALID: an id out of
+ * range. E_CLOSED: draining or failed. On success exactly one DONE or FAILED event will follow. */
+FALLIBLE int engine_submit(struct engine *e, const struct engine_request *request, struct error *err);
+/* The request ends with DONE and FINISH_CANCELLED within a step, unless it ended before. */
+void engine_cancel(struct engine *e, uint64_t id);
+
+/* ---- events ---- */
+
+enum finish_reason { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED };
+
+enum engine_event_kind {
+    ENGINE_EVENT_TOKENS, // tokens were sampled; text may be empty while held back
+    ENGINE_EVENT_DONE,   // last event of a request; may carry tokens and text too
+    ENGINE_EVENT_FAILED, // last event: the engine could not go on with it
+};
+
+struct engine_event {
+    uint64_t id;
+    enum engine_event_kind kind;
+    int32_t *tokens; // ids sampled since the last event, a closing stop token included
+    int token_count;
+    char *text; // text released since the last event: whole UTF-8 characters, no stop text
+    size_t text_len;
+    enum finish_reason finish;
+    int prompt_tokens, cached_tokens, completion_tokens; // running totals; cached: prompt tokens reused
+    int error_code; // FAILED: negative code, text in `text`
+};
+
+/* False: none waits. The event's arrays belong to the caller: engine_event_deinit frees them.
+ * A slow consumer gets fewer, larger events; nothing is lost and memory stays bounded by max_tokens. */
+bool engine_next_event(struct engine *e, struct engine_event *event);
+void engine_event_deinit(struct engine_event *event);
+
+/* ---- state ---- */
+
+struct engine_stats {
+    int running, waiting;
+    int64_t prefill_tokens_waiting; // prompt tokens not computed yet
+    int kv_blocks_used, kv_blocks_total;
+    uint64_t steps, prompt_tokens_total, generated_tokens_total, preemptions_total;
+    uint64_t last_step_ms; // monotonic clock at the last finished step; for /health
+    double prefill_tokens_per_s; // EWMA over busy time; 0 until known
+    double inter_token_s;        // EWMA of decode step time
+    bool failed;                 // a device error stopped the engine
+};
+void engine_stats(const struct engine *e, struct engine_stats *out);
+
+#endif

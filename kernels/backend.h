@@ -1,0 +1,186 @@
+/* backend.h - THE line between engine and kernels.
+ *
+ * A backend owns one rank's weights, KV pages and activations. It is stage-grained: not a graph, not a
+ * whole forward. The decoder (engine/decoder.c) calls the stages of a step in order; what flows between
+ * them stays inside the backend, so it may fuse within a stage and keep data where it likes:
+ *
+ *     x  residual stream     [tokens][hidden]      h  normed input of the next projection
+ *     q  queries             [tokens][heads][head_dim]   K, V go straight to their pages
+ *     o  attention output    [tokens][heads][head_dim]   g  act(gate) * up   [tokens][ffn]
+ *     y  output of out/down  [tokens][hidden], this rank's share until all_reduce
+ *
+ *     step_begin
+ *     embed                  x = scale * E[ids]
+ *     residual(BEGIN)        h = norm_0(x)
+ *     per layer l:
+ *       qkv(l)               q|k|v = W h (+bias, q/k norm, RoPE); K and V written to their pages
+ *       attend(l)            o = softmax(q K^T * scale, causal, window) V over the block tables
+ *       out(l)               y = Wo o;           all_reduce
+ *       residual(ATTENTION)  x += scale * post_norm(y); h = ffn_norm(x)
+ *       gate_up(l)           g = act(Wg h) * (Wu h)
+ *       down(l)              y = Wd g;           all_reduce
+ *       residual(FFN)        x += scale * post_norm(y); h = norm of the next layer, or the final norm
+ *     logits                 rows asked for only: L = head h
+ *     step_end               may submit; results are valid after sync()
+ *
+ * Rules
+ *  1. Enqueue calls return void. A device error is sticky and surfaces at sync() as one negative code.
+ *  2. Slots are required unless marked (optional).
+ *  3. Equal bits: a result row depends on its own inputs only, never on how many rows share the step,
+ *     how a prefill is cut into chunks, or which instruction set runs (kernels/cpu/README.md has the
+ *     arithmetic). Caches, preemption and resume rely on it.
+ *  4. One thread (the rank thread) calls a backend; it may use a pool of its own inside.
+ *  5. World size 1 makes all_reduce a no-op, so the decoder has no `if (tp)`. */
+#ifndef LM_KERNELS_BACKEND_H
+#define LM_KERNELS_BACKEND_H
+
+#include "kernels/tensor.h"
+#include "shared/base/error.h"
+
+#define KV_BLOCK_TOKENS 64
+
+/* ---- what a model is, for one rank ---- */
+
+enum rope_style {
+    ROPE_HALF_SPLIT,  // element i pairs with i + rope_dims / 2 (Hugging Face order)
+    ROPE_INTERLEAVED, // element 2i pairs with 2i + 1 (GGUF order of llama-like files)
+};
+
+enum ffn_activation { FFN_SILU, FFN_GELU_TANH };
+
+/* Rotary frequencies, built by the engine in double and rounded once: angle = position * inv_freq[i]. */
+struct rope_table {
+    const float *inv_freq; // [rope_dims / 2]
+    float attention_factor; // multiplies cos and sin (yarn, longrope); 1 otherwise
+};
+
+#define ROPE_TABLES_MAX 4
+
+struct layer_params {
+    struct matrix q, k, v;    // [heads * head_dim][hidden], [kv_heads * head_dim][hidden] twice
+    struct matrix o;          // [hidden][heads * head_dim]
+    struct matrix gate, up;   // [ffn][hidden]
+    struct matrix down;       // [hidden][ffn]
+    const float *attn_norm;   // [hidden]
+    const float *ffn_norm;    // [hidden]
+    const float *q_bias, *k_bias, *v_bias, *o_bias; // NULL: none
+    const float *q_norm, *k_norm;                   // [head_dim], NULL: none
+    const float *attn_post_norm, *ffn_post_norm;    // [hidden], NULL: none
+    int window;     // attend to the last `window` positions only; 0: all
+    int rope_table; // index into model_params.rope_tables
+};
+
+struct model_params {
+    int layers, hidden, heads, kv_heads, head_dim, ffn, vocab;
+    int rope_dims; // leading elements of each head that rotate (even, <= head_dim)
+    enum rope_style rope_style;
+    enum ffn_activation activation;
+    float norm_eps;
+    float attention_scale; // usually 1 / sqrt(head_dim)
+    float embedding_scale, residual_scale, logit_scale; // 1 unless the family says otherwise
+    float attention_softcap, logit_softcap;             // 0: none
+    struct rope_table rope_tables[ROPE_TABLES_MAX];
+    int rope_table_count;
+    struct matrix embedding; // [vocab][hidden]
+    struct matrix head;      // [vocab][hidden]; data NULL: tied to the embedding
+    const float *final_norm; // [hidden]
+    const struct layer_params *layer; // [layers]
+
+    /* Called after a matrix was copied or repacked and its source is not read again, so that the
+     * loader can drop the mapped pages. May be NULL. */
+    void (*on_source_done)(void *arg, const struct matrix *m);
+    void *on_source_done_arg;
+};
+
+/* ---- one step ---- */
+
+struct step_sequence {
+    int first;             // index of its first token in the step
+    int count;             // tokens of this step: 1 when decoding
+    int past;              // positions already in its pages; token i has position past + i
+    const int32_t *blocks; // [(past + count + 63) / 64] page numbers
+};
+
+struct step {
+    int tokens;         // <= limits.tokens_max
+    const int32_t *ids; // [tokens]
+    int sequences;      // <= limits.sequences_max
+    const struct step_sequence *sequence;
+    int rows;            // <= limits.rows_max
+    const int32_t *row;  // [rows] token indexes whose logits are wanted, ascending
+};
+
+enum residual_site { RESIDUAL_BEGIN, RESIDUAL_ATTENTION, RESIDUAL_FFN };
+
+/* ---- the backend ---- */
+
+enum compute_type {
+    COMPUTE_AUTO, // what is fastest and meets the numerics: int8 activations for quantised weights
+    COMPUTE_F32,  // float32 activations, weights dequantised: the reference path (--dtype float32)
+};
+
+struct backend_options {
+    int threads;           // CPU: 0 = all cores this process may use
+    const char *cpu_list;  // CPU: "0-3,8": pin threads; NULL: don't pin
+    const char *isa;       // CPU: "auto", "scalar", "avx2", "avx512"; NULL: auto
+    enum compute_type compute;
+    int rank, world;       // 0, 1 until tensor parallelism
+};
+
+struct step_limits {
+    int tokens_max;    // tokens in one step
+    int sequences_max; // sequences in one step
+    int rows_max;      // logit rows in one step
+    int context_max;   // positions of one sequence
+};
+
+struct backend; // opaque, one per rank
+
+struct backend_ops {
+    const char *name; // "cpu"
+
+    FALLIBLE int (*open)(const struct backend_options *options, struct backend **out, struct error *err);
+    void (*close)(struct backend *b); // NULL is fine
+
+    /* "cpu avx512+vnni, 2 threads", valid until close. */
+    const char *(*describe)(const struct backend *b);
+
+    /* Copy or repack all weights and size the activations. Once per backend. The params' arrays are
+     * not used after it returns. E_UNSUPPORTED names what this backend can't do. */
+    FALLIBLE int (*load)(struct backend *b, const struct model_params *params,
+                         const struct step_limits *limits, struct error *err);
+
+    /* Bytes of one KV page (all layers) for a KV element type: F32, F16 or BF16. */
+    size_t (*kv_block_bytes)(const struct backend *b, enum dtype kv_type);
+    /* Address space for `blocks` pages; memory is taken as pages are first written. */
+    FALLIBLE int (*kv_open)(struct backend *b, enum dtype kv_type, int blocks, struct error *err);
+    void (*kv_copy)(struct backend *b, int from_block, int to_block, int tokens); // copy-on-write
+
+    void (*step_begin)(struct backend *b, const struct step *step); // step stays valid until sync
+    void (*embed)(struct backend *b);
+    void (*qkv)(struct backend *b, int layer);
+    void (*attend)(struct backend *b, int layer);
+    void (*out)(struct backend *b, int layer);
+    void (*gate_up)(struct backend *b, int layer);
+    void (*down)(struct backend *b, int layer);
+    void (*all_reduce)(struct backend *b); // y, summed over ranks in rank order
+    void (*residual)(struct backend *b, enum residual_site site, int layer);
+    void (*logits)(struct backend *b);
+    void (*step_end)(struct backend *b);
+
+    FALLIBLE int (*sync)(struct backend *b, struct error *err);
+    /* [rows][vocab] float32 of the last synced step, on the host; valid until the next step_begin. */
+    const float *(*logits_host)(struct backend *b);
+
+    /* (optional) Run fn(arg, part, parts) on the pool, for host work between steps (sampling). */
+    void (*run_parallel)(struct backend *b, void (*fn)(void *arg, int part, int parts), void *arg);
+
+    /* Bytes held for weights and for activations, for logs and metrics. */
+    void (*memory)(const struct backend *b, size_t *weights, size_t *activations);
+};
+
+/* "cpu", ...; NULL: not built in. backend_name(i) walks the table, NULL at its end. */
+const struct backend_ops *backend_find(const char *name);
+const char *backend_name(int index);
+
+#endif

@@ -1,0 +1,19 @@
+/* quant.h - the reference meaning of each block format (GGUF's layouts; little-endian).
+ *
+ * These loops are the definition that fast kernels are tested against, and what embedding look-ups and
+ * loaders use. Layouts: docs of the GGUF format; summary in quant.c beside each function. */
+#ifndef LM_KERNELS_QUANT_H
+#define LM_KERNELS_QUANT_H
+
+#include "kernels/tensor.h"
+
+/* One row (n elements, a multiple of the block) to float32. Equal to gguf-py's dequantize. */
+void quant_dequantize_row(enum dtype type, const void *src, float *dst, int64_t n);
+
+/* IEEE half and bfloat16, round to nearest even; NaN stays NaN. */
+float quant_half_to_float(uint16_t h);
+uint16_t quant_float_to_half(float f);
+float quant_bf16_to_float(uint16_t h);
+uint16_t quant_float_to_bf16(float f);
+
+#endif

@@ -1,0 +1,47 @@
+/* tensor.h - element types and borrowed views of matrices. No ownership, no arithmetic. */
+#ifndef LM_KERNELS_TENSOR_H
+#define LM_KERNELS_TENSOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* One row per type: name, GGUF type number, elements per block, bytes per block. A new format is a row
+ * here, a reference dequantiser in quant.c and, where it pays, a kernel. */
+#define DTYPES(X)                                                                                  \
+    X(F32, 0, 1, 4)                                                                                \
+    X(F16, 1, 1, 2)                                                                                \
+    X(BF16, 30, 1, 2)                                                                              \
+    X(Q8_0, 8, 32, 34)                                                                             \
+    X(Q4_0, 2, 32, 18)                                                                             \
+    X(Q4_1, 3, 32, 20)                                                                             \
+    X(Q4_K, 12, 256, 144)                                                                          \
+    X(Q6_K, 14, 256, 210)
+
+enum dtype {
+#define X(name, gguf, elements, bytes) DTYPE_##name,
+    DTYPES(X)
+#undef X
+        DTYPE_COUNT
+};
+
+const char *dtype_name(enum dtype type); // "Q4_1"
+int dtype_block_elements(enum dtype type);
+int dtype_block_bytes(enum dtype type);
+/* False: the GGUF type number is not one that we read. */
+bool dtype_from_gguf(uint32_t gguf_type, enum dtype *type);
+/* Name of any GGUF type, also those not read here, for error texts; NULL if unknown to us. */
+const char *dtype_gguf_name(uint32_t gguf_type);
+
+/* rows x cols, row-major; a row is cols / block_elements blocks, rows are contiguous.
+ * For a linear layer rows = outputs, cols = inputs: y[r] = sum_c W[r][c] x[c]. */
+struct matrix {
+    enum dtype type;
+    int64_t rows, cols;
+    const void *data; // borrowed (a mapped file); NULL: absent
+};
+
+size_t matrix_row_bytes(enum dtype type, int64_t cols); // cols must be a multiple of the block
+size_t matrix_bytes(const struct matrix *m);
+
+#endif

@@ -1,0 +1,59 @@
+/* agent_record.h - what an agent says about itself, to Redis and to POST /nodes/add; both sides.
+ *
+ * Redis (prefix lm:, protocol version 1):
+ *   lm:agent:<id>   JSON facts, PX 3500, written every 1 s by one Lua script that is registration and
+ *                   heartbeat in one; fenced by (start, incarnation): an older process with the same id
+ *                   can't overwrite a newer one, a live duplicate is refused
+ *   lm:load:<id>    JSON load, PX 3500, every 250 ms
+ *   lm:agents       sorted set id -> expiry in ms by Redis' own clock
+ *   lm:ev           channel: hints "up <id>", "down <id>"; never the only source
+ * HTTP: {"url":..., "status":{"models":[...]}, "lm":{facts and load}}: LMDeploy's body plus ours; with
+ * `lm` it is a 3.5 s lease, without it a foreign node that stays until removed. Unknown members are
+ * ignored, so either side may be newer. */
+#ifndef LM_NET_AGENT_RECORD_H
+#define LM_NET_AGENT_RECORD_H
+
+#include "shared/base/buf.h"
+#include "shared/base/error.h"
+#include "shared/base/json.h"
+
+#define AGENT_LEASE_MS     3500
+#define AGENT_BEAT_MS      1000
+#define AGENT_LOAD_MS      250
+#define AGENT_MODELS_MAX   64
+#define AGENT_ID_BYTES     64
+#define AGENT_URL_BYTES    256
+
+struct agent_load {
+    int running, waiting;
+    int64_t prefill_tokens_waiting; // uncached prompt tokens not computed yet
+    double kv_used_share;           // 0..1, blocks of active sequences
+    double prefill_tokens_per_s;    // 0: unknown
+    double inter_token_s;           // 0: unknown
+    uint64_t sequence;              // grows with every report of an incarnation
+};
+
+struct agent_record {
+    char id[AGENT_ID_BYTES];          // stable over restarts: host name and port, or --agent-id
+    char incarnation[33];             // random per process
+    int64_t start_ms;                 // wall clock at start: the fence
+    char url[AGENT_URL_BYTES];        // "http://10.0.0.5:23333"
+    char models[AGENT_MODELS_MAX][128];
+    int model_count;
+    int context_len;                  // tokens; 0: unknown
+    int capacity;                     // sequences that run at once; 0: unknown
+    int queue_max;                    // requests that may wait; 0: unknown
+    bool draining;                    // finishes what it has, takes nothing new
+    struct agent_load load;
+};
+
+void agent_record_print(struct json_writer *w, const struct agent_record *r); // one object, load inside
+void agent_load_print(struct json_writer *w, const struct agent_load *l);
+/* E_FORMAT / E_INVALID with the member's name: ids of [A-Za-z0-9._:-], http URLs, bounds above. */
+FALLIBLE int agent_record_parse(const struct json *v, struct agent_record *out, struct error *err);
+FALLIBLE int agent_load_parse(const struct json *v, struct agent_load *out, struct error *err);
+
+/* POST /nodes/add body: {"url","status":{"models"},"lm":{...}}. */
+void agent_record_print_node(struct buf *out, const struct agent_record *r);
+
+#endif
