@@ -1,0 +1,77 @@
+/* fixtures.h - where golden tests find their data. Every function gives NULL when something isn't on
+ * this machine, so that a test can skip with a reason.
+ *
+ * Fixtures: the folder of LM_FIXTURES if set, else ../shared/fixtures beside the repository; then the
+ * small copies of tests/fixtures. Default model: the file of LM_MODEL if set, else the cached one that
+ * scripts/fetch-model keeps. */
+#ifndef LM_TESTS_GOLDEN_FIXTURES_H
+#define LM_TESTS_GOLDEN_FIXTURES_H
+
+#include "tests/test.h"
+
+#include <sys/stat.h>
+
+#define FIXTURE_MODEL_FILE "SmolLM2-135M-Instruct-Q4_1.gguf"
+
+static inline int fixture_is_file(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+/* Path of a fixture such as "templates/own.json"; one of eight static buffers, used in turn. */
+static inline const char *fixture_path(const char *relative)
+{
+    static char paths[8][1024];
+    static unsigned turn;
+    char *path = paths[turn++ % 8];
+    const char *folder = getenv("LM_FIXTURES");
+    const char *tests = getenv("LM_TEST_DATA");
+    if (!tests) tests = "tests";
+    if (folder && *folder)
+        snprintf(path, sizeof paths[0], "%s/%s", folder, relative);
+    else
+        snprintf(path, sizeof paths[0], "%s/../../shared/fixtures/%s", tests, relative);
+    if (fixture_is_file(path)) return path;
+    snprintf(path, sizeof paths[0], "%s/fixtures/%s", tests, relative);
+    return fixture_is_file(path) ? path : NULL;
+}
+
+/* Path of the default model's GGUF file; static buffer. */
+static inline const char *fixture_model(void)
+{
+    static char path[1024];
+    const char *model = getenv("LM_MODEL");
+    const char *cache = getenv("XDG_CACHE_HOME");
+    const char *home = getenv("HOME");
+    if (model && *model)
+        snprintf(path, sizeof path, "%s", model);
+    else if (cache && *cache)
+        snprintf(path, sizeof path, "%s/lm-cluster/models/%s", cache, FIXTURE_MODEL_FILE);
+    else
+        snprintf(path, sizeof path, "%s/.cache/lm-cluster/models/%s", home ? home : "",
+                 FIXTURE_MODEL_FILE);
+    return fixture_is_file(path) ? path : NULL;
+}
+
+/* The whole file, terminated, malloc'ed. NULL: can't be read (also for a NULL path). */
+static inline char *fixture_read(const char *path, size_t *len)
+{
+    FILE *f = path ? fopen(path, "rb") : NULL;
+    char *data = NULL;
+    long size = -1;
+    if (f && fseek(f, 0, SEEK_END) == 0) size = ftell(f);
+    if (size >= 0 && fseek(f, 0, SEEK_SET) == 0 && (data = malloc((size_t)size + 1)) != NULL) {
+        size_t got = fread(data, 1, (size_t)size, f);
+        data[got] = 0;
+        *len = got;
+        if (got != (size_t)size) {
+            free(data);
+            data = NULL;
+        }
+    }
+    if (f) fclose(f);
+    return data;
+}
+
+#endif
