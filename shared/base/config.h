@@ -2,14 +2,15 @@
  *
  *     static const struct option agent_options[] = {
  *         {"server-port", OPTION_INT, offsetof(struct agent_config, server_port), .def = "23333",
- *          .min = 0, .max = 65535, .arg = "PORT", .group = "Server", .help = "port to listen on; 0 picks a free one"},
+ *          .min = 0, .max = 65535, .arg = "PORT", .group = "Server", .help = "port to listen on; 0
+ * picks a free one"},
  *         ...
  *
  * Later wins: default < file (--config, lines "name = value", # comments) < environment
  * (LM_<PROGRAM>_<NAME>, e.g. LM_AGENT_SERVER_PORT) < command line. Flags take "--name value" and
- * "--name=value", '-' and '_' alike; a flag option (OPTION_FLAG) also "--no-name". An option whose name
- * is unknown gets the nearest known name in the error text. Lists repeat the flag, or take several
- * values after it ("--api-keys k1 k2") when `many` is set. */
+ * "--name=value", '-' and '_' alike; a flag option (OPTION_FLAG) also "--no-name". An option whose
+ * name is unknown gets the nearest known name in the error text. Lists repeat the flag, or take
+ * several values after it ("--api-keys k1 k2") when `many` is set. */
 #ifndef LM_BASE_CONFIG_H
 #define LM_BASE_CONFIG_H
 
@@ -71,7 +72,8 @@ enum config_result {
  * options as the table that docs hold. */
 FALLIBLE int config_parse(const struct config_program *program, int argc, char **argv, void *config,
                           const char **positional, size_t *positional_count, struct error *err);
-void config_deinit(const struct config_program *program, void *config); // frees what parse allocated
+void config_deinit(const struct config_program *program,
+                   void *config); // frees what parse allocated
 
 void config_help(const struct config_program *program, struct buf *out);
 void config_markdown(const struct config_program *program, struct buf *out);
