@@ -1,0 +1,57 @@
+/* bench.h - what the parts of lm-bench share: options, samples, medians, the peers.
+ *
+ * Every figure is a median over rounds; where a peer is given, its run and ours alternate within a
+ * round, and the ratio of the medians is printed beside the figures: machines drift, ratios hold.
+ */
+#ifndef LM_BENCH_BENCH_H
+#define LM_BENCH_BENCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "shared/base/config.h"
+#include "shared/base/error.h"
+
+struct bench_options {
+    char *model;
+    char *peer;         // llama-bench
+    char *peer_batched; // llama-batched-bench
+    char *agent;        // lm-agent, for `startup`
+    char *isa;
+    char *cpu_list;
+    char *prompt; // load: user message
+    int64_t threads, rounds, prefill, decode, batch, concurrency, requests, max_tokens;
+};
+
+#define BENCH_SAMPLES_MAX 64
+
+struct bench_samples {
+    double value[BENCH_SAMPLES_MAX];
+    int count;
+};
+
+void bench_samples_add(struct bench_samples *s, double value);
+double bench_samples_median(const struct bench_samples *s); // 0 when empty
+double bench_samples_at(const struct bench_samples *s, double quantile);
+
+/* One line: name, our median, the peer's and the ratio (when the peer has samples), spread of both.
+ */
+void bench_print_row(const char *name, const char *unit, const struct bench_samples *ours,
+                     const struct bench_samples *peer);
+
+/* Run a program and return its stdout (owned). E_UPSTREAM with its exit status and last stderr
+ * line. */
+FALLIBLE int bench_run(const char *const *argv, char **out, struct error *err);
+
+/* One sample of llama.cpp's tools on the same file, tokens/s. */
+FALLIBLE int bench_peer_prefill(const struct bench_options *o, double *rate, struct error *err);
+FALLIBLE int bench_peer_decode(const struct bench_options *o, double *rate, struct error *err);
+FALLIBLE int bench_peer_batch(const struct bench_options *o, double *rate, struct error *err);
+
+/* Subcommands: each prints its table and returns an exit code. */
+int bench_engine(const struct bench_options *o);
+int bench_startup(const struct bench_options *o);
+int bench_load(const struct bench_options *o, const char *url);
+int bench_kernels(int threads);
+
+#endif

@@ -1,0 +1,100 @@
+/* lm-bench: figures with their ratio to a peer or to a limit of the machine, from the same minutes.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/bench/bench.h"
+
+#include "shared/base/backtrace.h"
+#include "shared/base/check.h"
+#include "shared/base/log.h"
+
+#define FIELD(name) offsetof(struct bench_options, name)
+
+static const struct option bench_option_table[] = {
+    {"model", OPTION_STRING, FIELD(model), .arg = "FILE", .group = "Engine",
+     .help = "GGUF file to measure with"},
+    {"peer", OPTION_STRING, FIELD(peer), .arg = "PATH", .group = "Engine",
+     .help = "llama-bench of llama.cpp, run in turns with ours on the same file"},
+    {"peer-batched", OPTION_STRING, FIELD(peer_batched), .arg = "PATH", .group = "Engine",
+     .help = "llama-batched-bench of llama.cpp, for the parallel sequences"},
+    {"threads", OPTION_INT, FIELD(threads), .def = "2", .min = 1, .max = 1024, .arg = "N",
+     .group = "Engine", .help = "threads for both sides"},
+    {"cpu-list", OPTION_STRING, FIELD(cpu_list), .arg = "LIST", .group = "Engine",
+     .help = "cores to pin our threads to, such as 0-1"},
+    {"cpu-isa", OPTION_STRING, FIELD(isa), .def = "auto", .arg = "NAME", .group = "Engine",
+     .help = "instruction set: auto, scalar, avx2 or avx512"},
+    {"rounds", OPTION_INT, FIELD(rounds), .def = "5", .min = 1, .max = BENCH_SAMPLES_MAX,
+     .arg = "N", .group = "Engine", .help = "rounds; medians are printed"},
+    {"prefill", OPTION_INT, FIELD(prefill), .def = "512", .min = 1, .max = 1 << 20, .arg = "N",
+     .group = "Engine", .help = "prompt tokens of the prefill row"},
+    {"decode", OPTION_INT, FIELD(decode), .def = "128", .min = 2, .max = 1 << 20, .arg = "N",
+     .group = "Engine", .help = "tokens generated in the decode rows"},
+    {"batch", OPTION_INT, FIELD(batch), .def = "16", .min = 1, .max = 1024, .arg = "N",
+     .group = "Engine", .help = "parallel sequences of the batch row"},
+    {"agent", OPTION_STRING, FIELD(agent), .arg = "PATH", .group = "Startup",
+     .help = "lm-agent to start; default: the one beside lm-bench"},
+    {"concurrency", OPTION_INT, FIELD(concurrency), .def = "8", .min = 1, .max = 10000, .arg = "N",
+     .group = "Load", .help = "streams at once"},
+    {"requests", OPTION_INT, FIELD(requests), .def = "32", .min = 1, .max = 10000000, .arg = "N",
+     .group = "Load", .help = "requests in all"},
+    {"max-tokens", OPTION_INT, FIELD(max_tokens), .def = "64", .min = 1, .max = 1 << 20, .arg = "N",
+     .group = "Load", .help = "tokens per answer"},
+    {"prompt", OPTION_STRING, FIELD(prompt), .def = "Why is the sky blue?", .arg = "TEXT",
+     .group = "Load", .help = "user message; a number is put before it to keep prompts apart"},
+};
+
+static const struct config_program bench_program = {
+    .name = "lm-bench",
+    .usage = "lm-bench [options] engine|kernels|startup|load [URL]",
+    .summary =
+        "Measure the engine, the kernels, an agent's start or a served URL, and print ratios.",
+    .footer =
+        "  lm-bench engine --model M.gguf --peer llama-bench --peer-batched llama-batched-bench\n"
+        "  lm-bench kernels --threads 2\n"
+        "  lm-bench startup --model M.gguf\n"
+        "  lm-bench load http://127.0.0.1:8000 --concurrency 16\n",
+    .options = bench_option_table,
+    .count = ARRAY_LEN(bench_option_table),
+    .positional_max = 2,
+};
+
+static int usage(const char *text)
+{
+    fprintf(stderr, "lm-bench: %s; see lm-bench --help\n", text);
+    return EXIT_USAGE;
+}
+
+static int run(const struct bench_options *o, const char **args, size_t count)
+{
+    if (count == 0) return usage("say what to measure: engine, kernels, startup or load");
+    if (!strcmp(args[0], "kernels")) return bench_kernels((int)o->threads);
+    if (!strcmp(args[0], "load")) {
+        return count == 2 ? bench_load(o, args[1])
+                          : usage("load wants the URL of an agent or proxy");
+    }
+    if (strcmp(args[0], "engine") != 0 && strcmp(args[0], "startup") != 0) {
+        return usage("unknown subject; it is one of engine, kernels, startup, load");
+    }
+    if (!o->model) return usage("--model wants a GGUF file");
+    return !strcmp(args[0], "engine") ? bench_engine(o) : bench_startup(o);
+}
+
+int main(int argc, char **argv)
+{
+    struct bench_options options = {0};
+    const char *args[2];
+    size_t count = 0;
+    struct error err;
+
+    backtrace_install("lm-bench");
+    log_init("lm-bench", LOG_WARN);
+    int rc = config_parse(&bench_program, argc, argv, &options, args, &count, &err);
+    if (rc < 0) {
+        fprintf(stderr, "lm-bench: %s\n", err.text);
+        return EXIT_USAGE;
+    }
+    int code = rc == CONFIG_EXIT ? 0 : run(&options, args, count);
+    config_deinit(&bench_program, &options);
+    return code;
+}
