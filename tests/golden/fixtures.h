@@ -1,12 +1,13 @@
-/* fixtures.h - where golden tests find their data. Every function gives NULL when something isn't on
- * this machine, so that a test can skip with a reason.
+/* fixtures.h - where golden tests find their data. Every function gives NULL when something isn't
+ * on this machine, so that a test can skip with a reason.
  *
- * Fixtures: the folder of LM_FIXTURES if set, else ../shared/fixtures beside the repository; then the
- * small copies of tests/fixtures. Default model: the file of LM_MODEL if set, else the cached one that
- * scripts/fetch-model keeps. */
+ * Fixtures: the folder of LM_FIXTURES if set, else ../shared/fixtures beside the repository; then
+ * the small copies of tests/fixtures. Default model: the file of LM_MODEL if set, else the cached
+ * one that scripts/fetch-model keeps. */
 #ifndef LM_TESTS_GOLDEN_FIXTURES_H
 #define LM_TESTS_GOLDEN_FIXTURES_H
 
+#include "shared/base/json.h"
 #include "tests/test.h"
 
 #include <sys/stat.h>
@@ -72,6 +73,39 @@ static inline char *fixture_read(const char *path, size_t *len)
     }
     if (f) fclose(f);
     return data;
+}
+
+/* Our JSON reader refuses \u0000, which a few cases hold: it arrives as U+F8FF (private use), and
+ * fixture_string turns that back into the NUL. */
+static inline struct json *fixture_json(const char *relative)
+{
+    struct error err = {0};
+    size_t len = 0;
+    char *text = fixture_read(fixture_path(relative), &len);
+    if (!text) return NULL;
+    for (char *p = text; (p = strchr(p, '\\')) != NULL; p += 2)
+        if (!strncmp(p, "\\u0000", 6)) memcpy(p + 2, "F8FF", 4);
+    struct json *root = json_parse(text, len, &err);
+    if (!root) printf("%s: %s\n", relative, err.text);
+    free(text);
+    return root;
+}
+
+/* The string, malloc'ed and terminated. */
+static inline char *fixture_string(const struct json *v, size_t *len)
+{
+    size_t from_len, to = 0;
+    const char *from = json_string(v, &from_len);
+    char *out = malloc(from_len + 1);
+    if (!out) abort();
+    for (size_t i = 0; i < from_len; i++) {
+        bool nul = from_len - i >= 3 && !memcmp(from + i, "\xef\xa3\xbf", 3);
+        out[to++] = nul ? 0 : from[i];
+        if (nul) i += 2;
+    }
+    out[to] = 0;
+    *len = to;
+    return out;
 }
 
 #endif

@@ -1,0 +1,114 @@
+#include "engine/tokenizer_added.h"
+
+#include "shared/base/check.h"
+
+#include <stdlib.h>
+
+void added_tokens_init(struct added_tokens *a)
+{
+    memset(a, 0, sizeof *a);
+}
+
+void added_tokens_deinit(struct added_tokens *a)
+{
+    for (size_t i = 0; i < a->count; i++)
+        free((char *)a->list[i].text.data);
+    free(a->list);
+    memset(a, 0, sizeof *a);
+}
+
+void added_tokens_add(struct added_tokens *a, struct str text, int32_t id, bool special)
+{
+    if (!text.len) return; // would match everywhere
+    if (a->count == a->cap) {
+        a->cap = a->cap ? a->cap * 2 : 32;
+        a->list = xrealloc_array(a->list, a->cap, sizeof *a->list);
+    }
+    struct str copy = {xstrndup(text.data, text.len), text.len};
+    a->list[a->count++] = (struct added_token){copy, id, special};
+}
+
+static int compare(const void *left, const void *right)
+{
+    const struct added_token *a = left, *b = right;
+    size_t shorter = a->text.len < b->text.len ? a->text.len : b->text.len;
+    int order = memcmp(a->text.data, b->text.data, shorter);
+    if (order) return order;
+    if (a->text.len != b->text.len) return a->text.len < b->text.len ? -1 : 1;
+    return a->id < b->id ? -1 : a->id > b->id;
+}
+
+void added_tokens_index(struct added_tokens *a)
+{
+    if (a->count) qsort(a->list, a->count, sizeof *a->list, compare);
+    size_t at = 0;
+    for (int c = 0; c <= 256; c++) {
+        while (at < a->count && (unsigned char)a->list[at].text.data[0] < c)
+            at++;
+        a->first[c] = (uint32_t)at;
+    }
+}
+
+/* First entry of list[low..high), all equal in their first `depth` bytes, whose byte there is >= c;
+ * entries that end at depth sort first and count as smaller. */
+static uint32_t lower_bound(const struct added_tokens *a, uint32_t low, uint32_t high, size_t depth,
+                            int c)
+{
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        struct str text = a->list[middle].text;
+        bool smaller = text.len <= depth || (unsigned char)text.data[depth] < c;
+        if (smaller)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* The sorted list is a trie whose nodes are ranges: each further byte of the text narrows the
+ * range, and an entry that ends here stands first in it. */
+static const struct added_token *longest_at(const struct added_tokens *a, struct str text,
+                                            bool specials)
+{
+    unsigned char c = (unsigned char)text.data[0];
+    uint32_t low = a->first[c], high = a->first[c + 1];
+    const struct added_token *best = NULL;
+    for (size_t depth = 1; low < high; depth++) {
+        for (; low < high && a->list[low].text.len == depth; low++)
+            if (specials || !a->list[low].special) {
+                if (!best || best->text.len < depth) best = &a->list[low];
+            }
+        if (depth >= text.len) break;
+        c = (unsigned char)text.data[depth];
+        uint32_t end = lower_bound(a, low, high, depth, c + 1);
+        low = lower_bound(a, low, end, depth, c);
+        high = end;
+    }
+    return best;
+}
+
+bool added_tokens_next(const struct added_tokens *a, struct str text, size_t from, bool specials,
+                       size_t *at, size_t *len, int32_t *id)
+{
+    if (!a->count) return false;
+    for (size_t i = from; i < text.len; i++) {
+        unsigned char c = (unsigned char)text.data[i];
+        if (a->first[c] == a->first[c + 1]) continue;
+        const struct added_token *found =
+            longest_at(a, (struct str){text.data + i, text.len - i}, specials);
+        if (!found) continue;
+        *at = i;
+        *len = found->text.len;
+        *id = found->id;
+        return true;
+    }
+    return false;
+}
+
+int32_t added_tokens_find(const struct added_tokens *a, struct str text)
+{
+    if (!text.len) return -1;
+    const struct added_token *found = longest_at(a, text, true);
+    return found && found->text.len == text.len ? found->id : -1;
+}

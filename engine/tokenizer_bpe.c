@@ -1,0 +1,240 @@
+#include "engine/tokenizer_bpe.h"
+
+#include "shared/base/check.h"
+#include "shared/base/hash.h"
+#include "shared/base/rng.h"
+
+#include <stdlib.h>
+
+struct bpe_slot {
+    int32_t left, right; // left -1: free
+    uint32_t rank;
+    int32_t merged;
+};
+
+#define NO_RANK UINT32_MAX
+
+enum { WHOLE_UNKNOWN, WHOLE_YES, WHOLE_NO };
+
+void bpe_init(struct bpe *b, const struct vocab *v, size_t merges_max)
+{
+    memset(b, 0, sizeof *b);
+    random_bytes(&b->seed, sizeof b->seed);
+    b->mask = 15;
+    while (b->mask / 2 < merges_max)
+        b->mask = b->mask * 2 + 1;
+    b->slots = xmalloc(((size_t)b->mask + 1) * sizeof *b->slots);
+    memset(b->slots, 0xff, ((size_t)b->mask + 1) * sizeof *b->slots);
+    b->whole = xcalloc((size_t)v->count + 1, 1);
+    for (int i = 0; i < 256; i++) {
+        char byte = (char)i;
+        b->byte_ids[i] = vocab_find(v, (struct str){&byte, 1});
+    }
+}
+
+void bpe_deinit(struct bpe *b)
+{
+    free(b->slots);
+    free(b->whole);
+    memset(b, 0, sizeof *b);
+}
+
+static uint32_t pair_hash(const struct bpe *b, int32_t left, int32_t right)
+{
+    return (uint32_t)hash_mix(((uint64_t)(uint32_t)left << 32 | (uint32_t)right) ^ b->seed);
+}
+
+void bpe_add_merge(struct bpe *b, int32_t left, int32_t right, int32_t merged, uint32_t rank)
+{
+    uint32_t i = pair_hash(b, left, right) & b->mask;
+    for (; b->slots[i].left >= 0; i = (i + 1) & b->mask)
+        if (b->slots[i].left == left && b->slots[i].right == right) return;
+    b->slots[i] = (struct bpe_slot){left, right, rank, merged};
+}
+
+static uint32_t pair_rank(const struct bpe *b, int32_t left, int32_t right, int32_t *merged)
+{
+    uint32_t i = pair_hash(b, left, right) & b->mask;
+    for (; b->slots[i].left >= 0; i = (i + 1) & b->mask)
+        if (b->slots[i].left == left && b->slots[i].right == right) {
+            *merged = b->slots[i].merged;
+            return b->slots[i].rank;
+        }
+    return NO_RANK;
+}
+
+/* ---- short pieces: scan for the lowest rank; everything stays in a few cache lines ---- */
+
+#define SHORT_MAX 48
+
+static size_t merge_short(const struct bpe *b, int32_t *ids, size_t count)
+{
+    uint32_t ranks[SHORT_MAX]; // of the pair (i, i + 1)
+    int32_t merged[SHORT_MAX];
+    for (size_t i = 0; i + 1 < count; i++)
+        ranks[i] = pair_rank(b, ids[i], ids[i + 1], &merged[i]);
+    while (count > 1) {
+        size_t best = 0;
+        for (size_t i = 1; i + 1 < count; i++)
+            if (ranks[i] < ranks[best]) best = i;
+        if (ranks[best] == NO_RANK) break;
+        ids[best] = merged[best];
+        size_t behind = count - best - 2; // symbols after the pair
+        memmove(ids + best + 1, ids + best + 2, behind * sizeof *ids);
+        memmove(ranks + best, ranks + best + 1, behind * sizeof *ranks);
+        memmove(merged + best, merged + best + 1, behind * sizeof *merged);
+        count--;
+        if (best + 1 < count) ranks[best] = pair_rank(b, ids[best], ids[best + 1], &merged[best]);
+        if (best > 0) ranks[best - 1] = pair_rank(b, ids[best - 1], ids[best], &merged[best - 1]);
+    }
+    return count;
+}
+
+/* ---- long pieces: linked symbols and a heap of (rank, position) ----
+ *
+ * An entry of the heap is stale when its symbol's current pair has another rank: symbols only grow,
+ * so a pair that is gone never comes back at the same place. Each merge adds at most two entries.
+ */
+
+struct long_symbol {
+    int32_t id;
+    uint32_t previous, next; // count: none
+    uint32_t rank;           // of the pair (this, next); NO_RANK: none, or this was merged away
+    int32_t merged;
+};
+
+struct long_merge {
+    const struct bpe *b;
+    struct long_symbol *symbols;
+    uint32_t count;
+    uint64_t *heap; // rank << 32 | position: one comparison orders by rank, then from the left
+    size_t heap_len;
+};
+
+static void heap_push(struct long_merge *m, uint64_t key)
+{
+    size_t i = m->heap_len++;
+    for (; i > 0 && key < m->heap[(i - 1) / 2]; i = (i - 1) / 2)
+        m->heap[i] = m->heap[(i - 1) / 2];
+    m->heap[i] = key;
+}
+
+static uint64_t heap_pop(struct long_merge *m)
+{
+    uint64_t top = m->heap[0], key = m->heap[--m->heap_len];
+    size_t i = 0, child;
+    while ((child = 2 * i + 1) < m->heap_len) {
+        if (child + 1 < m->heap_len && m->heap[child + 1] < m->heap[child]) child++;
+        if (key <= m->heap[child]) break;
+        m->heap[i] = m->heap[child];
+        i = child;
+    }
+    m->heap[i] = key;
+    return top;
+}
+
+static void long_rank(struct long_merge *m, uint32_t at)
+{
+    struct long_symbol *s = &m->symbols[at];
+    s->rank = NO_RANK;
+    if (s->next == m->count) return;
+    s->rank = pair_rank(m->b, s->id, m->symbols[s->next].id, &s->merged);
+    if (s->rank != NO_RANK) heap_push(m, (uint64_t)s->rank << 32 | at);
+}
+
+static void *scratch_reserve(struct bpe_scratch *s, size_t size)
+{
+    if (s->cap < size) {
+        free(s->memory);
+        s->memory = xmalloc(size);
+        s->cap = size;
+    }
+    return s->memory;
+}
+
+void bpe_scratch_deinit(struct bpe_scratch *s)
+{
+    free(s->memory);
+    *s = (struct bpe_scratch){NULL, 0};
+}
+
+static void merge_long(const struct bpe *b, struct str piece, struct bpe_scratch *scratch,
+                       struct token_list *out)
+{
+    size_t n = piece.len;
+    struct long_merge m = {.b = b};
+    m.heap = scratch_reserve(scratch, n * (3 * sizeof *m.heap + sizeof *m.symbols));
+    m.symbols = (struct long_symbol *)(m.heap + 3 * n);
+    for (size_t i = 0; i < n; i++) {
+        int32_t id = b->byte_ids[(unsigned char)piece.data[i]];
+        if (id >= 0) m.symbols[m.count++].id = id;
+    }
+    for (uint32_t i = 0; i < m.count; i++) {
+        m.symbols[i].previous = i ? i - 1 : m.count;
+        m.symbols[i].next = i + 1;
+    }
+    for (uint32_t i = 0; i < m.count; i++)
+        long_rank(&m, i);
+    while (m.heap_len) {
+        uint64_t key = heap_pop(&m);
+        uint32_t at = (uint32_t)key;
+        struct long_symbol *left = &m.symbols[at];
+        if (left->rank != key >> 32) continue;
+        struct long_symbol *right = &m.symbols[left->next];
+        left->id = left->merged;
+        left->next = right->next;
+        right->rank = NO_RANK;
+        if (left->next != m.count) m.symbols[left->next].previous = at;
+        long_rank(&m, at);
+        if (left->previous != m.count) long_rank(&m, left->previous);
+    }
+    for (uint32_t i = 0; i < m.count; i = m.symbols[i].next)
+        token_list_push(out, m.symbols[i].id);
+}
+
+/* ---- pieces ---- */
+
+static size_t encode_short(const struct bpe *b, struct str piece, int32_t ids[SHORT_MAX])
+{
+    size_t count = 0;
+    for (size_t i = 0; i < piece.len; i++) {
+        int32_t id = b->byte_ids[(unsigned char)piece.data[i]];
+        if (id >= 0) ids[count++] = id;
+    }
+    return merge_short(b, ids, count);
+}
+
+/* Whether the token `id`, whose bytes are the whole piece, is what the piece becomes. */
+static bool stands_whole(const struct bpe *b, const struct vocab *v, struct str piece, int32_t id)
+{
+    if (b->ignore_merges && v->kinds[id] == TOKEN_NORMAL) return true;
+    uint8_t known = __atomic_load_n(&b->whole[id], __ATOMIC_RELAXED);
+    if (known == WHOLE_UNKNOWN) {
+        int32_t ids[SHORT_MAX];
+        size_t count = encode_short(b, piece, ids);
+        known = count == 1 && ids[0] == id ? WHOLE_YES : WHOLE_NO;
+        __atomic_store_n(&b->whole[id], known, __ATOMIC_RELAXED);
+    }
+    return known == WHOLE_YES;
+}
+
+void bpe_encode(const struct bpe *b, const struct vocab *v, struct str piece,
+                struct bpe_scratch *scratch, struct token_list *out)
+{
+    if (piece.len <= SHORT_MAX || b->ignore_merges) {
+        int32_t id = vocab_find(v, piece);
+        bool known = id >= 0 && (piece.len <= SHORT_MAX || v->kinds[id] == TOKEN_NORMAL);
+        if (known && stands_whole(b, v, piece, id)) {
+            token_list_push(out, id);
+            return;
+        }
+    }
+    if (piece.len > SHORT_MAX) {
+        merge_long(b, piece, scratch, out);
+        return;
+    }
+    int32_t ids[SHORT_MAX];
+    size_t count = encode_short(b, piece, ids);
+    for (size_t i = 0; i < count; i++)
+        token_list_push(out, ids[i]);
+}
