@@ -260,7 +260,13 @@ static int place_tensor(struct gguf *g, struct gguf_tensor *t, size_t data_start
                          shown(t->name).text);
     t->data = g->data + data_start + offset;
     t->bytes = 0;
-    if (!dtype_from_gguf(t->gguf_type, &type)) return 0; // size unknown; the loader names the type
+    if (!dtype_from_gguf(t->gguf_type, &type)) {
+        /* Size unknown; the loader names the type. No format takes less than a bit for an element.
+         */
+        if (t->dim[0] * t->dim[1] * t->dim[2] * t->dim[3] / 8 <= (int64_t)(room - offset)) return 0;
+        return error_set(err, E_FORMAT, "tensor '%s' ends beyond the file: truncated or damaged",
+                         shown(t->name).text);
+    }
     if (t->dim[0] % dtype_block_elements(type))
         return error_set(err, E_FORMAT,
                          "tensor '%s' has rows of %lld elements, %s needs blocks of %d",
@@ -309,7 +315,7 @@ static int read_alignment(const struct gguf *g, size_t *alignment, struct error 
 
 static int read_tensors(struct gguf *g, struct reader *r, uint64_t count, struct error *err)
 {
-    size_t alignment;
+    size_t alignment = 0;
     int rc = read_alignment(g, &alignment, err);
     if (rc < 0) return rc;
     if (count > TENSORS_MAX || count > reader_left(r) / TENSOR_BYTES_MIN)
