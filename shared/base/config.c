@@ -290,6 +290,14 @@ static int read_config_flag(struct parser *p, const char *value, int argc, char 
     return 0;
 }
 
+/* The flag that "no-x" turns off, or NULL. */
+static const struct option *find_negated(const struct config_program *program, struct str name)
+{
+    if (name.len < 4 || !name_equal((struct str){name.data, 3}, STR("no-"))) return NULL;
+    const struct option *option = find_option(program, (struct str){name.data + 3, name.len - 3});
+    return option && option->type == OPTION_FLAG ? option : NULL;
+}
+
 /* argv[*at] is a flag; *at moves behind it and its values. */
 static int read_flag(struct parser *p, int argc, char **argv, int *at)
 {
@@ -311,15 +319,15 @@ static int read_flag(struct parser *p, int argc, char **argv, int *at)
         if (rc != CONFIG_RUN) return rc;
     }
     bool negated = false;
-    if (!option && !value && name.len > 3 && name_equal((struct str){name.data, 3}, STR("no-"))) {
-        option = find_option(p->program, (struct str){name.data + 3, name.len - 3});
-        if (option && option->type != OPTION_FLAG) option = NULL;
+    if (!option) {
+        option = find_negated(p->program, name);
         negated = option != NULL;
     }
     if (!option) return refuse_name(p, "", "--", name);
 
     char label[LABEL_SIZE];
     snprintf(label, sizeof label, "--%.*s", (int)name.len, name.data);
+    if (negated && value) return error_set(p->err, E_INVALID, "%s takes no value", label);
     if (value) return set_value(p, option, SOURCE_ARGUMENTS, str_of(value), label);
     if (option->type == OPTION_FLAG) {
         struct str word = negated ? STR("false") : STR("true");

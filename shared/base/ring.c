@@ -2,7 +2,7 @@
  *
  *     sequence == position          free, the producer that claims `position` may fill it
  *     sequence == position + 1      filled, the consumer at `position` may take it
- *     sequence == position + cap    free again, one lap later
+ *     sequence == position + cap    free again, one lap later (so cap 1 would make these two alike)
  *
  * Producers claim positions by compare-and-swap on tail; a release store of the sequence publishes
  * the element. A producer that was stopped between claim and publication makes the consumer see
@@ -29,7 +29,7 @@ static struct cell *cell_at(const struct ring *r, size_t position)
 void ring_init(struct ring *r, size_t capacity, size_t element_size)
 {
     CHECK(capacity > 0 && capacity <= SIZE_MAX / 4);
-    size_t cap = 1;
+    size_t cap = 2;
     while (cap < capacity)
         cap *= 2;
     size_t align = _Alignof(struct cell);

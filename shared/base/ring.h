@@ -18,7 +18,9 @@ struct ring {
     atomic_size_t head_published;    // for ring_len, by anyone
 };
 
-void ring_init(struct ring *r, size_t capacity, size_t element_size); // capacity rounded up to 2^n
+/* capacity is rounded up to a power of two, at least 2. A struct that embeds a ring needs its
+ * alignment: a static or local variable has it, memory from the heap comes from xaligned(). */
+void ring_init(struct ring *r, size_t capacity, size_t element_size);
 void ring_deinit(struct ring *r);
 
 bool ring_push(struct ring *r, const void *element); // false: full
