@@ -23,8 +23,8 @@ void buf_init(struct buf *b, size_t max); // allocates nothing
 void buf_deinit(struct buf *b);           // and back to the state after init
 void buf_clear(struct buf *b);            // keeps the memory
 
-/* All appends return 0, or E_LIMIT and append nothing. Builders may ignore single results and look at
- * b->overflow once at the end, so these are not FALLIBLE. */
+/* All appends return 0, or E_LIMIT and append nothing. Builders may ignore single results and look
+ * at b->overflow once at the end, so these are not FALLIBLE. */
 int buf_append(struct buf *b, const void *data, size_t len);
 int buf_append_str(struct buf *b, const char *text);
 int buf_append_char(struct buf *b, char c);

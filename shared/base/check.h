@@ -1,7 +1,7 @@
 /* check.h - programmer errors. CHECK() is on in release builds too: it prints place, condition and
- * backtrace, then aborts. Never use it on what comes from outside (bytes, files, peers, flags): that
- * gets an error code. Memory: the x-functions abort on exhaustion, since requests are admitted by
- * budget and running out of it is a bug, not a condition to handle. */
+ * backtrace, then aborts. Never use it on what comes from outside (bytes, files, peers, flags):
+ * that gets an error code. Memory: the x-functions abort on exhaustion, since requests are admitted
+ * by budget and running out of it is a bug, not a condition to handle. */
 #ifndef LM_BASE_CHECK_H
 #define LM_BASE_CHECK_H
 
@@ -9,9 +9,9 @@
 
 _Noreturn void check_failed(const char *file, int line, const char *condition);
 
-#define CHECK(condition)                                                                           \
-    do {                                                                                           \
-        if (__builtin_expect(!(condition), 0)) check_failed(__FILE__, __LINE__, #condition);       \
+#define CHECK(condition)                                                                     \
+    do {                                                                                     \
+        if (__builtin_expect(!(condition), 0)) check_failed(__FILE__, __LINE__, #condition); \
     } while (0)
 
 #define UNREACHABLE() check_failed(__FILE__, __LINE__, "unreachable")

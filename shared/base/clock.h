@@ -5,8 +5,8 @@
 
 #include <stdint.h>
 
-uint64_t clock_ns(void);        // monotonic
-uint64_t clock_ms(void);        // monotonic
-int64_t clock_wall_ms(void);    // since 1970, UTC
+uint64_t clock_ns(void);     // monotonic
+uint64_t clock_ms(void);     // monotonic
+int64_t clock_wall_ms(void); // since 1970, UTC
 
 #endif

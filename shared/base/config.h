@@ -1,16 +1,17 @@
 /* config.h - one option table per program drives argv, environment, file, --help and the docs.
  *
  *     static const struct option agent_options[] = {
- *         {"server-port", OPTION_INT, offsetof(struct agent_config, server_port), .def = "23333",
- *          .min = 0, .max = 65535, .arg = "PORT", .group = "Server", .help = "port to listen on; 0
- * picks a free one"},
+ *         {"server-port", OPTION_INT, offsetof(struct agent_config, server_port),
+ *          .def = "23333", .min = 0, .max = 65535, .arg = "PORT", .group = "Server",
+ *          .help = "port to listen on; 0 picks a free one"},
  *         ...
  *
- * Later wins: default < file (--config, lines "name = value", # comments) < environment
- * (LM_<PROGRAM>_<NAME>, e.g. LM_AGENT_SERVER_PORT) < command line. Flags take "--name value" and
- * "--name=value", '-' and '_' alike; a flag option (OPTION_FLAG) also "--no-name". An option whose
- * name is unknown gets the nearest known name in the error text. Lists repeat the flag, or take
- * several values after it ("--api-keys k1 k2") when `many` is set. */
+ * Later wins: default < file (--config, lines "name = value", # begins a comment line) <
+ * environment (LM_<PROGRAM>_<NAME>, e.g. LM_AGENT_SERVER_PORT; empty counts as unset) < command
+ * line. Flags take "--name value" and "--name=value", '-' and '_' alike; a flag option
+ * (OPTION_FLAG) also "--no-name"; "--" ends them. An option whose name is unknown gets the nearest
+ * known name in the error text. Lists repeat the flag, or take several values after it
+ * ("--api-keys k1 k2") when `many` is set; file and environment give them as "a,b,c". */
 #ifndef LM_BASE_CONFIG_H
 #define LM_BASE_CONFIG_H
 
@@ -41,7 +42,7 @@ struct option {
     enum option_type type;
     size_t offset;       // of the field in the program's config struct
     const char *def;     // NULL: zero, NULL or empty
-    double min, max;     // numbers; both 0: no bound
+    double min, max;     // numbers; both 0: no bound; max < min: no upper bound
     const char *choices; // OPTION_CHOICE: "a|b|c"
     const char *arg;     // placeholder in --help, e.g. "PORT"
     const char *group;   // heading in --help

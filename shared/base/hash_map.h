@@ -1,6 +1,6 @@
 /* hash_map.h - open addressing map from byte strings to pointers. Keys are copied, values borrowed.
- * Hashed with SipHash under a per-process random key: peers can't aim at one bucket. Not for hot loops
- * over millions of entries; the tokenizer has its own tables. */
+ * Hashed with SipHash under a per-process random key: peers can't aim at one bucket. Not for hot
+ * loops over millions of entries; the tokenizer has its own tables. */
 #ifndef LM_BASE_HASH_MAP_H
 #define LM_BASE_HASH_MAP_H
 

@@ -1,10 +1,8 @@
-/* json.h - JSON in (strict, a tree over cJSON, which nobody else sees) and out (a streaming
- * writer).
+/* json.h - JSON in (strict; a tree over cJSON, which nobody else sees) and out (streaming).
  *
  * Reading is strict (RFC 8259) where cJSON is not: whole input valid UTF-8, no trailing text, no
  * byte order mark, no \u0000 and no raw control character in strings, nesting at most 64 levels,
- * names compared exactly, duplicate names refused, numbers finite and at most 63 characters long.
- */
+ * names compared exactly, duplicate names refused, numbers finite and at most 63 characters. */
 #ifndef LM_BASE_JSON_H
 #define LM_BASE_JSON_H
 
@@ -21,8 +19,7 @@ struct json; // opaque (a cJSON node)
 
 enum json_type { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT };
 
-/* Values in one text that json_parse accepts: a tree takes some 80 bytes for the 2 bytes of a "0,".
- */
+/* Values in one text that json_parse accepts: a tree takes 80 bytes for the 2 bytes of a "0,". */
 #define JSON_VALUES_MAX ((size_t)1 << 20)
 
 /* NULL and *err when the text is not strict JSON (E_FORMAT, with the byte offset) or has too many

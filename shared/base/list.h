@@ -1,4 +1,5 @@
-/* list.h - intrusive doubly linked list. The head is a struct list too; an element is in one list. */
+/* list.h - intrusive doubly linked list. The head is a struct list too; an element is in one list
+ * at a time. */
 #ifndef LM_BASE_LIST_H
 #define LM_BASE_LIST_H
 
@@ -40,19 +41,19 @@ static inline void list_remove(struct list *item)
     list_init(item);
 }
 
-#define list_entry(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define list_entry(ptr, type, member)  ((type *)((char *)(ptr)-offsetof(type, member)))
 #define list_first(head, type, member) list_entry((head)->next, type, member)
 #define list_last(head, type, member)  list_entry((head)->prev, type, member)
 
-#define list_each(it, head, type, member)                                                          \
-    for (type *it = list_entry((head)->next, type, member); &it->member != (head);                 \
+#define list_each(it, head, type, member)                                          \
+    for (type *it = list_entry((head)->next, type, member); &it->member != (head); \
          it = list_entry(it->member.next, type, member))
 
 /* `it` may be removed or freed inside the loop; others may not. */
-#define list_each_safe(it, head, type, member)                                                     \
-    for (type *it = list_entry((head)->next, type, member),                                        \
-              *it##_next = list_entry(it->member.next, type, member);                              \
-         &it->member != (head);                                                                    \
+#define list_each_safe(it, head, type, member)                        \
+    for (type *it = list_entry((head)->next, type, member),           \
+              *it##_next = list_entry(it->member.next, type, member); \
+         &it->member != (head);                                       \
          it = it##_next, it##_next = list_entry(it->member.next, type, member))
 
 #endif

@@ -5,7 +5,7 @@
  *
  * error = a person must look; warn = degraded and handled; info = once per process event;
  * debug = once per request; trace = per step or token. Prompts and outputs never above trace.
- * Whoever handles an error logs it; whoever passes it on does not. Any thread; one write(2) a line. */
+ * Whoever handles an error logs it; whoever passes it on does not. Any thread, one write a line. */
 #ifndef LM_BASE_LOG_H
 #define LM_BASE_LOG_H
 
@@ -31,9 +31,9 @@ void log_write(enum log_level level, const char *module, const char *event, cons
 /* The last up to 64 lines, for the crash handler; async-signal-safe. */
 void log_dump_recent(int fd);
 
-#define log_at(level, event, ...)                                                                  \
-    do {                                                                                           \
-        if ((level) <= log_level_max) log_write((level), LOG_MODULE, (event), __VA_ARGS__);        \
+#define log_at(level, event, ...)                                                           \
+    do {                                                                                    \
+        if ((level) <= log_level_max) log_write((level), LOG_MODULE, (event), __VA_ARGS__); \
     } while (0)
 #define log_error(event, ...) log_at(LOG_ERROR, event, __VA_ARGS__)
 #define log_warn(event, ...)  log_at(LOG_WARN, event, __VA_ARGS__)

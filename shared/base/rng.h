@@ -1,5 +1,5 @@
-/* rng.h - randomness. rng_* is a seedable stream for tests, jitter and routing; random_* comes from the
- * kernel, for ids and secrets. Sampling of tokens uses neither: see engine/sampler.h. */
+/* rng.h - randomness. rng_* is a seedable stream for tests, jitter and routing; random_* comes from
+ * the kernel, for ids and secrets. Sampling of tokens uses neither: see engine/sampler.h. */
 #ifndef LM_BASE_RNG_H
 #define LM_BASE_RNG_H
 
