@@ -1,0 +1,109 @@
+#include "engine/batch.h"
+
+#include "engine/request.h"
+#include "shared/base/check.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void batch_init(struct batch *b, const struct step_limits *limits)
+{
+    *b = (struct batch){.limits = *limits};
+    size_t sequences = (size_t)limits->sequences_max, rows = (size_t)limits->rows_max;
+    b->ids = xcalloc((size_t)limits->tokens_max, sizeof *b->ids);
+    b->sequence = xcalloc(sequences, sizeof *b->sequence);
+    b->entry = xcalloc(sequences, sizeof *b->entry);
+    b->link = xcalloc(sequences, sizeof *b->link);
+    b->row = xcalloc(rows, sizeof *b->row);
+    b->row_info = xcalloc(rows, sizeof *b->row_info);
+}
+
+void batch_deinit(struct batch *b)
+{
+    free(b->ids);
+    free(b->sequence);
+    free(b->entry);
+    free(b->link);
+    free(b->row);
+    free(b->row_info);
+    free(b->blocks);
+    *b = (struct batch){0};
+}
+
+void batch_clear(struct batch *b, const struct batch *previous)
+{
+    b->tokens = b->sequences = b->rows = b->links = b->prefill_tokens = 0;
+    b->blocks_len = 0;
+    b->previous = previous;
+    b->status = 0;
+    b->error = (struct error){0};
+    b->begun_ns = b->done_ns = 0;
+}
+
+static void add_blocks(struct batch *b, const struct block_table *table, int count)
+{
+    CHECK(count <= table->count);
+    if (b->blocks_len + (size_t)count > b->blocks_cap) {
+        b->blocks_cap = 2 * (b->blocks_len + (size_t)count);
+        b->blocks = xrealloc_array(b->blocks, b->blocks_cap, sizeof *b->blocks);
+    }
+    memcpy(b->blocks + b->blocks_len, table->blocks, (size_t)count * sizeof *b->blocks);
+    b->blocks_len += (size_t)count;
+}
+
+static void add_row(struct batch *b, const struct request *r)
+{
+    CHECK(b->rows < b->limits.rows_max);
+    struct batch_row *row = &b->row_info[b->rows];
+    *row = (struct batch_row){.sampling = r->sampling, .position = r->count + r->pending};
+    if (request_generated(r) + r->pending < r->min_tokens) {
+        row->banned = r->stop_ids;
+        row->banned_count = r->stop_id_count;
+    }
+    b->row[b->rows++] = b->tokens - 1;
+}
+
+void batch_add(struct batch *b, struct request *r, int count, bool sample)
+{
+    CHECK(count > 0 && b->tokens + count <= b->limits.tokens_max);
+    CHECK(b->sequences < b->limits.sequences_max);
+    struct step_sequence *s = &b->sequence[b->sequences];
+    struct batch_entry *e = &b->entry[b->sequences++];
+    *s = (struct step_sequence){.first = b->tokens, .count = count, .past = r->computed};
+    *e = (struct batch_entry){.request = r, .count = count, .row = -1};
+    add_blocks(b, &r->table, blocks_for(r->computed + count));
+    for (int i = 0; i < count; i++) {
+        int position = r->computed + i;
+        if (position < r->count) {
+            b->ids[b->tokens++] = r->tokens[position];
+            continue;
+        }
+        /* Only the newest token can be unknown, and it is the previous step's. */
+        CHECK(position == r->count + r->pending - 1 && b->previous);
+        b->link[b->links++] = (struct batch_link){b->tokens, r->pending_row};
+        b->ids[b->tokens++] = 0;
+    }
+    if (count > 1) b->prefill_tokens += count;
+    if (!sample) return;
+    e->row = b->rows;
+    add_row(b, r);
+}
+
+void batch_seal(struct batch *b)
+{
+    const int32_t *at = b->blocks;
+    for (int i = 0; i < b->sequences; i++) {
+        b->sequence[i].blocks = at;
+        at += blocks_for(b->sequence[i].past + b->sequence[i].count);
+    }
+}
+
+struct step batch_step(const struct batch *b, const int32_t *ids)
+{
+    return (struct step){.tokens = b->tokens,
+                         .ids = ids,
+                         .sequences = b->sequences,
+                         .sequence = b->sequence,
+                         .rows = b->rows,
+                         .row = b->row};
+}

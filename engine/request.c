@@ -1,0 +1,138 @@
+#include "engine/request.h"
+
+#include "shared/base/check.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STOP_IDS_MAX 1024
+
+static int validate_sampling(const struct sampling_params *s, struct error *err)
+{
+    if (!(s->temperature >= 0) || !isfinite(s->temperature))
+        return error_set(err, E_INVALID, "temperature must be a number from 0 up");
+    if (!(s->top_p > 0 && s->top_p <= 1))
+        return error_set(err, E_INVALID, "top_p must be above 0 and at most 1");
+    if (!(s->min_p >= 0 && s->min_p <= 1))
+        return error_set(err, E_INVALID, "min_p must be from 0 to 1");
+    if (s->top_k < 0) return error_set(err, E_INVALID, "top_k must not be negative");
+    return 0;
+}
+
+static int validate_stops(const struct engine_request *in, int vocab, struct error *err)
+{
+    if (in->stop_count < 0 || in->stop_count > STOP_STRINGS_MAX)
+        return error_set(err, E_INVALID, "at most %d stop strings", STOP_STRINGS_MAX);
+    for (int i = 0; i < in->stop_count; i++)
+        if (in->stop_len[i] < 1 || in->stop_len[i] > STOP_STRING_BYTES_MAX)
+            return error_set(err, E_INVALID, "a stop string must have 1 to %d bytes",
+                             STOP_STRING_BYTES_MAX);
+    if (in->stop_id_count < 0 || in->stop_id_count > STOP_IDS_MAX)
+        return error_set(err, E_INVALID, "at most %d stop tokens", STOP_IDS_MAX);
+    for (int i = 0; i < in->stop_id_count; i++)
+        if (in->stop_ids[i] < 0 || in->stop_ids[i] >= vocab)
+            return error_set(err, E_INVALID, "stop token %d is not in the vocabulary of %d tokens",
+                             in->stop_ids[i], vocab);
+    return 0;
+}
+
+int request_validate(const struct engine_request *in, int vocab, int context_len, struct error *err)
+{
+    int rc;
+    if (in->id == 0) return error_set(err, E_INVALID, "request id must not be 0");
+    if (in->prompt_count < 1) return error_set(err, E_INVALID, "the prompt has no tokens");
+    if (in->prompt_count >= (size_t)context_len)
+        return error_set(err, E_CONTEXT_LENGTH,
+                         "the prompt has %zu tokens, which leaves no room for a completion in the "
+                         "model's context of %d tokens",
+                         in->prompt_count, context_len);
+    for (size_t i = 0; i < in->prompt_count; i++)
+        if (in->prompt[i] < 0 || in->prompt[i] >= vocab)
+            return error_set(err, E_INVALID,
+                             "prompt token %d at %zu is not in the vocabulary of %d tokens",
+                             in->prompt[i], i, vocab);
+    if (in->max_tokens < 0) return error_set(err, E_INVALID, "max_tokens must not be negative");
+    if (in->min_tokens < 0) return error_set(err, E_INVALID, "min_tokens must not be negative");
+    if ((rc = validate_sampling(&in->sampling, err)) < 0) return rc;
+    return validate_stops(in, vocab, err);
+}
+
+static void unite_stop_ids(struct request *r, const struct engine_request *in,
+                           const int32_t *model_stops, int model_stop_count)
+{
+    if (in->ignore_eos) model_stop_count = 0;
+    r->stop_id_count = model_stop_count + in->stop_id_count;
+    if (r->stop_id_count == 0) return;
+    r->stop_ids = xcalloc((size_t)r->stop_id_count, sizeof *r->stop_ids);
+    for (int i = 0; i < model_stop_count; i++)
+        r->stop_ids[i] = model_stops[i];
+    for (int i = 0; i < in->stop_id_count; i++)
+        r->stop_ids[model_stop_count + i] = in->stop_ids[i];
+}
+
+struct request *request_create(const struct engine_request *in, int context_len,
+                               const int32_t *model_stops, int model_stop_count)
+{
+    struct request *r = xcalloc(1, sizeof *r);
+    list_init(&r->link);
+    r->id = in->id;
+    r->prompt_count = r->count = (int)in->prompt_count;
+    r->cap = r->count + 64;
+    r->tokens = xcalloc((size_t)r->cap, sizeof *r->tokens);
+    memcpy(r->tokens, in->prompt, in->prompt_count * sizeof *r->tokens);
+    int room = context_len - r->prompt_count;
+    r->max_tokens = in->max_tokens > 0 && in->max_tokens < room ? in->max_tokens : room;
+    r->min_tokens = in->min_tokens < r->max_tokens ? in->min_tokens : r->max_tokens;
+    r->skip_special = in->skip_special;
+    r->sampling = in->sampling;
+    unite_stop_ids(r, in, model_stops, model_stop_count);
+    struct str stops[STOP_STRINGS_MAX];
+    for (int i = 0; i < in->stop_count; i++)
+        stops[i] = (struct str){in->stop[i], in->stop_len[i]};
+    stopping_init(&r->stopping, stops, in->stop_count);
+    return r;
+}
+
+void request_destroy(struct request *r)
+{
+    if (!r) return;
+    CHECK(r->table.count == 0 && r->in_flight == 0);
+    stopping_deinit(&r->stopping);
+    free(r->stop_ids);
+    free(r->tokens);
+    free(r);
+}
+
+void request_push_token(struct request *r, int32_t token)
+{
+    if (r->count == r->cap) {
+        r->cap *= 2;
+        r->tokens = xrealloc_array(r->tokens, (size_t)r->cap, sizeof *r->tokens);
+    }
+    r->tokens[r->count++] = token;
+}
+
+int request_generated(const struct request *r)
+{
+    return r->count - r->prompt_count;
+}
+
+int request_completion(const struct request *r)
+{
+    return request_generated(r) - (r->closed_by_stop ? 1 : 0);
+}
+
+bool request_is_stop(const struct request *r, int32_t token)
+{
+    for (int i = 0; i < r->stop_id_count; i++)
+        if (r->stop_ids[i] == token) return true;
+    return false;
+}
+
+int request_need(const struct request *r)
+{
+    /* The last token that max_tokens allows is only answered, never fed back. */
+    if (request_generated(r) + r->pending >= r->max_tokens) return 0;
+    return r->count + r->pending - r->computed;
+}

@@ -1,0 +1,62 @@
+/* request.h - one prompt and what was generated for it. Created by the submitting thread, from then
+ * on the engine thread's alone; while steps are in flight the rank thread reads what a batch
+ * borrowed. */
+#ifndef LM_ENGINE_REQUEST_H
+#define LM_ENGINE_REQUEST_H
+
+#include "engine/engine.h"
+#include "engine/kv_cache.h"
+#include "engine/stopping.h"
+#include "shared/base/list.h"
+
+struct output; // engine/outbox.h
+
+enum request_state {
+    REQUEST_WAITING,  // holds no blocks
+    REQUEST_RUNNING,  // holds blocks, takes part in steps
+    REQUEST_FINISHED, // holds no blocks; freed when no step in flight has it
+};
+
+struct request {
+    struct list link; // the scheduler's: waiting or running
+    uint64_t id;
+    enum request_state state;
+    uint64_t arrival; // order of submission, set by the scheduler
+    bool admitted;    // ran at least once; a preempted request doesn't count as queued again
+    int32_t *tokens;  // prompt, then generated; owned
+    int count, cap;   // ids known
+    int prompt_count;
+    int pending;     // sampled in steps in flight, ids not known yet
+    int pending_row; // row of the newest pending token in the step submitted last
+    int computed;    // positions whose keys and values are in pages, or will be by steps in flight
+    int in_flight;   // steps in flight that have it
+    int max_tokens;  // generated tokens allowed; at least 1
+    int min_tokens;
+    bool skip_special;
+    struct sampling_params sampling;
+    int32_t *stop_ids; // tokens that end it, template's and caller's united; owned
+    int stop_id_count;
+    struct block_table table;
+    struct stopping stopping;
+    struct output *output;
+    bool closed_by_stop; // its last token is a stop token, which isn't counted as completion
+};
+
+/* Copies everything. max_tokens is cut to `context_len`; model_stops: the model's own stop tokens,
+ * ignored with ignore_eos. The arguments were checked by request_validate. */
+struct request *request_create(const struct engine_request *in, int context_len,
+                               const int32_t *model_stops, int model_stop_count);
+void request_destroy(struct request *r); // NULL is fine; CHECKs that it holds no blocks
+
+/* E_INVALID or E_CONTEXT_LENGTH with a text that can be shown to a client. */
+FALLIBLE int request_validate(const struct engine_request *in, int vocab, int context_len,
+                              struct error *err);
+
+void request_push_token(struct request *r, int32_t token);
+int request_generated(const struct request *r);  // ids known
+int request_completion(const struct request *r); // what usage counts: without a closing stop token
+bool request_is_stop(const struct request *r, int32_t token);
+/* Positions not computed yet that must be, pending ones included; 0: nothing until a step ends. */
+int request_need(const struct request *r);
+
+#endif
