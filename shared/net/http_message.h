@@ -19,7 +19,8 @@ struct http_headers {
 
 /* First header of that name, or a str with data NULL. */
 struct str http_headers_get(const struct http_headers *h, const char *name);
-/* True when a comma-separated header (Connection, Accept-Encoding) holds the token, without case. */
+/* True when a comma-separated header (Connection, Accept-Encoding) holds the token, without case.
+ */
 bool http_headers_has_token(const struct http_headers *h, const char *name, const char *token);
 /* Hop-by-hop headers (RFC 9110 7.6.1) plus Content-Length and Host: never forwarded. */
 bool http_header_is_hop_by_hop(struct str name);
@@ -32,10 +33,10 @@ struct str http_percent_decode(struct arena *a, struct str s);
 struct str http_query_get(struct arena *a, struct str query, const char *name);
 
 struct http_limits {
-    size_t target_bytes;  // request line's target: 8 KiB by default
-    size_t header_bytes;  // all header lines: 32 KiB
-    int header_count;     // 100
-    uint64_t body_bytes;  // 64 MiB
+    size_t target_bytes; // request line's target: 8 KiB by default
+    size_t header_bytes; // all header lines: 32 KiB
+    int header_count;    // 100
+    uint64_t body_bytes; // 64 MiB
 };
 extern const struct http_limits http_limits_default;
 

@@ -19,7 +19,8 @@ FALLIBLE int loop_signals_start(struct loop_signals *s, uv_loop_t *loop,
                                 void (*on_signal)(void *arg, int signo), void *arg);
 void loop_signals_stop(struct loop_signals *s);
 
-/* Close every handle that is still open and run the loop until it is empty. For the end of a program. */
+/* Close every handle that is still open and run the loop until it is empty. For the end of a
+ * program. */
 void loop_close_all(uv_loop_t *loop);
 
 /* Raise RLIMIT_NOFILE to its hard limit; returns the limit. */

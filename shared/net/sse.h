@@ -4,10 +4,11 @@
 
 #include "shared/base/buf.h"
 
-void sse_write_data(struct buf *out, struct str data); // "data: ...\n\n"; data has no line break
+void sse_write_data(struct buf *out, struct str data);    // "data: ...\n\n"; data has no line break
 void sse_write_comment(struct buf *out, struct str text); // ": text\n\n"
 
-/* Feed bytes as they come; on_data gets each event's joined data lines. Other fields are ignored. */
+/* Feed bytes as they come; on_data gets each event's joined data lines. Other fields are ignored.
+ */
 struct sse_parser {
     struct buf line, data;
     bool skip_lf; // last byte was a CR

@@ -1,0 +1,267 @@
+/* http_server.c - listening, limits over all connections, the end.
+ *
+ * Rules:
+ *  1. One handle per connection. Deadlines are plain numbers that one sweep timer looks at, so that
+ *     thousands of streams re-arm them for free.
+ *  2. Nothing calls the user back from inside a call of the user. What happens there is put on the
+ *     deferred list, and the turn handle works it off before the loop polls again.
+ *  3. Beyond connections_max a connection stays in the kernel's backlog: libuv holds the one it has
+ *     accepted and stops polling the listener until we take it. */
+#define LOG_MODULE "http"
+#include "shared/net/http_server.h"
+
+#include "shared/base/check.h"
+#include "shared/base/log.h"
+#include "shared/net/http_connection.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define BACKLOG            1024
+#define READ_BYTES         ((size_t)64 << 10)
+#define SWEEP_MS_MAX       500
+#define SWEEP_MS_MIN       5
+#define SWEEPS_PER_TIMEOUT 8 // how late a deadline may be noticed: an eighth of the shortest
+
+static void set_default(int *value, int def)
+{
+    if (*value == 0) *value = def;
+}
+
+static void apply_defaults(struct http_server_options *o)
+{
+    set_default(&o->connections_max, 4096);
+    set_default(&o->header_timeout_ms, 10 * 1000);
+    set_default(&o->body_timeout_ms, 60 * 1000);
+    set_default(&o->idle_timeout_ms, 75 * 1000);
+    set_default(&o->write_stall_ms, 30 * 1000);
+    if (o->body_bytes_total == 0) o->body_bytes_total = 1 << 30;
+    if (o->limits.target_bytes == 0) o->limits.target_bytes = http_limits_default.target_bytes;
+    if (o->limits.header_bytes == 0) o->limits.header_bytes = http_limits_default.header_bytes;
+    if (o->limits.header_count == 0) o->limits.header_count = http_limits_default.header_count;
+    if (o->limits.body_bytes == 0) o->limits.body_bytes = http_limits_default.body_bytes;
+}
+
+static int sweep_period(const struct http_server_options *o)
+{
+    int shortest = o->header_timeout_ms;
+    if (o->body_timeout_ms < shortest) shortest = o->body_timeout_ms;
+    if (o->idle_timeout_ms < shortest) shortest = o->idle_timeout_ms;
+    if (o->write_stall_ms < shortest) shortest = o->write_stall_ms;
+    int period = shortest / SWEEPS_PER_TIMEOUT;
+    if (period > SWEEP_MS_MAX) return SWEEP_MS_MAX;
+    return period < SWEEP_MS_MIN ? SWEEP_MS_MIN : period;
+}
+
+static void on_sweep(uv_timer_t *timer)
+{
+    struct http_server *s = timer->data;
+    uint64_t now = uv_now(s->loop);
+    list_each_safe (c, &s->connections, struct http_connection, link) {
+        http_connection_sweep(c, now);
+    }
+}
+
+static void on_turn(uv_idle_t *turn)
+{
+    struct http_server *s = turn->data;
+    struct list due; // what is deferred from here on waits for the next turn
+    list_init(&due);
+    while (!list_is_empty(&s->deferred)) {
+        struct list *item = s->deferred.next;
+        list_remove(item);
+        list_push_back(&due, item);
+    }
+    while (!list_is_empty(&due)) {
+        struct http_connection *c = list_first(&due, struct http_connection, deferred);
+        list_remove(&c->deferred);
+        http_connection_turn(c);
+    }
+    if (list_is_empty(&s->deferred)) uv_idle_stop(turn);
+}
+
+void http_connection_defer(struct http_connection *c)
+{
+    list_remove(&c->deferred);
+    list_push_back(&c->server->deferred, &c->deferred);
+    uv_idle_start(&c->server->turn, on_turn);
+}
+
+static void accept_next(struct http_server *s)
+{
+    if (s->connection_count >= s->options.connections_max) {
+        s->accept_waits = true;
+        return;
+    }
+    s->accept_waits = false;
+    http_connection_accept(s);
+    if (!uv_is_active((uv_handle_t *)&s->sweep)) {
+        uv_timer_start(&s->sweep, on_sweep, (uint64_t)s->sweep_ms, (uint64_t)s->sweep_ms);
+    }
+}
+
+static void on_connection(uv_stream_t *listener, int status)
+{
+    struct http_server *s = listener->data;
+    if (status < 0) { // out of descriptors, usually: once a second is enough to hear of it
+        uint64_t now = uv_now(s->loop);
+        if (now - s->accept_logged_ms >= 1000) {
+            log_warn("accept failed", "error=\"%s\"", uv_strerror(status));
+            s->accept_logged_ms = now;
+        }
+        return;
+    }
+    accept_next(s);
+}
+
+static void free_when_closed(struct http_server *s)
+{
+    if (s->handles_open > 0 || s->connection_count > 0) return;
+    void (*on_closed)(void *arg) = s->on_closed;
+    void *arg = s->on_closed_arg;
+    free((char *)s->options.host);
+    free(s->read_buffer);
+    free(s);
+    if (on_closed) on_closed(arg);
+}
+
+static void on_handle_closed(uv_handle_t *handle)
+{
+    struct http_server *s = handle->data;
+    s->handles_open--;
+    free_when_closed(s);
+}
+
+static void close_handle(uv_handle_t *handle)
+{
+    if (!uv_is_closing(handle)) uv_close(handle, on_handle_closed);
+}
+
+void http_server_forget(struct http_server *s, struct http_connection *c)
+{
+    list_remove(&c->link);
+    list_remove(&c->deferred);
+    s->connection_count--;
+    if (s->connection_count == 0) uv_timer_stop(&s->sweep);
+    if (s->accept_waits && s->listening) accept_next(s);
+    if (!s->closing || s->connection_count > 0) return;
+    // The handles outlive the connections, whose turns they run.
+    close_handle((uv_handle_t *)&s->sweep);
+    close_handle((uv_handle_t *)&s->turn);
+}
+
+static int bind_listener(struct http_server *s, const struct sockaddr *address, bool reuse_port)
+{
+    int rc = uv_tcp_init_ex(s->loop, &s->listener, address->sa_family);
+    if (rc != 0) return rc;
+    s->handles_open++;
+    s->listener.data = s;
+    uv_os_fd_t fd;
+    if (reuse_port && uv_fileno((uv_handle_t *)&s->listener, &fd) == 0) {
+        int one = 1;
+        if (setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) != 0) {
+            return uv_translate_sys_error(errno);
+        }
+    }
+    rc = uv_tcp_bind(&s->listener, address, 0);
+    if (rc == 0) rc = uv_listen((uv_stream_t *)&s->listener, BACKLOG, on_connection);
+    return rc;
+}
+
+static int open_listener(struct http_server *s, struct error *err)
+{
+    const struct http_server_options *o = &s->options;
+    char service[16];
+    snprintf(service, sizeof service, "%d", o->port);
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    uv_getaddrinfo_t lookup;
+    int rc = uv_getaddrinfo(s->loop, &lookup, NULL, o->host, service, &hints);
+    if (rc == 0) {
+        rc = bind_listener(s, lookup.addrinfo->ai_addr, o->reuse_port);
+        uv_freeaddrinfo(lookup.addrinfo);
+    }
+    if (rc == 0) return 0;
+    bool v6 = strchr(o->host, ':') != NULL;
+    return error_set(err, rc, "cannot listen on %s%s%s:%d: %s", v6 ? "[" : "", o->host,
+                     v6 ? "]" : "", o->port, uv_strerror(rc));
+}
+
+int http_server_open(uv_loop_t *loop, const struct http_server_options *options,
+                     struct http_server **out, struct error *err)
+{
+    struct http_server *s = xcalloc(1, sizeof *s);
+    s->loop = loop;
+    s->options = *options;
+    s->options.host = xstrdup(options->host ? options->host : "0.0.0.0");
+    apply_defaults(&s->options);
+    s->sweep_ms = sweep_period(&s->options);
+    s->read_buffer = xmalloc(READ_BYTES);
+    list_init(&s->connections);
+    list_init(&s->deferred);
+    CHECK(uv_timer_init(loop, &s->sweep) == 0);
+    CHECK(uv_idle_init(loop, &s->turn) == 0);
+    s->sweep.data = s->turn.data = s;
+    s->handles_open = 2;
+    int rc = open_listener(s, err);
+    if (rc != 0) {
+        // Freed on the loop's next turn, or by loop_close_all().
+        s->closing = true;
+        if (s->handles_open == 3) close_handle((uv_handle_t *)&s->listener);
+        close_handle((uv_handle_t *)&s->sweep);
+        close_handle((uv_handle_t *)&s->turn);
+        return rc;
+    }
+    s->listening = true;
+    *out = s;
+    return 0;
+}
+
+int http_server_port(const struct http_server *s)
+{
+    struct sockaddr_storage address;
+    int len = sizeof address;
+    if (uv_tcp_getsockname(&s->listener, (struct sockaddr *)&address, &len) != 0) return 0;
+    in_port_t port = address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
+                                                   : ((struct sockaddr_in *)&address)->sin_port;
+    return ntohs(port);
+}
+
+int http_server_connections(const struct http_server *s)
+{
+    return s->connection_count;
+}
+
+static void stop_listening(struct http_server *s)
+{
+    if (!s->listening) return;
+    s->listening = false;
+    close_handle((uv_handle_t *)&s->listener);
+}
+
+void http_server_drain(struct http_server *s)
+{
+    s->draining = true;
+    stop_listening(s);
+    list_each_safe (c, &s->connections, struct http_connection, link) {
+        c->close_after = true;
+        if (c->state == HTTP_CONNECTION_IDLE) http_connection_close(c);
+    }
+}
+
+void http_server_close(struct http_server *s, void (*on_closed)(void *arg), void *arg)
+{
+    CHECK(!s->closing);
+    s->closing = true;
+    s->on_closed = on_closed;
+    s->on_closed_arg = arg;
+    stop_listening(s);
+    list_each (c, &s->connections, struct http_connection, link)
+        http_connection_defer(c);
+    if (s->connection_count > 0) return;
+    close_handle((uv_handle_t *)&s->sweep);
+    close_handle((uv_handle_t *)&s->turn);
+}
