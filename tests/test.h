@@ -3,8 +3,8 @@
  *     static void test_thing(void) { EXPECT(thing() == 3); }
  *     int main(void) { RUN(test_thing); return TEST_END(); }
  *
- * EXPECT failures are counted and the test goes on; NEED failures end the process, for what the rest
- * of the test cannot do without. A test that can't run here calls test_skip(reason). */
+ * EXPECT failures are counted and the test goes on; NEED failures end the process, for what the
+ * rest of the test cannot do without. A test that can't run here calls test_skip(reason). */
 #ifndef LM_TEST_H
 #define LM_TEST_H
 
@@ -14,47 +14,47 @@
 
 static int test_failures;
 
-#define EXPECT(cond)                                                                               \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            test_failures++;                                                                       \
-            printf("%s:%d: EXPECT(%s) failed\n", __FILE__, __LINE__, #cond);                       \
-        }                                                                                          \
+#define EXPECT(cond)                                                         \
+    do {                                                                     \
+        if (!(cond)) {                                                       \
+            test_failures++;                                                 \
+            printf("%s:%d: EXPECT(%s) failed\n", __FILE__, __LINE__, #cond); \
+        }                                                                    \
     } while (0)
 
-#define EXPECT_INT(got, want)                                                                      \
-    do {                                                                                           \
-        long long got_ = (long long)(got), want_ = (long long)(want);                              \
-        if (got_ != want_) {                                                                       \
-            test_failures++;                                                                       \
-            printf("%s:%d: %s is %lld, expected %lld\n", __FILE__, __LINE__, #got, got_, want_);   \
-        }                                                                                          \
+#define EXPECT_INT(got, want)                                                                    \
+    do {                                                                                         \
+        long long got_ = (long long)(got), want_ = (long long)(want);                            \
+        if (got_ != want_) {                                                                     \
+            test_failures++;                                                                     \
+            printf("%s:%d: %s is %lld, expected %lld\n", __FILE__, __LINE__, #got, got_, want_); \
+        }                                                                                        \
     } while (0)
 
-#define EXPECT_STR(got, want)                                                                      \
-    do {                                                                                           \
-        const char *got_ = (got), *want_ = (want);                                                 \
-        if (!got_ || strcmp(got_, want_) != 0) {                                                   \
-            test_failures++;                                                                       \
-            printf("%s:%d: %s is \"%s\", expected \"%s\"\n", __FILE__, __LINE__, #got,             \
-                   got_ ? got_ : "(null)", want_);                                                 \
-        }                                                                                          \
+#define EXPECT_STR(got, want)                                                          \
+    do {                                                                               \
+        const char *got_ = (got), *want_ = (want);                                     \
+        if (!got_ || strcmp(got_, want_) != 0) {                                       \
+            test_failures++;                                                           \
+            printf("%s:%d: %s is \"%s\", expected \"%s\"\n", __FILE__, __LINE__, #got, \
+                   got_ ? got_ : "(null)", want_);                                     \
+        }                                                                              \
     } while (0)
 
-#define NEED(cond)                                                                                 \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            printf("%s:%d: NEED(%s) failed\n", __FILE__, __LINE__, #cond);                         \
-            exit(1);                                                                               \
-        }                                                                                          \
+#define NEED(cond)                                                         \
+    do {                                                                   \
+        if (!(cond)) {                                                     \
+            printf("%s:%d: NEED(%s) failed\n", __FILE__, __LINE__, #cond); \
+            exit(1);                                                       \
+        }                                                                  \
     } while (0)
 
-#define RUN(function)                                                                              \
-    do {                                                                                           \
-        int before_ = test_failures;                                                               \
-        function();                                                                                \
-        printf("%s %s\n", test_failures == before_ ? "ok  " : "FAIL", #function);                  \
-        fflush(stdout);                                                                            \
+#define RUN(function)                                                             \
+    do {                                                                          \
+        int before_ = test_failures;                                              \
+        function();                                                               \
+        printf("%s %s\n", test_failures == before_ ? "ok  " : "FAIL", #function); \
+        fflush(stdout);                                                           \
     } while (0)
 
 #define TEST_END() (test_failures ? 1 : 0)

@@ -1,0 +1,15 @@
+# lm_fuzz_target(NAME fuzz_x.c sources...): links the boxes whose headers fuzz_x.c includes.
+function(lm_fuzz_target name source)
+  set(libraries lm_base)
+  foreach(pair IN ITEMS "kernels:lm_kernels" "engine:lm_engine" "shared/net:lm_net" "agent:lm-agent-parts"
+                        "proxy:lm-proxy-parts" "client:lm-client-parts")
+    string(REGEX MATCH "^(.*):(.*)$" pair "${pair}")
+    file(STRINGS ${source} found REGEX "^#include \"${CMAKE_MATCH_1}/")
+    if(found)
+      list(PREPEND libraries ${CMAKE_MATCH_2})
+    endif()
+  endforeach()
+  add_executable(${name} ${source} ${ARGN})
+  target_link_libraries(${name} PRIVATE ${libraries} lm_flags)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
+endfunction()
