@@ -122,9 +122,8 @@ struct json *json_parse_limited(const char *text, size_t len, size_t values_max,
     int rc = json_scan(text, len, values_max, &w.marks, err);
     if (rc == 0) {
         root = cJSON_ParseWithLengthOpts(text, len, NULL, false);
-        if (!root) rc = error_set(err, E_FORMAT, "invalid JSON");
+        rc = root ? walk_value(&w, root) : error_set(err, E_FORMAT, "invalid JSON");
     }
-    if (rc == 0) rc = walk_value(&w, root);
     if (rc == 0) CHECK(w.next_mark == w.marks.count); // else scanner and cJSON saw different texts
     free(w.marks.items);
     if (rc < 0) {
