@@ -42,7 +42,8 @@ GOOD = {
                        + "\n" + function("edge", 70),
     "engine/words.c": "/* atoi() in a comment, \"strcpy(\" */\nstatic const char *text = \"atoi(1) // typedef struct\";\n\n"
                       "int my_atoi(int x)\n{\n    return x;\n}\n",
-    "scripts/run": "#!/bin/sh\nmktemp /tmp/lm-XXXXXX\nls build/work/ ~/work/\n",
+    "scripts/run": "#!/bin/sh\nmktemp /tmp/lm-XXXXXX\nls build/work/ ~/work/\n"
+                   "# tidy: path because it lies in the image that this script makes\nls /root/x\n",
 }
 
 # name, check, files that make it bad, path and line of the one finding, a word of its text
@@ -98,6 +99,7 @@ BAD = [
     ("open end", "words", {"engine/e.c": "int x; // TODO later\n"}, "engine/e.c", 1, "TODO"),
     ("open end in a script", "words", {"scripts/s": "#!/bin/sh\n# FIXME\n"}, "scripts/s", 2, "FIXME"),
     ("path of a machine", "words", {"docs/a.md": "see\n`/home/me/x`\n"}, "docs/a.md", 2, "/home/"),
+    ("path with an empty tag", "words", {"docs/a.md": "/home/me/x tidy: path because\n"}, "docs/a.md", 1, "/home/"),
     ("header that needs another", "headers",
      {"engine/e.h": header("E", "size_t e(void);")}, "engine/e.h", 4, "size_t"),
     ("unformatted", "format", {"engine/e.c": "int x;\nint  y;\n"}, "engine/e.c", 2, "clang-format"),
