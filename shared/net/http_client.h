@@ -1,9 +1,9 @@
-/* http_client.h - HTTP/1.1 client on one libuv loop: pooled keep-alive connections, streaming bodies,
- * deadlines, back-pressure, cancel. Loop thread only.
+/* http_client.h - HTTP/1.1 client on one libuv loop: pooled keep-alive connections, streaming
+ * bodies, deadlines, back-pressure, cancel. Loop thread only.
  *
- * A struct http_call is one request. Callbacks: on_head once, on_body any number of times, then exactly
- * one of on_end or on_fail; after that, or after http_call_cancel(), the pointer is dead and no callback
- * comes. Callbacks never run inside http_call_start. */
+ * A struct http_call is one request. Callbacks: on_head once, on_body any number of times, then
+ * exactly one of on_end or on_fail; after that, or after http_call_cancel(), the pointer is dead
+ * and no callback comes. Callbacks never run inside http_call_start. */
 #ifndef LM_NET_HTTP_CLIENT_H
 #define LM_NET_HTTP_CLIENT_H
 
@@ -16,8 +16,8 @@ struct http_client;
 struct http_call;
 
 struct http_client_options {
-    int idle_per_origin_max; // 0: 64; newest is reused first
-    int idle_timeout_ms;     // 0: 50 s, below the agents' 75 s
+    int idle_per_origin_max;   // 0: 64; newest is reused first
+    int idle_timeout_ms;       // 0: 50 s, below the agents' 75 s
     struct http_limits limits; // of responses' heads; body_bytes unused
 };
 
@@ -34,11 +34,11 @@ struct http_url {
 FALLIBLE int http_url_parse(const char *text, struct http_url *url, struct error *err);
 
 struct http_failure {
-    int code;            // -errno, E_TIMEOUT, E_PROTOCOL, ...
-    const char *text;    // "connect to 127.0.0.1:23333: connection refused"
-    bool connected;      // false: no byte of the request was sent
-    bool reused;         // the connection had served a request before
-    bool head_received;  // on_head was called
+    int code;           // -errno, E_TIMEOUT, E_PROTOCOL, ...
+    const char *text;   // "connect to 127.0.0.1:23333: connection refused"
+    bool connected;     // false: no byte of the request was sent
+    bool reused;        // the connection had served a request before
+    bool head_received; // on_head was called
 };
 
 struct http_call_options {
@@ -54,7 +54,8 @@ struct http_call_options {
     int idle_timeout_ms;    // between body bytes; 0: 120 s
     bool fresh;             // don't reuse a pooled connection
 
-    void (*on_head)(void *arg, int status, const struct http_headers *headers); // borrowed for the call
+    void (*on_head)(void *arg, int status,
+                    const struct http_headers *headers); // borrowed for the call
     void (*on_body)(void *arg, const char *data, size_t len);
     void (*on_end)(void *arg);
     void (*on_fail)(void *arg, const struct http_failure *failure);
@@ -62,7 +63,9 @@ struct http_call_options {
 };
 
 struct http_call *http_call_start(struct http_client *c, const struct http_call_options *options);
-void http_call_pause(struct http_call *call); // stop reading the body
+/* Stop reading the body. What was read already still comes (at most 64 KiB, and on_end behind it).
+ */
+void http_call_pause(struct http_call *call);
 void http_call_resume(struct http_call *call);
 void http_call_cancel(struct http_call *call); // closes the connection; no callback follows
 /* The local address of the call's connection ("10.0.0.5"), from on_head on: what to advertise. */

@@ -140,6 +140,28 @@ static inline int count_of(const char *text, const char *needle)
     return count;
 }
 
+/* ---- a server that speaks bytes ---- */
+
+static inline int raw_listen(int *port)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof at;
+    NEED(fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0 && listen(fd, 16) == 0);
+    NEED(getsockname(fd, (struct sockaddr *)&at, &len) == 0);
+    *port = ntohs(at.sin_port);
+    return fd;
+}
+
+static inline bool raw_accept(int listener, struct raw_client *c)
+{
+    int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
+    if (fd < 0) return false;
+    *c = (struct raw_client){.fd = fd};
+    buf_init(&c->in, BUF_MAX_INTERNAL);
+    return true;
+}
+
 /* Status of the first response in a text; 0: none. */
 static inline int first_status(const char *text)
 {

@@ -1,0 +1,382 @@
+/* http_call.c - one request of the HTTP client and its response.
+ *
+ *   (name)──► RESOLVING ─► CONNECTING ─► SENDING ─► AWAITING_HEAD ─► BODY ─► ended, freed
+ *   (number)───────────────────┘            ▲            any ──► failed or cancelled, freed
+ *   (pooled connection)─────────────────────┘
+ *
+ * Rules:
+ *  1. A call is freed before its last callback runs, so that the callback may do anything.
+ *  2. Callbacks that run inside the parser may cancel the call: afterwards c->call is asked, not
+ * the call that was there before.
+ *  3. The body of the request is the caller's. Once the call has ended nothing reads it: closing a
+ *     connection drops its writes. */
+#include "shared/net/http_call.h"
+#include "shared/base/check.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STATUS_STOP 499 // makes the parser stop: the call is gone
+
+static uint64_t in_ms(const struct http_call *call, int ms)
+{
+    return uv_now(call->client->loop) + (uint64_t)ms;
+}
+
+/* ---- the end ---- */
+
+/* The connection, if it still has one, is the caller's to close or give back. */
+static void destroy(struct http_call *call)
+{
+    struct http_client *client = call->client;
+    if (call->lookup) {
+        call->lookup->call = NULL;
+        uv_cancel((uv_req_t *)&call->lookup->request);
+    }
+    if (call->addresses) uv_freeaddrinfo(call->addresses);
+    list_remove(&call->link);
+    list_remove(&call->failed_link);
+    http_origin_unref(call->origin);
+    buf_deinit(&call->head);
+    free(call->host);
+    free(call);
+    http_client_adjust_sweep(client);
+}
+
+void http_call_fail(struct http_call *call, int code, const char *fmt, ...)
+{
+    char reason[256], text[640];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(reason, sizeof reason, fmt, args);
+    va_end(args);
+    snprintf(text, sizeof text, "%s%s: %s", call->connected ? "" : "connect to ", call->origin->key,
+             reason);
+    struct http_failure failure = {
+        .code = code,
+        .text = text,
+        .connected = call->connected,
+        .reused = call->reused,
+        .head_received = call->head_received,
+    };
+    void (*on_fail)(void *, const struct http_failure *) = call->options.on_fail;
+    void *arg = call->options.arg;
+    if (call->connection) http_client_connection_close(call->connection);
+    destroy(call);
+    if (on_fail) on_fail(arg, &failure);
+}
+
+void http_call_fail_deferred(struct http_call *call)
+{
+    int code = call->failure;
+    if (code != E_TIMEOUT) {
+        http_call_fail(call, code, "%s", code > -4096 ? uv_strerror(code) : error_text(code));
+    } else if (!call->connected) {
+        http_call_fail(call, code, "no answer within %d ms", call->options.connect_timeout_ms);
+    } else if (!call->head_received) {
+        http_call_fail(call, code, "no response within %d ms", call->options.head_timeout_ms);
+    } else {
+        http_call_fail(call, code, "no data for %d ms", call->options.idle_timeout_ms);
+    }
+}
+
+void http_call_cancel(struct http_call *call)
+{
+    if (call->connection) http_client_connection_close(call->connection);
+    struct http_client *client = call->client;
+    destroy(call);
+    http_client_free_when_closed(client);
+}
+
+static void end(struct http_call *call, bool reusable)
+{
+    struct http_client_connection *c = call->connection;
+    void (*on_end)(void *) = call->options.on_end;
+    void *arg = call->options.arg;
+    if (reusable) {
+        http_pool_give(c);
+    } else {
+        http_client_connection_close(c);
+    }
+    destroy(call);
+    if (on_end) on_end(arg);
+}
+
+/* ---- the response ---- */
+
+static int on_head(void *arg)
+{
+    struct http_client_connection *c = arg;
+    struct http_call *call = c->call;
+    if (c->parser.status < 200) return 0; // an interim answer
+    call->head_received = true;
+    call->state = HTTP_CALL_BODY;
+    call->deadline_ms = in_ms(call, call->options.idle_timeout_ms);
+    if (call->options.on_head) {
+        call->options.on_head(call->options.arg, c->parser.status, &c->parser.headers);
+    }
+    return c->call ? 0 : STATUS_STOP; // rule 2
+}
+
+static int on_body(void *arg, const char *data, size_t len)
+{
+    struct http_client_connection *c = arg;
+    struct http_call *call = c->call;
+    if (!call) return STATUS_STOP;
+    if (call->options.on_body) call->options.on_body(call->options.arg, data, len);
+    return c->call ? 0 : STATUS_STOP;
+}
+
+void http_call_init_parser(struct http_client_connection *c)
+{
+    static const struct http_parser_callbacks callbacks = {on_head, on_body};
+    http_parser_init(&c->parser, HTTP_PARSER_RESPONSES, &c->client->options.limits, &callbacks, c);
+}
+
+void http_call_on_bytes(struct http_client_connection *c, const char *data, size_t len)
+{
+    struct http_call *call = c->call;
+    if (call->state == HTTP_CALL_BODY)
+        call->deadline_ms = in_ms(call, call->options.idle_timeout_ms);
+    while (c->call) {
+        size_t used;
+        enum http_parse result = http_parser_feed(&c->parser, data, len, &used);
+        if (!c->call) return; // cancelled by a callback; the connection closes
+        data += used;
+        len -= used;
+        if (result == HTTP_PARSE_MORE) return;
+        if (result == HTTP_PARSE_FAILED) {
+            http_call_fail(call, E_PROTOCOL, "bad response: %s", c->parser.fail_text);
+            return;
+        }
+        if (c->parser.status >= 200) {
+            end(call, c->parser.keep_alive && call->sent && len == 0);
+            return;
+        }
+        http_parser_start(&c->parser);
+        c->parser.no_body = call->is_head_request;
+    }
+}
+
+void http_call_on_lost(struct http_call *call, int status)
+{
+    struct http_client_connection *c = call->connection;
+    if (status == UV_EOF && http_parser_finish(&c->parser) == HTTP_PARSE_DONE) {
+        end(call, false);
+        return;
+    }
+    if (status != UV_EOF) {
+        http_call_fail(call, status, "%s", uv_strerror(status));
+    } else if (call->head_received) {
+        http_call_fail(call, E_CLOSED, "connection closed inside the response");
+    } else {
+        http_call_fail(call, E_CLOSED, "connection closed before the response");
+    }
+}
+
+/* ---- the request ---- */
+
+void http_call_on_sent(struct http_call *call)
+{
+    call->sent = true;
+    if (call->state != HTTP_CALL_SENDING) return; // an early response
+    call->state = HTTP_CALL_AWAITING_HEAD;
+    call->deadline_ms = in_ms(call, call->options.head_timeout_ms);
+}
+
+void http_call_on_connected(struct http_call *call)
+{
+    struct http_client_connection *c = call->connection;
+    call->connected = true;
+    call->state = HTTP_CALL_SENDING;
+    call->deadline_ms = in_ms(call, call->options.head_timeout_ms);
+    c->parser.no_body = call->is_head_request;
+    buf_deinit(&c->head);
+    c->head = call->head;
+    buf_init(&call->head, BUF_MAX_INTERNAL);
+    http_client_connection_send(c, call->options.body);
+}
+
+static int connect_to(struct http_call *call, const struct sockaddr *address)
+{
+    int status;
+    call->state = HTTP_CALL_CONNECTING;
+    call->connection = http_client_connection_open(call->origin, call, address, &status);
+    return status;
+}
+
+/* The addresses of a name one after another; the last one's failure counts. */
+static int connect_next(struct http_call *call, int status)
+{
+    while (call->next_address) {
+        const struct addrinfo *info = call->next_address;
+        call->next_address = info->ai_next;
+        status = connect_to(call, info->ai_addr);
+        if (status == 0) return 0;
+    }
+    return status;
+}
+
+void http_call_on_connect_failed(struct http_call *call, int status)
+{
+    status = connect_next(call, status);
+    if (status != 0) http_call_fail(call, status, "%s", uv_strerror(status));
+}
+
+static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *info)
+{
+    struct http_lookup *lookup = request->data;
+    struct http_client *client = lookup->client;
+    struct http_call *call = lookup->call;
+    client->lookups--;
+    free(lookup);
+    if (!call) {
+        uv_freeaddrinfo(info);
+        http_client_free_when_closed(client);
+        return;
+    }
+    call->lookup = NULL;
+    call->addresses = call->next_address = info;
+    if (status == 0) status = connect_next(call, UV_EAI_NONAME);
+    if (status != 0) http_call_fail(call, status, "%s", uv_strerror(status));
+}
+
+static int resolve(struct http_call *call)
+{
+    char service[16];
+    snprintf(service, sizeof service, "%d", call->options.port);
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    struct http_lookup *lookup = xcalloc(1, sizeof *lookup);
+    lookup->client = call->client;
+    lookup->call = call;
+    lookup->request.data = lookup;
+    call->state = HTTP_CALL_RESOLVING;
+    int rc = uv_getaddrinfo(call->client->loop, &lookup->request, on_resolved, call->host, service,
+                            &hints);
+    if (rc != 0) {
+        free(lookup);
+        return rc;
+    }
+    call->lookup = lookup;
+    call->client->lookups++;
+    return 0;
+}
+
+static int connect_or_resolve(struct http_call *call)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } address;
+    if (uv_ip4_addr(call->host, call->options.port, &address.v4) == 0 ||
+        uv_ip6_addr(call->host, call->options.port, &address.v6) == 0) {
+        return connect_to(call, &address.any);
+    }
+    return resolve(call);
+}
+
+static bool is_line_text(struct str s)
+{
+    for (size_t i = 0; i < s.len; i++) {
+        unsigned char c = (unsigned char)s.data[i];
+        if ((c < 0x20 && c != '\t') || c == 0x7f) return false;
+    }
+    return true;
+}
+
+/* E_INVALID where a part would break out of its line. */
+static int build_head(struct http_call *call, const struct http_call_options *o)
+{
+    struct buf *head = &call->head;
+    if (o->target.len == 0 || !is_line_text(o->target) ||
+        memchr(o->target.data, ' ', o->target.len)) {
+        return E_INVALID;
+    }
+    buf_printf(head, "%s ", o->method);
+    buf_append(head, o->target.data, o->target.len);
+    const char *key = call->origin->key;
+    size_t len = strlen(key);
+    if (o->port == 80) len -= 3; // ":80"
+    buf_printf(head, " HTTP/1.1\r\nhost: %.*s\r\n", (int)len, key);
+    for (int i = 0; i < o->header_count; i++) {
+        const struct http_header *h = &o->headers[i];
+        if (h->name.len == 0 || !is_line_text(h->name) || !is_line_text(h->value)) return E_INVALID;
+        buf_append(head, h->name.data, h->name.len);
+        buf_append(head, ": ", 2);
+        buf_append(head, h->value.data, h->value.len);
+        buf_append(head, "\r\n", 2);
+    }
+    bool takes_body = strcmp(o->method, "GET") != 0 && strcmp(o->method, "HEAD") != 0;
+    if (o->body.len > 0 || takes_body) buf_printf(head, "content-length: %zu\r\n", o->body.len);
+    buf_append(head, "\r\n", 2);
+    return 0;
+}
+
+static void set_default(int *value, int def)
+{
+    if (*value == 0) *value = def;
+}
+
+struct http_call *http_call_start(struct http_client *client,
+                                  const struct http_call_options *options)
+{
+    struct http_call *call = xcalloc(1, sizeof *call);
+    call->client = client;
+    call->options = *options;
+    set_default(&call->options.connect_timeout_ms, 1000);
+    set_default(&call->options.head_timeout_ms, 600 * 1000);
+    set_default(&call->options.idle_timeout_ms, 120 * 1000);
+    call->host = xstrdup(options->host);
+    call->is_head_request = strcmp(options->method, "HEAD") == 0;
+    call->origin = http_origin_ref(client, options->host, options->port);
+    buf_init(&call->head, BUF_MAX_INTERNAL);
+    list_init(&call->failed_link);
+    list_push_back(&client->calls, &call->link);
+    http_client_adjust_sweep(client);
+    call->deadline_ms = in_ms(call, call->options.connect_timeout_ms);
+
+    int rc = client->closing ? E_CANCELLED : build_head(call, options);
+    struct http_client_connection *pooled = NULL;
+    if (rc == 0 && !options->fresh) pooled = http_pool_take(call->origin);
+    if (rc == 0 && pooled) {
+        call->connection = pooled;
+        call->reused = true;
+        pooled->call = call;
+        http_call_on_connected(call);
+    } else if (rc == 0) {
+        rc = connect_or_resolve(call);
+    }
+    if (rc != 0) http_client_defer_failure(call, rc);
+    return call;
+}
+
+void http_call_pause(struct http_call *call)
+{
+    call->paused = true;
+    if (call->connection && call->connected) http_client_connection_read(call->connection, false);
+}
+
+void http_call_resume(struct http_call *call)
+{
+    if (!call->paused) return;
+    call->paused = false;
+    if (call->state == HTTP_CALL_BODY)
+        call->deadline_ms = in_ms(call, call->options.idle_timeout_ms);
+    if (call->connection && call->connected) http_client_connection_read(call->connection, true);
+}
+
+const char *http_call_local_address(const struct http_call *call)
+{
+    return call->connection ? call->connection->local_address : "";
+}
+
+/* ---- deadlines ---- */
+
+void http_call_sweep(struct http_call *call, uint64_t now_ms)
+{
+    bool waits_for_us = call->paused && call->state == HTTP_CALL_BODY;
+    if (now_ms >= call->deadline_ms && !waits_for_us) http_client_defer_failure(call, E_TIMEOUT);
+}

@@ -1,0 +1,127 @@
+/* http_client.c - the client as a whole: deadlines, deferred failures, the end. */
+#include "shared/net/http_client.h"
+
+#include "shared/base/check.h"
+#include "shared/net/http_call.h"
+
+#include <stdlib.h>
+
+#define SWEEP_BUSY_MS 25   // while there are calls: how late a deadline may be noticed
+#define SWEEP_IDLE_MS 1000 // while connections only rest
+
+static void set_default(int *value, int def)
+{
+    if (*value == 0) *value = def;
+}
+
+static void on_sweep(uv_timer_t *timer)
+{
+    struct http_client *client = timer->data;
+    uint64_t now = uv_now(client->loop);
+    /* A callback may end any other call: what is due is marked first, then failed one by one. */
+    list_each (call, &client->calls, struct http_call, link)
+        http_call_sweep(call, now);
+    http_pool_sweep(client, now);
+}
+
+void http_client_adjust_sweep(struct http_client *client)
+{
+    uint64_t period = client->connection_count > 0 ? SWEEP_IDLE_MS : 0;
+    if (!list_is_empty(&client->calls)) period = SWEEP_BUSY_MS;
+    if (period == client->sweep_ms || uv_is_closing((uv_handle_t *)&client->sweep)) return;
+    client->sweep_ms = period;
+    if (period == 0) {
+        uv_timer_stop(&client->sweep);
+    } else {
+        uv_timer_start(&client->sweep, on_sweep, period, period);
+    }
+}
+
+static void on_handle_closed(uv_handle_t *handle)
+{
+    struct http_client *client = handle->data;
+    client->handles_open--;
+    http_client_free_when_closed(client);
+}
+
+void http_client_free_when_closed(struct http_client *client)
+{
+    if (!client->closing || client->connection_count > 0 || client->lookups > 0) return;
+    if (!list_is_empty(&client->calls)) return;
+    uv_handle_t *handles[] = {(uv_handle_t *)&client->sweep, (uv_handle_t *)&client->turn};
+    for (size_t i = 0; i < ARRAY_LEN(handles); i++) {
+        if (!uv_is_closing(handles[i])) uv_close(handles[i], on_handle_closed);
+    }
+    if (client->handles_open > 0) return;
+    void (*on_closed)(void *arg) = client->on_closed;
+    void *arg = client->on_closed_arg;
+    hash_map_deinit(&client->origins);
+    free(client->read_buffer);
+    free(client);
+    if (on_closed) on_closed(arg);
+}
+
+static void on_turn(uv_idle_t *turn)
+{
+    struct http_client *client = turn->data;
+    struct list due; // a callback may start a call that fails: that one waits for the next turn
+    list_init(&due);
+    while (!list_is_empty(&client->failed)) {
+        struct list *item = client->failed.next;
+        list_remove(item);
+        list_push_back(&due, item);
+    }
+    while (!list_is_empty(&due)) {
+        http_call_fail_deferred(list_first(&due, struct http_call, failed_link));
+    }
+    if (list_is_empty(&client->failed)) uv_idle_stop(turn);
+    if (!client->closing) return;
+    list_each_safe (c, &client->connections, struct http_client_connection, link) {
+        http_client_connection_close(c);
+    }
+    http_client_free_when_closed(client);
+}
+
+void http_client_defer_failure(struct http_call *call, int failure)
+{
+    struct http_client *client = call->client;
+    if (call->failure == 0) call->failure = failure;
+    list_remove(&call->failed_link);
+    list_push_back(&client->failed, &call->failed_link);
+    uv_idle_start(&client->turn, on_turn);
+}
+
+struct http_client *http_client_create(uv_loop_t *loop, const struct http_client_options *options)
+{
+    struct http_client *client = xcalloc(1, sizeof *client);
+    client->loop = loop;
+    if (options) client->options = *options;
+    set_default(&client->options.idle_per_origin_max, 64);
+    set_default(&client->options.idle_timeout_ms, 50 * 1000);
+    struct http_limits *limits = &client->options.limits;
+    if (limits->header_bytes == 0) limits->header_bytes = http_limits_default.header_bytes;
+    if (limits->header_count == 0) limits->header_count = http_limits_default.header_count;
+    if (limits->target_bytes == 0) limits->target_bytes = http_limits_default.target_bytes;
+    client->read_buffer = xmalloc(HTTP_CLIENT_READ_BYTES);
+    list_init(&client->calls);
+    list_init(&client->failed);
+    list_init(&client->connections);
+    hash_map_init(&client->origins);
+    CHECK(uv_timer_init(loop, &client->sweep) == 0);
+    CHECK(uv_idle_init(loop, &client->turn) == 0);
+    client->sweep.data = client->turn.data = client;
+    client->handles_open = 2;
+    return client;
+}
+
+void http_client_destroy(struct http_client *client, void (*on_closed)(void *arg), void *arg)
+{
+    CHECK(!client->closing);
+    client->closing = true;
+    client->on_closed = on_closed;
+    client->on_closed_arg = arg;
+    list_each (call, &client->calls, struct http_call, link) {
+        http_client_defer_failure(call, E_CANCELLED);
+    }
+    uv_idle_start(&client->turn, on_turn);
+}
