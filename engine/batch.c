@@ -36,6 +36,7 @@ void batch_clear(struct batch *b, const struct batch *previous)
     b->blocks_len = 0;
     b->previous = previous;
     b->status = 0;
+    b->sampled = false;
     b->error = (struct error){0};
     b->begun_ns = b->done_ns = 0;
 }

@@ -5,6 +5,7 @@
 #define LM_ENGINE_BATCH_H
 
 #include "engine/engine.h"
+#include "engine/tp_group.h"
 #include "kernels/backend.h"
 #include "shared/base/error.h"
 
@@ -34,6 +35,7 @@ struct batch_link {
 };
 
 struct batch {
+    struct tp_work work; // first: rank threads get it as what they were posted
     struct step_limits limits;
     int tokens, sequences, rows, links;
     int32_t *ids;                   // [limits.tokens_max]; rank threads resolve links in a copy
@@ -48,6 +50,7 @@ struct batch {
     int prefill_tokens;           // tokens beyond one a sequence, for rates
     int status;                   // result of the whole step
     struct error error;
+    bool sampled; // row_info has the tokens; under the executor's lock
     uint64_t begun_ns, done_ns;
 };
 

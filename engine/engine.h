@@ -1,9 +1,10 @@
 /* engine.h - the public boundary of the engine: open a model, submit prompts, take events, close.
  *
- * Threads: engine_open and engine_close from the owner. engine_submit, engine_cancel and engine_stats
- * from any thread. engine_next_event from one consumer thread; on_events is called from the engine
- * thread when events wait (it must only wake the consumer: uv_async_send, a condition variable).
- * The tokenizer and the chat template are immutable and may be used from any thread. */
+ * Threads: engine_open and engine_close from the owner. engine_submit, engine_cancel and
+ * engine_stats from any thread. engine_next_event from one consumer thread; on_events is called
+ * from the engine thread when events wait (it must only wake the consumer: uv_async_send, a
+ * condition variable). The tokenizer and the chat template are immutable and may be used from any
+ * thread. */
 #ifndef LM_ENGINE_ENGINE_H
 #define LM_ENGINE_ENGINE_H
 
@@ -77,10 +78,10 @@ struct engine_request {
     const int32_t *prompt; // copied by submit
     size_t prompt_count;   // >= 1
     struct sampling_params sampling;
-    int max_tokens;     // >= 1, or 0: until the context is full. Cut to what the context leaves.
-    int min_tokens;     // no stop (id or string) before that many
+    int max_tokens; // >= 1, or 0: until the context is full. Cut to what the context leaves.
+    int min_tokens; // no stop (id or string) before that many
     bool ignore_eos;
-    bool skip_special;  // special tokens don't appear in the text
+    bool skip_special;       // special tokens don't appear in the text
     const char *const *stop; // stop strings, copied; matched in the text, never part of it
     const size_t *stop_len;
     int stop_count;
@@ -90,7 +91,8 @@ struct engine_request {
 
 /* E_BUSY: queue full. E_CONTEXT_LENGTH: prompt leaves no room for a token. E_INVALID: an id out of
  * range. E_CLOSED: draining or failed. On success exactly one DONE or FAILED event will follow. */
-FALLIBLE int engine_submit(struct engine *e, const struct engine_request *request, struct error *err);
+FALLIBLE int engine_submit(struct engine *e, const struct engine_request *request,
+                           struct error *err);
 /* The request ends with DONE and FINISH_CANCELLED within a step, unless it ended before. */
 void engine_cancel(struct engine *e, uint64_t id);
 
@@ -112,12 +114,14 @@ struct engine_event {
     char *text; // text released since the last event: whole UTF-8 characters, no stop text
     size_t text_len;
     enum finish_reason finish;
-    int prompt_tokens, cached_tokens, completion_tokens; // running totals; cached: prompt tokens reused
-    int error_code; // FAILED: negative code, text in `text`
+    int prompt_tokens, cached_tokens,
+        completion_tokens; // running totals; cached: prompt tokens reused
+    int error_code;        // FAILED: negative code, text in `text`
 };
 
 /* False: none waits. The event's arrays belong to the caller: engine_event_deinit frees them.
- * A slow consumer gets fewer, larger events; nothing is lost and memory stays bounded by max_tokens. */
+ * A slow consumer gets fewer, larger events; nothing is lost and memory stays bounded by
+ * max_tokens. */
 bool engine_next_event(struct engine *e, struct engine_event *event);
 void engine_event_deinit(struct engine_event *event);
 
@@ -128,7 +132,7 @@ struct engine_stats {
     int64_t prefill_tokens_waiting; // prompt tokens not computed yet
     int kv_blocks_used, kv_blocks_total;
     uint64_t steps, prompt_tokens_total, generated_tokens_total, preemptions_total;
-    uint64_t last_step_ms; // monotonic clock at the last finished step; for /health
+    uint64_t last_step_ms;       // monotonic clock at the last finished step; for /health
     double prefill_tokens_per_s; // EWMA over busy time; 0 until known
     double inter_token_s;        // EWMA of decode step time
     bool failed;                 // a device error stopped the engine

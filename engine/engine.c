@@ -1,0 +1,468 @@
+/* engine.c - opening and closing: model file -> tokenizer, template, backend, KV pages, self-test,
+ * threads.
+ *
+ * What runs afterwards is in engine_thread.c (the loop), scheduler.c (who computes what),
+ * executor.c (the ranks). The file is closed when all of it was copied or repacked. */
+#include "engine/engine.h"
+
+#include "engine/chat_template.h"
+#include "engine/engine_internal.h"
+#include "engine/engine_thread.h"
+#include "engine/gguf.h"
+#include "engine/host_memory.h"
+#include "engine/tokenizer.h"
+#include "engine/weights.h"
+#include "shared/base/check.h"
+#include "shared/base/clock.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LOG_MODULE "engine"
+#include "shared/base/log.h"
+
+#define TEMPLATE_BYTES_MAX (1 << 20)
+#define SELF_TEST_TOKENS   3
+
+struct engine {
+    struct engine_options options; // with defaults filled in; strings are not kept
+    struct engine_info info;
+    char architecture[32], model_name[128], backend[128]; // what info points at
+    int vocab;
+    int32_t *stop_ids; // owned
+    int stop_id_count;
+    struct tokenizer *tokenizer;
+    struct chat_template *template;
+    struct executor *executor;
+    struct engine_thread *thread;
+};
+
+/* ---- options ---- */
+
+static int check_range(const char *name, int64_t value, int64_t min, int64_t max, struct error *err)
+{
+    if (value >= min && value <= max) return 0;
+    return error_set(err, E_INVALID, "%s is %lld, expected %lld to %lld", name, (long long)value,
+                     (long long)min, (long long)max);
+}
+
+static int fill_options(struct engine_options *o, int model_context, struct error *err)
+{
+    int rc;
+    if (o->max_batch_size == 0) o->max_batch_size = 64;
+    if (o->max_prefill_token_num == 0) o->max_prefill_token_num = 512;
+    if (o->queue_max == 0) o->queue_max = 256;
+    if (o->cache_max_entry_count == 0) o->cache_max_entry_count = 0.8;
+    if (o->pipeline_depth == 0) o->pipeline_depth = 1; // a CPU gains nothing from waiting work
+    if (o->session_len == 0) o->session_len = model_context;
+    if (o->session_len > model_context) {
+        log_warn("session length cut to the model's context", "asked=%d context=%d", o->session_len,
+                 model_context);
+        o->session_len = model_context;
+    }
+    if ((rc = check_range("max_batch_size", o->max_batch_size, 1, 4096, err)) < 0) return rc;
+    if ((rc = check_range("max_prefill_token_num", o->max_prefill_token_num, 1, 1 << 20, err)) < 0)
+        return rc;
+    if ((rc = check_range("queue_max", o->queue_max, 1, 1 << 20, err)) < 0) return rc;
+    if ((rc = check_range("pipeline_depth", o->pipeline_depth, 1, 2, err)) < 0) return rc;
+    if ((rc = check_range("session_len", o->session_len, 2, 1 << 30, err)) < 0) return rc;
+    if ((rc = check_range("cache_max_tokens", o->cache_max_tokens, 0, INT64_MAX, err)) < 0)
+        return rc;
+    if (!(o->cache_max_entry_count > 0 && o->cache_max_entry_count <= 1))
+        return error_set(err, E_INVALID, "cache_max_entry_count is %g, expected 0 to 1",
+                         o->cache_max_entry_count);
+    return 0;
+}
+
+static enum dtype kv_dtype(const struct engine_options *o)
+{
+    switch (o->kv_dtype) {
+    case ENGINE_KV_F16:
+        return DTYPE_F16;
+    case ENGINE_KV_BF16:
+        return DTYPE_BF16;
+    case ENGINE_KV_F32:
+        return DTYPE_F32;
+    case ENGINE_KV_AUTO:
+        break;
+    }
+    return o->dtype == ENGINE_DTYPE_FLOAT32 ? DTYPE_F32 : DTYPE_F16;
+}
+
+/* ---- sizes ---- */
+
+static struct scheduler_limits scheduler_limits(const struct engine_options *o)
+{
+    return (struct scheduler_limits){.running_max = o->max_batch_size,
+                                     .prefill_max = o->max_prefill_token_num,
+                                     .queue_max = o->queue_max};
+}
+
+static struct step_limits step_limits(const struct engine_options *o)
+{
+    struct scheduler_limits limits = scheduler_limits(o);
+    return (struct step_limits){.tokens_max = scheduler_tokens_max(&limits),
+                                .sequences_max = o->max_batch_size,
+                                .rows_max = o->max_batch_size,
+                                .context_max = o->session_len};
+}
+
+/* As many blocks as memory, options and all sequences at full length can use. */
+static int count_kv_blocks(const struct engine_options *o, size_t block_bytes, int *blocks,
+                           struct error *err)
+{
+    uint64_t available = host_memory_available();
+    double bytes = (double)available * o->cache_max_entry_count;
+    int64_t count = (int64_t)(bytes / (double)block_bytes);
+    int64_t useful = (int64_t)o->max_batch_size * blocks_for(o->session_len);
+    if (o->cache_max_tokens > 0 && useful > (o->cache_max_tokens - 1) / KV_BLOCK_TOKENS + 1)
+        useful = (o->cache_max_tokens - 1) / KV_BLOCK_TOKENS + 1;
+    if (useful > INT32_MAX / KV_BLOCK_TOKENS) useful = INT32_MAX / KV_BLOCK_TOKENS;
+    if (count > useful) count = useful;
+    if (count < 1)
+        return error_set(err, E_LIMIT,
+                         "%.0f MiB of free memory are too little for the key-value cache: a block "
+                         "takes %.1f MiB",
+                         (double)available / 1048576, (double)block_bytes / 1048576);
+    *blocks = (int)count;
+    return 0;
+}
+
+static int open_kv(struct engine *e, int *blocks, struct error *err)
+{
+    enum dtype type = kv_dtype(&e->options);
+    size_t block_bytes = executor_kv_block_bytes(e->executor, type);
+    int rc = count_kv_blocks(&e->options, block_bytes, blocks, err);
+    if (rc < 0 || (rc = executor_open_kv(e->executor, type, *blocks, err)) < 0) return rc;
+    e->info.kv_blocks = *blocks;
+    e->info.kv_tokens = (int64_t)*blocks * KV_BLOCK_TOKENS;
+    e->info.context_len = e->options.session_len;
+    if (e->info.context_len > e->info.kv_tokens) {
+        e->info.context_len = (int)e->info.kv_tokens;
+        log_warn("context cut to the key-value cache", "session_len=%d tokens=%d",
+                 e->options.session_len, e->info.context_len);
+    }
+    return 0;
+}
+
+/* ---- self-test ---- */
+
+static int run_self_test_step(struct engine *e, struct scheduler *s, struct batch *b,
+                              struct error *err)
+{
+    batch_clear(b, NULL);
+    CHECK(scheduler_plan(s, b));
+    executor_submit(e->executor, b);
+    executor_wait(e->executor, b);
+    if (b->status < 0) {
+        if (err) *err = b->error;
+    } else if (b->row_info[0].status < 0) {
+        b->status = error_set(err, b->row_info[0].status, "logits are not finite numbers");
+    }
+    CHECK(scheduler_complete_entry(b, 0) == (b->status == 0));
+    return b->status;
+}
+
+/* A short greedy generation before anybody is served: a model that computes garbage must not serve.
+ */
+static int self_test(struct engine *e, struct error *err)
+{
+    int32_t prompt[] = {0, e->vocab / 2, e->vocab - 1};
+    int context = e->info.context_len, count = context > 3 ? 3 : 1;
+    struct engine_request in = {.id = 1, .prompt = prompt, .prompt_count = (size_t)count};
+    struct scheduler_limits limits = {.running_max = 1, .prefill_max = count, .queue_max = 1};
+    struct step_limits step = {.tokens_max = scheduler_tokens_max(&limits),
+                               .sequences_max = 1,
+                               .rows_max = 1,
+                               .context_max = context};
+    struct scheduler scheduler;
+    struct kv_cache kv;
+    struct batch batch;
+    in.sampling.top_p = 1;
+    in.max_tokens = SELF_TEST_TOKENS;
+    kv_cache_init(&kv, 1);
+    batch_init(&batch, &step);
+    scheduler_init(&scheduler, &limits, &kv);
+    struct request *r = request_create(&in, context, NULL, 0);
+    int rc = scheduler_submit(&scheduler, r, err);
+    for (int i = 0; rc == 0 && i < r->max_tokens; i++)
+        rc = run_self_test_step(e, &scheduler, &batch, err);
+    scheduler_finish(&scheduler, r);
+    request_destroy(r);
+    batch_deinit(&batch);
+    kv_cache_deinit(&kv);
+    return rc < 0 ? error_prefix(err, rc, "self-test failed") : 0;
+}
+
+/* ---- from parts ---- */
+
+static int open_executor(struct engine *e, const struct engine_parts *parts, struct error *err)
+{
+    const struct engine_options *o = &e->options;
+    struct executor_setup setup = {
+        .ops = parts->ops,
+        .backend = {.threads = o->threads,
+                    .cpu_list = o->cpu_list,
+                    .isa = o->cpu_isa,
+                    .compute = o->dtype == ENGINE_DTYPE_FLOAT32 ? COMPUTE_F32 : COMPUTE_AUTO,
+                    .world = 1},
+        .params = parts->params,
+        .limits = step_limits(o),
+        .vocab = parts->sampled_vocab,
+    };
+    int rc = executor_open(&setup, &e->executor, err);
+    if (rc < 0) return rc;
+    snprintf(e->backend, sizeof e->backend, "%s", executor_describe(e->executor));
+    return 0;
+}
+
+static int start(struct engine *e, const struct engine_parts *parts, struct error *err)
+{
+    int blocks = 0, rc;
+    if ((rc = fill_options(&e->options, parts->context_len, err)) < 0) return rc;
+    if ((rc = open_executor(e, parts, err)) < 0) return rc;
+    if ((rc = open_kv(e, &blocks, err)) < 0) return rc;
+    if ((rc = self_test(e, err)) < 0) return rc;
+    struct engine_thread_setup setup = {
+        .limits = scheduler_limits(&e->options),
+        .step_limits = step_limits(&e->options),
+        .kv_blocks = blocks,
+        .depth = e->options.pipeline_depth,
+        .text = parts->text,
+        .on_events = e->options.on_events,
+        .on_events_arg = e->options.on_events_arg,
+    };
+    return engine_thread_start(&setup, e->executor, &e->thread, err);
+}
+
+int engine_open_parts(const struct engine_options *options, const struct engine_parts *parts,
+                      struct engine **out, struct error *err)
+{
+    struct engine *e = xcalloc(1, sizeof *e);
+    e->options = *options;
+    e->vocab = parts->params->vocab;
+    e->stop_id_count = parts->stop_id_count;
+    if (e->stop_id_count > 0)
+        e->stop_ids = xmemdup(parts->stop_ids, (size_t)e->stop_id_count * sizeof *e->stop_ids);
+    int rc = start(e, parts, err);
+    if (rc < 0) {
+        engine_close(e);
+        return rc;
+    }
+    e->info.architecture = e->architecture;
+    e->info.model_name = e->model_name;
+    e->info.backend = e->backend;
+    e->info.vocab_size = e->vocab;
+    e->info.max_batch_size = e->options.max_batch_size;
+    *out = e;
+    return 0;
+}
+
+/* ---- from a model file ---- */
+
+static int read_template_file(const char *path, struct buf *out, struct error *err)
+{
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return error_set(err, -errno, "can't open chat template '%s': %s", path, strerror(errno));
+    char chunk[8192];
+    size_t n;
+    int rc = 0;
+    while (rc == 0 && (n = fread(chunk, 1, sizeof chunk, f)) > 0)
+        if (buf_append(out, chunk, n) < 0)
+            rc = error_set(err, E_LIMIT, "chat template '%s' has more than %d bytes", path,
+                           TEMPLATE_BYTES_MAX);
+    if (rc == 0 && ferror(f)) rc = error_set(err, E_INVALID, "can't read chat template '%s'", path);
+    fclose(f);
+    return rc;
+}
+
+static struct str token_text_or_empty(const struct tokenizer *t, int32_t id)
+{
+    return id < 0 ? STR("") : tokenizer_token_bytes(t, id, true);
+}
+
+static int load_template(const char *path, const struct gguf *g, const struct tokenizer *tokenizer,
+                         struct chat_template **out, struct error *err)
+{
+    struct str source = {0};
+    struct buf file;
+    int rc = 0;
+    buf_init(&file, TEMPLATE_BYTES_MAX);
+    if (path) {
+        rc = read_template_file(path, &file, err);
+        source = buf_str(&file);
+    } else if (!gguf_get_str(g, "tokenizer.chat_template", &source)) {
+        log_warn("model has no chat template", "roles and contents are joined plainly; "
+                                               "--chat-template FILE gives it one");
+        *out = chat_template_create_plain();
+        return 0;
+    }
+    if (rc == 0) {
+        rc = chat_template_create(source, token_text_or_empty(tokenizer, tokenizer_bos(tokenizer)),
+                                  token_text_or_empty(tokenizer, tokenizer_eos(tokenizer)), out,
+                                  err);
+        if (rc < 0)
+            rc = error_prefix(err, rc, "chat template %s%s", path ? path : "of the model",
+                              path ? "" : " (--chat-template FILE replaces it)");
+    }
+    buf_deinit(&file);
+    return rc;
+}
+
+static struct str tokenizer_text(const void *arg, int32_t token, bool keep_special)
+{
+    return tokenizer_token_bytes(arg, token, keep_special);
+}
+
+static int find_backend(const char *name, const struct backend_ops **out, struct error *err)
+{
+    char list[128] = "";
+    size_t at = 0;
+    *out = backend_find(name ? name : "cpu");
+    if (*out) return 0;
+    for (int i = 0; backend_name(i) && at < sizeof list; i++)
+        at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", backend_name(i));
+    return error_set(err, E_UNSUPPORTED, "backend '%s' is not built in (there is: %s)", name, list);
+}
+
+static int collect_stop_ids(const struct tokenizer *t, int vocab, int32_t **out)
+{
+    int count = 0, cap = 0;
+    for (int32_t id = 0; id < vocab; id++) {
+        if (!tokenizer_is_stop(t, id)) continue;
+        if (count == cap) {
+            cap = cap ? 2 * cap : 8;
+            *out = xrealloc_array(*out, (size_t)cap, sizeof **out);
+        }
+        (*out)[count++] = id;
+    }
+    return count;
+}
+
+struct loaded {
+    struct weights *weights;
+    struct tokenizer *tokenizer;
+    struct chat_template *template;
+};
+
+static int load(const struct engine_options *options, struct loaded *l, struct error *err)
+{
+    int rc = weights_open(options->model_path, &l->weights, err);
+    if (rc < 0) return rc;
+    rc = tokenizer_load_gguf(l->weights->gguf, &l->tokenizer, err);
+    if (rc < 0) return error_prefix(err, rc, "can't use model '%s'", options->model_path);
+    return load_template(options->chat_template, l->weights->gguf, l->tokenizer, &l->template, err);
+}
+
+static int open_loaded(const struct engine_options *options, struct loaded *l, struct engine **out,
+                       struct error *err)
+{
+    const struct model_config *config = &l->weights->config;
+    int known = tokenizer_vocab_size(l->tokenizer);
+    struct engine_parts parts = {
+        .params = &l->weights->params,
+        .context_len = config->context_len,
+        .sampled_vocab = known < config->vocab ? known : config->vocab,
+        .text = {tokenizer_text, l->tokenizer},
+    };
+    int32_t *stop_ids = NULL;
+    int rc = find_backend(options->backend, &parts.ops, err);
+    if (rc < 0) return rc;
+    parts.stop_id_count = collect_stop_ids(l->tokenizer, parts.sampled_vocab, &stop_ids);
+    parts.stop_ids = stop_ids;
+    rc = engine_open_parts(options, &parts, out, err);
+    free(stop_ids);
+    if (rc < 0) return error_prefix(err, rc, "can't serve model '%s'", options->model_path);
+    struct engine *e = *out;
+    snprintf(e->architecture, sizeof e->architecture, "%s", config->architecture);
+    snprintf(e->model_name, sizeof e->model_name, "%s", config->name);
+    e->info.parameters = l->weights->parameters;
+    e->tokenizer = l->tokenizer;
+    e->template = l->template;
+    l->tokenizer = NULL;
+    l->template = NULL;
+    return 0;
+}
+
+int engine_open(const struct engine_options *options, struct engine **out, struct error *err)
+{
+    struct loaded l = {0};
+    uint64_t begun = clock_ms();
+    int rc = load(options, &l, err);
+    if (rc == 0) rc = open_loaded(options, &l, out, err);
+    tokenizer_destroy(l.tokenizer);
+    chat_template_destroy(l.template);
+    weights_close(l.weights);
+    if (rc < 0) return rc;
+    const struct engine_info *i = &(*out)->info;
+    size_t weights, activations;
+    executor_memory((*out)->executor, &weights, &activations);
+    log_info("model loaded",
+             "architecture=%s parameters=%lld backend=\"%s\" context=%d kv_tokens=%lld "
+             "weights_mib=%zu activations_mib=%zu ms=%llu",
+             i->architecture, (long long)i->parameters, i->backend, i->context_len,
+             (long long)i->kv_tokens, weights >> 20, activations >> 20,
+             (unsigned long long)(clock_ms() - begun));
+    return 0;
+}
+
+void engine_close(struct engine *e)
+{
+    if (!e) return;
+    engine_thread_destroy(e->thread);
+    executor_close(e->executor);
+    tokenizer_destroy(e->tokenizer);
+    chat_template_destroy(e->template);
+    free(e->stop_ids);
+    free(e);
+}
+
+/* ---- serving ---- */
+
+const struct engine_info *engine_info(const struct engine *e)
+{
+    return &e->info;
+}
+
+const struct tokenizer *engine_tokenizer(const struct engine *e)
+{
+    return e->tokenizer;
+}
+
+const struct chat_template *engine_chat_template(const struct engine *e)
+{
+    return e->template;
+}
+
+int engine_submit(struct engine *e, const struct engine_request *request, struct error *err)
+{
+    int rc = request_validate(request, e->vocab, e->info.context_len, err);
+    if (rc < 0) return rc;
+    struct request *r = request_create(request, e->info.context_len, e->stop_ids, e->stop_id_count);
+    return engine_thread_submit_take(e->thread, r, err);
+}
+
+void engine_cancel(struct engine *e, uint64_t id)
+{
+    engine_thread_cancel(e->thread, id);
+}
+
+bool engine_next_event(struct engine *e, struct engine_event *event)
+{
+    return engine_thread_next_event(e->thread, event);
+}
+
+void engine_event_deinit(struct engine_event *event)
+{
+    free(event->tokens);
+    free(event->text);
+    *event = (struct engine_event){0};
+}
+
+void engine_stats(const struct engine *e, struct engine_stats *out)
+{
+    engine_thread_stats(e->thread, out);
+}

@@ -1,0 +1,466 @@
+/* engine_thread.c - the loop between commands, scheduler, executor and outbox.
+ *
+ *     commands (ring) --> scheduler_submit / cancel
+ *     scheduler_plan  --> executor_submit        while fewer than `depth` steps are in flight
+ *     batch done      --> tokens --> stopping --> outbox --> on_events (once a turn)
+ *     nothing to do   --> wake_wait              woken by commands and by finished steps
+ *
+ * Rules
+ *  1. Requests belong to this thread from the moment the ring gave them. Nothing here blocks but
+ *     wake_wait.
+ *  2. Batches are a ring of depth + 1: a batch in flight may read the results of the one before it.
+ *  3. With depth 2 a stop is noticed while the next step runs: that step's token of a finished
+ * request is dropped, and the request freed when no step has it (`zombies`).
+ *  4. A device error is final: every request fails, submissions are refused, the loop only waits
+ * for its end. */
+#include "engine/engine_thread.h"
+
+#include "engine/outbox.h"
+#include "engine/wake.h"
+#include "shared/base/buf.h"
+#include "shared/base/check.h"
+#include "shared/base/clock.h"
+#include "shared/base/ring.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define LOG_MODULE "engine"
+#include "shared/base/log.h"
+
+#define DEPTH_MAX  2
+#define EWMA_SHARE 0.1 // of the newest sample
+
+/* What debug and sanitizer builds do after every turn. */
+#if !defined(NDEBUG) || defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define CHECK_EACH_TURN 1
+#else
+#define CHECK_EACH_TURN 0
+#endif
+
+struct command {
+    struct request *submit; // or NULL:
+    uint64_t cancel_id;
+};
+
+struct engine_thread {
+    struct engine_thread_setup setup;
+    struct executor *executor; // borrowed
+    pthread_t thread;
+    bool started;
+
+    /* any thread */
+    struct ring commands;
+    struct wake wake;
+    atomic_int queued; // submitted and never run: bounds the queue
+    atomic_bool stopping, failed;
+    struct outbox outbox;
+    pthread_mutex_t stats_lock;
+    struct engine_stats stats;
+
+    /* engine thread */
+    struct scheduler scheduler;
+    struct kv_cache kv;
+    struct batch batches[DEPTH_MAX + 1];
+    unsigned submitted, finished; // steps; their difference is in flight
+    struct list zombies;          // finished requests that steps in flight still have
+    struct buf text;              // of one token, scratch
+    bool notify;                  // on_events is due this turn
+    int queued_seen;              // the scheduler's queued_count when `queued` was last adjusted
+    struct engine_stats counters;
+};
+
+/* ---- events ---- */
+
+static void post(struct engine_thread *t, struct request *r, const struct output_update *update)
+{
+    t->notify |= outbox_post(&t->outbox, r->output, update);
+    if (update->kind != ENGINE_EVENT_TOKENS) r->output = NULL;
+}
+
+static void free_or_keep(struct engine_thread *t, struct request *r)
+{
+    if (r->in_flight > 0)
+        list_push_back(&t->zombies, &r->link);
+    else
+        request_destroy(r);
+}
+
+/* r may be gone afterwards. */
+static void finish(struct engine_thread *t, struct request *r, const int32_t *token,
+                   enum finish_reason reason)
+{
+    scheduler_finish(&t->scheduler, r);
+    post(t, r,
+         &(struct output_update){.kind = ENGINE_EVENT_DONE,
+                                 .token = token,
+                                 .text = buf_str(&t->text),
+                                 .finish = reason,
+                                 .completion_tokens = request_completion(r)});
+    free_or_keep(t, r);
+}
+
+static void fail(struct engine_thread *t, struct request *r, int code, const char *text)
+{
+    scheduler_finish(&t->scheduler, r);
+    post(t, r,
+         &(struct output_update){.kind = ENGINE_EVENT_FAILED,
+                                 .text = str_of(text),
+                                 .completion_tokens = request_completion(r),
+                                 .error_code = code});
+    free_or_keep(t, r);
+}
+
+/* r got a token: text, stops, limits. */
+static void on_token(struct engine_thread *t, struct request *r)
+{
+    int32_t token = r->tokens[r->count - 1];
+    int generated = request_generated(r);
+    buf_clear(&t->text);
+    t->counters.generated_tokens_total++;
+    if (generated == 1) t->counters.prompt_tokens_total += (uint64_t)r->prompt_count;
+
+    if (generated > r->min_tokens && request_is_stop(r, token)) {
+        r->closed_by_stop = true;
+        stopping_flush(&r->stopping, &t->text);
+        finish(t, r, &token, FINISH_STOP);
+        return;
+    }
+    struct str bytes = t->setup.text.bytes(t->setup.text.arg, token, !r->skip_special);
+    if (stopping_feed(&r->stopping, bytes, generated >= r->min_tokens, &t->text)) {
+        finish(t, r, &token, FINISH_STOP);
+        return;
+    }
+    if (generated == r->max_tokens) {
+        stopping_flush(&r->stopping, &t->text);
+        finish(t, r, &token, FINISH_LENGTH);
+        return;
+    }
+    post(t, r,
+         &(struct output_update){.kind = ENGINE_EVENT_TOKENS,
+                                 .token = &token,
+                                 .text = buf_str(&t->text),
+                                 .completion_tokens = request_completion(r)});
+}
+
+/* ---- commands ---- */
+
+static struct request *find_request(struct engine_thread *t, uint64_t id)
+{
+    list_each (r, &t->scheduler.running, struct request, link)
+        if (r->id == id) return r;
+    list_each (r, &t->scheduler.waiting, struct request, link)
+        if (r->id == id) return r;
+    return NULL;
+}
+
+static void cancel(struct engine_thread *t, uint64_t id)
+{
+    struct request *r = find_request(t, id);
+    if (!r) return; // it ended before
+    buf_clear(&t->text);
+    stopping_flush(&r->stopping, &t->text);
+    finish(t, r, NULL, FINISH_CANCELLED);
+}
+
+static void accept_request(struct engine_thread *t, struct request *r)
+{
+    struct error err;
+    int rc = t->failed ? error_set(&err, E_CLOSED, "the engine has failed")
+                       : scheduler_submit(&t->scheduler, r, &err);
+    if (rc == 0) return;
+    /* It counts as queued, but isn't in the scheduler's count, from which `queued` is adjusted. */
+    atomic_fetch_sub(&t->queued, 1);
+    t->queued_seen--;
+    r->state = REQUEST_FINISHED;
+    post(t, r,
+         &(struct output_update){
+             .kind = ENGINE_EVENT_FAILED, .text = str_of(err.text), .error_code = rc});
+    request_destroy(r);
+}
+
+static bool drain_commands(struct engine_thread *t)
+{
+    struct command c;
+    bool any = false;
+    while (ring_pop(&t->commands, &c)) {
+        any = true;
+        if (!c.submit) {
+            cancel(t, c.cancel_id);
+            continue;
+        }
+        t->queued_seen++;
+        accept_request(t, c.submit);
+    }
+    return any;
+}
+
+/* ---- steps ---- */
+
+static unsigned in_flight(const struct engine_thread *t)
+{
+    return t->submitted - t->finished;
+}
+
+static struct batch *batch_at(struct engine_thread *t, unsigned step)
+{
+    return &t->batches[step % (unsigned)(t->setup.depth + 1)];
+}
+
+static bool submit_steps(struct engine_thread *t)
+{
+    bool any = false;
+    while (!t->failed && !t->stopping && in_flight(t) < (unsigned)t->setup.depth) {
+        struct batch *b = batch_at(t, t->submitted);
+        batch_clear(b, t->submitted ? batch_at(t, t->submitted - 1) : NULL);
+        if (!scheduler_plan(&t->scheduler, b)) break;
+        executor_submit(t->executor, b);
+        t->submitted++;
+        any = true;
+    }
+    for (struct request *r; (r = scheduler_take_failed(&t->scheduler)) != NULL;) {
+        char text[160];
+        snprintf(text, sizeof text,
+                 "the sequence of %d tokens doesn't fit the key-value cache of %d tokens", r->count,
+                 t->kv.total * KV_BLOCK_TOKENS);
+        fail(t, r, E_LIMIT, text);
+        any = true;
+    }
+    return any;
+}
+
+static void ewma(double *average, double sample)
+{
+    *average = *average > 0 ? *average + EWMA_SHARE * (sample - *average) : sample;
+}
+
+static void measure(struct engine_thread *t, const struct batch *b)
+{
+    double seconds = (double)(b->done_ns - b->begun_ns) * 1e-9;
+    struct engine_stats *c = &t->counters;
+    c->steps++;
+    c->last_step_ms = clock_ms();
+    if (seconds <= 0) return;
+    if (b->prefill_tokens > 0)
+        ewma(&c->prefill_tokens_per_s, b->prefill_tokens / seconds);
+    else
+        ewma(&c->inter_token_s, seconds);
+}
+
+static void fail_all(struct engine_thread *t, int code, const char *text)
+{
+    log_error("engine failed", "code=%s error=\"%s\"", error_name(code), text);
+    t->failed = true;
+    list_each_safe (r, &t->scheduler.running, struct request, link)
+        fail(t, r, code, text);
+    list_each_safe (w, &t->scheduler.waiting, struct request, link)
+        fail(t, w, code, text);
+}
+
+static void finish_entry(struct engine_thread *t, struct batch *b, int index)
+{
+    struct batch_entry *e = &b->entry[index];
+    struct request *r = e->request;
+    bool has_token = scheduler_complete_entry(b, index);
+    if (r->state == REQUEST_FINISHED) {
+        if (r->in_flight == 0) {
+            list_remove(&r->link);
+            request_destroy(r);
+        }
+    } else if (has_token) {
+        on_token(t, r);
+    } else if (e->row >= 0) {
+        fail(t, r, b->row_info[e->row].status, "the model's logits are not finite numbers");
+    }
+}
+
+static bool reap_steps(struct engine_thread *t)
+{
+    bool any = false;
+    while (in_flight(t) > 0 && executor_is_done(batch_at(t, t->finished))) {
+        struct batch *b = batch_at(t, t->finished++);
+        any = true;
+        if (b->status < 0) {
+            for (int i = 0; i < b->rows; i++)
+                b->row_info[i].status = b->status;
+            if (!t->failed) fail_all(t, b->status, b->error.text);
+        }
+        measure(t, b);
+        for (int i = 0; i < b->sequences; i++)
+            finish_entry(t, b, i);
+    }
+    return any;
+}
+
+/* ---- the loop ---- */
+
+static void publish(struct engine_thread *t)
+{
+    int gone = t->queued_seen - t->scheduler.queued_count; // admitted, cancelled or failed
+    atomic_fetch_sub(&t->queued, gone);
+    t->queued_seen = t->scheduler.queued_count;
+
+    struct engine_stats *c = &t->counters;
+    c->running = t->scheduler.running_count;
+    c->waiting = t->scheduler.waiting_count;
+    c->prefill_tokens_waiting = scheduler_prefill_waiting(&t->scheduler);
+    c->kv_blocks_total = t->kv.total;
+    c->kv_blocks_used = t->kv.total - t->kv.free_count;
+    c->preemptions_total = t->scheduler.preemptions;
+    c->failed = t->failed;
+    pthread_mutex_lock(&t->stats_lock);
+    t->stats = *c;
+    pthread_mutex_unlock(&t->stats_lock);
+
+    if (t->notify && t->setup.on_events) t->setup.on_events(t->setup.on_events_arg);
+    t->notify = false;
+}
+
+static void *engine_main(void *arg)
+{
+    struct engine_thread *t = arg;
+    pthread_setname_np(pthread_self(), "lm-engine");
+    for (;;) {
+        unsigned ticket = wake_ticket(&t->wake);
+        bool any = drain_commands(t);
+        any |= reap_steps(t);
+        any |= submit_steps(t);
+        if (CHECK_EACH_TURN) scheduler_check(&t->scheduler);
+        if (any) publish(t);
+        if (t->stopping && in_flight(t) == 0) return NULL;
+        if (!any) wake_wait(&t->wake, ticket);
+    }
+}
+
+/* ---- start and end ---- */
+
+static struct engine_thread *create(const struct engine_thread_setup *setup)
+{
+    CHECK(setup->depth >= 1 && setup->depth <= DEPTH_MAX);
+    struct engine_thread *t = xcalloc(1, sizeof *t);
+    t->setup = *setup;
+    /* Every live request may be cancelled while its submission still waits. */
+    ring_init(&t->commands, 4 * (size_t)(setup->limits.queue_max + setup->limits.running_max),
+              sizeof(struct command));
+    outbox_init(&t->outbox);
+    pthread_mutex_init(&t->stats_lock, NULL);
+    kv_cache_init(&t->kv, setup->kv_blocks);
+    scheduler_init(&t->scheduler, &setup->limits, &t->kv);
+    for (int i = 0; i <= setup->depth; i++)
+        batch_init(&t->batches[i], &setup->step_limits);
+    list_init(&t->zombies);
+    buf_init(&t->text, BUF_MAX_INTERNAL);
+    t->stats.kv_blocks_total = setup->kv_blocks;
+    t->stats.last_step_ms = t->counters.last_step_ms = clock_ms();
+    return t;
+}
+
+static void on_step_done(void *thread)
+{
+    struct engine_thread *t = thread;
+    wake_signal(&t->wake);
+}
+
+int engine_thread_start(const struct engine_thread_setup *setup, struct executor *executor,
+                        struct engine_thread **out, struct error *err)
+{
+    struct engine_thread *t = create(setup);
+    t->executor = executor;
+    executor_set_on_done(executor, on_step_done, t);
+    int rc = pthread_create(&t->thread, NULL, engine_main, t);
+    if (rc) {
+        engine_thread_destroy(t);
+        return error_set(err, -rc, "can't start the engine thread: %s", strerror(rc));
+    }
+    t->started = true;
+    *out = t;
+    return 0;
+}
+
+static void drop(struct engine_thread *t, struct request *r)
+{
+    scheduler_finish(&t->scheduler, r);
+    output_destroy(r->output);
+    request_destroy(r);
+}
+
+void engine_thread_destroy(struct engine_thread *t)
+{
+    if (!t) return;
+    struct command c;
+    t->stopping = true;
+    wake_signal(&t->wake);
+    if (t->started) pthread_join(t->thread, NULL);
+    executor_set_on_done(t->executor, NULL, NULL);
+    list_each_safe (r, &t->scheduler.running, struct request, link)
+        drop(t, r);
+    list_each_safe (w, &t->scheduler.waiting, struct request, link)
+        drop(t, w);
+    while (ring_pop(&t->commands, &c)) {
+        if (!c.submit) continue;
+        output_destroy(c.submit->output);
+        request_destroy(c.submit);
+    }
+    CHECK(list_is_empty(&t->zombies));
+    for (int i = 0; i <= t->setup.depth; i++)
+        batch_deinit(&t->batches[i]);
+    kv_cache_deinit(&t->kv);
+    buf_deinit(&t->text);
+    outbox_deinit(&t->outbox);
+    pthread_mutex_destroy(&t->stats_lock);
+    ring_deinit(&t->commands);
+    free(t);
+}
+
+/* ---- any thread ---- */
+
+static int refuse(struct engine_thread *t, struct request *r, int code, struct error *err)
+{
+    atomic_fetch_sub(&t->queued, 1);
+    request_destroy(r);
+    if (code == E_CLOSED) return error_set(err, code, "the engine takes no requests");
+    return error_set(err, code, "%d requests wait already", t->setup.limits.queue_max);
+}
+
+int engine_thread_submit_take(struct engine_thread *t, struct request *r, struct error *err)
+{
+    int queued = atomic_fetch_add(&t->queued, 1);
+    if (t->failed || t->stopping) return refuse(t, r, E_CLOSED, err);
+    if (queued >= t->setup.limits.queue_max) return refuse(t, r, E_BUSY, err);
+    r->output = output_create(r->id, r->prompt_count);
+    struct command c = {.submit = r};
+    if (!ring_push(&t->commands, &c)) {
+        output_destroy(r->output);
+        return refuse(t, r, E_BUSY, err);
+    }
+    wake_signal(&t->wake);
+    return 0;
+}
+
+void engine_thread_cancel(struct engine_thread *t, uint64_t id)
+{
+    struct command c = {.cancel_id = id};
+    /* Full only when somebody cancels the same requests over and over; the engine thread empties it
+     * every turn. */
+    while (!ring_push(&t->commands, &c)) {
+        wake_signal(&t->wake);
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    }
+    wake_signal(&t->wake);
+}
+
+void engine_thread_stats(struct engine_thread *t, struct engine_stats *out)
+{
+    pthread_mutex_lock(&t->stats_lock);
+    *out = t->stats;
+    pthread_mutex_unlock(&t->stats_lock);
+    out->waiting += (int)ring_len(&t->commands);
+}
+
+bool engine_thread_next_event(struct engine_thread *t, struct engine_event *event)
+{
+    return outbox_take(&t->outbox, event);
+}

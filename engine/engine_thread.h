@@ -1,0 +1,45 @@
+/* engine_thread.h - the thread that owns requests, scheduler and KV bookkeeping. It takes commands
+ * from any thread, plans steps, hands them to the executor, and turns sampled tokens into events.
+ */
+#ifndef LM_ENGINE_ENGINE_THREAD_H
+#define LM_ENGINE_ENGINE_THREAD_H
+
+#include "engine/engine.h"
+#include "engine/executor.h"
+#include "engine/scheduler.h"
+#include "shared/base/str.h"
+
+struct engine_thread; // opaque
+
+/* Where the bytes of a token come from. */
+struct token_text {
+    struct str (*bytes)(const void *arg, int32_t token, bool keep_special);
+    const void *arg;
+};
+
+struct engine_thread_setup {
+    struct scheduler_limits limits;
+    struct step_limits step_limits;
+    int kv_blocks;
+    int depth; // steps in flight: 1 or 2
+    struct token_text text;
+    void (*on_events)(void *arg); // may be NULL
+    void *on_events_arg;
+};
+
+/* The executor is borrowed and must have its KV pages. */
+FALLIBLE int engine_thread_start(const struct engine_thread_setup *setup, struct executor *executor,
+                                 struct engine_thread **out, struct error *err);
+/* Drops all requests without events, joins, frees. The executor must still be open. NULL is fine.
+ */
+void engine_thread_destroy(struct engine_thread *t);
+
+/* Any thread. Takes r, also on failure: E_BUSY, E_CLOSED. */
+FALLIBLE int engine_thread_submit_take(struct engine_thread *t, struct request *r,
+                                       struct error *err);
+void engine_thread_cancel(struct engine_thread *t, uint64_t id);
+void engine_thread_stats(struct engine_thread *t, struct engine_stats *out);
+/* One consumer. */
+bool engine_thread_next_event(struct engine_thread *t, struct engine_event *event);
+
+#endif

@@ -1,0 +1,282 @@
+/* executor.c - what a rank thread does with a batch:
+ *
+ *     resolve   ids that the previous batch sampled            (each rank, its own copy)
+ *     forward   decoder_forward, sync
+ *     sample    rows on rank 0, in parallel on the backend's pool when there are several
+ *
+ * Rules
+ *  1. A backend is opened, loaded, used and closed by its rank's thread alone (memory lands near
+ * it).
+ *  2. Rank 0 publishes `sampled` when its tokens are written; other ranks wait for that before they
+ *     resolve the next batch. Rank 0 itself comes from there.
+ *  3. A failed row has token 0, a valid id: a batch planned on top of it runs and is dropped. */
+#include "engine/executor.h"
+
+#include "engine/decoder.h"
+#include "engine/sampler.h"
+#include "engine/tp_group.h"
+#include "shared/base/check.h"
+#include "shared/base/clock.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SAMPLER_PARTS_MAX 64 // threads that sample at once
+#define PARALLEL_ROWS_MIN 3  // fewer rows are sampled faster than a pool wakes up
+
+struct rank {
+    struct backend *backend;
+    int32_t *ids; // [tokens_max] of the running batch, links resolved
+};
+
+/* A call of one function on all ranks, for start-up and shutdown. */
+struct rank_call {
+    struct tp_work work;
+    int (*function)(struct executor *x, int rank, struct rank_call *call, struct error *err);
+    enum dtype kv_type;
+    int kv_blocks;
+    int rc;
+    struct error error;
+};
+
+struct executor {
+    struct executor_setup setup;
+    int world, layers;
+    int row_len; // logits in a row
+    struct tp_group *group;
+    struct rank *ranks;
+    pthread_mutex_t lock;   // guards the errors of calls and batches, and `sampled` of batches
+    pthread_cond_t sampled; // rank 0 has written a batch's tokens
+    struct sampler_scratch scratch[SAMPLER_PARTS_MAX];
+};
+
+/* ---- calls on all ranks ---- */
+
+static void run_call(struct tp_work *work, int rank, void *arg)
+{
+    struct executor *x = arg;
+    struct rank_call *call = (struct rank_call *)work;
+    struct error error = {0};
+    int rc = call->function(x, rank, call, &error);
+    if (rc == 0) return;
+    pthread_mutex_lock(&x->lock);
+    if (call->rc == 0) {
+        call->rc = rc;
+        call->error = error;
+    }
+    pthread_mutex_unlock(&x->lock);
+}
+
+static int call_ranks(struct executor *x, struct rank_call *call, struct error *err)
+{
+    call->work.run = run_call;
+    tp_group_post(x->group, &call->work);
+    tp_group_wait(x->group, &call->work);
+    if (call->rc < 0 && err) *err = call->error;
+    return call->rc;
+}
+
+static int open_rank(struct executor *x, int rank, struct rank_call *call, struct error *err)
+{
+    (void)call;
+    const struct backend_ops *ops = x->setup.ops;
+    struct backend_options options = x->setup.backend;
+    options.rank = rank;
+    options.world = x->world;
+    int rc = ops->open(&options, &x->ranks[rank].backend, err);
+    if (rc < 0) return rc;
+    x->ranks[rank].ids = xcalloc((size_t)x->setup.limits.tokens_max, sizeof(int32_t));
+    return ops->load(x->ranks[rank].backend, x->setup.params, &x->setup.limits, err);
+}
+
+static int open_kv_rank(struct executor *x, int rank, struct rank_call *call, struct error *err)
+{
+    return x->setup.ops->kv_open(x->ranks[rank].backend, call->kv_type, call->kv_blocks, err);
+}
+
+static int close_rank(struct executor *x, int rank, struct rank_call *call, struct error *err)
+{
+    (void)call;
+    (void)err;
+    x->setup.ops->close(x->ranks[rank].backend);
+    free(x->ranks[rank].ids);
+    x->ranks[rank] = (struct rank){0};
+    return 0;
+}
+
+/* ---- batches ---- */
+
+static void wait_sampled(struct executor *x, const struct batch *b)
+{
+    pthread_mutex_lock(&x->lock);
+    while (!b->sampled)
+        pthread_cond_wait(&x->sampled, &x->lock);
+    pthread_mutex_unlock(&x->lock);
+}
+
+static void resolve_ids(struct executor *x, int rank, const struct batch *b)
+{
+    int32_t *ids = x->ranks[rank].ids;
+    memcpy(ids, b->ids, (size_t)b->tokens * sizeof *ids);
+    if (b->links == 0) return;
+    if (rank > 0) wait_sampled(x, b->previous);
+    for (int i = 0; i < b->links; i++)
+        ids[b->link[i].token] = b->previous->row_info[b->link[i].row].token;
+}
+
+struct sampling {
+    struct executor *x;
+    struct batch *batch;
+    const float *logits; // [rows][row_len]
+};
+
+static void sample_row(struct sampling *s, int row, struct sampler_scratch *scratch)
+{
+    struct batch_row *info = &s->batch->row_info[row];
+    const float *logits = s->logits + (size_t)row * (size_t)s->x->row_len;
+    int token = sampler_draw(&info->sampling, info->position, logits, s->x->setup.vocab,
+                             info->banned, info->banned_count, scratch);
+    info->status = token < 0 ? token : 0;
+    info->token = token < 0 ? 0 : token; // rule 3
+}
+
+static void sample_part(void *arg, int part, int parts)
+{
+    struct sampling *s = arg;
+    if (parts > SAMPLER_PARTS_MAX) parts = SAMPLER_PARTS_MAX;
+    if (part >= parts) return;
+    for (int row = part; row < s->batch->rows; row += parts)
+        sample_row(s, row, &s->x->scratch[part]);
+}
+
+static void sample(struct executor *x, struct batch *b)
+{
+    const struct backend_ops *ops = x->setup.ops;
+    struct sampling s = {x, b, ops->logits_host(x->ranks[0].backend)};
+    if (ops->run_parallel && b->rows >= PARALLEL_ROWS_MIN)
+        ops->run_parallel(x->ranks[0].backend, sample_part, &s);
+    else
+        sample_part(&s, 0, 1);
+}
+
+static void fail_batch(struct executor *x, struct batch *b, int rc, const struct error *error)
+{
+    pthread_mutex_lock(&x->lock);
+    if (b->status == 0) {
+        b->status = rc;
+        b->error = *error;
+    }
+    pthread_mutex_unlock(&x->lock);
+}
+
+static void publish_sampled(struct executor *x, struct batch *b)
+{
+    pthread_mutex_lock(&x->lock);
+    b->sampled = true;
+    pthread_cond_broadcast(&x->sampled);
+    pthread_mutex_unlock(&x->lock);
+}
+
+static void run_batch(struct tp_work *work, int rank, void *arg)
+{
+    struct executor *x = arg;
+    struct batch *b = (struct batch *)work;
+    const struct backend_ops *ops = x->setup.ops;
+    struct backend *backend = x->ranks[rank].backend;
+    struct error error = {0};
+    if (rank == 0) b->begun_ns = clock_ns();
+    resolve_ids(x, rank, b);
+    struct step step = batch_step(b, x->ranks[rank].ids);
+    decoder_forward(ops, backend, x->layers, &step);
+    int rc = ops->sync(backend, &error);
+    if (rc < 0) fail_batch(x, b, rc, &error);
+    if (rank > 0) return;
+    if (rc == 0 && b->rows > 0) sample(x, b);
+    b->done_ns = clock_ns();
+    publish_sampled(x, b);
+}
+
+void executor_set_on_done(struct executor *x, void (*on_done)(void *arg), void *arg)
+{
+    tp_group_set_on_done(x->group, on_done, arg);
+}
+
+void executor_submit(struct executor *x, struct batch *b)
+{
+    b->work.run = run_batch;
+    for (int i = 0; i < b->rows; i++) {
+        b->row_info[i].token = 0;
+        b->row_info[i].status = 0;
+    }
+    tp_group_post(x->group, &b->work);
+}
+
+bool executor_is_done(const struct batch *b)
+{
+    return tp_work_is_done(&b->work);
+}
+
+void executor_wait(struct executor *x, struct batch *b)
+{
+    tp_group_wait(x->group, &b->work);
+}
+
+/* ---- open and close ---- */
+
+int executor_open(const struct executor_setup *setup, struct executor **out, struct error *err)
+{
+    struct executor *x = xcalloc(1, sizeof *x);
+    x->setup = *setup;
+    x->layers = setup->params->layers;
+    x->row_len = setup->params->vocab;
+    x->world = setup->backend.world > 0 ? setup->backend.world : 1;
+    x->ranks = xcalloc((size_t)x->world, sizeof *x->ranks);
+    pthread_mutex_init(&x->lock, NULL);
+    pthread_cond_init(&x->sampled, NULL);
+    int rc = tp_group_start(x->world, x, &x->group, err);
+    if (rc == 0) rc = call_ranks(x, &(struct rank_call){.function = open_rank}, err);
+    if (rc < 0) {
+        executor_close(x);
+        return rc;
+    }
+    *out = x;
+    return 0;
+}
+
+void executor_close(struct executor *x)
+{
+    if (!x) return;
+    if (x->group) {
+        int rc = call_ranks(x, &(struct rank_call){.function = close_rank}, NULL);
+        CHECK(rc == 0);
+        tp_group_stop(x->group);
+    }
+    for (int i = 0; i < SAMPLER_PARTS_MAX; i++)
+        sampler_scratch_deinit(&x->scratch[i]);
+    pthread_cond_destroy(&x->sampled);
+    pthread_mutex_destroy(&x->lock);
+    free(x->ranks);
+    free(x);
+}
+
+int executor_open_kv(struct executor *x, enum dtype type, int blocks, struct error *err)
+{
+    struct rank_call call = {.function = open_kv_rank, .kv_type = type, .kv_blocks = blocks};
+    return call_ranks(x, &call, err);
+}
+
+size_t executor_kv_block_bytes(const struct executor *x, enum dtype type)
+{
+    return x->setup.ops->kv_block_bytes(x->ranks[0].backend, type);
+}
+
+const char *executor_describe(const struct executor *x)
+{
+    return x->setup.ops->describe(x->ranks[0].backend);
+}
+
+void executor_memory(const struct executor *x, size_t *weights, size_t *activations)
+{
+    x->setup.ops->memory(x->ranks[0].backend, weights, activations);
+}

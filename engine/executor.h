@@ -1,0 +1,41 @@
+/* executor.h - a loaded model on its ranks: runs batches and samples from them.
+ *
+ * One poster: the thread that opens it during start-up, then the engine thread. Batches run in the
+ * order of submission; batch n + 1 may be submitted while n runs, and take n's tokens as input. */
+#ifndef LM_ENGINE_EXECUTOR_H
+#define LM_ENGINE_EXECUTOR_H
+
+#include "engine/batch.h"
+#include "kernels/backend.h"
+#include "shared/base/error.h"
+
+struct executor; // opaque
+
+struct executor_setup {
+    const struct backend_ops *ops;
+    struct backend_options backend;    // rank is set per rank
+    const struct model_params *params; // read by executor_open only
+    struct step_limits limits;
+    int vocab; // logits that may be sampled: the first `vocab` of a row
+};
+
+/* Start the ranks and load the weights. */
+FALLIBLE int executor_open(const struct executor_setup *setup, struct executor **out,
+                           struct error *err);
+void executor_close(struct executor *x); // finishes what was submitted; NULL is fine
+
+FALLIBLE int executor_open_kv(struct executor *x, enum dtype type, int blocks, struct error *err);
+size_t executor_kv_block_bytes(const struct executor *x, enum dtype type); // on one rank
+const char *executor_describe(const struct executor *x);                   // of rank 0
+void executor_memory(const struct executor *x, size_t *weights, size_t *activations);
+
+/* Called by a rank thread whenever a batch is done; see tp_group_set_on_done. */
+void executor_set_on_done(struct executor *x, void (*on_done)(void *arg), void *arg);
+
+/* b is the executor's until executor_is_done(). Then b->status, b->row_info[].token and .status are
+ * the results. */
+void executor_submit(struct executor *x, struct batch *b);
+bool executor_is_done(const struct batch *b);
+void executor_wait(struct executor *x, struct batch *b);
+
+#endif

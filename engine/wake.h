@@ -1,0 +1,24 @@
+/* wake.h - one thread sleeps until something may have happened; any thread says so. A wake-up that
+ * comes between looking and sleeping is not lost:
+ *
+ *     for (;;) {
+ *         unsigned ticket = wake_ticket(w);
+ *         if (look_for_work()) continue;
+ *         wake_wait(w, ticket);           // returns at once if wake_signal came after the ticket
+ *     }
+ */
+#ifndef LM_ENGINE_WAKE_H
+#define LM_ENGINE_WAKE_H
+
+#include <stdatomic.h>
+
+struct wake {
+    atomic_uint epoch;   // futex word
+    atomic_uint waiting; // the sleeper is in, or about to enter, the kernel
+};
+
+void wake_signal(struct wake *w); // any thread
+unsigned wake_ticket(struct wake *w);
+void wake_wait(struct wake *w, unsigned ticket); // one thread
+
+#endif

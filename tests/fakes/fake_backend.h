@@ -1,0 +1,290 @@
+/* fake_backend.h - a backend whose "model" is a hash, for tests of everything above the backend
+ * line.
+ *
+ * Each position's page slot holds a hash of (token, position); a row of logits is a function of all
+ * slots that the sequence's block table leads to. So a wrong id, position, page or order changes
+ * the tokens, while a right one gives the same whatever the batch or the chunking. It also checks
+ * what a step promises: ids, blocks and rows in range, no page written by two sequences.
+ *
+ * One process-wide script (fake_backend) says what it does; set it before opening. */
+#ifndef LM_TESTS_FAKE_BACKEND_H
+#define LM_TESTS_FAKE_BACKEND_H
+
+#include "kernels/backend.h"
+#include "shared/base/check.h"
+#include "shared/base/hash.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define FAKE_VOCAB 64
+
+/* What the fake does, and what it saw. */
+struct fake_backend_script {
+    int step_us;       // a step takes that long
+    int fail_at_step;  // sync fails from this step on (1 = first); 0: never
+    int32_t nan_token; // a row whose last token is this has a NaN logit; -1: none
+    atomic_int steps, rows, tokens_max_seen, sequences_max_seen;
+    atomic_int kv_blocks;
+};
+static struct fake_backend_script fake_backend = {.nan_token = -1};
+
+struct backend {
+    struct step_limits limits;
+    uint64_t *pages; // [blocks][KV_BLOCK_TOKENS]
+    int blocks;
+    struct step step;
+    bool in_step, attended;
+    float *logits; // [rows_max][FAKE_VOCAB]
+    int steps;
+};
+
+static int fake_open(const struct backend_options *options, struct backend **out, struct error *err)
+{
+    (void)options;
+    (void)err;
+    *out = xcalloc(1, sizeof **out);
+    return 0;
+}
+
+static void fake_close(struct backend *b)
+{
+    if (!b) return;
+    free(b->pages);
+    free(b->logits);
+    free(b);
+}
+
+static const char *fake_describe(const struct backend *b)
+{
+    (void)b;
+    return "fake";
+}
+
+static int fake_load(struct backend *b, const struct model_params *params,
+                     const struct step_limits *limits, struct error *err)
+{
+    if (params->vocab != FAKE_VOCAB) return error_set(err, E_UNSUPPORTED, "vocabulary");
+    b->limits = *limits;
+    b->logits = xcalloc((size_t)limits->rows_max * FAKE_VOCAB, sizeof *b->logits);
+    return 0;
+}
+
+static size_t fake_kv_block_bytes(const struct backend *b, enum dtype kv_type)
+{
+    (void)b;
+    (void)kv_type;
+    return KV_BLOCK_TOKENS * sizeof(uint64_t);
+}
+
+static int fake_kv_open(struct backend *b, enum dtype kv_type, int blocks, struct error *err)
+{
+    (void)kv_type;
+    (void)err;
+    b->blocks = blocks;
+    fake_backend.kv_blocks = blocks;
+    b->pages = xcalloc((size_t)blocks * KV_BLOCK_TOKENS, sizeof *b->pages);
+    return 0;
+}
+
+static void fake_kv_copy(struct backend *b, int from, int to, int tokens)
+{
+    memcpy(b->pages + (size_t)to * KV_BLOCK_TOKENS, b->pages + (size_t)from * KV_BLOCK_TOKENS,
+           (size_t)tokens * sizeof *b->pages);
+}
+
+static uint64_t *fake_slot(struct backend *b, const struct step_sequence *s, int position)
+{
+    int32_t block = s->blocks[position / KV_BLOCK_TOKENS];
+    CHECK(block >= 0 && block < b->blocks);
+    return &b->pages[(size_t)block * KV_BLOCK_TOKENS + (size_t)(position % KV_BLOCK_TOKENS)];
+}
+
+static void fake_check_step(struct backend *b)
+{
+    const struct step *step = &b->step;
+    bool *written = xcalloc((size_t)b->blocks, sizeof *written);
+    int tokens = 0, last_row = -1;
+    CHECK(step->tokens > 0 && step->tokens <= b->limits.tokens_max);
+    CHECK(step->sequences > 0 && step->sequences <= b->limits.sequences_max);
+    CHECK(step->rows >= 0 && step->rows <= b->limits.rows_max);
+    for (int i = 0; i < step->sequences; i++) {
+        const struct step_sequence *s = &step->sequence[i];
+        CHECK(s->first == tokens && s->count > 0 && s->past >= 0);
+        CHECK(s->past + s->count <= b->limits.context_max);
+        tokens += s->count;
+        for (int at = s->past / KV_BLOCK_TOKENS; at <= (s->past + s->count - 1) / KV_BLOCK_TOKENS;
+             at++) {
+            CHECK(!written[s->blocks[at]]);
+            written[s->blocks[at]] = true;
+        }
+    }
+    CHECK(tokens == step->tokens);
+    for (int i = 0; i < step->tokens; i++)
+        CHECK(step->ids[i] >= 0 && step->ids[i] < FAKE_VOCAB);
+    for (int i = 0; i < step->rows; i++) {
+        CHECK(step->row[i] > last_row && step->row[i] < step->tokens);
+        last_row = step->row[i];
+    }
+    free(written);
+}
+
+static void fake_step_begin(struct backend *b, const struct step *step)
+{
+    CHECK(!b->in_step);
+    b->in_step = true;
+    b->step = *step;
+    fake_check_step(b);
+    if (step->tokens > fake_backend.tokens_max_seen) fake_backend.tokens_max_seen = step->tokens;
+    if (step->sequences > fake_backend.sequences_max_seen)
+        fake_backend.sequences_max_seen = step->sequences;
+}
+
+static void fake_embed(struct backend *b)
+{
+    CHECK(b->in_step);
+}
+
+static void fake_qkv(struct backend *b, int layer)
+{
+    CHECK(b->in_step && layer == 0);
+    for (int i = 0; i < b->step.sequences; i++) {
+        const struct step_sequence *s = &b->step.sequence[i];
+        for (int j = 0; j < s->count; j++)
+            *fake_slot(b, s, s->past + j) =
+                hash_mix((uint64_t)b->step.ids[s->first + j] << 32 | (uint64_t)(s->past + j));
+    }
+}
+
+static void fake_attend(struct backend *b, int layer)
+{
+    (void)layer;
+    b->attended = true;
+}
+
+static void fake_stage(struct backend *b, int layer)
+{
+    (void)layer;
+    CHECK(b->in_step && b->attended);
+}
+
+static void fake_all_reduce(struct backend *b)
+{
+    CHECK(b->in_step);
+}
+
+static void fake_residual(struct backend *b, enum residual_site site, int layer)
+{
+    (void)site;
+    (void)layer;
+    CHECK(b->in_step);
+}
+
+static void fake_row(struct backend *b, int row)
+{
+    int token = b->step.row[row], i = 0;
+    while (token >= b->step.sequence[i].first + b->step.sequence[i].count)
+        i++;
+    const struct step_sequence *s = &b->step.sequence[i];
+    uint64_t state = 0;
+    for (int position = 0; position <= s->past + token - s->first; position++)
+        state = hash_mix(state ^ *fake_slot(b, s, position));
+    float *logits = b->logits + (size_t)row * FAKE_VOCAB;
+    for (int j = 0; j < FAKE_VOCAB; j++)
+        logits[j] = (float)(hash_mix(state + (uint64_t)j) % 1000) / 100;
+    if (b->step.ids[token] == fake_backend.nan_token) logits[17] = NAN;
+}
+
+static void fake_logits(struct backend *b)
+{
+    for (int row = 0; row < b->step.rows; row++)
+        fake_row(b, row);
+}
+
+static void fake_step_end(struct backend *b)
+{
+    CHECK(b->in_step);
+    b->in_step = b->attended = false;
+    b->steps++;
+    fake_backend.steps++;
+    fake_backend.rows += b->step.rows;
+}
+
+static int fake_sync(struct backend *b, struct error *err)
+{
+    if (fake_backend.step_us > 0)
+        nanosleep(&(struct timespec){.tv_nsec = fake_backend.step_us * 1000L}, NULL);
+    if (fake_backend.fail_at_step && b->steps >= fake_backend.fail_at_step)
+        return error_set(err, E_DEVICE, "fake device lost");
+    return 0;
+}
+
+static const float *fake_logits_host(struct backend *b)
+{
+    return b->logits;
+}
+
+static void fake_run_parallel(struct backend *b, void (*fn)(void *arg, int part, int parts),
+                              void *arg)
+{
+    (void)b;
+    for (int part = 0; part < 3; part++)
+        fn(arg, part, 3);
+}
+
+static void fake_memory(const struct backend *b, size_t *weights, size_t *activations)
+{
+    (void)b;
+    *weights = *activations = 0;
+}
+
+static const struct backend_ops fake_backend_ops = {
+    .name = "fake",
+    .open = fake_open,
+    .close = fake_close,
+    .describe = fake_describe,
+    .load = fake_load,
+    .kv_block_bytes = fake_kv_block_bytes,
+    .kv_open = fake_kv_open,
+    .kv_copy = fake_kv_copy,
+    .step_begin = fake_step_begin,
+    .embed = fake_embed,
+    .qkv = fake_qkv,
+    .attend = fake_attend,
+    .out = fake_stage,
+    .gate_up = fake_stage,
+    .down = fake_stage,
+    .all_reduce = fake_all_reduce,
+    .residual = fake_residual,
+    .logits = fake_logits,
+    .step_end = fake_step_end,
+    .sync = fake_sync,
+    .logits_host = fake_logits_host,
+    .run_parallel = fake_run_parallel,
+    .memory = fake_memory,
+};
+
+static const struct model_params fake_params = {.layers = 1, .vocab = FAKE_VOCAB};
+
+/* The token that a greedy run of the fake gives after these. */
+static inline int32_t fake_next_token(const int32_t *tokens, int count)
+{
+    uint64_t state = 0;
+    int32_t best = 0;
+    uint64_t best_logit = 0;
+    for (int i = 0; i < count; i++)
+        state = hash_mix(state ^ hash_mix((uint64_t)tokens[i] << 32 | (uint64_t)i));
+    for (int32_t j = 0; j < FAKE_VOCAB; j++) {
+        uint64_t logit = hash_mix(state + (uint64_t)j) % 1000;
+        if (j == 0 || logit > best_logit) {
+            best = j;
+            best_logit = logit;
+        }
+    }
+    return best;
+}
+
+#endif
