@@ -80,10 +80,18 @@ int api_client_open(const char *url, const char *api_key, struct api_client **ou
     return 0;
 }
 
+static void on_http_closed(void *arg)
+{
+    *(bool *)arg = true;
+}
+
 void api_client_close(struct api_client *c)
 {
     if (!c) return;
-    http_client_destroy(c->http, NULL, NULL);
+    bool is_closed = false;
+    http_client_destroy(c->http, on_http_closed, &is_closed);
+    while (!is_closed)
+        uv_run(&c->loop, UV_RUN_ONCE);
     loop_close_all(&c->loop);
     free(c->shown_url);
     free(c->authorization);

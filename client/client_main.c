@@ -62,8 +62,8 @@ static int run_chat(struct api_client *api, const struct client_config *config, 
 static int run(const struct client_config *config, struct error *err)
 {
     struct api_client *api;
-    int rc = api_client_open(config->url, config->api_key, &api, err);
-    if (rc < 0) return rc;
+    if (api_client_open(config->url, config->api_key, &api, err) < 0) return E_INVALID;
+    int rc = 0;
     switch (config->verb) {
     case CLIENT_CHAT:
         rc = run_chat(api, config, err);

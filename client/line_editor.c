@@ -30,6 +30,7 @@ struct line_editor {
     char *history_file; // owned; NULL: not kept
     const char *prompt; // borrowed, for the read under way
     mbstate_t shift;    // of the character being read
+    bool was_empty;     // the line, when Ctrl-C came; afterwards libedit has forgotten it
 };
 
 static volatile sig_atomic_t interrupted, resized; // set by signals, which have no argument
@@ -77,7 +78,11 @@ static int read_character(EditLine *edit, wchar_t *character)
     for (;;) {
         char byte;
         int n = read_byte(edit, &byte);
-        if (n <= 0) return n;
+        if (n <= 0) {
+            const LineInfo *typed = el_line(edit);
+            e->was_empty = typed->lastchar == typed->buffer;
+            return n;
+        }
         size_t used = mbrtowc(character, &byte, 1, &e->shift);
         if (used <= 1) return 1; // 0: a NUL, which is a key like any other
         if (used == (size_t)-1) memset(&e->shift, 0, sizeof e->shift); // no character: skip it
@@ -179,16 +184,17 @@ enum line_result line_editor_read(struct line_editor *e, const char *prompt, cha
     interrupted = resized = 0;
     sigaction(SIGINT, &interrupt, &interrupt_before);
     sigaction(SIGWINCH, &resize, &resize_before);
+    // libedit itself shows the prompt before it turns off the terminal's own echo and line editing,
+    // so that keys typed at once would appear twice.
+    el_set(e->edit, EL_PREP_TERM, 1);
     int count = 0;
     const char *text = el_gets(e->edit, &count);
     sigaction(SIGINT, &interrupt_before, NULL);
     sigaction(SIGWINCH, &resize_before, NULL);
 
     if (interrupted) {
-        const LineInfo *typed = el_line(e->edit);
-        bool is_empty = typed->lastchar == typed->buffer;
         el_reset(e->edit);
-        return is_empty ? LINE_INTERRUPTED : LINE_DROPPED;
+        return e->was_empty ? LINE_INTERRUPTED : LINE_DROPPED;
     }
     if (!text || count <= 0) return LINE_ENDED;
     size_t len = (size_t)count;
