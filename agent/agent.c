@@ -1,0 +1,282 @@
+/* agent.c - start, serve, drain, end.
+ *
+ *     listen ─► LOADING ──on_engine_open──► OPEN ──SIGTERM──► DRAINING ──idle──► leave ─► end
+ *                  │ cannot open: one line, exit 1                │ --drain-timeout: abort ▲
+ *                  └ SIGTERM: exit 0 at once                      └────────────────────────┘
+ *
+ * Rules:
+ *  1. The port is taken first: a second agent on it fails before it loads a model, and probes get
+ *     answers ("loading") from the first moment.
+ *  2. Registries hear of the agent only when it is OPEN, and at once when it begins to drain.
+ *  3. While draining the listener stays: those who don't know yet get 503 and Retry-After, which
+ *     sends them to another agent, and /ready says why. It closes when the last answer is out. */
+#define LOG_MODULE "agent"
+#include "agent/agent.h"
+
+#include "agent/agent_metrics.h"
+#include "agent/agent_routes.h"
+#include "shared/base/check.h"
+#include "shared/base/clock.h"
+#include "shared/base/hash.h"
+#include "shared/base/log.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LAST_BYTES_MS      10000 // for slow readers of answers that are complete
+#define LAST_BYTES_STEP_MS 20
+
+/* ---- the end ---- */
+
+static void close_timer(uv_timer_t *timer)
+{
+    if (!uv_is_closing((uv_handle_t *)timer)) uv_close((uv_handle_t *)timer, NULL);
+}
+
+/* No completion lives any more: what they use may go. */
+static void on_server_closed(void *arg)
+{
+    struct agent *a = arg;
+    registration_destroy(a->registration);
+    text_worker_destroy(a->worker);
+    engine_bridge_destroy(a->bridge);
+}
+
+/* Everything is told to close; the loop runs dry and agent_run goes on. */
+static void close_all(struct agent *a)
+{
+    loop_signals_stop(&a->signals);
+    close_timer(&a->watch);
+    close_timer(&a->drain_timer);
+    a->service.on_idle = NULL;
+    http_server_close(a->server, on_server_closed, a);
+}
+
+static void on_last_bytes(uv_timer_t *timer)
+{
+    struct agent *a = timer->data;
+    a->last_bytes_ms += LAST_BYTES_STEP_MS;
+    if (http_server_connections(a->server) > 0 && a->last_bytes_ms < LAST_BYTES_MS) return;
+    log_info("stopped", "url=%s", a->url);
+    close_all(a);
+}
+
+static void on_left(void *arg)
+{
+    struct agent *a = arg;
+    http_server_drain(a->server);
+    uv_timer_start(&a->drain_timer, on_last_bytes, 0, LAST_BYTES_STEP_MS);
+}
+
+static void leave(void *arg)
+{
+    struct agent *a = arg;
+    if (a->is_leaving) return;
+    a->is_leaving = true;
+    uv_timer_stop(&a->drain_timer);
+    registration_leave(a->registration, on_left, a);
+}
+
+static void on_drain_timeout(uv_timer_t *timer)
+{
+    struct agent *a = timer->data;
+    log_warn("drain timeout", "unfinished=%d", a->service.live_count);
+    completion_service_abort(&a->service); // then the service is idle, and leave() is called
+}
+
+static void on_signal(void *arg, int signo)
+{
+    struct agent *a = arg;
+    if (engine_bridge_is_opening(a->bridge)) {
+        log_info("stopped while loading", "signal=%s", strsignal(signo));
+        _exit(0); // nothing was promised to anybody, and a load can't be interrupted
+    }
+    log_info("draining", "signal=%s unfinished=%d", strsignal(signo), a->service.live_count);
+    a->service.phase = SERVICE_DRAINING;
+    registration_beat(a->registration);
+    if (a->service.live_count == 0) {
+        leave(a);
+        return;
+    }
+    a->service.on_idle = leave;
+    a->service.arg = a;
+    uint64_t timeout_ms = (uint64_t)a->config->drain_timeout_s * 1000;
+    if (timeout_ms > 0) uv_timer_start(&a->drain_timer, on_drain_timeout, timeout_ms, 0);
+}
+
+/* ---- what registries hear ---- */
+
+static void fill_record(void *arg, struct agent_record *record)
+{
+    struct agent *a = arg;
+    const struct engine *engine = engine_bridge_engine(a->bridge);
+    const struct engine_info *info = engine_info(engine);
+    struct engine_stats stats;
+    engine_stats(engine, &stats);
+    record->model_count = 1;
+    snprintf(record->models[0], sizeof record->models[0], "%s", a->config->model_name);
+    record->context_len = info->context_len;
+    record->capacity = info->max_batch_size;
+    record->queue_max = (int)a->config->queue_max;
+    record->draining = a->service.phase != SERVICE_OPEN;
+    engine_load(&stats, &record->load);
+    record->load.sequence = ++a->load_sequence;
+}
+
+static int create_registration(struct agent *a, struct error *err)
+{
+    const struct agent_config *c = a->config;
+    struct registration_options options = {
+        .proxy_urls = &c->proxy_urls,
+        .redis_url = c->redis_url,
+        .join_key = c->join_key,
+        .agent_id = c->agent_id,
+        .fill = fill_record,
+        .arg = a,
+    };
+    int rc = advertise_init(&options.advertise, c->advertise, c->server_name,
+                            http_server_port(a->server), err);
+    return rc != 0 ? rc : registration_create(a->loop, &options, &a->registration, err);
+}
+
+/* ---- the start ---- */
+
+static void on_watch(uv_timer_t *timer)
+{
+    struct agent *a = timer->data;
+    struct engine_stats stats;
+    engine_stats(engine_bridge_engine(a->bridge), &stats);
+    engine_progress_update(&a->progress, &stats, clock_ms());
+}
+
+/* Names weights and build: the same request gives the same answer where it is equal. */
+static void set_fingerprint(struct agent *a, const struct engine_info *info)
+{
+    char text[512];
+    snprintf(text, sizeof text, "%s|%s|%s|%" PRId64 "|%d|%s", LM_VERSION, a->config->model_name,
+             info->architecture, info->parameters, info->vocab_size, info->model_name);
+    uint64_t hash = hash_bytes(text, strlen(text));
+    snprintf(a->fingerprint, sizeof a->fingerprint, "fp_%010" PRIx64, hash & 0xffffffffffu);
+}
+
+static void open_service(struct agent *a, const struct engine *engine)
+{
+    const struct engine_info *info = engine_info(engine);
+    size_t requests_max = (size_t)a->config->queue_max + (size_t)info->max_batch_size;
+    set_fingerprint(a, info);
+    a->worker =
+        text_worker_create(a->loop, (int)a->config->text_threads, (size_t)a->config->queue_max);
+    a->service.worker = a->worker;
+    a->service.max_batch_size = info->max_batch_size;
+    a->service.fingerprint = a->fingerprint;
+    a->service.limits = (struct request_limits){
+        .model = a->config->model_name,
+        .vocab_size = info->vocab_size,
+        .prompts_max = requests_max < PROMPTS_MAX ? requests_max : PROMPTS_MAX,
+    };
+    prompt_context_init(&a->service.prompts, engine_tokenizer(engine), engine_chat_template(engine),
+                        info->context_len);
+    a->service.phase = SERVICE_OPEN;
+}
+
+static void on_engine_open(void *arg, int status, const struct error *err)
+{
+    struct agent *a = arg;
+    if (status != 0) {
+        fprintf(stderr, "lm-agent: %s\n", err->text);
+        a->exit_code = 1;
+        close_all(a);
+        return;
+    }
+    const struct engine *engine = engine_bridge_engine(a->bridge);
+    const struct engine_info *info = engine_info(engine);
+    a->created = clock_wall_ms() / 1000;
+    open_service(a, engine);
+    uv_timer_start(&a->watch, on_watch, 0, AGENT_LOAD_MS);
+    registration_start(a->registration);
+    log_info("ready", "url=%s model=%s backend=\"%s\" context=%d kv_tokens=%" PRId64 " batch=%d",
+             a->url, a->config->model_name, info->backend, info->context_len, info->kv_tokens,
+             info->max_batch_size);
+}
+
+static char *join_list(const struct option_list *list)
+{
+    struct buf text;
+    buf_init(&text, BUF_MAX_INTERNAL);
+    for (size_t i = 0; i < list->count; i++) {
+        if (i > 0) buf_append_char(&text, ',');
+        buf_append_str(&text, list->items[i]);
+    }
+    return buf_detach(&text, NULL);
+}
+
+static int listen_first(struct agent *a, struct error *err)
+{
+    const struct agent_config *c = a->config;
+    agent_routes_init(&a->router, a);
+    a->router.cors = (struct http_cors){
+        .origins = a->cors_origins = join_list(&c->allow_origins),
+        .methods = a->cors_methods = join_list(&c->allow_methods),
+        .headers = a->cors_headers = join_list(&c->allow_headers),
+        .credentials = c->allow_credentials,
+    };
+    struct http_server_options options = {
+        .host = c->server_name,
+        .port = (int)c->server_port,
+        .on_request = http_router_dispatch,
+        .arg = &a->router,
+    };
+    int rc = http_server_open(a->loop, &options, &a->server, err);
+    if (rc != 0) return rc;
+    bool is_ipv6 = strchr(c->server_name, ':') && c->server_name[0] != '[';
+    snprintf(a->url, sizeof a->url, is_ipv6 ? "http://[%s]:%d" : "http://%s:%d", c->server_name,
+             http_server_port(a->server));
+    return 0;
+}
+
+static int start(struct agent *a, struct error *err)
+{
+    int rc;
+    if ((rc = listen_first(a, err)) != 0 || (rc = create_registration(a, err)) != 0) return rc;
+    if ((rc = loop_signals_start(&a->signals, a->loop, on_signal, a)) != 0) {
+        return error_set(err, rc, "cannot watch signals: %s", error_text(rc));
+    }
+    uv_timer_init(a->loop, &a->watch);
+    uv_timer_init(a->loop, &a->drain_timer);
+    a->watch.data = a->drain_timer.data = a;
+
+    struct engine_options options;
+    agent_config_engine_options(a->config, &options);
+    a->bridge = engine_bridge_create(a->loop, &options, on_engine_open, a);
+    a->service.bridge = a->bridge;
+    return 0;
+}
+
+int agent_run(struct agent *a, const struct agent_config *config)
+{
+    uv_loop_t loop;
+    CHECK(uv_loop_init(&loop) == 0);
+    memset(a, 0, sizeof *a);
+    a->loop = &loop;
+    a->config = config;
+    completion_service_init(&a->service);
+    loop_raise_nofile();
+
+    struct error err = {0};
+    int rc = start(a, &err);
+    if (rc != 0) {
+        fprintf(stderr, "lm-agent: %s\n", err.text);
+        a->exit_code = rc == E_INVALID ? EXIT_USAGE : 1;
+        if (a->server) http_server_close(a->server, NULL, NULL);
+        registration_destroy(a->registration);
+    }
+    uv_run(&loop, UV_RUN_DEFAULT);
+    loop_close_all(&loop);
+    free(a->cors_origins);
+    free(a->cors_methods);
+    free(a->cors_headers);
+    return a->exit_code;
+}

@@ -1,0 +1,45 @@
+/* agent.h - the process as a whole: what main() builds, what routes look at, how it starts and
+ * ends. Loop thread only. */
+#ifndef LM_AGENT_AGENT_H
+#define LM_AGENT_AGENT_H
+
+#include <uv.h>
+
+#include "agent/agent_config.h"
+#include "agent/completion.h"
+#include "agent/engine_bridge.h"
+#include "agent/engine_state.h"
+#include "agent/registration.h"
+#include "agent/text_worker.h"
+#include "shared/net/http_router.h"
+#include "shared/net/http_server.h"
+#include "shared/net/loop.h"
+
+struct agent {
+    uv_loop_t *loop;
+    const struct agent_config *config;
+    struct http_server *server;
+    struct http_router router;
+    char *cors_origins, *cors_methods, *cors_headers; // owned; the router's lists
+    struct engine_bridge *bridge;
+    struct text_worker *worker;
+    struct registration *registration;
+    struct completion_service service;
+    struct engine_progress progress;
+    struct loop_signals signals;
+    uv_timer_t watch;       // progress and metrics, every AGENT_LOAD_MS
+    uv_timer_t drain_timer; // --drain-timeout, then the grace for last bytes
+    uint64_t load_sequence;
+    int64_t created; // seconds since 1970: when the model was ready
+    char fingerprint[24];
+    char url[320]; // for people: "http://0.0.0.0:23333"
+    bool is_leaving;
+    int last_bytes_ms; // waited for slow readers after the last answer
+    int exit_code;
+};
+
+/* Listen, begin to load the model, run until told to end, free everything. Returns the exit code.
+ */
+int agent_run(struct agent *a, const struct agent_config *config);
+
+#endif

@@ -1,0 +1,200 @@
+#include "agent/agent_config.h"
+
+#include "agent/advertise.h"
+#include "shared/base/check.h"
+#include "shared/base/utf8.h"
+#include "shared/net/agent_record.h"
+#include "shared/net/http_client.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define FIELD(name) offsetof(struct agent_config, name)
+
+static const struct option options[] = {
+    {"server-name", OPTION_STRING, FIELD(server_name), .def = "0.0.0.0", .arg = "HOST",
+     .group = "Server", .help = "address to listen on"},
+    {"server-port", OPTION_INT, FIELD(server_port), .def = "23333", .min = 0, .max = 65535,
+     .arg = "PORT", .group = "Server", .help = "port to listen on; 0 picks a free one"},
+    {"model-name", OPTION_STRING, FIELD(model_name), .arg = "NAME", .group = "Server",
+     .help = "name that requests use; by default the file's name without .gguf"},
+    {"queue-max", OPTION_INT, FIELD(queue_max), .def = "256", .min = 1, .max = 65536, .arg = "N",
+     .group = "Server", .help = "requests that may wait for the batch; more get 429"},
+    {"text-threads", OPTION_INT, FIELD(text_threads), .def = "2", .min = 1, .max = 64, .arg = "N",
+     .group = "Server", .help = "threads that render chat templates and tokenise"},
+    {"drain-timeout", OPTION_INT, FIELD(drain_timeout_s), .def = "180", .min = 0, .max = 86400,
+     .arg = "SECONDS", .group = "Server",
+     .help = "time that running requests get after SIGTERM; 0 means as long as they take"},
+    {"allow-origins", OPTION_LIST, FIELD(allow_origins), .def = "*", .arg = "ORIGIN",
+     .group = "Server", .help = "origins that browsers may call from", .many = true},
+    {"allow-methods", OPTION_LIST, FIELD(allow_methods), .def = "*", .arg = "METHOD",
+     .group = "Server", .help = "methods that browsers may use", .many = true},
+    {"allow-headers", OPTION_LIST, FIELD(allow_headers), .def = "*", .arg = "HEADER",
+     .group = "Server", .help = "request headers that browsers may send", .many = true},
+    {"allow-credentials", OPTION_FLAG, FIELD(allow_credentials), .group = "Server",
+     .help = "let browsers send cookies and authorisation from other origins"},
+    {"log-level", OPTION_STRING, FIELD(log_level), .def = "info", .arg = "LEVEL", .group = "Server",
+     .help = "error, warn, info, debug or trace; LMDeploy's names work too"},
+
+    {"proxy-url", OPTION_LIST, FIELD(proxy_urls), .arg = "URL", .group = "Fleet",
+     .help = "lm-proxy to register at; repeat for several"},
+    {"redis-url", OPTION_STRING, FIELD(redis_url), .arg = "URL", .group = "Fleet",
+     .help = "registry that proxies share, redis://[[user]:password@]host:port/db", .secret = true},
+    {"advertise", OPTION_STRING, FIELD(advertise), .arg = "HOST[:PORT]", .group = "Fleet",
+     .help = "address that proxies reach this agent at; by default the local address of the "
+             "connection to Redis or proxy"},
+    {"join-key", OPTION_STRING, FIELD(join_key), .arg = "KEY", .group = "Fleet",
+     .help = "key that the proxies want from agents", .secret = true},
+    {"agent-id", OPTION_STRING, FIELD(agent_id), .arg = "ID", .group = "Fleet",
+     .help = "stable name in the fleet; by default host name and port"},
+
+    {"session-len", OPTION_INT, FIELD(session_len), .def = "0", .min = 0, .max = 1 << 24,
+     .arg = "TOKENS", .group = "Engine",
+     .help = "context window of a request; 0 means the model's own"},
+    {"cache-max-entry-count", OPTION_DOUBLE, FIELD(cache_max_entry_count), .def = "0.8",
+     .min = 0.001, .max = 1, .arg = "SHARE", .group = "Engine",
+     .help = "share of the free memory that the KV cache may take"},
+    {"cache-max-tokens", OPTION_INT, FIELD(cache_max_tokens), .def = "0", .min = 0, .max = 1e12,
+     .arg = "TOKENS", .group = "Engine",
+     .help = "bound on the tokens in the KV cache; 0 means no bound beyond the share"},
+    {"max-batch-size", OPTION_INT, FIELD(max_batch_size), .def = "32", .min = 1, .max = 4096,
+     .arg = "N", .group = "Engine", .help = "sequences that run at once"},
+    {"max-prefill-token-num", OPTION_INT, FIELD(max_prefill_token_num), .def = "8192", .min = 1,
+     .max = 1 << 20, .arg = "TOKENS", .group = "Engine", .help = "prompt tokens in one step"},
+    {"dtype", OPTION_CHOICE, FIELD(dtype), .def = "auto", .choices = "auto|float32",
+     .group = "Engine", .help = "arithmetic of activations; float32 is exact and slow"},
+    {"kv-dtype", OPTION_CHOICE, FIELD(kv_dtype), .def = "auto", .choices = "auto|f16|bf16|f32",
+     .group = "Engine", .help = "type of the KV cache; auto is f16, f32 with --dtype float32"},
+    {"chat-template", OPTION_STRING, FIELD(chat_template), .arg = "FILE", .group = "Engine",
+     .help = "Jinja file that replaces the model's own chat template"},
+    {"threads", OPTION_INT, FIELD(threads), .def = "0", .min = 0, .max = 1024, .arg = "N",
+     .group = "Engine", .help = "compute threads; 0 means all cores this process may use"},
+    {"cpu-list", OPTION_STRING, FIELD(cpu_list), .arg = "LIST", .group = "Engine",
+     .help = "cores to pin the compute threads to, as in 0-3,8"},
+    {"cpu-isa", OPTION_CHOICE, FIELD(cpu_isa), .def = "auto", .choices = "auto|scalar|avx2|avx512",
+     .group = "Engine", .help = "instruction set; all give the same bits"},
+};
+
+static const char *const isa_names[] = {"auto", "scalar", "avx2", "avx512"};
+
+const struct config_program agent_program = {
+    .name = "lm-agent",
+    .usage = "lm-agent [options] MODEL",
+    .summary = "Serve one model over an OpenAI-compatible HTTP API. MODEL is a GGUF file.",
+    .footer = "Example:\n"
+              "  lm-agent SmolLM2-135M-Instruct.Q4_1.gguf --server-port 23333 \\\n"
+              "      --proxy-url http://127.0.0.1:8000\n",
+    .options = options,
+    .count = ARRAY_LEN(options),
+    .positional_max = 1,
+};
+
+char *agent_model_name(const char *model_path)
+{
+    size_t len = strlen(model_path);
+    while (len > 1 && model_path[len - 1] == '/')
+        len--;
+    size_t start = len;
+    while (start > 0 && model_path[start - 1] != '/')
+        start--;
+    static const char suffix[] = ".gguf";
+    size_t suffix_len = sizeof suffix - 1;
+    if (len - start > suffix_len &&
+        memcmp(model_path + len - suffix_len, suffix, suffix_len) == 0) {
+        len -= suffix_len;
+    }
+    return xstrndup(model_path + start, len - start);
+}
+
+static int check_log_level(struct agent_config *c, struct error *err)
+{
+    static const struct {
+        const char *name;
+        enum log_level level;
+    } more[] = {{"critical", LOG_ERROR}, {"fatal", LOG_ERROR}, {"notset", LOG_TRACE}};
+    for (size_t i = 0; i < ARRAY_LEN(more); i++) {
+        if (strcasecmp(c->log_level, more[i].name) != 0) continue;
+        c->log_level_value = more[i].level;
+        return 0;
+    }
+    if (log_level_parse(c->log_level, &c->log_level_value) == 0) return 0;
+    return error_set(err, E_INVALID, "--log-level: '%s' is not error, warn, info, debug or trace",
+                     c->log_level);
+}
+
+static int check_urls(const struct agent_config *c, struct error *err)
+{
+    for (size_t i = 0; i < c->proxy_urls.count; i++) {
+        struct http_url url;
+        struct error why = {0};
+        if (http_url_parse(c->proxy_urls.items[i], &url, &why) != 0) {
+            return error_set(err, E_INVALID, "--proxy-url: %s", why.text);
+        }
+    }
+    struct advertise advertise;
+    return advertise_init(&advertise, c->advertise, c->server_name, (int)c->server_port, err);
+}
+
+static int check_names(const struct agent_config *c, struct error *err)
+{
+    const struct agent_record *record;
+    size_t len = strlen(c->model_name);
+    if (len == 0 || len >= sizeof record->models[0] || !utf8_is_valid(c->model_name, len)) {
+        return error_set(err, E_INVALID,
+                         "--model-name: '%s' is not a name of 1 to %zu bytes of UTF-8",
+                         c->model_name, sizeof record->models[0] - 1);
+    }
+    if (!c->agent_id) return 0;
+    static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+                                  "._:-";
+    len = strlen(c->agent_id);
+    if (len == 0 || len >= AGENT_ID_BYTES || strspn(c->agent_id, allowed) != len) {
+        return error_set(err, E_INVALID,
+                         "--agent-id: '%s' must be 1 to %d letters, digits or . _ : -", c->agent_id,
+                         AGENT_ID_BYTES - 1);
+    }
+    return 0;
+}
+
+int agent_config_parse(int argc, char **argv, struct agent_config *config, struct error *err)
+{
+    const char *positional[1] = {NULL};
+    size_t positional_count = 0;
+    int rc = config_parse(&agent_program, argc, argv, config, positional, &positional_count, err);
+    if (rc != CONFIG_RUN) return rc;
+    if (positional_count == 0) {
+        return error_set(err, E_INVALID, "no model given: lm-agent [options] MODEL");
+    }
+    config->model_path = positional[0];
+    if (!config->model_name) config->model_name = agent_model_name(config->model_path);
+    if ((rc = check_log_level(config, err)) != 0 || (rc = check_urls(config, err)) != 0 ||
+        (rc = check_names(config, err)) != 0) {
+        return rc;
+    }
+    return CONFIG_RUN;
+}
+
+void agent_config_deinit(struct agent_config *config)
+{
+    config_deinit(&agent_program, config);
+}
+
+void agent_config_engine_options(const struct agent_config *config, struct engine_options *out)
+{
+    *out = (struct engine_options){
+        .model_path = config->model_path,
+        .chat_template = config->chat_template,
+        .backend = "cpu",
+        .threads = (int)config->threads,
+        .cpu_list = config->cpu_list,
+        .cpu_isa = isa_names[config->cpu_isa],
+        .dtype = (enum engine_dtype)config->dtype,
+        .kv_dtype = (enum engine_kv_dtype)config->kv_dtype,
+        .session_len = (int)config->session_len,
+        .cache_max_entry_count = config->cache_max_entry_count,
+        .cache_max_tokens = config->cache_max_tokens,
+        .max_batch_size = (int)config->max_batch_size,
+        .max_prefill_token_num = (int)config->max_prefill_token_num,
+        .queue_max = (int)config->queue_max,
+    };
+}

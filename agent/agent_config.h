@@ -1,0 +1,60 @@
+/* agent_config.h - lm-agent's settings. Names and meanings are LMDeploy's where it has them. */
+#ifndef LM_AGENT_AGENT_CONFIG_H
+#define LM_AGENT_AGENT_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/engine.h"
+#include "shared/base/config.h"
+#include "shared/base/error.h"
+#include "shared/base/log.h"
+
+struct agent_config {
+    const char *model_path; // borrowed from argv
+    // Server
+    char *server_name;
+    int64_t server_port;
+    char *model_name; // never NULL after agent_config_parse
+    struct option_list allow_origins, allow_methods, allow_headers;
+    bool allow_credentials;
+    int64_t queue_max;
+    int64_t text_threads;
+    int64_t drain_timeout_s;
+    char *log_level;
+    enum log_level log_level_value;
+    // Fleet
+    struct option_list proxy_urls;
+    char *redis_url;
+    char *advertise;
+    char *join_key;
+    char *agent_id;
+    // Engine
+    int64_t session_len;
+    double cache_max_entry_count;
+    int64_t cache_max_tokens;
+    int64_t max_batch_size;
+    int64_t max_prefill_token_num;
+    int dtype;    // enum engine_dtype
+    int kv_dtype; // enum engine_kv_dtype
+    char *chat_template;
+    int64_t threads;
+    char *cpu_list;
+    int cpu_isa;
+};
+
+extern const struct config_program agent_program;
+
+/* Zeroed *config in. An enum config_result, or negative: usage error with *err. agent_config_deinit
+ * in every case. */
+FALLIBLE int agent_config_parse(int argc, char **argv, struct agent_config *config,
+                                struct error *err);
+void agent_config_deinit(struct agent_config *config);
+
+/* Strings are borrowed from config. */
+void agent_config_engine_options(const struct agent_config *config, struct engine_options *out);
+
+/* "--model-name", else what the path's last part is without ".gguf". Owned. */
+char *agent_model_name(const char *model_path);
+
+#endif

@@ -1,0 +1,28 @@
+#include "agent/agent_metrics.h"
+
+#include "shared/base/check.h"
+
+struct agent_metrics agent_metrics;
+
+static const struct metric_info table[] = {
+#define ROW(kind, field, help) METRICS_ROW(agent_metrics, "lm_agent_", kind, field, help)
+    AGENT_METRICS(ROW)
+#undef ROW
+};
+
+void agent_metrics_take(const struct engine_stats *stats)
+{
+    struct agent_metrics *m = &agent_metrics;
+    metric_set(&m->running, stats->running);
+    metric_set(&m->waiting, stats->waiting);
+    metric_set(&m->prefill_tokens_waiting, stats->prefill_tokens_waiting);
+    metric_set(&m->kv_blocks_used, stats->kv_blocks_used);
+    metric_set(&m->kv_blocks_total, stats->kv_blocks_total);
+    metric_set(&m->engine_steps_total, (int64_t)stats->steps);
+    metric_set(&m->engine_preemptions_total, (int64_t)stats->preemptions_total);
+}
+
+void agent_metrics_print(struct buf *out)
+{
+    metrics_print(out, table, ARRAY_LEN(table), &agent_metrics);
+}

@@ -1,0 +1,44 @@
+/* agent_metrics.h - what GET /metrics shows: one list, from which struct, exposition and docs come.
+ */
+#ifndef LM_AGENT_AGENT_METRICS_H
+#define LM_AGENT_AGENT_METRICS_H
+
+#include "engine/engine.h"
+#include "shared/base/buf.h"
+#include "shared/base/metrics.h"
+
+#define AGENT_METRICS(X)                                                                      \
+    X(COUNTER, requests_total, "completion requests received")                                \
+    X(COUNTER, requests_done_total, "completion requests answered in full")                   \
+    X(COUNTER, requests_invalid_total, "completion requests refused with a 4xx")              \
+    X(COUNTER, requests_queue_full_total, "completion requests refused with 429")             \
+    X(COUNTER, requests_unavailable_total, "completion requests refused with 503")            \
+    X(COUNTER, requests_failed_total, "completion requests that the engine could not finish") \
+    X(COUNTER, requests_gone_total, "completion requests whose client left early")            \
+    X(COUNTER, prompt_tokens_total, "prompt tokens of accepted requests")                     \
+    X(COUNTER, cached_tokens_total, "prompt tokens found in the prefix cache")                \
+    X(COUNTER, completion_tokens_total, "tokens sampled for answers")                         \
+    X(COUNTER, engine_steps_total, "forward passes of the engine")                            \
+    X(COUNTER, engine_preemptions_total, "sequences put back into the queue for want of KV")  \
+    X(COUNTER, registration_failures_total, "heartbeats that a proxy or Redis did not take")  \
+    X(GAUGE, completions_live, "HTTP requests being worked on")                               \
+    X(GAUGE, running, "sequences in the batch")                                               \
+    X(GAUGE, waiting, "sequences that wait for the batch")                                    \
+    X(GAUGE, prefill_tokens_waiting, "prompt tokens not computed yet")                        \
+    X(GAUGE, kv_blocks_used, "KV blocks held by sequences")                                   \
+    X(GAUGE, kv_blocks_total, "KV blocks there are")                                          \
+    X(GAUGE, connections, "client connections")                                               \
+    X(GAUGE, ready, "1 while new requests are taken")                                         \
+    X(HISTOGRAM, prepare_seconds, "request received to prompt tokenised")                     \
+    X(HISTOGRAM, first_token_seconds, "request received to first token")                      \
+    X(HISTOGRAM, inter_token_seconds, "mean time between tokens of an answer")                \
+    X(HISTOGRAM, request_seconds, "request received to answer complete")
+
+METRICS_DECLARE(agent_metrics, AGENT_METRICS);
+
+extern struct agent_metrics agent_metrics; // the process's
+
+void agent_metrics_take(const struct engine_stats *stats); // copy what the engine counts
+void agent_metrics_print(struct buf *out);
+
+#endif

@@ -1,0 +1,186 @@
+#include "agent/agent_routes.h"
+
+#include "agent/agent.h"
+#include "agent/agent_metrics.h"
+#include "shared/base/check.h"
+#include "shared/base/clock.h"
+#include "shared/base/json.h"
+#include "shared/net/api_error.h"
+
+#include <string.h>
+
+#define JSON_TYPE    "application/json"
+#define METRICS_TYPE "text/plain; version=0.0.4; charset=utf-8"
+
+static void respond_json(struct http_exchange *x, int status, struct buf *body)
+{
+    http_respond(x, status, JSON_TYPE, buf_str(body));
+    buf_deinit(body);
+}
+
+/* ---- models ---- */
+
+/* OpenAI's four members, LMDeploy's three, and vLLM's context length. Old tools look into
+ * `permission`. */
+static void put_model(struct json_writer *w, const struct agent *a)
+{
+    const char *name = a->config->model_name;
+    json_object_begin(w);
+    json_field_text(w, "id", name);
+    json_field_text(w, "object", "model");
+    json_field_int(w, "created", a->created);
+    json_field_text(w, "owned_by", "lm-cluster");
+    json_field_text(w, "root", name);
+    json_field_null(w, "parent");
+    const struct engine *engine = engine_bridge_engine(a->bridge);
+    if (engine) json_field_int(w, "max_model_len", engine_info(engine)->context_len);
+    json_key(w, "permission");
+    json_array_begin(w);
+    json_object_begin(w);
+    json_field_text(w, "id", "modelperm-0");
+    json_field_text(w, "object", "model_permission");
+    json_field_int(w, "created", a->created);
+    json_field_bool(w, "allow_create_engine", false);
+    json_field_bool(w, "allow_sampling", true);
+    json_field_bool(w, "allow_logprobs", true);
+    json_field_bool(w, "allow_search_indices", true);
+    json_field_bool(w, "allow_view", true);
+    json_field_bool(w, "allow_fine_tuning", false);
+    json_field_text(w, "organization", "*");
+    json_field_null(w, "group");
+    json_field_bool(w, "is_blocking", false);
+    json_object_end(w);
+    json_array_end(w);
+    json_object_end(w);
+}
+
+static void get_models(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct buf body;
+    struct json_writer w;
+    buf_init(&body, BUF_MAX_INTERNAL);
+    json_writer_init(&w, &body);
+    json_object_begin(&w);
+    json_field_text(&w, "object", "list");
+    json_key(&w, "data");
+    json_array_begin(&w);
+    put_model(&w, arg);
+    json_array_end(&w);
+    json_object_end(&w);
+    respond_json(x, 200, &body);
+}
+
+static void get_model(struct http_exchange *x, struct str param, void *arg)
+{
+    const struct agent *a = arg;
+    if (!str_equal(param, str_of(a->config->model_name))) {
+        struct api_error e = {0};
+        int len = param.len < 200 ? (int)param.len : 200;
+        api_error_set(&e, 404, "model_not_found", "model", "The model `%.*s` does not exist.", len,
+                      param.data);
+        api_error_respond(x, &e);
+        return;
+    }
+    struct buf body;
+    struct json_writer w;
+    buf_init(&body, BUF_MAX_INTERNAL);
+    json_writer_init(&w, &body);
+    put_model(&w, a);
+    respond_json(x, 200, &body);
+}
+
+/* ---- completions ---- */
+
+static void post_chat(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct agent *a = arg;
+    completion_start(&a->service, x, COMPLETION_CHAT);
+}
+
+static void post_completions(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct agent *a = arg;
+    completion_start(&a->service, x, COMPLETION_TEXT);
+}
+
+/* ---- probes ---- */
+
+static void respond_status(struct http_exchange *x, int http_status, const char *status)
+{
+    struct buf body;
+    struct json_writer w;
+    buf_init(&body, BUF_MAX_INTERNAL);
+    json_writer_init(&w, &body);
+    json_object_begin(&w);
+    json_field_text(&w, "status", status);
+    json_object_end(&w);
+    respond_json(x, http_status, &body);
+}
+
+/* Should this process be killed? Not while it loads or drains, but when its engine hangs. */
+static void get_health(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    const struct agent *a = arg;
+    const struct engine *engine = engine_bridge_engine(a->bridge);
+    if (!engine) {
+        respond_status(x, 200, "loading");
+        return;
+    }
+    struct engine_stats stats;
+    engine_stats(engine, &stats);
+    bool is_bad = stats.failed || engine_progress_is_stalled(&a->progress, clock_ms());
+    respond_status(x, is_bad ? 503 : 200, is_bad ? "unhealthy" : "healthy");
+}
+
+/* Should requests be sent here? */
+static void get_ready(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    const struct agent *a = arg;
+    static const char *const names[] = {
+        [SERVICE_LOADING] = "loading",
+        [SERVICE_OPEN] = "ready",
+        [SERVICE_DRAINING] = "draining",
+    };
+    respond_status(x, a->service.phase == SERVICE_OPEN ? 200 : 503, names[a->service.phase]);
+}
+
+static void get_metrics(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct agent *a = arg;
+    const struct engine *engine = engine_bridge_engine(a->bridge);
+    if (engine) {
+        struct engine_stats stats;
+        engine_stats(engine, &stats);
+        agent_metrics_take(&stats);
+    }
+    metric_set(&agent_metrics.connections, http_server_connections(a->server));
+    metric_set(&agent_metrics.ready, a->service.phase == SERVICE_OPEN);
+    struct buf body;
+    buf_init(&body, BUF_MAX_INTERNAL);
+    agent_metrics_print(&body);
+    http_respond(x, 200, METRICS_TYPE, buf_str(&body));
+    buf_deinit(&body);
+}
+
+static const struct http_route routes[] = {
+    {"GET", "/v1/models", get_models},
+    {"GET", "/v1/models/{id}", get_model},
+    {"POST", "/v1/chat/completions", post_chat},
+    {"POST", "/v1/completions", post_completions},
+    {"GET", "/health", get_health},
+    {"GET", "/ready", get_ready},
+    {"GET", "/metrics", get_metrics},
+};
+
+void agent_routes_init(struct http_router *router, struct agent *a)
+{
+    router->routes = routes;
+    router->count = ARRAY_LEN(routes);
+    router->arg = a;
+}

@@ -1,0 +1,450 @@
+#include "agent/chat_request.h"
+
+#include "agent/chat_messages.h"
+#include "agent/request_field.h"
+#include "shared/base/check.h"
+
+#include <float.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- fields that both routes share ---- */
+
+static int parse_sampling(const struct json *body, struct chat_request *r, struct api_error *e)
+{
+    static const struct field_range temperature_range = {0, 2, "must be in [0, 2]",
+                                                         "must be in [0, 2]"};
+    static const struct field_range top_p_range = {0, 1, "must be in (0, 1].",
+                                                   "must be in (0, 1]."};
+    static const struct field_range top_k_range = {0, INT_MAX, "cannot be a negative integer.",
+                                                   NULL};
+    static const struct field_range min_p_range = {0, 1, NULL, NULL};
+    double temperature = 1, top_p = 1, min_p = 0;
+    int64_t top_k = 0;
+    if (field_number(body, "temperature", &temperature_range, &temperature, e) != 0 ||
+        field_number(body, "top_p", &top_p_range, &top_p, e) != 0 ||
+        field_integer(body, "top_k", &top_k_range, &top_k, e) != 0 ||
+        field_number(body, "min_p", &min_p_range, &min_p, e) != 0 ||
+        field_seed(body, "seed", &r->sampling.seed, &r->has_seed, e) != 0) {
+        return -1;
+    }
+    r->sampling.temperature = (float)temperature;
+    // OpenAI allows 0, which means the most likely token only; the engine wants a positive share.
+    r->sampling.top_p = top_p < FLT_MIN ? FLT_MIN : (float)top_p;
+    r->sampling.top_k = (int)top_k;
+    r->sampling.min_p = (float)min_p;
+    return 0;
+}
+
+static int parse_lengths(const struct json *body, struct chat_request *r, struct api_error *e)
+{
+    struct field_range range = {r->kind == COMPLETION_CHAT ? 1 : 0, INT_MAX, NULL, NULL};
+    int64_t max_tokens = -1, min_tokens = 0;
+    if (field_integer(body, "max_tokens", &range, &max_tokens, e) != 0 ||
+        field_integer(body, "max_completion_tokens", &range, &max_tokens, e) != 0) {
+        return -1;
+    }
+    range.min = 0;
+    if (field_integer(body, "min_new_tokens", &range, &min_tokens, e) != 0) return -1;
+    if (max_tokens < 0 && r->kind == COMPLETION_TEXT) max_tokens = 16;
+    r->has_max_tokens = max_tokens >= 0;
+    r->max_tokens = r->has_max_tokens ? (int)max_tokens : 0;
+    r->min_tokens = (int)min_tokens;
+    return 0;
+}
+
+static int add_stop(struct chat_request *r, const char *path, const struct json *v,
+                    struct api_error *e)
+{
+    if (json_type(v) != JSON_STRING) return field_type_error(e, path, "a string", v);
+    struct str text = field_str(v);
+    if (text.len == 0) {
+        return api_error_set(e, 400, "invalid_value", path,
+                             "Invalid '%s': a stop string must not be empty.", path);
+    }
+    if (text.len > STOP_BYTES_MAX) {
+        return api_error_set(
+            e, 400, "string_above_max_length", path,
+            "Invalid '%s': string too long. Expected at most %d bytes, but got %zu "
+            "instead.",
+            path, STOP_BYTES_MAX, text.len);
+    }
+    r->stop[r->stop_count++] = text;
+    return 0;
+}
+
+static int parse_stop(const struct json *body, struct chat_request *r, struct api_error *e)
+{
+    const struct json *stop = json_get_set(body, "stop");
+    if (!stop) return 0;
+    if (json_type(stop) == JSON_STRING) return add_stop(r, "stop", stop, e);
+    if (json_type(stop) != JSON_ARRAY) {
+        return field_type_error(e, "stop", "a string or an array of strings", stop);
+    }
+    if (json_len(stop) == 0) {
+        return api_error_set(e, 400, "empty_array", "stop",
+                             "Invalid 'stop': empty array. Expected an array with minimum length "
+                             "1, but got an empty array instead.");
+    }
+    if (json_len(stop) > STOP_STRINGS_MAX) {
+        return api_error_set(e, 400, "array_above_max_length", "stop",
+                             "Invalid 'stop': array too long. Expected an array with maximum "
+                             "length %d, but got an array with length %zu instead.",
+                             STOP_STRINGS_MAX, json_len(stop));
+    }
+    char path[32];
+    size_t index = 0;
+    for (const struct json *v = json_first(stop); v; v = json_next(v)) {
+        snprintf(path, sizeof path, "stop[%zu]", index++);
+        if (add_stop(r, path, v, e) != 0) return -1;
+    }
+    return 0;
+}
+
+static int parse_output(const struct json *body, struct chat_request *r, struct api_error *e)
+{
+    const struct json *options;
+    bool keep_stop_text = false;
+    r->skip_special = true;
+    if (field_bool(body, "stream", &r->stream, e) != 0 ||
+        field_typed(body, "stream_options", JSON_OBJECT, &options, e) != 0 ||
+        field_bool(body, "return_token_ids", &r->return_token_ids, e) != 0 ||
+        field_bool(body, "ignore_eos", &r->ignore_eos, e) != 0 ||
+        field_bool(body, "skip_special_tokens", &r->skip_special, e) != 0 ||
+        field_bool(body, "include_stop_str_in_output", &keep_stop_text, e) != 0) {
+        return -1;
+    }
+    if (keep_stop_text) return field_unsupported_error(e, "include_stop_str_in_output");
+    if (options && !r->stream) {
+        return api_error_set(e, 400, NULL, "stream_options",
+                             "The 'stream_options' parameter is only allowed when 'stream' is "
+                             "enabled.");
+    }
+    if (options && field_bool(options, "include_usage", &r->include_usage, e) != 0) {
+        snprintf(e->param, sizeof e->param, "stream_options.include_usage");
+        return -1;
+    }
+    r->service_tier = json_get_set(body, "service_tier") != NULL;
+    return 0;
+}
+
+/* ---- features that are not built: neutral values pass, anything else gets a clear 400 ---- */
+
+static int refuse_penalties(const struct json *body, struct api_error *e)
+{
+    static const struct field_range penalty_range = {-2, 2, NULL, NULL};
+    static const struct field_range repetition_range = {DBL_MIN, DBL_MAX, NULL, NULL};
+    static const char *const names[] = {"presence_penalty", "frequency_penalty"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        double value = 0;
+        if (field_number(body, names[i], &penalty_range, &value, e) != 0) return -1;
+        if (value != 0) return field_unsupported_error(e, names[i]);
+    }
+    double repetition = 1;
+    if (field_number(body, "repetition_penalty", &repetition_range, &repetition, e) != 0) return -1;
+    if (repetition != 1) return field_unsupported_error(e, "repetition_penalty");
+
+    const struct json *bias;
+    if (field_typed(body, "logit_bias", JSON_OBJECT, &bias, e) != 0) return -1;
+    return json_len(bias) > 0 ? field_unsupported_error(e, "logit_bias") : 0;
+}
+
+static int refuse_many_choices(const struct json *body, struct api_error *e)
+{
+    static const struct field_range n_range = {1, 128, "must be a positive int.",
+                                               "exceeds the maximum supported choices (128)."};
+    int64_t n = 1;
+    if (field_integer(body, "n", &n_range, &n, e) != 0) return -1;
+    return n > 1 ? field_unsupported_error(e, "n") : 0;
+}
+
+static int refuse_tools(const struct json *body, struct api_error *e)
+{
+    static const char *const lists[] = {"tools", "functions"};
+    static const char *const choices[] = {"tool_choice", "function_call"};
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+        const struct json *list;
+        if (field_typed(body, lists[i], JSON_ARRAY, &list, e) != 0) return -1;
+        if (json_len(list) > 0) return field_unsupported_error(e, lists[i]);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(choices); i++) {
+        const struct json *choice = json_get_set(body, choices[i]);
+        if (!choice) continue;
+        if (json_type(choice) == JSON_OBJECT) return field_unsupported_error(e, choices[i]);
+        if (json_type(choice) != JSON_STRING) {
+            return field_type_error(e, choices[i], "a string or an object", choice);
+        }
+        const char *text = json_string(choice, NULL);
+        if (strcmp(text, "none") == 0 || strcmp(text, "auto") == 0) continue;
+        if (strcmp(text, "required") == 0) return field_unsupported_error(e, choices[i]);
+        return api_error_set(e, 400, "invalid_value", choices[i],
+                             "Invalid value: '%.64s'. Supported values are: 'none', 'auto', and "
+                             "'required'.",
+                             text);
+    }
+    return 0;
+}
+
+static int refuse_response_format(const struct json *body, struct api_error *e)
+{
+    const struct json *format, *type;
+    if (field_typed(body, "response_format", JSON_OBJECT, &format, e) != 0) return -1;
+    if (!format) return 0;
+    type = json_get(format, "type");
+    if (!type) return field_missing_error(e, "response_format.type");
+    if (json_type(type) != JSON_STRING) {
+        return field_type_error(e, "response_format.type", "a string", type);
+    }
+    const char *text = json_string(type, NULL);
+    if (strcmp(text, "text") == 0) return 0;
+    static const char *const known[] = {"json_object", "json_schema", "regex_schema"};
+    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+        if (strcmp(text, known[i]) == 0) return field_unsupported_error(e, "response_format");
+    }
+    return api_error_set(e, 400, "invalid_value", "response_format.type",
+                         "Invalid value: '%.64s'. Supported values are: 'text', 'json_object', "
+                         "'json_schema', and 'regex_schema'.",
+                         text);
+}
+
+static int refuse_modalities(const struct json *body, struct api_error *e)
+{
+    const struct json *list;
+    if (field_typed(body, "modalities", JSON_ARRAY, &list, e) != 0) return -1;
+    for (const struct json *m = json_first(list); m; m = json_next(m)) {
+        if (json_type(m) != JSON_STRING) return field_type_error(e, "modalities", "strings", m);
+        if (strcmp(json_string(m, NULL), "text") != 0)
+            return field_unsupported_error(e, "modalities");
+    }
+    static const char *const features[] = {"audio", "web_search_options"};
+    for (size_t i = 0; i < ARRAY_LEN(features); i++) {
+        if (json_get_set(body, features[i])) return field_unsupported_error(e, features[i]);
+    }
+    return 0;
+}
+
+static int refuse_chat_logprobs(const struct json *body, struct api_error *e)
+{
+    static const struct field_range top_range = {0, 20, NULL, NULL};
+    bool logprobs = false;
+    int64_t top = 0;
+    if (field_bool(body, "logprobs", &logprobs, e) != 0 ||
+        field_integer(body, "top_logprobs", &top_range, &top, e) != 0) {
+        return -1;
+    }
+    if (logprobs) return field_unsupported_error(e, "logprobs");
+    if (top > 0) {
+        return api_error_set(e, 400, NULL, "top_logprobs",
+                             "The 'top_logprobs' parameter is only allowed when 'logprobs' is "
+                             "enabled.");
+    }
+    return 0;
+}
+
+static int refuse_text_features(const struct json *body, struct api_error *e)
+{
+    static const struct field_range logprobs_range = {0, 5, NULL, NULL};
+    static const struct field_range best_of_range = {0, 20, NULL, NULL};
+    const struct json *logprobs = json_get_set(body, "logprobs");
+    if (logprobs && (json_type(logprobs) != JSON_BOOL || json_is_true(logprobs))) {
+        int64_t count = 0;
+        if (field_integer(body, "logprobs", &logprobs_range, &count, e) != 0) return -1;
+        return field_unsupported_error(e, "logprobs"); // 0 asks for the chosen tokens' values
+    }
+    int64_t best_of = 1;
+    bool echo = false;
+    struct str suffix = {0};
+    if (field_integer(body, "best_of", &best_of_range, &best_of, e) != 0 ||
+        field_bool(body, "echo", &echo, e) != 0 ||
+        field_string(body, "suffix", NULL, &suffix, e) != 0) {
+        return -1;
+    }
+    if (best_of > 1) return field_unsupported_error(e, "best_of");
+    if (echo) return field_unsupported_error(e, "echo");
+    return suffix.len > 0 ? field_unsupported_error(e, "suffix") : 0;
+}
+
+static int refuse_unbuilt(const struct json *body, enum completion_kind kind, struct api_error *e)
+{
+    static const struct field_range session_range = {-1, 9007199254740991.0, NULL, NULL};
+    int64_t session = -1; // these routes keep no history; the number changes nothing
+    if (field_integer(body, "session_id", &session_range, &session, e) != 0 ||
+        refuse_many_choices(body, e) != 0 || refuse_penalties(body, e) != 0) {
+        return -1;
+    }
+    if (kind == COMPLETION_TEXT) return refuse_text_features(body, e);
+    if (refuse_tools(body, e) != 0 || refuse_response_format(body, e) != 0 ||
+        refuse_modalities(body, e) != 0) {
+        return -1;
+    }
+    return refuse_chat_logprobs(body, e);
+}
+
+/* ---- prompts ---- */
+
+static int parse_messages(const struct json *body, struct chat_request *r, struct api_error *e)
+{
+    const struct json *messages = json_get_set(body, "messages");
+    if (!messages) return field_missing_error(e, "messages");
+    r->prompt_count = 1;
+    if (field_typed(body, "chat_template_kwargs", JSON_OBJECT, &r->template_kwargs, e) != 0) {
+        return -1;
+    }
+    if (json_type(messages) == JSON_STRING) { // LMDeploy: a raw prompt, no template
+        r->form = PROMPT_TEXT;
+        r->text = field_str(messages);
+        return 0;
+    }
+    r->form = PROMPT_MESSAGES;
+    r->messages = messages;
+    bool must_rewrite;
+    if (chat_messages_check(messages, &must_rewrite, e) != 0) return -1;
+    if (must_rewrite) {
+        r->rewritten = chat_messages_rewrite(messages, e);
+        if (!r->rewritten) return -1;
+        r->messages = r->rewritten;
+    }
+    return 0;
+}
+
+static int check_token(const struct json *v, const char *list, size_t index, int vocab_size,
+                       struct api_error *e)
+{
+    if (json_is_integer(v) && json_number(v) >= 0 && json_number(v) < vocab_size) return 0;
+    char path[64];
+    snprintf(path, sizeof path, "%s[%zu]", list, index);
+    if (!json_is_integer(v)) return field_type_error(e, path, "a token id", v);
+    return api_error_set(e, 400, "invalid_value", path,
+                         "Invalid '%s': token id %.0f is out of the vocabulary's range [0, %d).",
+                         path, json_number(v), vocab_size);
+}
+
+static int check_token_list(const struct json *list, const char *path, int vocab_size,
+                            struct api_error *e)
+{
+    if (json_len(list) == 0) {
+        return api_error_set(e, 400, "empty_array", path,
+                             "Invalid '%s': empty array. Expected at least one token id.", path);
+    }
+    size_t index = 0;
+    for (const struct json *v = json_first(list); v; v = json_next(v)) {
+        if (check_token(v, path, index++, vocab_size, e) != 0) return -1;
+    }
+    return 0;
+}
+
+/* An array of strings or of arrays of ids; the first element says which. */
+static int check_prompts(const struct json *prompts, struct chat_request *r,
+                         const struct request_limits *limits, struct api_error *e)
+{
+    bool are_texts = json_type(json_first(prompts)) == JSON_STRING;
+    r->form = are_texts ? PROMPT_TEXTS : PROMPT_TOKEN_LISTS;
+    r->prompt_count = json_len(prompts);
+    if (r->prompt_count > limits->prompts_max) {
+        return api_error_set(e, 400, "array_above_max_length", "prompt",
+                             "Invalid 'prompt': array too long. Expected an array with maximum "
+                             "length %zu, but got an array with length %zu instead.",
+                             limits->prompts_max, r->prompt_count);
+    }
+    size_t index = 0;
+    for (const struct json *v = json_first(prompts); v; v = json_next(v)) {
+        char path[32];
+        snprintf(path, sizeof path, "prompt[%zu]", index++);
+        if (json_type(v) != (are_texts ? JSON_STRING : JSON_ARRAY)) {
+            return field_type_error(e, path, are_texts ? "a string" : "an array of token ids", v);
+        }
+        if (!are_texts && check_token_list(v, path, limits->vocab_size, e) != 0) return -1;
+    }
+    return 0;
+}
+
+static int parse_prompt(const struct json *body, struct chat_request *r,
+                        const struct request_limits *limits, struct api_error *e)
+{
+    const struct json *prompt = json_get(body, "prompt");
+    if (!prompt) return field_missing_error(e, "prompt");
+    r->prompt_count = 1;
+    r->form = PROMPT_TEXT;
+    switch (json_type(prompt)) {
+    case JSON_NULL: // OpenAI: as if a new document began
+        return 0;
+    case JSON_STRING:
+        r->text = field_str(prompt);
+        return 0;
+    case JSON_ARRAY:
+        break;
+    default:
+        return field_type_error(e, "prompt", "a string or an array", prompt);
+    }
+    r->prompts = prompt;
+    const struct json *first = json_first(prompt);
+    if (first && (json_type(first) == JSON_STRING || json_type(first) == JSON_ARRAY)) {
+        return check_prompts(prompt, r, limits, e);
+    }
+    r->form = PROMPT_TOKENS;
+    return check_token_list(prompt, "prompt", limits->vocab_size, e);
+}
+
+/* ---- the whole ---- */
+
+static int check_model(const struct json *body, struct chat_request *r,
+                       const struct request_limits *limits, struct api_error *e)
+{
+    const struct json *model = json_get_set(body, "model");
+    if (!model) {
+        return api_error_set(e, 400, "missing_required_parameter", "model",
+                             "you must provide a model parameter");
+    }
+    if (json_type(model) != JSON_STRING) return field_type_error(e, "model", "a string", model);
+    r->model = field_str(model);
+    if (str_equal(r->model, str_of(limits->model))) return 0;
+    return api_error_set(e, 404, "model_not_found", "model", "The model `%.200s` does not exist.",
+                         r->model.data);
+}
+
+static int parse_body(struct chat_request *r, const struct request_limits *limits,
+                      struct api_error *e)
+{
+    const struct json *body = r->document;
+    if (json_type(body) != JSON_OBJECT) {
+        return api_error_set(e, 400, "invalid_type", NULL,
+                             "Invalid type for the request body: expected an object, but got %s "
+                             "instead.",
+                             json_type_name(json_type(body)));
+    }
+    if (check_model(body, r, limits, e) != 0) return -1;
+    int rc =
+        r->kind == COMPLETION_CHAT ? parse_messages(body, r, e) : parse_prompt(body, r, limits, e);
+    if (rc != 0 || parse_sampling(body, r, e) != 0 || parse_lengths(body, r, e) != 0 ||
+        parse_stop(body, r, e) != 0 || parse_output(body, r, e) != 0) {
+        return -1;
+    }
+    return refuse_unbuilt(body, r->kind, e);
+}
+
+int chat_request_parse(enum completion_kind kind, struct str body,
+                       const struct request_limits *limits, struct chat_request *out,
+                       struct api_error *e)
+{
+    memset(out, 0, sizeof *out);
+    out->kind = kind;
+    struct error err = {0};
+    out->document = json_parse(body.data, body.len, &err);
+    if (!out->document) {
+        return api_error_set(e, err.code == E_LIMIT ? 413 : 400, NULL, NULL,
+                             "We could not parse the JSON body of your request: %s.", err.text);
+    }
+    if (parse_body(out, limits, e) != 0) {
+        chat_request_deinit(out);
+        return -1;
+    }
+    return 0;
+}
+
+void chat_request_deinit(struct chat_request *r)
+{
+    json_destroy(r->rewritten);
+    json_destroy(r->document);
+    memset(r, 0, sizeof *r);
+}

@@ -1,0 +1,567 @@
+/* completion.c - the conversation between one HTTP request and its engine requests.
+ *
+ *     completion_start ─► PREPARING ──on_prepared──► RUNNING ──on_event, the last──► CLOSED
+ *           │                │ 4xx: bad request         │ 500 or an error event: engine failed   ▲
+ *           │ 503: not open  │ 429: engine's queue full │ nothing: on_gone, the client left      │
+ *           └ 429: too many  └──────────────────────────┴────────────────────────────────────────┘
+ *
+ * Rules:
+ *  1. completion_close() is the only way to CLOSED; it cancels what the engine still does, so a
+ * client that leaves frees its slots within a step.
+ *  2. While a worker has the job, the job's fields are the worker's; the struct stays until
+ * on_prepared even when it is CLOSED.
+ *  3. The exchange is dead once answered or gone, and `exchange` is NULL then.
+ *  4. Until the engine has accepted every prompt nothing is written, so refusals are ordinary JSON
+ *     answers. From then on a stream has its head out and errors are events.
+ *  5. A slow reader: above PENDING_MAX text gathers in its choice (bounded by max_tokens) and goes
+ * out as fewer, larger events. */
+#define LOG_MODULE "completion"
+#include "agent/completion.h"
+
+#include "agent/agent_metrics.h"
+#include "agent/chat_response.h"
+#include "agent/engine_state.h"
+#include "shared/base/check.h"
+#include "shared/base/clock.h"
+#include "shared/base/hash.h"
+#include "shared/base/log.h"
+#include "shared/base/rng.h"
+#include "shared/net/api_error.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PENDING_MAX ((size_t)256 << 10)
+#define JSON_TYPE   "application/json"
+#define STREAM_TYPE "text/event-stream; charset=utf-8"
+
+enum completion_state { COMPLETION_PREPARING, COMPLETION_RUNNING, COMPLETION_CLOSED };
+
+struct completion_choice {
+    struct completion *owner;
+    int index;
+    uint64_t engine_id;       // 0: not with the engine
+    struct buf text;          // plain: all of it; stream: what wasn't written yet
+    struct token_list tokens; // likewise; kept only for return_token_ids
+    enum finish_reason finish;
+    bool has_begun;    // stream: its first event was written
+    bool has_finished; // stream: its finish event was written
+    int prompt_tokens, cached_tokens, completion_tokens;
+};
+
+struct completion {
+    struct text_job job;
+    struct completion_service *service;
+    struct list link; // service->live
+    enum completion_state state;
+    struct http_exchange *exchange; // rule 3
+    uint64_t started_ms, first_token_ms;
+
+    // The job (rule 2)
+    bool job_pending; // loop
+    enum completion_kind kind;
+    struct buf body;
+    struct chat_request request;
+    struct prompt_set prompts;
+    struct api_error error;
+    int prepare_status;
+
+    struct response_head head;
+    char id[48];
+    struct completion_choice *choices; // NULL until accepted
+    size_t choice_count, choices_open;
+    struct buf out;  // scratch for what is written next
+    bool is_stream;  // once accepted
+    bool is_blocked; // rule 5
+};
+
+/* ---- end of life ---- */
+
+static void completion_free(struct completion *c)
+{
+    for (size_t i = 0; i < c->choice_count; i++) {
+        buf_deinit(&c->choices[i].text);
+        token_list_deinit(&c->choices[i].tokens);
+    }
+    free(c->choices);
+    prompt_set_deinit(&c->prompts);
+    chat_request_deinit(&c->request);
+    buf_deinit(&c->body);
+    buf_deinit(&c->out);
+    free(c);
+}
+
+static void completion_close(struct completion *c)
+{
+    struct completion_service *s = c->service;
+    CHECK(c->state != COMPLETION_CLOSED);
+    c->state = COMPLETION_CLOSED;
+    c->exchange = NULL;
+    for (size_t i = 0; i < c->choice_count; i++) {
+        if (c->choices[i].engine_id) engine_bridge_cancel(s->bridge, c->choices[i].engine_id);
+    }
+    list_remove(&c->link);
+    s->live_count--;
+    metric_set(&agent_metrics.completions_live, s->live_count);
+    if (c->job_pending) {
+        text_job_cancel(&c->job);
+    } else {
+        completion_free(c);
+    }
+    if (s->live_count == 0 && s->on_idle) s->on_idle(s->arg);
+}
+
+static void set_processing_header(struct completion *c)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%" PRIu64, clock_ms() - c->started_ms);
+    http_exchange_add_header(c->exchange, STR("openai-processing-ms"), str_of(text));
+}
+
+static void set_unavailable(struct api_error *e, enum service_phase phase)
+{
+    api_error_set(e, 503, "service_unavailable", NULL, "%s",
+                  phase == SERVICE_LOADING ? "The model is still loading. Please retry shortly."
+                                           : "The server is shutting down. Please retry.");
+    e->retry_after_s = 1;
+}
+
+static void count_refusal(int status)
+{
+    struct agent_metrics *m = &agent_metrics;
+    struct metric *counter = status == 429   ? &m->requests_queue_full_total
+                             : status == 503 ? &m->requests_unavailable_total
+                             : status < 500  ? &m->requests_invalid_total
+                                             : &m->requests_failed_total;
+    metric_add(counter, 1);
+}
+
+/* Answer with an error, in whatever way the answer's state still allows. */
+static void completion_fail(struct completion *c, const struct api_error *e)
+{
+    count_refusal(e->status);
+    log_debug("request refused", "id=%s status=%d code=%s param=%s", c->id, e->status,
+              e->code ? e->code : "", e->param);
+    if (http_respond_has_begun(c->exchange)) {
+        buf_clear(&c->out);
+        api_error_print_event(&c->out, e);
+        http_respond_end(c->exchange, c->out.data, c->out.len);
+    } else {
+        set_processing_header(c);
+        api_error_respond(c->exchange, e);
+    }
+    completion_close(c);
+}
+
+static void on_gone(void *arg)
+{
+    struct completion *c = arg;
+    metric_add(&agent_metrics.requests_gone_total, 1);
+    log_debug("client left", "id=%s", c->id);
+    completion_close(c);
+}
+
+static void completion_done(struct completion *c)
+{
+    uint64_t now_ms = clock_ms();
+    int64_t tokens = 0;
+    for (size_t i = 0; i < c->choice_count; i++) {
+        tokens += c->choices[i].completion_tokens;
+        metric_add(&agent_metrics.cached_tokens_total, c->choices[i].cached_tokens);
+    }
+    metric_add(&agent_metrics.requests_done_total, 1);
+    metric_add(&agent_metrics.completion_tokens_total, tokens);
+    metric_observe(&agent_metrics.request_seconds, (double)(now_ms - c->started_ms) / 1000);
+    if (tokens > 1) {
+        double span_s = (double)(now_ms - c->first_token_ms) / 1000;
+        metric_observe(&agent_metrics.inter_token_seconds, span_s / (double)(tokens - 1));
+    }
+    completion_close(c);
+}
+
+/* ---- answering ---- */
+
+static struct response_choice view_choice(const struct completion *c,
+                                          const struct completion_choice *choice)
+{
+    const struct token_list *prompt = &c->prompts.items[choice->index];
+    return (struct response_choice){
+        .index = choice->index,
+        .text = buf_str(&choice->text),
+        .finish = choice->finish,
+        .tokens = choice->tokens.ids,
+        .token_count = choice->tokens.count,
+        .prompt = prompt->ids,
+        .prompt_count = prompt->count,
+    };
+}
+
+static struct response_usage sum_usage(const struct completion *c)
+{
+    struct response_usage usage = {0};
+    for (size_t i = 0; i < c->choice_count; i++) {
+        usage.prompt_tokens += c->choices[i].prompt_tokens;
+        usage.cached_tokens += c->choices[i].cached_tokens;
+        usage.completion_tokens += c->choices[i].completion_tokens;
+    }
+    return usage;
+}
+
+static void respond_whole(struct completion *c)
+{
+    struct response_choice *views = xcalloc(c->choice_count, sizeof *views);
+    for (size_t i = 0; i < c->choice_count; i++) {
+        views[i] = view_choice(c, &c->choices[i]);
+    }
+    struct response_usage usage = sum_usage(c);
+    chat_response_print(&c->out, &c->head, views, c->choice_count, &usage);
+    free(views);
+    set_processing_header(c);
+    http_respond(c->exchange, 200, JSON_TYPE, buf_str(&c->out));
+    completion_done(c);
+}
+
+/* What a choice has to say now: role, text, finish, each in its own event. */
+static void print_events(struct completion *c, struct completion_choice *choice)
+{
+    if (choice->has_finished) return;
+    struct response_choice view = view_choice(c, choice);
+    enum finish_reason finish = view.finish;
+    view.finish = FINISH_NONE;
+    if (choice->has_begun) view.prompt = NULL; // said once, in the first event
+    bool has_news = view.text.len > 0 || finish != FINISH_NONE;
+    if (!choice->has_begun && c->kind == COMPLETION_CHAT &&
+        (has_news || choice->completion_tokens)) {
+        struct response_choice role = view;
+        role.text = STR("");
+        role.token_count = 0;
+        chat_response_event_role(&c->out, &c->head, &role);
+        choice->has_begun = true;
+        view.prompt = NULL;
+    }
+    if (view.text.len > 0) {
+        chat_response_event_text(&c->out, &c->head, &view);
+        choice->has_begun = true;
+        view.prompt = NULL;
+        view.token_count = 0;
+        choice->tokens.count = 0;
+    }
+    if (finish != FINISH_NONE) {
+        view.finish = finish;
+        view.text = STR("");
+        chat_response_event_finish(&c->out, &c->head, &view);
+        choice->has_begun = choice->has_finished = true;
+        choice->tokens.count = 0;
+    }
+    buf_clear(&choice->text);
+}
+
+static void respond_stream(struct completion *c)
+{
+    bool is_last = c->choices_open == 0;
+    if (c->is_blocked && !is_last) return;
+    buf_clear(&c->out);
+    for (size_t i = 0; i < c->choice_count; i++) {
+        print_events(c, &c->choices[i]);
+    }
+    if (!is_last) {
+        if (c->out.len == 0) return;
+        c->is_blocked = http_respond_write(c->exchange, c->out.data, c->out.len) > PENDING_MAX;
+        return;
+    }
+    if (c->head.include_usage) {
+        struct response_usage usage = sum_usage(c);
+        chat_response_event_usage(&c->out, &c->head, &usage);
+    }
+    /* [DONE] and the closing chunk in one write: clients close the connection after [DONE], and a
+     * closing chunk that comes later would find nobody. */
+    chat_response_event_done(&c->out);
+    http_respond_end(c->exchange, c->out.data, c->out.len);
+    completion_done(c);
+}
+
+static void completion_advance(struct completion *c)
+{
+    if (c->is_stream) {
+        respond_stream(c);
+    } else if (c->choices_open == 0) {
+        respond_whole(c);
+    }
+}
+
+static void on_drain(void *arg)
+{
+    struct completion *c = arg;
+    c->is_blocked = false;
+    if (c->state == COMPLETION_RUNNING) completion_advance(c);
+}
+
+/* ---- the engine's events ---- */
+
+static void set_event_error(struct api_error *e, const struct engine_event *event)
+{
+    if (event->kind == ENGINE_EVENT_FAILED) {
+        bool too_long = event->error_code == E_CONTEXT_LENGTH || event->error_code == E_LIMIT;
+        api_error_set(e, too_long ? 400 : 500, too_long ? "context_length_exceeded" : NULL, NULL,
+                      "The request failed: %.*s.", (int)event->text_len, event->text);
+    } else { // cancelled, and not by us: the engine is closing
+        set_unavailable(e, SERVICE_DRAINING);
+    }
+}
+
+static void record_event(struct completion_choice *choice, const struct engine_event *event)
+{
+    struct completion *c = choice->owner;
+    buf_append(&choice->text, event->text, event->text_len);
+    for (int i = 0; c->head.return_token_ids && i < event->token_count; i++) {
+        token_list_push(&choice->tokens, event->tokens[i]);
+    }
+    choice->cached_tokens = event->cached_tokens;
+    choice->completion_tokens = event->completion_tokens;
+    if (event->token_count > 0 && c->first_token_ms == 0) {
+        c->first_token_ms = clock_ms();
+        metric_observe(&agent_metrics.first_token_seconds,
+                       (double)(c->first_token_ms - c->started_ms) / 1000);
+    }
+    if (event->kind == ENGINE_EVENT_DONE) {
+        choice->finish = event->finish;
+        c->choices_open--;
+    }
+}
+
+static void on_event(void *arg, const struct engine_event *event)
+{
+    struct completion_choice *choice = arg;
+    struct completion *c = choice->owner;
+    if (event->kind != ENGINE_EVENT_TOKENS) choice->engine_id = 0;
+    bool was_cut = event->kind == ENGINE_EVENT_DONE && event->finish == FINISH_CANCELLED;
+    if (event->kind == ENGINE_EVENT_FAILED || was_cut) {
+        struct api_error e = {0};
+        set_event_error(&e, event);
+        completion_fail(c, &e);
+        return;
+    }
+    record_event(choice, event);
+    completion_advance(c);
+}
+
+/* ---- handing over to the engine ---- */
+
+static int submit_choice(struct completion *c, struct completion_choice *choice, struct error *err)
+{
+    const struct chat_request *r = &c->request;
+    const char *stop[STOP_STRINGS_MAX];
+    size_t stop_len[STOP_STRINGS_MAX];
+    for (int i = 0; i < r->stop_count; i++) {
+        stop[i] = r->stop[i].data;
+        stop_len[i] = r->stop[i].len;
+    }
+    struct engine_request request = {
+        .prompt = c->prompts.items[choice->index].ids,
+        .prompt_count = c->prompts.items[choice->index].count,
+        .sampling = r->sampling,
+        .max_tokens = r->max_tokens,
+        .min_tokens = r->min_tokens,
+        .ignore_eos = r->ignore_eos,
+        .skip_special = r->skip_special,
+        .stop = stop,
+        .stop_len = stop_len,
+        .stop_count = r->stop_count,
+    };
+    /* Equal prompts in one array must not give equal samples; the first is as if it came alone. */
+    if (choice->index > 0) {
+        request.sampling.seed = hash_mix(r->sampling.seed + (uint64_t)choice->index);
+    }
+    int rc = engine_bridge_submit(c->service->bridge, &request, on_event, choice, err);
+    if (rc == 0) choice->engine_id = request.id;
+    return rc;
+}
+
+static void set_queue_full(const struct completion_service *s, struct api_error *e)
+{
+    struct engine_stats stats;
+    engine_stats(engine_bridge_engine(s->bridge), &stats);
+    api_error_set(e, 429, "rate_limit_exceeded", NULL,
+                  "The server's queue is full: %d requests run and %d wait. Please retry after the "
+                  "time that the Retry-After header gives.",
+                  stats.running, stats.waiting);
+    e->retry_after_s = engine_wait_s(&stats, s->max_batch_size);
+}
+
+static void set_submit_error(const struct completion_service *s, int code, const struct error *err,
+                             struct api_error *e)
+{
+    switch (code) {
+    case E_BUSY:
+        set_queue_full(s, e);
+        return;
+    case E_CLOSED:
+        api_error_set(e, 503, "service_unavailable", NULL, "The engine has stopped: %s.",
+                      err->text);
+        e->retry_after_s = 1;
+        return;
+    default: // the prompt and the parameters were checked, but the engine has the last word
+        api_error_set(e, 400, code == E_CONTEXT_LENGTH ? "context_length_exceeded" : NULL, NULL,
+                      "The engine refused the request: %s.", err->text);
+    }
+}
+
+static void create_choices(struct completion *c)
+{
+    c->choice_count = c->choices_open = c->prompts.count;
+    c->choices = xcalloc(c->choice_count, sizeof *c->choices);
+    for (size_t i = 0; i < c->choice_count; i++) {
+        c->choices[i].owner = c;
+        c->choices[i].index = (int)i;
+        c->choices[i].prompt_tokens = (int)c->prompts.items[i].count;
+        buf_init(&c->choices[i].text, BUF_MAX_INTERNAL);
+    }
+}
+
+static int submit_all(struct completion *c, struct api_error *e)
+{
+    create_choices(c);
+    bool wants_nothing = c->request.has_max_tokens && c->request.max_tokens == 0;
+    int64_t prompt_tokens = 0;
+    for (size_t i = 0; i < c->choice_count; i++) {
+        struct error err = {0};
+        prompt_tokens += c->choices[i].prompt_tokens;
+        if (wants_nothing) {
+            c->choices[i].finish = FINISH_LENGTH;
+            c->choices_open--;
+            continue;
+        }
+        int rc = submit_choice(c, &c->choices[i], &err);
+        if (rc != 0) {
+            set_submit_error(c->service, rc, &err, e);
+            return -1; // completion_close cancels those before it
+        }
+    }
+    metric_add(&agent_metrics.prompt_tokens_total, prompt_tokens);
+    return 0;
+}
+
+static void completion_accept(struct completion *c)
+{
+    struct chat_request *r = &c->request;
+    if (!r->has_seed) random_bytes(&r->sampling.seed, sizeof r->sampling.seed);
+    c->head = (struct response_head){
+        .kind = c->kind,
+        .id = c->id,
+        .created = clock_wall_ms() / 1000,
+        .model = str_of(c->service->limits.model),
+        .fingerprint = c->service->fingerprint,
+        .include_usage = r->include_usage,
+        .return_token_ids = r->return_token_ids,
+        .service_tier = r->service_tier,
+    };
+    struct api_error e = {0};
+    if (submit_all(c, &e) != 0) {
+        completion_fail(c, &e);
+        return;
+    }
+    c->state = COMPLETION_RUNNING;
+    c->is_stream = r->stream;
+    chat_request_deinit(r); // a long conversation's tree isn't kept while its answer is written
+    if (c->is_stream) {
+        // At once: clients time the wait for the head, and the queue may be long.
+        set_processing_header(c);
+        http_exchange_add_header(c->exchange, STR("cache-control"), STR("no-cache"));
+        http_exchange_add_header(c->exchange, STR("x-accel-buffering"), STR("no"));
+        http_respond_begin(c->exchange, 200, STREAM_TYPE, true);
+    }
+    completion_advance(c);
+}
+
+/* ---- preparing ---- */
+
+static void run_prepare(struct text_job *job) // worker thread
+{
+    struct completion *c = list_entry(job, struct completion, job);
+    c->prepare_status =
+        chat_request_parse(c->kind, buf_str(&c->body), &c->service->limits, &c->request, &c->error);
+    buf_deinit(&c->body);
+    if (c->prepare_status != 0) return;
+    c->prepare_status = prompt_build(&c->request, &c->service->prompts, clock_wall_ms() / 1000,
+                                     &c->prompts, &c->error);
+}
+
+static void on_prepared(struct text_job *job)
+{
+    struct completion *c = list_entry(job, struct completion, job);
+    c->job_pending = false;
+    if (c->state == COMPLETION_CLOSED) {
+        completion_free(c);
+        return;
+    }
+    metric_observe(&agent_metrics.prepare_seconds, (double)(clock_ms() - c->started_ms) / 1000);
+    if (c->prepare_status != 0) {
+        completion_fail(c, &c->error);
+    } else if (c->service->phase != SERVICE_OPEN) {
+        set_unavailable(&c->error, c->service->phase);
+        completion_fail(c, &c->error);
+    } else {
+        completion_accept(c);
+    }
+}
+
+void completion_refuse(const struct completion_service *s, struct http_exchange *x)
+{
+    struct api_error e = {0};
+    set_unavailable(&e, s->phase);
+    count_refusal(e.status);
+    api_error_respond(x, &e);
+}
+
+void completion_start(struct completion_service *s, struct http_exchange *x,
+                      enum completion_kind kind)
+{
+    metric_add(&agent_metrics.requests_total, 1);
+    if (s->phase != SERVICE_OPEN) {
+        completion_refuse(s, x);
+        return;
+    }
+    struct completion *c = xcalloc(1, sizeof *c);
+    struct str body = http_exchange_request(x)->body;
+    c->service = s;
+    c->kind = kind;
+    c->exchange = x;
+    c->started_ms = clock_ms();
+    buf_init(&c->out, BUF_MAX_INTERNAL);
+    buf_init(&c->body, BUF_MAX_INTERNAL);
+    buf_append(&c->body, body.data, body.len); // the exchange may end while a worker reads
+    size_t prefix =
+        (size_t)snprintf(c->id, sizeof c->id, "%s-", kind == COMPLETION_CHAT ? "chatcmpl" : "cmpl");
+    random_id(c->id + prefix, 29);
+    c->job.run = run_prepare;
+    c->job.done = on_prepared;
+
+    list_push_back(&s->live, &c->link);
+    s->live_count++;
+    metric_set(&agent_metrics.completions_live, s->live_count);
+    http_exchange_watch(x, on_gone, on_drain, c);
+    if (text_worker_submit(s->worker, &c->job) != 0) {
+        struct api_error e = {0};
+        set_queue_full(s, &e);
+        completion_fail(c, &e);
+        return;
+    }
+    c->job_pending = true;
+}
+
+void completion_service_init(struct completion_service *s)
+{
+    memset(s, 0, sizeof *s);
+    list_init(&s->live);
+}
+
+void completion_service_abort(struct completion_service *s)
+{
+    list_each_safe (c, &s->live, struct completion, link) {
+        struct api_error e = {0}; // c->error may be a worker's (rule 2)
+        set_unavailable(&e, SERVICE_DRAINING);
+        completion_fail(c, &e);
+    }
+}

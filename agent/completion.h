@@ -1,0 +1,48 @@
+/* completion.h - one HTTP request for text and the engine requests behind it (one for each prompt),
+ * from the body to the last byte of the answer. Loop thread only. */
+#ifndef LM_AGENT_COMPLETION_H
+#define LM_AGENT_COMPLETION_H
+
+#include <uv.h>
+
+#include "agent/chat_request.h"
+#include "agent/engine_bridge.h"
+#include "agent/prompt_build.h"
+#include "agent/text_worker.h"
+#include "shared/base/list.h"
+#include "shared/net/http_server.h"
+
+enum service_phase {
+    SERVICE_LOADING,  // the engine opens: 503
+    SERVICE_OPEN,     // requests are taken
+    SERVICE_DRAINING, // what runs is finished, what comes gets 503
+};
+
+/* What all completions share; the agent owns it. */
+struct completion_service {
+    struct engine_bridge *bridge;
+    struct text_worker *worker;
+    enum service_phase phase;
+    int max_batch_size;           // for Retry-After
+    struct request_limits limits; // from here on: valid once open
+    struct prompt_context prompts;
+    const char *fingerprint;
+
+    struct list live; // of struct completion
+    int live_count;
+    void (*on_idle)(void *arg); // the last live completion ended; NULL: nobody cares
+    void *arg;
+};
+
+void completion_service_init(struct completion_service *s);
+
+/* Takes the exchange over: answers it now or later, or notices that the client left. */
+void completion_start(struct completion_service *s, struct http_exchange *x,
+                      enum completion_kind kind);
+/* 503 with Retry-After, as completion_start answers while `phase` isn't SERVICE_OPEN. */
+void completion_refuse(const struct completion_service *s, struct http_exchange *x);
+
+/* End all that live with a server error. */
+void completion_service_abort(struct completion_service *s);
+
+#endif

@@ -1,0 +1,151 @@
+#include "agent/prompt_build.h"
+
+#include "agent/request_field.h"
+#include "shared/base/check.h"
+
+#include <stdlib.h>
+
+void prompt_context_init(struct prompt_context *c, const struct tokenizer *tokenizer,
+                         const struct chat_template *chat_template, int context_len)
+{
+    c->tokenizer = tokenizer;
+    c->chat_template = chat_template;
+    c->context_len = context_len;
+    c->token_bytes_max = 1;
+    for (int32_t id = 0; id < tokenizer_vocab_size(tokenizer); id++) {
+        size_t len = tokenizer_token_bytes(tokenizer, id, true).len;
+        if (len > c->token_bytes_max) c->token_bytes_max = len;
+    }
+}
+
+static int too_long(const struct chat_request *r, const struct prompt_context *c, size_t tokens,
+                    const char *at_least, struct api_error *e)
+{
+    const char *what = r->kind == COMPLETION_CHAT ? "messages" : "prompt";
+    return api_error_set(e, 400, "context_length_exceeded", what,
+                         "This model's maximum context length is %d tokens. However, your %s "
+                         "resulted in %s%zu tokens. Please reduce the length of the %s.",
+                         c->context_len, what, at_least, tokens, what);
+}
+
+static int check_length(const struct chat_request *r, const struct prompt_context *c,
+                        const struct token_list *ids, struct api_error *e)
+{
+    if (ids->count < (size_t)c->context_len) return 0; // one token of answer must fit
+    return too_long(r, c, ids->count, "", e);
+}
+
+static int encode(const struct chat_request *r, const struct prompt_context *c, struct str text,
+                  unsigned flags, struct token_list *out, struct api_error *e)
+{
+    /* A text that can't fit whatever its tokens are isn't worth seconds of a worker. */
+    size_t tokens_min = text.len / c->token_bytes_max;
+    if (tokens_min > (size_t)c->context_len) return too_long(r, c, tokens_min, "at least ", e);
+
+    struct error err = {0};
+    if (tokenizer_encode(c->tokenizer, text.data, text.len, flags, out, &err) != 0) {
+        const char *param = r->kind == COMPLETION_CHAT ? "messages" : "prompt";
+        return api_error_set(e, 400, NULL, param, "The text cannot be tokenised: %s.", err.text);
+    }
+    return check_length(r, c, out, e);
+}
+
+static int encode_chat(const struct chat_request *r, const struct prompt_context *c, int64_t now,
+                       struct token_list *out, struct api_error *e)
+{
+    struct chat_template_input input = {.messages = r->messages,
+                                        .kwargs = r->template_kwargs,
+                                        .add_generation_prompt = true,
+                                        .now = now};
+    struct buf text;
+    struct error err = {0};
+    buf_init(&text, BUF_MAX_INTERNAL);
+    int rc;
+    if (chat_template_render(c->chat_template, &input, &text, &err) != 0) {
+        rc = api_error_set(e, 400, NULL, "messages",
+                           "The model's chat template refused the messages: %s.", err.text);
+    } else {
+        // The template itself writes bos where the model wants one.
+        rc = encode(r, c, buf_str(&text), TOKENIZER_SPECIAL, out, e);
+    }
+    buf_deinit(&text);
+    return rc;
+}
+
+/* Special tokens written out in a raw prompt count as such: that's how clients bring their own
+ * template. A prompt with no token at all begins a document: bos, else eos (GPT's <|endoftext|>).
+ */
+static int encode_text(const struct chat_request *r, const struct prompt_context *c,
+                       struct str text, struct token_list *out, struct api_error *e)
+{
+    if (encode(r, c, text, TOKENIZER_SPECIAL | TOKENIZER_ADD_BOS, out, e) != 0) return -1;
+    if (out->count > 0) return 0;
+    int32_t first = tokenizer_bos(c->tokenizer);
+    if (first < 0) first = tokenizer_eos(c->tokenizer);
+    if (first < 0) {
+        const char *param = r->kind == COMPLETION_CHAT ? "messages" : "prompt";
+        return api_error_set(e, 400, "invalid_value", param,
+                             "Invalid '%s': the text is empty and this model has no token to begin "
+                             "with.",
+                             param);
+    }
+    token_list_push(out, first);
+    return 0;
+}
+
+static int copy_ids(const struct chat_request *r, const struct prompt_context *c,
+                    const struct json *ids, struct token_list *out, struct api_error *e)
+{
+    if (json_len(ids) >= (size_t)c->context_len) return too_long(r, c, json_len(ids), "", e);
+    for (const struct json *v = json_first(ids); v; v = json_next(v)) {
+        token_list_push(out, (int32_t)json_number(v));
+    }
+    return 0;
+}
+
+static int build_each(const struct chat_request *r, const struct prompt_context *c,
+                      struct prompt_set *out, struct api_error *e)
+{
+    size_t i = 0;
+    for (const struct json *v = json_first(r->prompts); v; v = json_next(v), i++) {
+        int rc = r->form == PROMPT_TEXTS ? encode_text(r, c, field_str(v), &out->items[i], e)
+                                         : copy_ids(r, c, v, &out->items[i], e);
+        if (rc != 0) return -1;
+    }
+    return 0;
+}
+
+int prompt_build(const struct chat_request *request, const struct prompt_context *context,
+                 int64_t now, struct prompt_set *out, struct api_error *e)
+{
+    out->count = request->prompt_count;
+    out->items = xcalloc(out->count, sizeof *out->items);
+    int rc = -1;
+    switch (request->form) {
+    case PROMPT_MESSAGES:
+        rc = encode_chat(request, context, now, &out->items[0], e);
+        break;
+    case PROMPT_TEXT:
+        rc = encode_text(request, context, request->text, &out->items[0], e);
+        break;
+    case PROMPT_TOKENS:
+        rc = copy_ids(request, context, request->prompts, &out->items[0], e);
+        break;
+    case PROMPT_TEXTS:
+    case PROMPT_TOKEN_LISTS:
+        rc = build_each(request, context, out, e);
+        break;
+    }
+    if (rc != 0) prompt_set_deinit(out);
+    return rc;
+}
+
+void prompt_set_deinit(struct prompt_set *set)
+{
+    for (size_t i = 0; i < set->count; i++) {
+        token_list_deinit(&set->items[i]);
+    }
+    free(set->items);
+    set->items = NULL;
+    set->count = 0;
+}

@@ -1,0 +1,37 @@
+/* prompt_build.h - from a checked request to the token ids of its prompts: Jinja and tokenising,
+ * the slow part of accepting a request. Runs on text_worker threads; reads only immutable objects.
+ */
+#ifndef LM_AGENT_PROMPT_BUILD_H
+#define LM_AGENT_PROMPT_BUILD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "agent/chat_request.h"
+#include "engine/chat_template.h"
+#include "engine/tokenizer.h"
+#include "shared/net/api_error.h"
+
+struct prompt_context {
+    const struct tokenizer *tokenizer;
+    const struct chat_template *chat_template;
+    int context_len;        // tokens of prompt and answer together
+    size_t token_bytes_max; // bytes that the longest token stands for
+};
+
+/* Fill token_bytes_max from the tokenizer. Walks the vocabulary: once, at start. */
+void prompt_context_init(struct prompt_context *c, const struct tokenizer *tokenizer,
+                         const struct chat_template *chat_template, int context_len);
+
+struct prompt_set {
+    struct token_list *items; // owned
+    size_t count;
+};
+
+/* `now`: seconds since 1970 for templates that print the date. -1 and *e: the template refused, or
+ * a prompt leaves no room in the context. */
+FALLIBLE int prompt_build(const struct chat_request *request, const struct prompt_context *context,
+                          int64_t now, struct prompt_set *out, struct api_error *e);
+void prompt_set_deinit(struct prompt_set *set);
+
+#endif
