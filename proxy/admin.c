@@ -1,0 +1,265 @@
+#define LOG_MODULE "admin"
+#include "proxy/admin.h"
+
+#include "proxy/proxy.h"
+#include "shared/base/clock.h"
+#include "shared/base/json.h"
+#include "shared/base/log.h"
+#include "shared/net/api_error.h"
+
+#include <stdio.h>
+
+#define BODY_MAX     ((size_t)64 << 10)
+#define TERMINATE_MS 5000
+#define BEARER       "Bearer "
+
+/* ---- who may ---- */
+
+bool admin_secret_equals(struct str given, struct str secret)
+{
+    if (given.len != secret.len) return false;
+    volatile unsigned char differs = 0;
+    for (size_t i = 0; i < secret.len; i++)
+        differs |= (unsigned char)(given.data[i] ^ secret.data[i]);
+    return differs == 0;
+}
+
+bool admin_may_join(const struct proxy *p, const struct http_request *request)
+{
+    const char *key = p->config->join_key;
+    if (!key) return true;
+    struct str given = http_headers_get(&request->headers, "x-lm-join-key");
+    return given.data && admin_secret_equals(given, str_of(key));
+}
+
+static bool shows_admin_key(const struct proxy *p, const struct http_headers *headers)
+{
+    const char *key = p->config->admin_key;
+    if (!key) return false;
+    struct str given = http_headers_get(headers, "x-lm-admin-key");
+    struct str authorization = http_headers_get(headers, "authorization");
+    struct str bearer = STR(BEARER);
+    if (!given.data && authorization.len >= bearer.len &&
+        str_equal_nocase((struct str){authorization.data, bearer.len}, bearer)) {
+        given = (struct str){authorization.data + bearer.len, authorization.len - bearer.len};
+    }
+    return given.data && admin_secret_equals(str_trim(given), str_of(key));
+}
+
+bool admin_is_allowed(const struct proxy *p, const struct http_request *request)
+{
+    const struct http_headers *h = &request->headers;
+    if (shows_admin_key(p, h)) return true;
+    static const char *const speaks_for_others[] = {"origin", "sec-fetch-site", "forwarded",
+                                                    "x-forwarded-for"};
+    for (size_t i = 0; i < sizeof speaks_for_others / sizeof speaks_for_others[0]; i++) {
+        if (http_headers_get(h, speaks_for_others[i]).data) return false;
+    }
+    return request->peer_is_loopback;
+}
+
+/* ---- requests ---- */
+
+static void respond_text(struct http_exchange *x, int status, const char *text)
+{
+    struct buf body;
+    struct json_writer w;
+    buf_init(&body, BUF_MAX_INTERNAL);
+    json_writer_init(&w, &body);
+    json_put_text(&w, text);
+    http_respond(x, status, "application/json", buf_str(&body));
+    buf_deinit(&body);
+}
+
+/* False: the request was refused and answered. */
+static bool admit(const struct proxy *p, struct http_exchange *x)
+{
+    if (admin_is_allowed(p, http_exchange_request(x))) return true;
+    struct api_error error;
+    api_error_set(&error, 403, "admin_only", NULL,
+                  "This changes the fleet: show the admin key, or ask from the proxy's machine.");
+    api_error_respond(x, &error);
+    return false;
+}
+
+/* The node's URL, as LMDeploy's two generations send it: ?node_url=, or a body {"url"}. In the
+ * arena; NULL: the request was refused and answered. */
+static const char *read_url(struct http_exchange *x)
+{
+    const struct http_request *request = http_exchange_request(x);
+    struct arena *arena = http_exchange_arena(x);
+    struct str url = http_query_get(arena, request->query, "node_url");
+    if (!url.data && request->body.len > 0 && request->body.len <= BODY_MAX) {
+        struct json *root = json_parse(request->body.data, request->body.len, NULL);
+        const struct json *v = json_get(root, "url");
+        if (v && json_type(v) == JSON_STRING) {
+            const char *text = json_string(v, &url.len);
+            url.data = arena_strndup(arena, text, url.len);
+        }
+        json_destroy(root);
+    }
+    if (url.data && url.len > 0) {
+        while (url.len > 1 && url.data[url.len - 1] == '/')
+            url.len--;
+        return arena_strndup(arena, url.data, url.len);
+    }
+    struct api_error error;
+    api_error_set(&error, 400, NULL, "url",
+                  "Name the node: a JSON body {\"url\": ...}, or ?node_url=...");
+    api_error_respond(x, &error);
+    return NULL;
+}
+
+void admin_remove(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct proxy *p = arg;
+    if (!admit(p, x)) return;
+    const char *url = read_url(x);
+    if (!url) return;
+    bool found = registry_remove(&p->registry, url);
+    respond_text(x, found ? 200 : 404,
+                 found ? "Deleted successfully" : "Failed to delete, please check the input url.");
+}
+
+/* ---- terminate ---- */
+
+/* GET <node>/terminate to one or all nodes; answered when all have answered. Lives in the arena. */
+struct termination {
+    struct proxy *proxy;
+    struct http_exchange *client;
+    struct termination_call *calls;
+    int count, open, failed;
+    const char *only; // URL; NULL: all nodes
+};
+
+struct termination_call {
+    struct termination *owner;
+    struct http_call *call; // NULL: over
+    char url[AGENT_URL_BYTES];
+    char target[600];
+    int status;
+};
+
+static void answer_termination(struct termination *t)
+{
+    char text[AGENT_URL_BYTES + 64];
+    if (!t->only) {
+        snprintf(text, sizeof text, "%s",
+                 t->failed ? "Failed to terminate all nodes" : "All nodes terminated successfully");
+    } else if (t->failed) {
+        snprintf(text, sizeof text, "Failed to terminate node %s", t->only);
+    } else {
+        snprintf(text, sizeof text, "Terminated successfully");
+    }
+    respond_text(t->client, t->failed ? 502 : 200, text);
+}
+
+static void call_over(struct termination_call *c, bool ok)
+{
+    struct termination *t = c->owner;
+    c->call = NULL;
+    if (ok) {
+        registry_remove(&t->proxy->registry, c->url);
+    } else {
+        t->failed++;
+    }
+    log_info("terminate", "url=%s ok=%s", c->url, ok ? "yes" : "no");
+    if (--t->open == 0) answer_termination(t);
+}
+
+static void on_head(void *arg, int status, const struct http_headers *headers)
+{
+    (void)headers;
+    struct termination_call *c = arg;
+    c->status = status;
+}
+
+static void on_body(void *arg, const char *data, size_t len)
+{
+    (void)arg;
+    (void)data;
+    (void)len;
+}
+
+static void on_end(void *arg)
+{
+    struct termination_call *c = arg;
+    call_over(c, c->status == 200);
+}
+
+static void on_fail(void *arg, const struct http_failure *failure)
+{
+    struct termination_call *c = arg;
+    log_debug("terminate failed", "url=%s reason=\"%s\"", c->url, failure->text);
+    call_over(c, false);
+}
+
+static void on_gone(void *arg)
+{
+    struct termination *t = arg;
+    for (int i = 0; i < t->count; i++) {
+        if (t->calls[i].call) http_call_cancel(t->calls[i].call);
+    }
+}
+
+static void start_call(struct termination *t, const char *url_text)
+{
+    struct http_url url;
+    if (http_url_parse(url_text, &url, NULL) < 0) return; // what the registry holds was checked
+    struct termination_call *c = &t->calls[t->count++];
+    c->owner = t;
+    snprintf(c->url, sizeof c->url, "%s", url_text);
+    snprintf(c->target, sizeof c->target, "%s/terminate", url.path);
+    struct http_call_options options = {
+        .host = url.host,
+        .port = url.port,
+        .method = "GET",
+        .target = str_of(c->target),
+        .head_timeout_ms = TERMINATE_MS,
+        .idle_timeout_ms = TERMINATE_MS,
+        .on_head = on_head,
+        .on_body = on_body,
+        .on_end = on_end,
+        .on_fail = on_fail,
+        .arg = c,
+    };
+    t->open++;
+    c->call = http_call_start(t->proxy->client, &options);
+}
+
+static void terminate(struct proxy *p, struct http_exchange *x, const char *only)
+{
+    struct arena *arena = http_exchange_arena(x);
+    struct termination *t = arena_alloc(arena, sizeof *t);
+    t->proxy = p;
+    t->client = x;
+    t->only = only;
+    t->calls = arena_alloc(arena, ((size_t)p->registry.count + 1) * sizeof *t->calls);
+    list_each (m, &p->registry.members, struct registry_member, link) {
+        if (m->presence != REGISTRY_PRESENT) continue;
+        if (!only || strcmp(only, m->record.url) == 0) start_call(t, m->record.url);
+    }
+    if (t->open > 0) {
+        http_exchange_watch(x, on_gone, NULL, t);
+        return;
+    }
+    if (only) t->failed = 1; // no such node
+    answer_termination(t);
+}
+
+void admin_terminate(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct proxy *p = arg;
+    if (!admit(p, x)) return;
+    const char *url = read_url(x);
+    if (url) terminate(p, x, url);
+}
+
+void admin_terminate_all(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct proxy *p = arg;
+    if (admit(p, x)) terminate(p, x, NULL);
+}

@@ -1,0 +1,24 @@
+/* forward.h - which headers cross the proxy, in both directions.
+ *
+ * Hop-by-hop headers, those that Connection names, Host and Content-Length stay behind. x-lm-* is
+ * what our own hops say to each other, so a client's is dropped, and an agent's doesn't reach the
+ * client. Everything else passes as it came, in its order. Results live in the arena; their texts
+ * are the arguments' own unless said otherwise. */
+#ifndef LM_PROXY_FORWARD_H
+#define LM_PROXY_FORWARD_H
+
+#include "shared/base/arena.h"
+#include "shared/net/http_server.h"
+
+/* For the agent: x-request-id is ours, x-forwarded-for gets the client's address appended. */
+struct http_headers forward_request(struct arena *a, const struct http_request *request,
+                                    struct str request_id);
+
+/* For the client, texts copied: without CORS headers and x-request-id, which the router has written
+ * already. */
+struct http_headers forward_response(struct arena *a, const struct http_headers *headers);
+
+/* -1: absent or not a number. */
+int64_t forward_content_length(const struct http_headers *headers);
+
+#endif

@@ -1,0 +1,77 @@
+#include "proxy/proxy_metrics.h"
+
+#include "proxy/proxy.h"
+#include "shared/base/check.h"
+
+#include <inttypes.h>
+
+#define PREFIX "lm_proxy_"
+
+struct proxy_metrics proxy_metrics;
+
+#define ROW(kind, field, help) METRICS_ROW(proxy_metrics, PREFIX, kind, field, help)
+static const struct metric_info table[] = {PROXY_METRICS(ROW)};
+
+static void refresh(struct proxy *p)
+{
+    int up = 0, suspect = 0, down = 0;
+    list_each (m, &p->registry.members, struct registry_member, link) {
+        if (!m->visible) {
+            down++;
+        } else if (m->state == FLEET_UP) {
+            up++;
+        } else {
+            suspect++;
+        }
+    }
+    metric_set(&proxy_metrics.agents_up, up);
+    metric_set(&proxy_metrics.agents_suspect, suspect);
+    metric_set(&proxy_metrics.agents_down, down);
+    if (p->server) metric_set(&proxy_metrics.connections, http_server_connections(p->server));
+}
+
+/* A label's value. Our ids need no escapes, but a foreign node's is its URL. */
+static void put_label(struct buf *out, const char *text)
+{
+    for (; *text; text++) {
+        if (*text == '"' || *text == '\\') buf_append_char(out, '\\');
+        buf_append_char(out, *text);
+    }
+}
+
+static void print_agents(struct buf *out, struct proxy *p)
+{
+    static const struct {
+        const char *name, *type, *help;
+    } rows[] = {
+        {PREFIX "agent_in_flight", "gauge", "requests of this proxy at the agent"},
+        {PREFIX "agent_dispatches_total", "counter", "requests ever sent to the agent"},
+        {PREFIX "agent_failures_total", "counter", "of those, lost or not connected"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", rows[i].name, rows[i].help, rows[i].name,
+                   rows[i].type);
+        list_each (m, &p->registry.members, struct registry_member, link) {
+            const struct fleet_cell *c = m->cell;
+            uint64_t value = i == 0   ? (uint64_t)atomic_load(&c->in_flight)
+                             : i == 1 ? atomic_load(&c->dispatched_total)
+                                      : atomic_load(&c->failed_total);
+            buf_printf(out, "%s{agent=\"", rows[i].name);
+            put_label(out, m->record.id);
+            buf_printf(out, "\"} %" PRIu64 "\n", value);
+        }
+    }
+}
+
+void proxy_metrics_handle(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct proxy *p = arg;
+    refresh(p);
+    struct buf out;
+    buf_init(&out, BUF_MAX_INTERNAL);
+    metrics_print(&out, table, ARRAY_LEN(table), &proxy_metrics);
+    print_agents(&out, p);
+    http_respond(x, 200, "text/plain; version=0.0.4; charset=utf-8", buf_str(&out));
+    buf_deinit(&out);
+}

@@ -1,0 +1,11 @@
+/* proxy_routes.h - which handler gets which path. */
+#ifndef LM_PROXY_PROXY_ROUTES_H
+#define LM_PROXY_PROXY_ROUTES_H
+
+#include "shared/net/http_router.h"
+
+struct proxy;
+
+void proxy_routes_init(struct http_router *router, struct proxy *p); // CORS is the caller's
+
+#endif

@@ -1,0 +1,22 @@
+/* registry_redis.h - the registry that several proxies share. Reads all agents every second (and
+ * when a hint on lm:ev says that somebody came or went), their loads every 250 ms; writes what this
+ * proxy alone has heard by HTTP. No request ever waits for it. Loop thread. */
+#ifndef LM_PROXY_REGISTRY_REDIS_H
+#define LM_PROXY_REGISTRY_REDIS_H
+
+#include <uv.h>
+
+#include "proxy/registry.h"
+
+struct registry_redis;
+
+/* E_INVALID: bad URL. Connects by itself; an absent Redis is no failure. Sets registry->on_lease.
+ */
+FALLIBLE int registry_redis_start(uv_loop_t *loop, const char *url, struct registry *registry,
+                                  struct registry_redis **out, struct error *err);
+void registry_redis_stop(struct registry_redis *r, void (*on_closed)(void *arg), void *arg);
+
+bool registry_redis_is_connected(const struct registry_redis *r);
+bool registry_redis_has_scanned(const struct registry_redis *r); // completely, at least once
+
+#endif

@@ -1,0 +1,303 @@
+#include "proxy/peek.h"
+
+#include "shared/base/buf.h"
+#include "shared/base/check.h"
+#include "shared/base/json.h"
+#include "shared/base/rng.h"
+#include "tests/test.h"
+
+struct result {
+    int rc;
+    bool stream;
+    char model[256];
+    struct api_error error;
+};
+
+/* The text is copied to a block of exactly its size: a read beyond it is the sanitizer's. */
+static struct result peek_bytes(const char *text, size_t len)
+{
+    struct result r = {.rc = 0};
+    struct arena arena;
+    arena_init(&arena);
+    char *copy = len ? xmemdup(text, len) : NULL;
+    struct peek peek;
+    r.rc = peek_body(&arena, (struct str){copy, len}, &peek, &r.error);
+    if (r.rc == 0) {
+        NEED(peek.model.len < sizeof r.model);
+        memcpy(r.model, peek.model.data, peek.model.len);
+        r.model[peek.model.len] = 0;
+        r.stream = peek.stream;
+    }
+    free(copy);
+    arena_deinit(&arena);
+    return r;
+}
+
+static struct result peek_text(const char *text)
+{
+    return peek_bytes(text, strlen(text));
+}
+
+static void expect_model(const char *text, const char *model, bool stream)
+{
+    struct result r = peek_text(text);
+    EXPECT_INT(r.rc, 0);
+    if (r.rc < 0) printf("  %s: %s\n", text, r.error.message);
+    EXPECT_STR(r.model, model);
+    EXPECT_INT(r.stream, stream);
+}
+
+static void test_finds_the_fields(void)
+{
+    expect_model("{\"model\":\"m\"}", "m", false);
+    expect_model(" \r\n\t{ \"model\" : \"m\" , \"stream\" : true } \n", "m", true);
+    expect_model("{\"stream\":false,\"model\":\"a/b-c.d:e\"}", "a/b-c.d:e", false);
+    expect_model("{\"stream\":null,\"model\":\"m\"}", "m", false);
+    expect_model("{\"stream\":\"true\",\"model\":\"m\"}", "m", false); // the agent's to refuse
+    expect_model("{\"stream\":1,\"model\":\"m\",\"n\":-0.5e+10}", "m", false);
+    expect_model("{\"model\":\"\"}", "", false);
+    expect_model("{\"model\":\"\xe4\xb9\xa6\xe7\x94\x9f\"}", "\xe4\xb9\xa6\xe7\x94\x9f", false);
+    expect_model("{\"messages\":[{\"role\":\"user\",\"content\":[]},{},[[]]],\"model\":\"m\"}", "m",
+                 false);
+}
+
+static void test_only_the_outermost_object_counts(void)
+{
+    expect_model("{\"metadata\":{\"model\":\"no\",\"stream\":true},\"model\":\"yes\"}", "yes",
+                 false);
+    expect_model("{\"model\":\"yes\",\"a\":[{\"model\":\"no\"},{\"stream\":true}]}", "yes", false);
+    expect_model("{\"a\":\"\\\"model\\\":\\\"no\\\"\",\"model\":\"yes\"}", "yes", false);
+    expect_model("{\"modelx\":\"no\",\"xmodel\":\"no\",\"Model\":\"no\",\"model\":\"yes\"}", "yes",
+                 false);
+    EXPECT_INT(peek_text("{\"metadata\":{\"model\":\"no\"}}").rc, -1);
+}
+
+static void test_escapes(void)
+{
+    expect_model("{\"\\u006dodel\":\"m\",\"\\u0073\\u0074ream\":true}", "m", true);
+    expect_model("{\"model\":\"a\\\"\\\\\\/\\b\\f\\n\\r\\tz\"}", "a\"\\/\b\f\n\r\tz", false);
+    expect_model("{\"model\":\"\\u00e9\\u4E66\\ud83d\\ude00\"}",
+                 "\xc3\xa9\xe4\xb9\xa6\xf0\x9f\x98\x80", false);
+    expect_model("{\"\\\"model\":\"no\",\"model\\u0020\":\"no\",\"model\":\"yes\"}", "yes", false);
+}
+
+static void test_malformed(void)
+{
+    static const char *const bodies[] = {
+        "",
+        " ",
+        "{",
+        "}",
+        "nul",
+        "{\"model\"",
+        "{\"model\":",
+        "{\"model\":\"m\"",
+        "{\"model\":\"m",
+        "{\"model\":\"m\",}",
+        "{,\"model\":\"m\"}",
+        "{\"model\":\"m\"}}",
+        "{\"model\":\"m\"} x",
+        "{\"model\":\"m\"}{\"model\":\"m\"}",
+        "{model:\"m\"}",
+        "{'model':'m'}",
+        "{\"model\" \"m\"}",
+        "{\"model\":\"m\" \"a\":1}",
+        "{\"model\":\"m\",\"a\":}",
+        "{\"model\":\"m\",\"a\":[1,]}",
+        "{\"model\":\"m\",\"a\":[1 2]}",
+        "{\"model\":\"m\",\"a\":[1}}",
+        "{\"model\":\"m\",\"a\":{]}",
+        "{\"model\":\"m\",\"a\":01}",
+        "{\"model\":\"m\",\"a\":-}",
+        "{\"model\":\"m\",\"a\":1.}",
+        "{\"model\":\"m\",\"a\":.5}",
+        "{\"model\":\"m\",\"a\":1e}",
+        "{\"model\":\"m\",\"a\":1e+}",
+        "{\"model\":\"m\",\"a\":+1}",
+        "{\"model\":\"m\",\"a\":0x1}",
+        "{\"model\":\"m\",\"a\":NaN}",
+        "{\"model\":\"m\",\"a\":Infinity}",
+        "{\"model\":\"m\",\"a\":tru}",
+        "{\"model\":\"m\",\"a\":truex}",
+        "{\"model\":\"m\",\"a\":TRUE}",
+        "{\"model\":\"m\",\"a\":\"\\x\"}",
+        "{\"model\":\"m\",\"a\":\"\\u12\"}",
+        "{\"model\":\"m\",\"a\":\"\\u12g4\"}",
+        "{\"model\":\"m\",\"a\":\"\\u0000\"}",
+        "{\"model\":\"m\\u0000x\"}",
+        "{\"model\":\"m\",\"a\":\"\\ud800\"}",
+        "{\"model\":\"m\",\"a\":\"\\ud800\\u0041\"}",
+        "{\"model\":\"m\",\"a\":\"\\udc00\"}",
+        "{\"model\":\"m\",\"a\":\"\t\"}",
+        "{\"model\":\"m\",\"a\":\"line\nbreak\"}",
+        "{\"model\":\"m\",\"a\":\"\xff\"}",
+        "{\"model\":\"m\",\"a\":\"\xc3\"}",
+        "{\"model\":\"m\",\"a\":\"\xc0\x80\"}",
+        "{\"model\":\"m\",\"a\":\"\xed\xa0\x80\"}",
+        "{\"model\":\"m\",\"a\":\"\xf4\x90\x80\x80\"}",
+        "{\"model\":\"m\",\xc2\xa0\"a\":1}",
+        "\xef\xbb\xbf{\"model\":\"m\"}",
+        "{\"model\":\"a\",\"model\":\"b\"}",
+        "{\"model\":\"a\",\"\\u006dodel\":\"b\"}",
+        "{\"model\":\"a\",\"stream\":true,\"stream\":false}",
+        "// comment\n{\"model\":\"m\"}",
+    };
+    for (size_t i = 0; i < ARRAY_LEN(bodies); i++) {
+        struct result r = peek_text(bodies[i]);
+        EXPECT_INT(r.rc, -1);
+        if (r.rc == 0) {
+            printf("  accepted: %s\n", bodies[i]);
+            continue;
+        }
+        EXPECT_INT(r.error.status, 400);
+        EXPECT(strstr(r.error.message, "parse the JSON body") != NULL);
+        EXPECT(strstr(r.error.message, "at byte ") != NULL);
+    }
+    EXPECT_INT(peek_bytes("{\"model\":\"m\",\"a\":\"\0\"}", 20).rc, -1);
+    EXPECT_INT(peek_bytes("{\"model\":\"m\"}\0", 14).rc, -1);
+}
+
+static void test_wrong_shapes(void)
+{
+    static const struct {
+        const char *body, *code, *param, *text;
+    } rows[] = {
+        {"{}", NULL, "", "you must provide a model parameter"},
+        {"{\"model\":null}", NULL, "", "you must provide a model parameter"},
+        {"{\"messages\":[]}", NULL, "", "you must provide a model parameter"},
+        {"[]", "invalid_type", "", "must be a JSON object"},
+        {"[{\"model\":\"m\"}]", "invalid_type", "", "must be a JSON object"},
+        {"\"model\"", "invalid_type", "", "must be a JSON object"},
+        {"null", "invalid_type", "", "must be a JSON object"},
+        {"17", "invalid_type", "", "must be a JSON object"},
+        {"{\"model\":1}", "invalid_type", "model", "a number"},
+        {"{\"model\":true}", "invalid_type", "model", "a boolean"},
+        {"{\"model\":[\"m\"]}", "invalid_type", "model", "an array"},
+        {"{\"model\":{\"id\":\"m\"}}", "invalid_type", "model", "an object"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        struct result r = peek_text(rows[i].body);
+        EXPECT_INT(r.rc, -1);
+        EXPECT_INT(r.error.status, 400);
+        EXPECT_STR(r.error.code ? r.error.code : "", rows[i].code ? rows[i].code : "");
+        EXPECT_STR(r.error.param, rows[i].param);
+        EXPECT(strstr(r.error.message, rows[i].text) != NULL);
+    }
+}
+
+static char *nested(int levels)
+{
+    struct buf b;
+    buf_init(&b, BUF_MAX_INTERNAL);
+    buf_append_str(&b, "{\"model\":\"m\",\"a\":");
+    for (int i = 1; i < levels; i++)
+        buf_append_char(&b, '[');
+    for (int i = 1; i < levels; i++)
+        buf_append_char(&b, ']');
+    if (levels == 1) buf_append_char(&b, '1');
+    buf_append_char(&b, '}');
+    return buf_detach(&b, NULL);
+}
+
+static void test_depth_is_bounded(void)
+{
+    for (int levels = 1; levels <= 66; levels++) {
+        char *text = nested(levels);
+        EXPECT_INT(peek_text(text).rc, levels <= 64 ? 0 : -1);
+        free(text);
+    }
+    char *text = nested(1000000);
+    EXPECT_INT(peek_text(text).rc, -1);
+    free(text);
+}
+
+static void test_huge(void)
+{
+    struct buf b;
+    buf_init(&b, BUF_MAX_INTERNAL);
+    buf_append_str(&b, "{\"messages\":[{\"role\":\"user\",\"content\":\"");
+    for (int i = 0; i < 1 << 20; i++)
+        buf_append_str(&b, "plain text, \\\"escaped\\\" and \xe4\xb8\xad\xe6\x96\x87. ");
+    buf_append_str(&b, "\"}],\"stream\":true,\"model\":\"late\"}");
+    struct result r = peek_bytes(b.data, b.len);
+    EXPECT_INT(r.rc, 0);
+    EXPECT_STR(r.model, "late");
+    EXPECT(r.stream);
+    EXPECT_INT(peek_bytes(b.data, b.len - 1).rc, -1);
+    buf_deinit(&b);
+}
+
+/* Every string length around the eight bytes that are looked at in one go, with every kind of end.
+ */
+static void test_word_edges(void)
+{
+    static const char *const inside[] = {"", "\\n", "\xc3\xa9", "\xf0\x9f\x98\x80", "\x7f"};
+    for (size_t kind = 0; kind < ARRAY_LEN(inside); kind++) {
+        for (int before = 0; before < 20; before++) {
+            for (int after = 0; after < 20; after++) {
+                char body[128];
+                snprintf(body, sizeof body, "{\"a\":\"%.*s%s%.*s\",\"model\":\"m\"}", before,
+                         "aaaaaaaaaaaaaaaaaaaa", inside[kind], after, "bbbbbbbbbbbbbbbbbbbb");
+                EXPECT_INT(peek_text(body).rc, 0);
+            }
+        }
+    }
+    for (int c = 1; c < 0x20; c++) {
+        for (int before = 0; before < 20; before++) {
+            char body[128];
+            snprintf(body, sizeof body, "{\"a\":\"%.*s%cbbbbbbbb\",\"model\":\"m\"}", before,
+                     "aaaaaaaaaaaaaaaaaaaa", c);
+            EXPECT_INT(peek_text(body).rc, -1);
+        }
+    }
+}
+
+/* What is accepted here must be accepted there and mean the same; random damage finds the corners.
+ */
+static void test_agrees_with_the_json_reader(void)
+{
+    static const char seed_text[] =
+        "{\"model\":\"m\\u00e9\",\"messages\":[{\"role\":\"user\",\"content\":\"h\\ti "
+        "\xe2\x82\xac\"}"
+        ",null,true,false,-1.5e3,0,[],{}],\"stream\":true,\"x\":{\"y\":[1,2]}}";
+    static const char alphabet[] = "{}[]\",:\\u0d8e1.-+tfn \x01\x80\xc3\xe2";
+    struct rng rng;
+    rng_init(&rng, 7);
+    int accepted = 0;
+    for (int round = 0; round < 200000; round++) {
+        char text[sizeof seed_text];
+        memcpy(text, seed_text, sizeof text);
+        size_t len = sizeof seed_text - 1;
+        for (uint32_t n = rng_below(&rng, 3) + 1; n > 0; n--)
+            text[rng_below(&rng, (uint32_t)len)] = alphabet[rng_below(&rng, sizeof alphabet - 1)];
+        if (rng_below(&rng, 10) == 0) len = rng_below(&rng, (uint32_t)len);
+        struct result r = peek_bytes(text, len);
+        struct json *root = json_parse(text, len, NULL);
+        if (r.rc == 0) {
+            accepted++;
+            if (root) { // a duplicate name elsewhere is the agent's to refuse
+                EXPECT_STR(r.model, json_string(json_get(root, "model"), NULL));
+                EXPECT_INT(r.stream, json_is_true(json_get(root, "stream")));
+            }
+        } else if (root && json_type(root) == JSON_OBJECT) {
+            const struct json *model = json_get_set(root, "model");
+            EXPECT(!model || json_type(model) != JSON_STRING);
+        }
+        json_destroy(root);
+    }
+    EXPECT(accepted > 1000);
+}
+
+int main(void)
+{
+    RUN(test_finds_the_fields);
+    RUN(test_only_the_outermost_object_counts);
+    RUN(test_escapes);
+    RUN(test_malformed);
+    RUN(test_wrong_shapes);
+    RUN(test_depth_is_bounded);
+    RUN(test_huge);
+    RUN(test_word_edges);
+    RUN(test_agrees_with_the_json_reader);
+    return TEST_END();
+}
