@@ -19,7 +19,7 @@
 
 #define TICK_MS       100
 #define SWEEP_TICKS   10
-#define START_MS      2000 // two beats: whoever is alive has been heard by then
+#define START_MS      1200 // a beat and a bit: whoever is alive has been heard by then
 #define LAST_WORDS_MS 500  // for error events to reach clients that are cut
 
 /* ---- the end ---- */
@@ -124,7 +124,8 @@ static void advance_phase(struct proxy *p, uint64_t now_ms)
         registry_fleet(&p->registry);
         if (!proxy_is_ready(p) && now_ms - p->started_ms < START_MS) return;
         p->phase = PROXY_READY;
-        log_info("ready", "agents=%d", p->registry.fleet->count);
+        log_info("ready", "url=http://%s:%d agents=%d routing=%s", p->config->server_name,
+                 http_server_port(p->server), p->registry.fleet->count, p->policy->name);
         return;
     case PROXY_READY:
         return;
@@ -242,7 +243,6 @@ int proxy_start(struct proxy *p, uv_loop_t *loop, const struct proxy_config *con
         return rc;
     }
     CHECK(uv_timer_start(&p->tick, on_tick, 0, TICK_MS) == 0);
-    log_info("serving", "host=%s port=%d routing=%s", config->server_name,
-             http_server_port(p->server), p->policy->name);
+    log_info("serving", "host=%s port=%d", config->server_name, http_server_port(p->server));
     return 0;
 }

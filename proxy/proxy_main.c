@@ -42,7 +42,7 @@ static int run(struct program *program, const struct proxy_config *config)
     uv_run(&loop, UV_RUN_DEFAULT);
     proxy_deinit(&program->proxy);
     loop_close_all(&loop);
-    return rc < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+    return rc == E_INVALID ? EXIT_USAGE : rc < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 int main(int argc, char **argv)

@@ -9,7 +9,7 @@
 #include "shared/base/check.h"
 #include "shared/base/json.h"
 
-static void respond_status(struct http_exchange *x, const struct proxy *p, bool ok)
+static void respond_status(struct http_exchange *x, struct proxy *p, bool ok)
 {
     static const char *const names[] = {
         [PROXY_STARTING] = "starting", [PROXY_READY] = "ready",      [PROXY_LEAVING] = "draining",
@@ -21,7 +21,7 @@ static void respond_status(struct http_exchange *x, const struct proxy *p, bool 
     json_writer_init(&w, &body);
     json_object_begin(&w);
     json_field_text(&w, "status", names[p->phase]);
-    json_field_int(&w, "agents", p->registry.fleet->count);
+    json_field_int(&w, "agents", registry_fleet(&p->registry)->count);
     json_object_end(&w);
     http_respond(x, ok ? 200 : 503, "application/json", buf_str(&body));
     buf_deinit(&body);
@@ -39,7 +39,7 @@ static void get_health(struct http_exchange *x, struct str param, void *arg)
 static void get_ready(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
-    const struct proxy *p = arg;
+    struct proxy *p = arg;
     respond_status(x, p, p->phase == PROXY_READY);
 }
 
