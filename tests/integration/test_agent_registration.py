@@ -1,0 +1,187 @@
+"""What registries hear: proxies by HTTP, Redis by its scripts; and that nobody waits for them."""
+
+import http.server
+import json
+import threading
+import time
+
+import pytest
+
+from conftest import free_port, wait_until
+
+
+class Registry:
+    """A proxy as far as agents see one."""
+
+    def __init__(self, port=0, status=200):
+        registry = self
+        self.beats = []
+        self.asked = []
+        self.status = status
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                registry.asked.append(self.path)
+                self.answer(200, b"")
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                registry.beats.append((time.monotonic(), self.path, dict(self.headers), body))
+                self.answer(registry.status, b'"Added successfully"')
+
+            def answer(self, status, body):
+                self.send_response(status)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        class HttpServer(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+
+        self.server = HttpServer(("127.0.0.1", port), Handler)
+        self.port = self.server.server_port
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def start_registry():
+    registries = []
+
+    def start(**kwargs):
+        registries.append(Registry(**kwargs))
+        return registries[-1]
+    yield start
+    for registry in registries:
+        registry.close()
+
+
+def test_beats(start_agent, start_registry):
+    one, two = start_registry(), start_registry()
+    agent = start_agent("--model-name", "m", "--proxy-url", one.url, "--proxy-url", two.url + "/base",
+                        "--join-key", "secret", "--agent-id", "a-1", "--queue-max", 7)
+    wait_until(lambda: len(one.beats) >= 4 and two.beats, 15, "four beats")
+    _, path, headers, body = one.beats[0]
+    assert path == "/nodes/add" and two.beats[0][1] == "/base/nodes/add"
+    assert {k.lower(): v for k, v in headers.items()}["x-lm-join-key"] == "secret"
+    assert body["url"] == agent.url and body["status"]["models"] == ["m"]
+    facts = body["lm"]
+    assert facts["id"] == "a-1" and facts["queue_max"] == 7 and facts["draining"] is False
+    assert facts["load"]["running"] == 0
+    times = [beat[0] for beat in one.beats[:4]]
+    assert all(0.7 < b - a < 1.6 for a, b in zip(times, times[1:])), times
+    sequences = [beat[3]["lm"]["load"]["sequence"] for beat in one.beats]
+    assert sequences == sorted(set(sequences))
+    agent.stop()
+    assert one.beats[-1][3]["lm"]["draining"] is True
+    assert two.beats[-1][3]["lm"]["draining"] is True
+
+
+def test_address_is_learned(start_agent, start_registry):
+    """0.0.0.0 is no address: the connection to the proxy says what ours is."""
+    registry = start_registry()
+    agent = start_agent("--server-name", "0.0.0.0", "--proxy-url", registry.url)
+    wait_until(lambda: registry.beats, 15, "a beat")
+    assert registry.asked == ["/health"]
+    assert registry.beats[0][3]["url"] == f"http://127.0.0.1:{agent.port}"
+
+
+def test_advertise(start_agent, start_registry):
+    registry = start_registry()
+    start_agent("--proxy-url", registry.url, "--advertise", "agent.example:99")
+    wait_until(lambda: registry.beats, 15, "a beat")
+    assert registry.beats[0][3]["url"] == "http://agent.example:99"
+
+
+def test_proxy_that_comes_late(start_agent, start_registry):
+    """The agent serves without it, says so once, and is there when the proxy is."""
+    port = free_port()
+    agent = start_agent("--model-name", "m", "--proxy-url", f"http://127.0.0.1:{port}")
+    agent.wait_log("proxy away", 15)
+    answer = agent.post("/v1/completions", {"model": "m", "prompt": "x", "max_tokens": 1})
+    assert answer.status_code == 200
+    time.sleep(2.5)
+    assert agent.log.count("proxy away") == 1
+    registry = start_registry(port=port)
+    wait_until(lambda: registry.beats, 5, "a beat")
+    agent.wait_log(r"registered proxy=", 5)
+    registry.close()
+    agent.wait_log("proxy away", 10, count=2)
+
+
+def test_proxy_that_refuses(start_agent, start_registry):
+    registry = start_registry(status=403)
+    agent = start_agent("--proxy-url", registry.url)
+    agent.wait_log(r"proxy refuses this agent .*403", 15)
+    registry.status = 200
+    agent.wait_log(r"registered proxy=", 5)
+
+
+def test_redis(start_agent, redis):
+    agent = start_agent("--model-name", "m", "--redis-url", redis.url, "--agent-id", "a-1")
+    agent.wait_log(r"registered redis=", 15)
+    facts = json.loads(redis.ask("GET", "lm:agent:a-1"))
+    assert facts["url"] == agent.url and facts["models"] == ["m"]
+    load = json.loads(redis.ask("GET", "lm:load:a-1"))
+    assert load["running"] == 0
+    first = load["sequence"]
+    time.sleep(1)
+    later = json.loads(redis.ask("GET", "lm:load:a-1"))["sequence"]
+    assert 3 <= later - first <= 12  # every 250 ms, and with beats
+    assert 0 < int(redis.ask("PTTL", "lm:agent:a-1")) <= 3500
+    assert redis.ask("ZRANGE", "lm:agents", 0, -1) == "a-1"
+    agent.stop()
+    assert redis.ask("KEYS", "lm:*") == ""
+
+
+def test_redis_lost_and_found(start_agent, start_redis):
+    redis = start_redis()
+    agent = start_agent("--model-name", "m", "--redis-url", redis.url, "--agent-id", "a-1")
+    agent.wait_log(r"registered redis=", 15)
+    redis.ask("FLUSHALL")  # a flush is healed by the next beat
+    wait_until(lambda: redis.ask("EXISTS", "lm:agent:a-1") == "1", 5, "the record")
+    redis.kill()
+    for _ in range(3):
+        answer = agent.post("/v1/completions", {"model": "m", "prompt": "x", "max_tokens": 1})
+        assert answer.status_code == 200
+        time.sleep(0.3)
+    again = start_redis(redis.port)
+    wait_until(lambda: again.ask("EXISTS", "lm:agent:a-1") == "1", 10, "the record")
+    agent.stop()
+
+
+def test_same_id_twice(start_agent, redis):
+    flags = ["--redis-url", redis.url, "--agent-id", "twin"]
+    first = start_agent(*flags)
+    first.wait_log(r"registered redis=", 15)
+    second = start_agent(*flags)
+    second.wait_log("another process holds this agent id", 15)
+    assert json.loads(redis.ask("GET", "lm:agent:twin"))["url"] == first.url
+    first.kill()
+    second.wait_log(r"registered redis=", 10)
+    assert json.loads(redis.ask("GET", "lm:agent:twin"))["url"] == second.url
+
+
+def test_redis_address_is_learned(start_agent, redis):
+    agent = start_agent("--server-name", "0.0.0.0", "--redis-url", redis.url, "--agent-id", "a-1")
+    agent.wait_log(r"registered redis=", 15)
+    facts = json.loads(redis.ask("GET", "lm:agent:a-1"))
+    assert facts["url"] == f"http://127.0.0.1:{agent.port}"
+
+
+def test_unreachable_redis(start_agent):
+    agent = start_agent("--model-name", "m", "--redis-url", f"redis://127.0.0.1:{free_port()}/0")
+    answer = agent.post("/v1/completions", {"model": "m", "prompt": "x", "max_tokens": 1})
+    assert answer.status_code == 200
+    begin = time.monotonic()
+    agent.stop()
+    assert time.monotonic() - begin < 10
