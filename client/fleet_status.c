@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- a proxy: url -> {"models":[..],"unfinished":n,"latency":[s..],"speed":n} ---- */
+/* ---- a proxy: url -> {"models":[..],"unfinished":n,"latency":[s..],"speed":n} ----
+ *
+ * So LMDeploy has it; lm-proxy adds what its agents report ("state", "running", ...). */
 
 static void add_names(struct text_table *t, const struct json *models)
 {
@@ -23,10 +25,24 @@ static void add_names(struct text_table *t, const struct json *models)
     buf_deinit(&names);
 }
 
-static void add_number(struct text_table *t, const struct json *v, const char *unit)
+static void add_number(struct text_table *t, const struct json *v)
 {
     if (v && json_type(v) == JSON_NUMBER) {
-        text_table_add(t, "%.4g%s", json_number(v), unit);
+        text_table_add(t, "%.10g", json_number(v));
+    } else {
+        text_table_add(t, "-");
+    }
+}
+
+static void add_text(struct text_table *t, const struct json *v)
+{
+    text_table_add(t, "%s", v && json_type(v) == JSON_STRING ? json_string(v, NULL) : "-");
+}
+
+static void add_share(struct text_table *t, const struct json *v)
+{
+    if (v && json_type(v) == JSON_NUMBER) {
+        text_table_add(t, "%.0f %%", json_number(v) * 100);
     } else {
         text_table_add(t, "-");
     }
@@ -52,8 +68,9 @@ static void add_latency(struct text_table *t, const struct json *list)
 int fleet_status_print(const char *text, size_t len, struct buf *out, struct error *err)
 {
     static const struct text_column columns[] = {
-        {"AGENT", false}, {"UNFINISHED", true}, {"LATENCY", true},
-        {"SPEED", true},  {"MODELS", false},
+        {"AGENT", false},  {"STATE", false},  {"UNFINISHED", true},
+        {"RUNNING", true}, {"WAITING", true}, {"KV", true},
+        {"LATENCY", true}, {"SPEED", true},   {"MODELS", false},
     };
     struct error why;
     struct json *nodes = json_parse(text, len, &why);
@@ -66,9 +83,13 @@ int fleet_status_print(const char *text, size_t len, struct buf *out, struct err
     text_table_init(&t, columns, ARRAY_LEN(columns));
     for (const struct json *node = json_first(nodes); node; node = json_next(node)) {
         text_table_add(&t, "%s", json_name(node));
-        add_number(&t, json_get(node, "unfinished"), "");
+        add_text(&t, json_get(node, "state"));
+        add_number(&t, json_get(node, "unfinished"));
+        add_number(&t, json_get(node, "running"));
+        add_number(&t, json_get(node, "waiting"));
+        add_share(&t, json_get(node, "kv_used_share"));
         add_latency(&t, json_get(node, "latency"));
-        add_number(&t, json_get(node, "speed"), "");
+        add_number(&t, json_get(node, "speed"));
         add_names(&t, json_get(node, "models"));
     }
     text_table_print(&t, out);

@@ -103,13 +103,15 @@ def test_models(server):
 
 
 def test_status_of_a_fleet():
-    nodes = {"http://127.0.0.1:1": {"models": ["m"], "unfinished": 3, "latency": [0.25], "speed": 12},
+    nodes = {"http://127.0.0.1:1": {"models": ["m"], "unfinished": 3, "latency": [0.25], "speed": 12,
+                                    "state": "live", "running": 2, "waiting": 1, "kv_used_share": 0.5},
              "http://127.0.0.1:2": {"models": ["m", "n"], "unfinished": 0, "latency": [], "speed": None}}
     with FakeOpenai(nodes=nodes) as fake:
         lines = run("status", fake.url).stdout.decode().splitlines()
-    assert lines[0].split() == ["AGENT", "UNFINISHED", "LATENCY", "SPEED", "MODELS"]
-    assert lines[1].split() == ["http://127.0.0.1:1", "3", "0.250", "s", "12", "m"]
-    assert lines[2].split() == ["http://127.0.0.1:2", "0", "-", "-", "m,", "n"]
+    assert lines[0].split() == ["AGENT", "STATE", "UNFINISHED", "RUNNING", "WAITING", "KV", "LATENCY",
+                                "SPEED", "MODELS"]
+    assert lines[1].split() == ["http://127.0.0.1:1", "live", "3", "2", "1", "50", "%", "0.250", "s", "12", "m"]
+    assert lines[2].split() == ["http://127.0.0.1:2", "-", "0", "-", "-", "-", "-", "-", "m,", "n"]
     assert lines[3] == "2 agents"
 
 

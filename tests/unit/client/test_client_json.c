@@ -72,17 +72,19 @@ static void test_fleet_is_a_table(void)
 {
     struct buf out;
     struct error err;
-    struct str text =
-        STR("{\"http://10.0.0.1:23333\":{\"models\":[\"a\",\"b\"],\"unfinished\":12,"
-            "\"latency\":[0.1,0.3],\"speed\":41.5},"
-            "\"http://"
-            "10.0.0.2:23333\":{\"models\":[],\"unfinished\":0,\"latency\":[],\"speed\":null}}");
+    struct str text = STR(
+        "{\"http://10.0.0.1:23333\":{\"models\":[\"a\",\"b\"],\"unfinished\":12,"
+        "\"latency\":[0.1,0.3],\"speed\":null,\"id\":\"x\",\"state\":\"live\",\"running\":8,"
+        "\"waiting\":4,\"kv_used_share\":0.25},"
+        "\"http://10.0.0.2:8\":{\"models\":[],\"unfinished\":0,\"latency\":[],\"speed\":41.5}}");
     buf_init(&out, BUF_MAX_INTERNAL);
     NEED(fleet_status_print(text.data, text.len, &out, &err) == 0);
-    EXPECT_STR(out.data, "AGENT                  UNFINISHED  LATENCY  SPEED  MODELS\n"
-                         "http://10.0.0.1:23333          12  0.200 s   41.5  a, b\n"
-                         "http://10.0.0.2:23333           0        -      -  -\n"
-                         "2 agents\n");
+    EXPECT_STR(
+        out.data,
+        "AGENT                  STATE  UNFINISHED  RUNNING  WAITING    KV  LATENCY  SPEED  MODELS\n"
+        "http://10.0.0.1:23333  live           12        8        4  25 %  0.200 s      -  a, b\n"
+        "http://10.0.0.2:8      -               0        -        -     -        -   41.5  -\n"
+        "2 agents\n");
     buf_clear(&out);
     NEED(fleet_status_print("{}", 2, &out, &err) == 0);
     EXPECT(strstr(out.data, "0 agents\n") != NULL);
