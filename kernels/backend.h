@@ -1,8 +1,9 @@
 /* backend.h - THE line between engine and kernels.
  *
- * A backend owns one rank's weights, KV pages and activations. It is stage-grained: not a graph, not a
- * whole forward. The decoder (engine/decoder.c) calls the stages of a step in order; what flows between
- * them stays inside the backend, so it may fuse within a stage and keep data where it likes:
+ * A backend owns one rank's weights, KV pages and activations. It is stage-grained: not a graph,
+ * not a whole forward. The decoder (engine/decoder.c) calls the stages of a step in order; what
+ * flows between them stays inside the backend, so it may fuse within a stage and keep data where it
+ * likes:
  *
  *     x  residual stream     [tokens][hidden]      h  normed input of the next projection
  *     q  queries             [tokens][heads][head_dim]   K, V go straight to their pages
@@ -19,16 +20,17 @@
  *       residual(ATTENTION)  x += scale * post_norm(y); h = ffn_norm(x)
  *       gate_up(l)           g = act(Wg h) * (Wu h)
  *       down(l)              y = Wd g;           all_reduce
- *       residual(FFN)        x += scale * post_norm(y); h = norm of the next layer, or the final norm
- *     logits                 rows asked for only: L = head h
- *     step_end               may submit; results are valid after sync()
+ *       residual(FFN)        x += scale * post_norm(y); h = norm of the next layer, or the final
+ * norm logits                 rows asked for only: L = head h step_end               may submit;
+ * results are valid after sync()
  *
  * Rules
- *  1. Enqueue calls return void. A device error is sticky and surfaces at sync() as one negative code.
+ *  1. Enqueue calls return void. A device error is sticky and surfaces at sync() as one negative
+ * code.
  *  2. Slots are required unless marked (optional).
- *  3. Equal bits: a result row depends on its own inputs only, never on how many rows share the step,
- *     how a prefill is cut into chunks, or which instruction set runs (kernels/cpu/README.md has the
- *     arithmetic). Caches, preemption and resume rely on it.
+ *  3. Equal bits: a result row depends on its own inputs only, never on how many rows share the
+ * step, how a prefill is cut into chunks, or which instruction set runs (kernels/cpu/README.md has
+ * the arithmetic). Caches, preemption and resume rely on it.
  *  4. One thread (the rank thread) calls a backend; it may use a pool of its own inside.
  *  5. World size 1 makes all_reduce a no-op, so the decoder has no `if (tp)`. */
 #ifndef LM_KERNELS_BACKEND_H
@@ -48,21 +50,22 @@ enum rope_style {
 
 enum ffn_activation { FFN_SILU, FFN_GELU_TANH };
 
-/* Rotary frequencies, built by the engine in double and rounded once: angle = position * inv_freq[i]. */
+/* Rotary frequencies, built by the engine in double and rounded once: angle = position *
+ * inv_freq[i]. */
 struct rope_table {
-    const float *inv_freq; // [rope_dims / 2]
+    const float *inv_freq;  // [rope_dims / 2]
     float attention_factor; // multiplies cos and sin (yarn, longrope); 1 otherwise
 };
 
 #define ROPE_TABLES_MAX 4
 
 struct layer_params {
-    struct matrix q, k, v;    // [heads * head_dim][hidden], [kv_heads * head_dim][hidden] twice
-    struct matrix o;          // [hidden][heads * head_dim]
-    struct matrix gate, up;   // [ffn][hidden]
-    struct matrix down;       // [hidden][ffn]
-    const float *attn_norm;   // [hidden]
-    const float *ffn_norm;    // [hidden]
+    struct matrix q, k, v;  // [heads * head_dim][hidden], [kv_heads * head_dim][hidden] twice
+    struct matrix o;        // [hidden][heads * head_dim]
+    struct matrix gate, up; // [ffn][hidden]
+    struct matrix down;     // [hidden][ffn]
+    const float *attn_norm; // [hidden]
+    const float *ffn_norm;  // [hidden]
     const float *q_bias, *k_bias, *v_bias, *o_bias; // NULL: none
     const float *q_norm, *k_norm;                   // [head_dim], NULL: none
     const float *attn_post_norm, *ffn_post_norm;    // [hidden], NULL: none
@@ -76,14 +79,14 @@ struct model_params {
     enum rope_style rope_style;
     enum ffn_activation activation;
     float norm_eps;
-    float attention_scale; // usually 1 / sqrt(head_dim)
+    float attention_scale;                              // usually 1 / sqrt(head_dim)
     float embedding_scale, residual_scale, logit_scale; // 1 unless the family says otherwise
     float attention_softcap, logit_softcap;             // 0: none
     struct rope_table rope_tables[ROPE_TABLES_MAX];
     int rope_table_count;
-    struct matrix embedding; // [vocab][hidden]
-    struct matrix head;      // [vocab][hidden]; data NULL: tied to the embedding
-    const float *final_norm; // [hidden]
+    struct matrix embedding;          // [vocab][hidden]
+    struct matrix head;               // [vocab][hidden]; data NULL: tied to the embedding
+    const float *final_norm;          // [hidden]
     const struct layer_params *layer; // [layers]
 
     /* Called after a matrix was copied or repacked and its source is not read again, so that the
@@ -106,8 +109,8 @@ struct step {
     const int32_t *ids; // [tokens]
     int sequences;      // <= limits.sequences_max
     const struct step_sequence *sequence;
-    int rows;            // <= limits.rows_max
-    const int32_t *row;  // [rows] token indexes whose logits are wanted, ascending
+    int rows;           // <= limits.rows_max
+    const int32_t *row; // [rows] token indexes whose logits are wanted, ascending
 };
 
 enum residual_site { RESIDUAL_BEGIN, RESIDUAL_ATTENTION, RESIDUAL_FFN };
@@ -120,11 +123,11 @@ enum compute_type {
 };
 
 struct backend_options {
-    int threads;           // CPU: 0 = all cores this process may use
-    const char *cpu_list;  // CPU: "0-3,8": pin threads; NULL: don't pin
-    const char *isa;       // CPU: "auto", "scalar", "avx2", "avx512"; NULL: auto
+    int threads;          // CPU: 0 = all cores this process may use
+    const char *cpu_list; // CPU: "0-3,8": pin threads; NULL: don't pin
+    const char *isa;      // CPU: "auto", "scalar", "avx2", "avx512"; NULL: auto
     enum compute_type compute;
-    int rank, world;       // 0, 1 until tensor parallelism
+    int rank, world; // 0, 1 until tensor parallelism
 };
 
 struct step_limits {
@@ -139,7 +142,8 @@ struct backend; // opaque, one per rank
 struct backend_ops {
     const char *name; // "cpu"
 
-    FALLIBLE int (*open)(const struct backend_options *options, struct backend **out, struct error *err);
+    FALLIBLE int (*open)(const struct backend_options *options, struct backend **out,
+                         struct error *err);
     void (*close)(struct backend *b); // NULL is fine
 
     /* "cpu avx512+vnni, 2 threads", valid until close. */
@@ -169,7 +173,8 @@ struct backend_ops {
     void (*step_end)(struct backend *b);
 
     FALLIBLE int (*sync)(struct backend *b, struct error *err);
-    /* [rows][vocab] float32 of the last synced step, on the host; valid until the next step_begin. */
+    /* [rows][vocab] float32 of the last synced step, on the host; valid until the next step_begin.
+     */
     const float *(*logits_host)(struct backend *b);
 
     /* (optional) Run fn(arg, part, parts) on the pool, for host work between steps (sampling). */

@@ -6,16 +6,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* One row per type: name, GGUF type number, elements per block, bytes per block. A new format is a row
- * here, a reference dequantiser in quant.c and, where it pays, a kernel. */
-#define DTYPES(X)                                                                                  \
-    X(F32, 0, 1, 4)                                                                                \
-    X(F16, 1, 1, 2)                                                                                \
-    X(BF16, 30, 1, 2)                                                                              \
-    X(Q8_0, 8, 32, 34)                                                                             \
-    X(Q4_0, 2, 32, 18)                                                                             \
-    X(Q4_1, 3, 32, 20)                                                                             \
-    X(Q4_K, 12, 256, 144)                                                                          \
+/* One row per type: name, GGUF type number, elements per block, bytes per block. A new format is a
+ * row here, a reference dequantiser in quant.c and, where it pays, a kernel. */
+#define DTYPES(X)         \
+    X(F32, 0, 1, 4)       \
+    X(F16, 1, 1, 2)       \
+    X(BF16, 30, 1, 2)     \
+    X(Q8_0, 8, 32, 34)    \
+    X(Q4_0, 2, 32, 18)    \
+    X(Q4_1, 3, 32, 20)    \
+    X(Q4_K, 12, 256, 144) \
     X(Q6_K, 14, 256, 210)
 
 enum dtype {

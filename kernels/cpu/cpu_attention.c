@@ -1,0 +1,224 @@
+/* cpu_attention.c - from projected q, k, v to o: norms and RoPE, writing of pages, and the cutting
+ * of attention into tiles. The arithmetic of a tile is in cpu_attention_body.h.
+ *
+ * A tile is some query rows that share a KV head: all heads of its group for one token (decode), or
+ * for several tokens in a row (prefill), so K and V are read once for all of them. How a step is
+ * cut into tiles changes no bit of the result. */
+#include "kernels/cpu/cpu_state.h"
+
+#include <string.h>
+
+#include "shared/base/check.h"
+
+/* ---- q, k: norm, rotate, scale; k, v: to their pages ---- */
+
+static void rotate_head(struct backend *b, float *head, const float *norm, int token, int table)
+{
+    const struct cpu_pointwise *ops = b->isa->pointwise;
+    int half = b->model.rope_dims / 2;
+
+    if (norm) ops->rms_norm(head, head, norm, b->model.head_dim, b->model.norm_eps);
+    if (half == 0) return;
+    const float *row = b->rotation[table] + (size_t)token * 2 * (size_t)half;
+    ops->rope(head, row, row + half, 2 * half, b->model.rope_style);
+}
+
+static uint8_t *page_of(const struct backend *b, int layer, int head, int32_t block)
+{
+    size_t at = (size_t)layer * (size_t)b->model.kv_heads + (size_t)head;
+    return b->kv + (size_t)block * b->kv_page_bytes + at * b->kv_head_bytes;
+}
+
+static size_t element_bytes(enum dtype type)
+{
+    return type == DTYPE_F32 ? 4 : 2;
+}
+
+/* K goes down a column of [head_dim][64], V along a row of [64][value_stride]. */
+static void store_kv(struct backend *b, uint8_t *page, int slot, const float *k, const float *v)
+{
+    int dim = b->model.head_dim;
+    size_t bytes = element_bytes(b->kv_type), stride = (size_t)b->value_stride;
+    uint8_t *values = page + (size_t)dim * KV_BLOCK_TOKENS * bytes + (size_t)slot * stride * bytes;
+
+    if (b->kv_type == DTYPE_F32) {
+        float *column = (float *)(void *)page + slot;
+        for (int d = 0; d < dim; d++)
+            column[d * KV_BLOCK_TOKENS] = k[d];
+        memcpy(values, v, (size_t)dim * sizeof *v);
+        return;
+    }
+    void (*convert)(uint16_t *, const float *, int) =
+        b->kv_type == DTYPE_F16 ? b->isa->pointwise->to_half : b->isa->pointwise->to_bf16;
+    uint16_t *column = (uint16_t *)(void *)page + slot, narrow[16];
+    for (int d = 0; d < dim; d += 16) {
+        int count = dim - d < 16 ? dim - d : 16;
+        convert(narrow, k + d, count);
+        for (int i = 0; i < count; i++)
+            column[(d + i) * KV_BLOCK_TOKENS] = narrow[i];
+    }
+    convert((uint16_t *)(void *)values, v, dim);
+}
+
+static void rotate_and_store(struct backend *b, int token, int layer)
+{
+    const struct model_params *m = &b->model;
+    const struct cpu_layer *l = &b->layer[layer];
+    const struct step_sequence *s = &b->step->sequence[b->token[token].sequence];
+    int position = b->token[token].position;
+    int32_t block = s->blocks[position / KV_BLOCK_TOKENS];
+    float *q = b->q + (size_t)token * (size_t)(m->heads * m->head_dim);
+    size_t kv = (size_t)token * (size_t)(m->kv_heads * m->head_dim);
+
+    for (int h = 0; h < m->heads; h++)
+        rotate_head(b, q + h * m->head_dim, l->q_norm, token, l->rope_table);
+    b->isa->pointwise->scale(q, m->attention_scale, m->heads * m->head_dim);
+    for (int h = 0; h < m->kv_heads; h++) {
+        float *k = b->k + kv + h * m->head_dim;
+        rotate_head(b, k, l->k_norm, token, l->rope_table);
+        store_kv(b, page_of(b, layer, h, block), position % KV_BLOCK_TOKENS, k,
+                 b->v + kv + h * m->head_dim);
+    }
+}
+
+void cpu_rotate_and_store(struct backend *b, int layer)
+{
+    cpu_for_tokens(b, b->step->tokens, rotate_and_store, layer);
+}
+
+/* ---- tiles ---- */
+
+/* The query heads [head, head + heads) of tokens [token, token + tokens) of a sequence; the heads
+ * share KV head kv_head. heads * tokens <= ATTENTION_ROWS_MAX. */
+struct tile_range {
+    int sequence, kv_head, head, heads, token, tokens;
+};
+
+static void run_tile(struct backend *b, int layer, const struct tile_range *r, float *scratch)
+{
+    const struct model_params *m = &b->model;
+    const struct step_sequence *s = &b->step->sequence[r->sequence];
+    int window = b->layer[layer].window;
+    struct attention_tile tile;
+
+    tile.rows = 0;
+    tile.head_dim = m->head_dim;
+    tile.value_stride = b->value_stride;
+    tile.softcap = m->attention_softcap;
+    tile.blocks = s->blocks;
+    tile.keys = page_of(b, layer, r->kv_head, 0);
+    tile.values = tile.keys + (size_t)m->head_dim * KV_BLOCK_TOKENS * element_bytes(b->kv_type);
+    tile.page_bytes = b->kv_page_bytes;
+    tile.kv_type = b->kv_type;
+    tile.scratch = scratch;
+    for (int t = r->token; t < r->token + r->tokens; t++) {
+        int last = s->past + t;
+        int first = window > 0 && last >= window ? last - window + 1 : 0;
+        for (int h = r->head; h < r->head + r->heads; h++, tile.rows++) {
+            size_t at = (size_t)(h * m->head_dim);
+            tile.q[tile.rows] =
+                b->q + (size_t)(s->first + t) * (size_t)(m->heads * m->head_dim) + at;
+            tile.o[tile.rows] = cpu_input_row(&b->o, s->first + t) + at;
+            tile.first[tile.rows] = first;
+            tile.last[tile.rows] = last;
+        }
+    }
+    CHECK(tile.rows <= ATTENTION_ROWS_MAX);
+    b->isa->attend(&tile);
+}
+
+struct attend_job {
+    struct backend *b;
+    int layer;
+    int group;       // query heads per KV head
+    int tile_heads;  // of a group in one tile
+    int tile_tokens; // in one tile
+    int items;
+};
+
+static float *scratch_of(struct backend *b, int part)
+{
+    return b->scratch + (size_t)part * b->scratch_floats;
+}
+
+/* Few rows: all (sequence, query head) pairs in one row, cut into equal shares, then grouped again
+ * by KV head. Three KV heads on two threads would otherwise leave one of them waiting. */
+static void attend_static(void *arg, int part, int parts)
+{
+    const struct attend_job *job = arg;
+    struct backend *b = job->b;
+    int heads = b->model.heads, first, last;
+
+    cpu_pool_share(b->step->sequences * heads, part, parts, &first, &last);
+    for (int i = first, count; i < last; i += count) {
+        int head = i % heads, kv_head = head / job->group;
+        count = (kv_head + 1) * job->group - head;
+        if (count > last - i) count = last - i;
+        if (count > job->tile_heads) count = job->tile_heads;
+        struct tile_range r = {i / heads, kv_head, head, count, 0, 1};
+        run_tile(b, job->layer, &r, scratch_of(b, part));
+    }
+}
+
+static int tiles_of(const struct attend_job *job, const struct step_sequence *s)
+{
+    int by_tokens = (s->count + job->tile_tokens - 1) / job->tile_tokens;
+    int by_heads = (job->group + job->tile_heads - 1) / job->tile_heads;
+    return by_tokens * by_heads * job->b->model.kv_heads;
+}
+
+/* Item n of a sequence's tiles; late tokens, which see most positions, come first. */
+static struct tile_range tile_at(const struct attend_job *job, int sequence, int n)
+{
+    const struct step_sequence *s = &job->b->step->sequence[sequence];
+    int by_heads = (job->group + job->tile_heads - 1) / job->tile_heads;
+    int by_tokens = (s->count + job->tile_tokens - 1) / job->tile_tokens;
+    int kv_head = n % job->b->model.kv_heads, rest = n / job->b->model.kv_heads;
+    int head = rest % by_heads * job->tile_heads;
+    int token = (by_tokens - 1 - rest / by_heads) * job->tile_tokens;
+    struct tile_range r = {
+        .sequence = sequence,
+        .kv_head = kv_head,
+        .head = kv_head * job->group + head,
+        .heads = job->group - head < job->tile_heads ? job->group - head : job->tile_heads,
+        .token = token,
+        .tokens = s->count - token < job->tile_tokens ? s->count - token : job->tile_tokens,
+    };
+    return r;
+}
+
+static void attend_dynamic(void *arg, int part, int parts)
+{
+    const struct attend_job *job = arg;
+    struct backend *b = job->b;
+    int sequence = 0, base = 0;
+
+    (void)parts;
+    for (int item; (item = cpu_pool_next(b->pool)) < job->items;) {
+        int tiles;
+        while (item - base >= (tiles = tiles_of(job, &b->step->sequence[sequence]))) {
+            base += tiles;
+            sequence++;
+        }
+        struct tile_range r = tile_at(job, sequence, item - base);
+        run_tile(b, job->layer, &r, scratch_of(b, part));
+    }
+}
+
+void cpu_attend(struct backend *b, int layer)
+{
+    struct attend_job job = {.b = b, .layer = layer};
+    int rows = 24; // per tile: K, V, scores and sums of that many rows stay in the first cache
+
+    job.group = b->model.heads / b->model.kv_heads;
+    job.tile_heads = job.group < ATTENTION_ROWS_MAX ? job.group : ATTENTION_ROWS_MAX;
+    job.tile_tokens = rows / job.tile_heads > 1 ? rows / job.tile_heads : 1;
+    for (int s = 0; s < b->step->sequences; s++)
+        job.items += tiles_of(&job, &b->step->sequence[s]);
+    if (job.items == 0) return;
+    bool decode = b->step->tokens == b->step->sequences;
+    if (decode && b->step->sequences < 4 * cpu_pool_threads(b->pool))
+        cpu_pool_run(b->pool, attend_static, &job);
+    else
+        cpu_pool_run(b->pool, attend_dynamic, &job);
+}

@@ -1,0 +1,163 @@
+/* cpu_backend.c - the CPU's table of slots: life, KV pages, and the ends of a step.
+ *
+ * Stages run when they are called and are complete on return, so step_end and sync have nothing
+ * left to do, and no error can be pending: memory is mapped ahead and everything else was checked
+ * at load. */
+#include "kernels/cpu/cpu_backend.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "kernels/cpu/cpu_state.h"
+#include "shared/base/check.h"
+
+static void cpu_close(struct backend *b)
+{
+    if (!b) return;
+    cpu_pool_destroy(b->pool);
+    if (b->kv) munmap(b->kv, b->kv_mapped);
+    cpu_region_close(&b->weights);
+    cpu_region_close(&b->activations);
+    free(b->layer);
+    free(b);
+}
+
+static int cpu_open(const struct backend_options *options, struct backend **out, struct error *err)
+{
+    if (options->rank != 0 || options->world > 1) {
+        return error_set(err, E_UNSUPPORTED, "the cpu backend runs one rank, not %d",
+                         options->world);
+    }
+    struct backend *b = xcalloc(1, sizeof *b);
+    b->compute = options->compute;
+    int rc = cpu_isa_choose(options->isa, &b->isa, err);
+    if (rc == 0) rc = cpu_pool_create(options->threads, options->cpu_list, &b->pool, err);
+    if (rc < 0) {
+        cpu_close(b);
+        return rc;
+    }
+    int threads = cpu_pool_threads(b->pool);
+    snprintf(b->description, sizeof b->description, "cpu %s, %d thread%s", b->isa->description,
+             threads, threads == 1 ? "" : "s");
+    *out = b;
+    return 0;
+}
+
+static const char *cpu_describe(const struct backend *b)
+{
+    return b->description;
+}
+
+/* ---- KV pages ---- */
+
+static size_t kv_head_bytes(const struct backend *b, enum dtype kv_type)
+{
+    size_t elements =
+        (size_t)KV_BLOCK_TOKENS * ((size_t)b->model.head_dim + (size_t)b->value_stride);
+    return elements * (size_t)dtype_block_bytes(kv_type);
+}
+
+static size_t cpu_kv_block_bytes(const struct backend *b, enum dtype kv_type)
+{
+    CHECK(b->loaded);
+    CHECK(kv_type == DTYPE_F32 || kv_type == DTYPE_F16 || kv_type == DTYPE_BF16);
+    return kv_head_bytes(b, kv_type) * (size_t)b->model.layers * (size_t)b->model.kv_heads;
+}
+
+static int cpu_kv_open(struct backend *b, enum dtype kv_type, int blocks, struct error *err)
+{
+    CHECK(b->loaded && !b->kv);
+    if (blocks < 1) return error_set(err, E_INVALID, "%d KV pages are too few", blocks);
+    size_t page = cpu_kv_block_bytes(b, kv_type);
+    if (page > SIZE_MAX / 2 / (size_t)blocks)
+        return error_set(err, E_LIMIT, "%d KV pages of %zu bytes are too many", blocks, page);
+    void *base = mmap(NULL, page * (size_t)blocks, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) {
+        int code = -errno;
+        return error_set(err, code, "can't map %d KV pages of %zu bytes", blocks, page);
+    }
+    b->kv = base;
+    b->kv_mapped = page * (size_t)blocks;
+    b->kv_type = kv_type;
+    b->kv_blocks = blocks;
+    b->kv_page_bytes = page;
+    b->kv_head_bytes = kv_head_bytes(b, kv_type);
+    return 0;
+}
+
+/* K of a page is stored by element, so the first `tokens` positions are not one range: the whole
+ * page goes. Positions behind them are never read before they are written. */
+static void cpu_kv_copy(struct backend *b, int from_block, int to_block, int tokens)
+{
+    CHECK(from_block >= 0 && from_block < b->kv_blocks);
+    CHECK(to_block >= 0 && to_block < b->kv_blocks && to_block != from_block);
+    CHECK(tokens >= 0 && tokens <= KV_BLOCK_TOKENS);
+    memcpy(b->kv + (size_t)to_block * b->kv_page_bytes,
+           b->kv + (size_t)from_block * b->kv_page_bytes, b->kv_page_bytes);
+}
+
+/* ---- ends of a step ---- */
+
+static void cpu_all_reduce(struct backend *b)
+{
+    (void)b; // one rank: its share is the sum
+}
+
+static void cpu_step_end(struct backend *b)
+{
+    (void)b;
+}
+
+static int cpu_sync(struct backend *b, struct error *err)
+{
+    (void)err;
+    b->step = NULL;
+    return 0;
+}
+
+static const float *cpu_logits_host(struct backend *b)
+{
+    return b->logits;
+}
+
+static void cpu_run_parallel(struct backend *b, void (*fn)(void *arg, int part, int parts),
+                             void *arg)
+{
+    cpu_pool_run(b->pool, fn, arg);
+}
+
+static void cpu_memory(const struct backend *b, size_t *weights, size_t *activations)
+{
+    *weights = b->weights.bytes;
+    *activations = b->activations.bytes;
+}
+
+const struct backend_ops cpu_backend_ops = {
+    .name = "cpu",
+    .open = cpu_open,
+    .close = cpu_close,
+    .describe = cpu_describe,
+    .load = cpu_load,
+    .kv_block_bytes = cpu_kv_block_bytes,
+    .kv_open = cpu_kv_open,
+    .kv_copy = cpu_kv_copy,
+    .step_begin = cpu_step_begin,
+    .embed = cpu_embed,
+    .qkv = cpu_qkv,
+    .attend = cpu_attend,
+    .out = cpu_out,
+    .gate_up = cpu_gate_up,
+    .down = cpu_down,
+    .all_reduce = cpu_all_reduce,
+    .residual = cpu_residual,
+    .logits = cpu_logits,
+    .step_end = cpu_step_end,
+    .sync = cpu_sync,
+    .logits_host = cpu_logits_host,
+    .run_parallel = cpu_run_parallel,
+    .memory = cpu_memory,
+};

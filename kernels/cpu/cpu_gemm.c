@@ -1,0 +1,191 @@
+#include "kernels/cpu/cpu_gemm.h"
+
+#include <string.h>
+
+#include "shared/base/check.h"
+
+#define STATIC_TOKENS 16        // up to here decode rules: static shares
+#define TILE_TOKENS   64        // tokens of a dynamic tile
+#define TILE_CELLS    256       // panels * tokens of one kernel call into scratch
+#define SMALL_WORK    (1 << 15) // multiply-adds below which waking the pool costs more than it saves
+
+unsigned cpu_gemm_layouts(const struct cpu_isa *isa, const struct cpu_packed *w)
+{
+    return 1u << ACT_F32 | 1u << isa->gemm[w->type].layout;
+}
+
+void cpu_input_quantize(const struct cpu_isa *isa, const struct cpu_input *in, int token)
+{
+    const float *x = cpu_input_row(in, token);
+    for (int layout = 0; layout < ACT_LAYOUTS; layout++) {
+        if (layout == ACT_F32 || !(in->layouts & 1u << layout)) continue;
+        void *out = (char *)in->data[layout] + (size_t)token * in->row_bytes[layout];
+        if (layout == ACT_INT8)
+            isa->pointwise->quantize_int8(out, x, in->cols);
+        else
+            isa->pointwise->quantize_int16(out, x, in->cols);
+    }
+}
+
+/* Panels [panel, panel + panels) of w times tokens [token, token + tokens), as rows of out_stride.
+ */
+static void multiply(const struct cpu_gemm_job *job, const struct cpu_packed *w, int panel,
+                     int panels, int token, int tokens, float *out, size_t out_stride)
+{
+    const struct cpu_input *in = job->in;
+    enum act_layout layout = job->isa->gemm[w->type].layout;
+    size_t row_bytes = in->row_bytes[layout];
+    const char *x = (const char *)in->data[layout] + (size_t)token * row_bytes;
+
+    job->isa->gemm[w->type].kernel(w, panel, panels, x, row_bytes, tokens, out, out_stride);
+}
+
+static void add_bias(const struct cpu_gemm_job *job, const struct cpu_gemm_part *part, float *out,
+                     size_t out_stride, int row, int rows, int tokens)
+{
+    if (!part->bias) return;
+    for (int t = 0; t < tokens; t++)
+        job->isa->pointwise->add(out + (size_t)t * out_stride, part->bias + row, rows);
+}
+
+/* A last panel with padding rows goes through scratch, so that nothing is written beyond a row. */
+static void ragged_panel(const struct cpu_gemm_job *job, const struct cpu_gemm_part *part,
+                         int token, int tokens)
+{
+    const struct cpu_packed *w = part->w;
+    int row = (w->panels - 1) * PANEL_ROWS, rows = w->rows - row;
+
+    for (int done = 0, count; done < tokens; done += count) {
+        float cells[STATIC_TOKENS * PANEL_ROWS];
+        count = tokens - done < STATIC_TOKENS ? tokens - done : STATIC_TOKENS;
+        multiply(job, w, w->panels - 1, 1, token + done, count, cells, PANEL_ROWS);
+        for (int t = 0; t < count; t++) {
+            float *out = part->out + (size_t)(token + done + t) * part->out_stride + row;
+            memcpy(out, cells + t * PANEL_ROWS, (size_t)rows * sizeof *out);
+        }
+    }
+    add_bias(job, part, part->out + (size_t)token * part->out_stride + row, part->out_stride, row,
+             rows, tokens);
+}
+
+static void plain_tile(const struct cpu_gemm_job *job, const struct cpu_gemm_part *part, int panel,
+                       int panels, int token, int tokens)
+{
+    const struct cpu_packed *w = part->w;
+    bool ragged = w->rows % PANEL_ROWS != 0 && panel + panels == w->panels;
+    int whole = ragged ? panels - 1 : panels;
+
+    if (whole > 0) {
+        int row = panel * PANEL_ROWS;
+        float *out = part->out + (size_t)token * part->out_stride + row;
+        multiply(job, w, panel, whole, token, tokens, out, part->out_stride);
+        add_bias(job, part, out, part->out_stride, row, whole * PANEL_ROWS, tokens);
+    }
+    if (ragged) ragged_panel(job, part, token, tokens);
+}
+
+/* Gate and up of the same rows, side by side in scratch, then act(gate) * up to its place. */
+static void gated_tile(const struct cpu_gemm_job *job, int panel, int panels, int token, int tokens)
+{
+    float gate[TILE_CELLS * PANEL_ROWS], up[TILE_CELLS * PANEL_ROWS];
+    const struct cpu_gemm_part *g = &job->part[0], *u = &job->part[1];
+    int step = TILE_CELLS / tokens;
+
+    for (int p = panel, count; p < panel + panels; p += count) {
+        count = panel + panels - p < step ? panel + panels - p : step;
+        size_t stride = (size_t)count * PANEL_ROWS;
+        int row = p * PANEL_ROWS, rows = count * PANEL_ROWS;
+        if (row + rows > g->w->rows) rows = g->w->rows - row;
+        multiply(job, g->w, p, count, token, tokens, gate, stride);
+        multiply(job, u->w, p, count, token, tokens, up, stride);
+        add_bias(job, g, gate, stride, row, rows, tokens);
+        add_bias(job, u, up, stride, row, rows, tokens);
+        for (int t = 0; t < tokens; t++) {
+            float *from = gate + (size_t)t * stride;
+            job->isa->pointwise->activate(job->activation, from, up + (size_t)t * stride, rows);
+            float *out = g->out + (size_t)(token + t) * g->out_stride + row;
+            memcpy(out, from, (size_t)rows * sizeof *out);
+        }
+    }
+}
+
+static int parts_to_run(const struct cpu_gemm_job *job)
+{
+    return job->gated ? 1 : job->parts;
+}
+
+static void run_tile(const struct cpu_gemm_job *job, int part, int panel, int panels, int token,
+                     int tokens)
+{
+    if (job->gated)
+        gated_tile(job, panel, panels, token, tokens);
+    else
+        plain_tile(job, &job->part[part], panel, panels, token, tokens);
+}
+
+/* Decode: all panels of all parts in one row, cut into equal shares. */
+static void run_static(void *arg, int part, int parts)
+{
+    const struct cpu_gemm_job *job = arg;
+    int total = 0, first, last, base = 0;
+
+    for (int i = 0; i < parts_to_run(job); i++)
+        total += job->part[i].w->panels;
+    cpu_pool_share(total, part, parts, &first, &last);
+    for (int i = 0; i < parts_to_run(job); i++) {
+        int panels = job->part[i].w->panels;
+        int from = first > base ? first - base : 0;
+        int to = last - base < panels ? last - base : panels;
+        if (from < to) run_tile(job, i, from, to - from, 0, job->tokens);
+        base += panels;
+    }
+}
+
+/* Panels per tile: few enough that every thread gets several tiles and that a tile's weights fit
+ * into the second cache beside the activations. */
+static int tile_panels(const struct cpu_gemm_job *job)
+{
+    size_t bytes = job->part[0].w->panel_bytes * (job->gated ? 2 : 1);
+    int panels = (int)((128 << 10) / bytes);
+    return panels < 1 ? 1 : panels > 8 ? 8 : panels;
+}
+
+/* Prefill: tiles in an order that keeps a block of tokens hot while the panels go by. */
+static void run_dynamic(void *arg, int part, int parts)
+{
+    const struct cpu_gemm_job *job = arg;
+    int step = tile_panels(job), columns = 0;
+    int rows = (job->tokens + TILE_TOKENS - 1) / TILE_TOKENS;
+
+    (void)part;
+    (void)parts;
+    for (int i = 0; i < parts_to_run(job); i++)
+        columns += (job->part[i].w->panels + step - 1) / step;
+    for (int item; (item = cpu_pool_next(job->pool)) < rows * columns;) {
+        int token = item / columns * TILE_TOKENS, column = item % columns, i = 0;
+        int tokens = job->tokens - token < TILE_TOKENS ? job->tokens - token : TILE_TOKENS;
+        for (int n; column >= (n = (job->part[i].w->panels + step - 1) / step); i++)
+            column -= n;
+        int panel = column * step, panels = job->part[i].w->panels - panel;
+        run_tile(job, i, panel, panels < step ? panels : step, token, tokens);
+    }
+}
+
+void cpu_gemm_run(struct cpu_gemm_job *job)
+{
+    int64_t work = 0;
+
+    CHECK(job->parts > 0 && job->parts <= GEMM_PARTS_MAX);
+    for (int i = 0; i < job->parts; i++) {
+        CHECK(job->part[i].w->cols == job->in->cols);
+        work += (int64_t)job->part[i].w->rows * job->in->cols * job->tokens;
+    }
+    CHECK(!job->gated || job->part[0].w->rows == job->part[1].w->rows);
+    if (job->tokens == 0) return;
+    if (job->tokens > STATIC_TOKENS)
+        cpu_pool_run(job->pool, run_dynamic, job);
+    else if (work < SMALL_WORK)
+        run_static(job, 0, 1);
+    else
+        cpu_pool_run(job->pool, run_static, job);
+}

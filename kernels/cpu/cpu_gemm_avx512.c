@@ -1,0 +1,237 @@
+/* cpu_gemm_avx512.c - integer GEMMs for AVX-512 VNNI: a panel (16 rows) against up to 16 tokens.
+ *
+ * The words of a 32-block are unpacked once into eight registers (unsigned bytes) and stay there
+ * while the tokens go by: per token eight vpdpbusd with the token's word broadcast from memory,
+ * then the scales. Offsets (q - 8, q - 128, q - 32) are folded into the start value of the integer
+ * sum. */
+#include "kernels/cpu/cpu_gemm_kernels.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define INLINE     static inline __attribute__((always_inline))
+#define TOKENS_MAX 16
+#define UNROLL     _Pragma("GCC unroll 16")
+
+INLINE __m512i broadcast_word(const void *p)
+{
+    int32_t word;
+    memcpy(&word, p, sizeof word);
+    return _mm512_set1_epi32(word);
+}
+
+INLINE __m512i load_words(const uint8_t words[PANEL_ROWS][4])
+{
+    return _mm512_loadu_si512((const void *)words);
+}
+
+INLINE __m512 load_halves(const uint16_t values[PANEL_ROWS])
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)values));
+}
+
+INLINE __m512 load_bytes(const uint8_t values[PANEL_ROWS])
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)values)));
+}
+
+INLINE __m512 load_signed_bytes(const int8_t values[PANEL_ROWS])
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)values)));
+}
+
+INLINE const struct act_int8 *token_block(const uint8_t *x, size_t x_bytes, int token, int block)
+{
+    const void *row = x + (size_t)token * x_bytes;
+    return (const struct act_int8 *)row + block;
+}
+
+/* acc += d * scale * dot, as one product and one fma (README rule G3). */
+INLINE __m512 add_scaled(__m512 acc, __m512 d, float scale, __m512i dot)
+{
+    return _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(scale)), _mm512_cvtepi32_ps(dot), acc);
+}
+
+INLINE void unpack_nibbles(const uint8_t q[4][PANEL_ROWS][4], __m512i w[8])
+{
+    const __m512i mask = _mm512_set1_epi8(15);
+    UNROLL for (int g = 0; g < 4; g++)
+    {
+        __m512i v = load_words(q[g]);
+        w[g] = _mm512_and_si512(v, mask);
+        w[g + 4] = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
+    }
+}
+
+/* start + the dot product of `count` words */
+INLINE __m512i dot_words(__m512i start, const __m512i *w, const int8_t *q, const int count)
+{
+    UNROLL for (int i = 0; i < count; i++) start =
+        _mm512_dpbusd_epi32(start, w[i], broadcast_word(q + 4 * i));
+    return start;
+}
+
+INLINE void tile_q4_0(const int tokens, const uint8_t *panel, int blocks, const uint8_t *x,
+                      size_t x_bytes, __m512 acc[TOKENS_MAX])
+{
+    const struct pack_q4_0 *w = (const void *)panel;
+    for (int b = 0; b < blocks; b++) {
+        __m512i q[8];
+        unpack_nibbles(w[b].q, q);
+        __m512 d = load_halves(w[b].d);
+        UNROLL for (int t = 0; t < tokens; t++)
+        {
+            const struct act_int8 *a = token_block(x, x_bytes, t, b);
+            __m512i dot = dot_words(_mm512_set1_epi32(a->offset8), q, a->q, 8);
+            acc[t] = add_scaled(acc[t], d, a->scale, dot);
+        }
+    }
+}
+
+INLINE void tile_q4_1(const int tokens, const uint8_t *panel, int blocks, const uint8_t *x,
+                      size_t x_bytes, __m512 acc[TOKENS_MAX])
+{
+    const struct pack_q4_1 *w = (const void *)panel;
+    for (int b = 0; b < blocks; b++) {
+        __m512i q[8];
+        unpack_nibbles(w[b].q, q);
+        __m512 d = load_halves(w[b].d), m = load_halves(w[b].m);
+        UNROLL for (int t = 0; t < tokens; t++)
+        {
+            const struct act_int8 *a = token_block(x, x_bytes, t, b);
+            acc[t] = add_scaled(acc[t], d, a->scale, dot_words(_mm512_setzero_si512(), q, a->q, 8));
+            acc[t] = _mm512_fmadd_ps(m, _mm512_set1_ps(a->scaled_sum), acc[t]);
+        }
+    }
+}
+
+INLINE void tile_q4_k(const int tokens, const uint8_t *panel, int blocks, const uint8_t *x,
+                      size_t x_bytes, __m512 acc[TOKENS_MAX])
+{
+    const struct pack_q4_k *w = (const void *)panel;
+    for (int b = 0; b < blocks; b++) {
+        const struct pack_q4_k *super = &w[b / 8];
+        const struct pack_q4_k_block *block = &super->block[b % 8];
+        __m512i q[8];
+        unpack_nibbles(block->q, q);
+        __m512 d = _mm512_mul_ps(load_halves(super->d), load_bytes(block->scale));
+        __m512 m = _mm512_mul_ps(load_halves(super->dmin), load_bytes(block->min));
+        UNROLL for (int t = 0; t < tokens; t++)
+        {
+            const struct act_int8 *a = token_block(x, x_bytes, t, b);
+            acc[t] = add_scaled(acc[t], d, a->scale, dot_words(_mm512_setzero_si512(), q, a->q, 8));
+            acc[t] = _mm512_fnmadd_ps(m, _mm512_set1_ps(a->scaled_sum), acc[t]);
+        }
+    }
+}
+
+INLINE void tile_q8_0(const int tokens, const uint8_t *panel, int blocks, const uint8_t *x,
+                      size_t x_bytes, __m512 acc[TOKENS_MAX])
+{
+    const struct pack_q8_0 *w = (const void *)panel;
+    for (int b = 0; b < blocks; b++) {
+        __m512i q[8];
+        UNROLL for (int i = 0; i < 8; i++) q[i] = load_words(w[b].q[i]);
+        __m512 d = load_halves(w[b].d);
+        UNROLL for (int t = 0; t < tokens; t++)
+        {
+            const struct act_int8 *a = token_block(x, x_bytes, t, b);
+            __m512i offset128 = _mm512_slli_epi32(_mm512_set1_epi32(a->offset8), 4);
+            acc[t] = add_scaled(acc[t], d, a->scale, dot_words(offset128, q, a->q, 8));
+        }
+    }
+}
+
+/* The four words of 16-group h: low nibbles of the words hold group 0, high nibbles group 1. */
+INLINE void unpack_q6_k(const struct pack_q6_k_block *block, const int h, __m512i w[4])
+{
+    const __m512i mask = _mm512_set1_epi8(15), top_mask = _mm512_set1_epi8(0x30);
+    __m512i top = load_words(block->top[h]);
+    UNROLL for (int g = 0; g < 4; g++)
+    {
+        __m512i v = load_words(block->low[g]);
+        __m512i low = _mm512_and_si512(h ? _mm512_srli_epi16(v, 4) : v, mask);
+        __m512i high =
+            g < 2 ? _mm512_slli_epi16(top, 4 - 2 * g) : _mm512_srli_epi16(top, 2 * g - 4);
+        w[g] = _mm512_or_si512(low, _mm512_and_si512(high, top_mask));
+    }
+}
+
+INLINE void tile_q6_k(const int tokens, const uint8_t *panel, int blocks, const uint8_t *x,
+                      size_t x_bytes, __m512 acc[TOKENS_MAX])
+{
+    const struct pack_q6_k *w = (const void *)panel;
+    for (int b = 0; b < blocks; b++) {
+        const struct pack_q6_k *super = &w[b / 8];
+        const struct pack_q6_k_block *block = &super->block[b % 8];
+        UNROLL for (int h = 0; h < 2; h++)
+        {
+            __m512i q[4];
+            unpack_q6_k(block, h, q);
+            __m512 d = _mm512_mul_ps(load_halves(super->d), load_signed_bytes(block->scale[h]));
+            UNROLL for (int t = 0; t < tokens; t++)
+            {
+                const struct act_int8 *a = token_block(x, x_bytes, t, b);
+                __m512i start = _mm512_set1_epi32(a->offset32[h]);
+                acc[t] = add_scaled(acc[t], d, a->scale, dot_words(start, q, a->q + 16 * h, 4));
+            }
+        }
+    }
+}
+
+/* A tile of each size is a function of its own: small functions keep the compiler quick. */
+typedef void tile_fn(const uint8_t *panel, int blocks, const uint8_t *x, size_t x_bytes, float *out,
+                     size_t out_stride);
+
+#define TILE(name, tile, count)                                                                    \
+    static __attribute__((noinline)) void name(const uint8_t *panel, int blocks, const uint8_t *x, \
+                                               size_t x_bytes, float *out, size_t out_stride)      \
+    {                                                                                              \
+        __m512 acc[TOKENS_MAX];                                                                    \
+        UNROLL for (int t = 0; t < count; t++) acc[t] = _mm512_setzero_ps();                       \
+        tile(count, panel, blocks, x, x_bytes, acc);                                               \
+        UNROLL for (int t = 0; t < count; t++)                                                     \
+            _mm512_storeu_ps(out + (size_t)t * out_stride, acc[t]);                                \
+    }
+
+static int tile_tokens(int left)
+{
+    return left >= 16 ? 16 : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+}
+
+/* tiles[] by tokens. Token tiles outside, panels inside: a tile's activations stay in the first
+ * cache. */
+static void run_tiles(tile_fn *const tiles[TOKENS_MAX + 1], const struct cpu_packed *w, int panel,
+                      int panels, const void *x, size_t x_bytes, int tokens, float *out,
+                      size_t out_stride)
+{
+    for (int t = 0, count; t < tokens; t += count) {
+        const uint8_t *act = (const uint8_t *)x + (size_t)t * x_bytes;
+        count = tile_tokens(tokens - t);
+        for (int i = 0; i < panels; i++) {
+            const uint8_t *data = w->data + (size_t)(panel + i) * w->panel_bytes;
+            float *y = out + (size_t)t * out_stride + PANEL_ROWS * i;
+            tiles[count](data, w->cols / 32, act, x_bytes, y, out_stride);
+        }
+    }
+}
+
+#define KERNEL(name, tile)                                                                      \
+    TILE(name##_16, tile, 16)                                                                   \
+    TILE(name##_8, tile, 8)                                                                     \
+    TILE(name##_4, tile, 4)                                                                     \
+    TILE(name##_2, tile, 2)                                                                     \
+    TILE(name##_1, tile, 1)                                                                     \
+    void name(const struct cpu_packed *w, int panel, int panels, const void *x, size_t x_bytes, \
+              int tokens, float *out, size_t out_stride)                                        \
+    {                                                                                           \
+        static tile_fn *const tiles[] = {                                                       \
+            [1] = name##_1, [2] = name##_2, [4] = name##_4, [8] = name##_8, [16] = name##_16};  \
+        run_tiles(tiles, w, panel, panels, x, x_bytes, tokens, out, out_stride);                \
+    }
+
+KERNEL(gemm_q4_0_avx512, tile_q4_0)
+KERNEL(gemm_q4_1_avx512, tile_q4_1)
+KERNEL(gemm_q4_k_avx512, tile_q4_k)
+KERNEL(gemm_q8_0_avx512, tile_q8_0)
+KERNEL(gemm_q6_k_avx512, tile_q6_k)

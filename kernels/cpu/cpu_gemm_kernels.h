@@ -1,0 +1,18 @@
+/* cpu_gemm_kernels.h - integer GEMM kernels by instruction set, for the tables in cpu_isa_*.c. */
+#ifndef LM_KERNELS_CPU_GEMM_KERNELS_H
+#define LM_KERNELS_CPU_GEMM_KERNELS_H
+
+#include "kernels/cpu/cpu_isa.h"
+
+cpu_gemm_kernel gemm_q4_0_scalar, gemm_q4_1_scalar, gemm_q8_0_scalar, gemm_q4_k_scalar,
+    gemm_q6_k_scalar; // ACT_INT8
+
+#if defined(__x86_64__)
+cpu_gemm_kernel gemm_q4_0_avx2, gemm_q4_1_avx2, gemm_q4_k_avx2, gemm_q6_k_avx2; // ACT_INT8
+cpu_gemm_kernel gemm_q8_0_avx2;                                                 // ACT_INT16
+
+cpu_gemm_kernel gemm_q4_0_avx512, gemm_q4_1_avx512, gemm_q8_0_avx512, gemm_q4_k_avx512,
+    gemm_q6_k_avx512; // ACT_INT8, VNNI
+#endif
+
+#endif

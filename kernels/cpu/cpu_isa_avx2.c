@@ -1,0 +1,33 @@
+/* cpu_isa_avx2.c - AVX2, FMA and F16C: every x86-64 server since 2013 (Haswell, Excavator). */
+#include "kernels/cpu/cpu_isa.h"
+
+#include "kernels/cpu/cpu_attention_body.h"
+#include "kernels/cpu/cpu_gemm_float_body.h"
+#include "kernels/cpu/cpu_gemm_kernels.h"
+#include "kernels/cpu/cpu_pointwise_body.h"
+
+/* The builtin also asks the operating system (xgetbv) whether it saves the registers. */
+static bool available(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+
+const struct cpu_isa cpu_isa_avx2 = {
+    .name = "avx2",
+    .description = "avx2",
+    .available = available,
+    .gemm =
+        {
+            [DTYPE_F32] = {gemm_f32, ACT_F32},
+            [DTYPE_F16] = {gemm_f16, ACT_F32},
+            [DTYPE_BF16] = {gemm_bf16, ACT_F32},
+            [DTYPE_Q8_0] = {gemm_q8_0_avx2, ACT_INT16},
+            [DTYPE_Q4_0] = {gemm_q4_0_avx2, ACT_INT8},
+            [DTYPE_Q4_1] = {gemm_q4_1_avx2, ACT_INT8},
+            [DTYPE_Q4_K] = {gemm_q4_k_avx2, ACT_INT8},
+            [DTYPE_Q6_K] = {gemm_q6_k_avx2, ACT_INT8},
+        },
+    .pointwise = &pointwise,
+    .attend = attend,
+};

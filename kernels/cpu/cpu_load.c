@@ -1,0 +1,340 @@
+/* cpu_load.c - check a model's shapes, repack its weights, lay out the activations.
+ *
+ * Everything that lives as long as the model is in two regions of private pages: weights (packed
+ * panels, norms, biases, tables) and activations. Sizes are added up first, then handed out in the
+ * same order. */
+#include "kernels/cpu/cpu_state.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "shared/base/check.h"
+
+#define HUGE_PAGE ((size_t)2 << 20)
+#define DIM_MAX   (1 << 24) // bound on any single dimension, so that products fit
+
+int cpu_region_open(struct cpu_region *r, size_t bytes, struct error *err)
+{
+    bytes = (bytes + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) {
+        int code = -errno;
+        return error_set(err, code, "can't map %zu MiB of memory", bytes >> 20);
+    }
+    *r = (struct cpu_region){.base = base, .bytes = bytes};
+    return 0;
+}
+
+void cpu_region_close(struct cpu_region *r)
+{
+    if (r->base) munmap(r->base, r->bytes);
+    *r = (struct cpu_region){0};
+}
+
+/* Next `bytes` of the region, 64-byte aligned; without a base only counts. */
+static void *take(struct cpu_region *r, size_t bytes)
+{
+    void *p = r->base ? r->base + r->used : NULL;
+    r->used += (bytes + 63) & ~(size_t)63;
+    CHECK(!r->base || r->used <= r->bytes);
+    return p;
+}
+
+/* ---- checks ---- */
+
+static int check_range(const char *name, int64_t value, int64_t min, int64_t max, struct error *err)
+{
+    if (value >= min && value <= max) return 0;
+    return error_set(err, E_UNSUPPORTED, "model has %s %lld; the cpu backend takes %lld to %lld",
+                     name, (long long)value, (long long)min, (long long)max);
+}
+
+static int check_scalars(const struct model_params *p, struct error *err)
+{
+    const struct {
+        const char *name;
+        int64_t value, min, max;
+    } row[] = {
+        {"layers", p->layers, 1, 4096},
+        {"hidden size", p->hidden, 1, DIM_MAX},
+        {"heads", p->heads, 1, 4096},
+        {"kv heads", p->kv_heads, 1, p->heads},
+        {"head size", p->head_dim, 2, 1024},
+        {"ffn size", p->ffn, 1, DIM_MAX},
+        {"vocabulary", p->vocab, 1, DIM_MAX},
+        {"rotated elements", p->rope_dims, 0, p->head_dim},
+        {"rope tables", p->rope_table_count, p->rope_dims > 0, ROPE_TABLES_MAX},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        int rc = check_range(row[i].name, row[i].value, row[i].min, row[i].max, err);
+        if (rc < 0) return rc;
+    }
+    if (p->heads % p->kv_heads != 0) {
+        return error_set(err, E_UNSUPPORTED, "%d heads don't divide by %d kv heads", p->heads,
+                         p->kv_heads);
+    }
+    if (p->head_dim % 2 != 0 || p->rope_dims % 2 != 0)
+        return error_set(err, E_UNSUPPORTED, "head size %d or %d rotated elements is odd",
+                         p->head_dim, p->rope_dims);
+    return 0;
+}
+
+static int check_matrix(const struct matrix *m, const char *name, int layer, int64_t rows,
+                        int64_t cols, struct error *err)
+{
+    if (!m->data || (unsigned)m->type >= DTYPE_COUNT)
+        return error_set(err, E_INVALID, "layer %d has no %s matrix", layer, name);
+    if (m->rows != rows || m->cols != cols) {
+        return error_set(
+            err, E_INVALID, "layer %d: matrix %s is %lld x %lld, but the model needs %lld x %lld",
+            layer, name, (long long)m->rows, (long long)m->cols, (long long)rows, (long long)cols);
+    }
+    if (cols % dtype_block_elements(m->type) != 0) {
+        return error_set(err, E_INVALID, "layer %d: %lld columns of %s don't fill blocks of %s",
+                         layer, (long long)cols, name, dtype_name(m->type));
+    }
+    return 0;
+}
+
+/* The seven matrices of a layer, in the order in which a step uses them. */
+#define LAYER_MATRICES 7
+
+struct layer_matrix {
+    const char *name;
+    const struct matrix *source;
+    struct cpu_packed *packed;
+    int64_t rows, cols;
+};
+
+static void layer_matrices(const struct model_params *p, const struct layer_params *l,
+                           struct cpu_layer *out, struct layer_matrix m[LAYER_MATRICES])
+{
+    int64_t q = (int64_t)p->heads * p->head_dim, kv = (int64_t)p->kv_heads * p->head_dim;
+    const struct layer_matrix all[LAYER_MATRICES] = {
+        {"q", &l->q, &out->q, q, p->hidden},
+        {"k", &l->k, &out->k, kv, p->hidden},
+        {"v", &l->v, &out->v, kv, p->hidden},
+        {"o", &l->o, &out->o, p->hidden, q},
+        {"gate", &l->gate, &out->gate, p->ffn, p->hidden},
+        {"up", &l->up, &out->up, p->ffn, p->hidden},
+        {"down", &l->down, &out->down, p->hidden, p->ffn},
+    };
+    memcpy(m, all, sizeof all);
+}
+
+static int check_params(const struct model_params *p, struct error *err)
+{
+    int rc = check_scalars(p, err);
+    struct cpu_layer unused;
+
+    for (int i = 0; rc == 0 && i < p->layers; i++) {
+        const struct layer_params *l = &p->layer[i];
+        struct layer_matrix m[LAYER_MATRICES];
+        layer_matrices(p, l, &unused, m);
+        for (int j = 0; rc == 0 && j < LAYER_MATRICES; j++)
+            rc = check_matrix(m[j].source, m[j].name, i, m[j].rows, m[j].cols, err);
+        if (rc == 0 && (!l->attn_norm || !l->ffn_norm))
+            rc = error_set(err, E_INVALID, "layer %d has no norm weights", i);
+        if (rc == 0 && p->rope_dims > 0)
+            rc = check_range("rope table", l->rope_table, 0, p->rope_table_count - 1, err);
+        if (rc == 0) rc = check_range("window", l->window, 0, INT32_MAX, err);
+    }
+    if (rc == 0) rc = check_matrix(&p->embedding, "embedding", 0, p->vocab, p->hidden, err);
+    if (rc == 0 && p->head.data)
+        rc = check_matrix(&p->head, "head", p->layers - 1, p->vocab, p->hidden, err);
+    if (rc == 0 && !p->final_norm) rc = error_set(err, E_INVALID, "model has no final norm");
+    return rc;
+}
+
+static int check_limits(const struct step_limits *l, struct error *err)
+{
+    int rc = check_range("tokens per step", l->tokens_max, 1, 1 << 20, err);
+    if (rc == 0) rc = check_range("sequences per step", l->sequences_max, 1, l->tokens_max, err);
+    if (rc == 0) rc = check_range("logit rows per step", l->rows_max, 1, l->tokens_max, err);
+    if (rc == 0) rc = check_range("context", l->context_max, 1, 1 << 28, err);
+    return rc;
+}
+
+/* ---- weights ---- */
+
+static enum dtype packed_type(const struct backend *b, const struct matrix *m)
+{
+    return b->compute == COMPUTE_F32 ? DTYPE_F32 : m->type;
+}
+
+static void lay_matrix(struct backend *b, const struct matrix *m, struct cpu_packed *out)
+{
+    enum dtype type = packed_type(b, m);
+    uint8_t *data = take(&b->weights, cpu_pack_bytes(type, m->rows, m->cols));
+    cpu_pack_init(out, m, type, data);
+}
+
+static float *lay_floats(struct backend *b, const float *source, int64_t count)
+{
+    if (!source) return NULL;
+    float *copy = take(&b->weights, (size_t)count * sizeof *copy);
+    if (copy) memcpy(copy, source, (size_t)count * sizeof *copy);
+    return copy;
+}
+
+/* Hand out the weight region in order of use. Run twice: to count, then for real. */
+static void lay_weights(struct backend *b, const struct model_params *p)
+{
+    int64_t q = (int64_t)p->heads * p->head_dim, kv = (int64_t)p->kv_heads * p->head_dim;
+
+    for (int i = 0; i < p->rope_table_count; i++)
+        b->inv_freq[i] = lay_floats(b, p->rope_tables[i].inv_freq, p->rope_dims / 2);
+    for (int i = 0; i < p->layers; i++) {
+        const struct layer_params *l = &p->layer[i];
+        struct cpu_layer *out = &b->layer[i];
+        struct layer_matrix m[LAYER_MATRICES];
+        layer_matrices(p, l, out, m);
+        out->window = l->window;
+        out->rope_table = l->rope_table;
+        out->attn_norm = lay_floats(b, l->attn_norm, p->hidden);
+        out->q_bias = lay_floats(b, l->q_bias, q);
+        out->k_bias = lay_floats(b, l->k_bias, kv);
+        out->v_bias = lay_floats(b, l->v_bias, kv);
+        out->q_norm = lay_floats(b, l->q_norm, p->head_dim);
+        out->k_norm = lay_floats(b, l->k_norm, p->head_dim);
+        out->o_bias = lay_floats(b, l->o_bias, p->hidden);
+        out->attn_post_norm = lay_floats(b, l->attn_post_norm, p->hidden);
+        out->ffn_norm = lay_floats(b, l->ffn_norm, p->hidden);
+        out->ffn_post_norm = lay_floats(b, l->ffn_post_norm, p->hidden);
+        for (int j = 0; j < LAYER_MATRICES; j++)
+            lay_matrix(b, m[j].source, m[j].packed);
+    }
+    b->final_norm = lay_floats(b, p->final_norm, p->hidden);
+    lay_matrix(b, &p->embedding, &b->embedding);
+    b->head = b->embedding;
+    if (p->head.data) lay_matrix(b, &p->head, &b->head);
+}
+
+struct pack_job {
+    const struct cpu_packed *packed;
+    const struct matrix *source;
+    struct cpu_pool *pool;
+    int chunk; // panels per item
+};
+
+static void run_pack(void *arg, int part, int parts)
+{
+    const struct pack_job *job = arg;
+    (void)part;
+    (void)parts;
+    for (int first; (first = cpu_pool_next(job->pool) * job->chunk) < job->packed->panels;) {
+        int last = first + job->chunk;
+        if (last > job->packed->panels) last = job->packed->panels;
+        cpu_pack_panels(job->packed, job->source, first, last);
+    }
+}
+
+static void pack(struct backend *b, const struct model_params *p, const struct matrix *source,
+                 const struct cpu_packed *packed)
+{
+    struct pack_job job = {packed, source, b->pool, 1 + (int)((256 << 10) / packed->panel_bytes)};
+    cpu_pool_run(b->pool, run_pack, &job);
+    if (p->on_source_done) p->on_source_done(p->on_source_done_arg, source);
+}
+
+static int load_weights(struct backend *b, const struct model_params *p, struct error *err)
+{
+    b->layer = xcalloc((size_t)p->layers, sizeof *b->layer);
+    lay_weights(b, p);
+    int rc = cpu_region_open(&b->weights, b->weights.used, err);
+    if (rc < 0) return rc;
+    madvise(b->weights.base, b->weights.bytes, MADV_HUGEPAGE); // fewer TLB misses; a hint
+    lay_weights(b, p);
+    for (int i = 0; i < p->layers; i++) {
+        struct layer_matrix m[LAYER_MATRICES];
+        layer_matrices(p, &p->layer[i], &b->layer[i], m);
+        for (int j = 0; j < LAYER_MATRICES; j++)
+            pack(b, p, m[j].source, m[j].packed);
+    }
+    pack(b, p, &p->embedding, &b->embedding);
+    if (p->head.data) pack(b, p, &p->head, &b->head);
+    return 0;
+}
+
+/* ---- activations ---- */
+
+static void lay_input(struct backend *b, struct cpu_input *in, int cols, int rows, unsigned layouts)
+{
+    in->cols = cols;
+    in->layouts = layouts;
+    for (int i = 0; i < ACT_LAYOUTS; i++) {
+        if (!(layouts & 1u << i)) continue;
+        in->row_bytes[i] = cpu_act_bytes((enum act_layout)i, cols);
+        in->data[i] = take(&b->activations, in->row_bytes[i] * (size_t)rows);
+    }
+}
+
+static float *lay_rows(struct backend *b, int cols, int rows)
+{
+    return take(&b->activations, (size_t)cols * (size_t)rows * sizeof(float));
+}
+
+static void lay_activations(struct backend *b)
+{
+    const struct model_params *m = &b->model;
+    int tokens = b->limits.tokens_max, rows = b->limits.rows_max;
+    unsigned h = 0, o = 0, g = 0;
+
+    for (int i = 0; i < m->layers; i++) {
+        const struct cpu_layer *l = &b->layer[i];
+        h |= cpu_gemm_layouts(b->isa, &l->q) | cpu_gemm_layouts(b->isa, &l->k) |
+             cpu_gemm_layouts(b->isa, &l->v) | cpu_gemm_layouts(b->isa, &l->gate) |
+             cpu_gemm_layouts(b->isa, &l->up);
+        o |= cpu_gemm_layouts(b->isa, &l->o);
+        g |= cpu_gemm_layouts(b->isa, &l->down);
+    }
+    lay_input(b, &b->h, m->hidden, tokens, h);
+    lay_input(b, &b->o, m->heads * m->head_dim, tokens, o);
+    lay_input(b, &b->g, m->ffn, tokens, g);
+    lay_input(b, &b->last, m->hidden, rows, cpu_gemm_layouts(b->isa, &b->head));
+    b->x = lay_rows(b, m->hidden, tokens);
+    b->y = lay_rows(b, m->hidden, tokens);
+    b->q = lay_rows(b, m->heads * m->head_dim, tokens);
+    b->k = lay_rows(b, m->kv_heads * m->head_dim, tokens);
+    b->v = lay_rows(b, m->kv_heads * m->head_dim, tokens);
+    for (int i = 0; i < m->rope_table_count; i++)
+        b->rotation[i] = lay_rows(b, m->rope_dims, tokens);
+    b->token = take(&b->activations, (size_t)tokens * sizeof *b->token);
+    b->logits = lay_rows(b, m->vocab, rows);
+    b->scratch_floats = cpu_attention_scratch_floats(b->value_stride);
+    b->scratch = lay_rows(b, (int)b->scratch_floats, cpu_pool_threads(b->pool));
+}
+
+static void keep_scalars(struct backend *b, const struct model_params *p)
+{
+    b->model = *p;
+    b->model.embedding = b->model.head = (struct matrix){0};
+    b->model.final_norm = NULL;
+    b->model.layer = NULL;
+    b->model.on_source_done = NULL;
+    b->model.on_source_done_arg = NULL;
+    for (int i = 0; i < ROPE_TABLES_MAX; i++)
+        b->model.rope_tables[i].inv_freq = NULL;
+    b->value_stride = (p->head_dim + 15) & ~15;
+}
+
+int cpu_load(struct backend *b, const struct model_params *params, const struct step_limits *limits,
+             struct error *err)
+{
+    CHECK(!b->loaded && !b->layer);
+    int rc = check_params(params, err);
+    if (rc == 0) rc = check_limits(limits, err);
+    if (rc < 0) return rc;
+    keep_scalars(b, params);
+    b->limits = *limits;
+    rc = load_weights(b, params, err);
+    if (rc < 0) return rc;
+    lay_activations(b);
+    rc = cpu_region_open(&b->activations, b->activations.used, err);
+    if (rc < 0) return rc;
+    lay_activations(b);
+    b->loaded = true;
+    return 0;
+}

@@ -1,0 +1,180 @@
+/* cpu_pointwise_body.h - norms, activation functions, RoPE, quantisation of activations; included
+ * by each cpu_isa_NAME.c (README rules A1-A4 and P1-P6). Plain loops are left to the compiler:
+ * without contraction and reassociation they give the same bits at any width. */
+#ifndef LM_KERNELS_CPU_POINTWISE_BODY_H
+#define LM_KERNELS_CPU_POINTWISE_BODY_H
+
+#include "kernels/cpu/cpu_isa.h"
+#include "kernels/cpu/cpu_simd.h"
+
+static void pointwise_rms_norm(float *y, const float *x, const float *weight, int n, float eps)
+{
+    struct vf squares = vf_zero();
+    for (int i = 0; i < n; i += VF_LANES) {
+        struct vf v = vf_load_n(x + i, n - i);
+        squares = vf_fma(v, v, squares);
+    }
+    struct vf scale = vf_set1(1.0f / sqrtf(vf_sum(squares) / (float)n + eps));
+    for (int i = 0; i < n; i += VF_LANES) {
+        struct vf v = vf_mul(vf_load_n(x + i, n - i), scale);
+        vf_store_n(y + i, vf_mul(v, vf_load_n(weight + i, n - i)), n - i);
+    }
+}
+
+/* Scale and integers of one block of 32; q as int8. A block whose largest magnitude is below 2^-100
+ * counts as zero, and one with an infinity or NaN gives a NaN scale, so that it is seen downstream.
+ */
+SIMD float quantize_block(int8_t q[32], const float *x)
+{
+    uint32_t bits[32], largest = 0;
+    float top;
+
+    memcpy(bits, x, sizeof bits);
+    for (int i = 0; i < 32; i++) { // as integers: the order of magnitudes, NaN above all
+        uint32_t magnitude = bits[i] & 0x7fffffff;
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    memcpy(&top, &largest, sizeof top);
+    if (largest >= 0x7f800000 || top < 0x1p-100f) {
+        memset(q, 0, 32);
+        return largest >= 0x7f800000 ? NAN : 0.0f;
+    }
+    struct vf inverse = vf_set1(127.0f / top);
+    vf_store_int8(q, vf_mul(vf_load(x), inverse));
+    vf_store_int8(q + 16, vf_mul(vf_load(x + 16), inverse));
+    return top / 127.0f;
+}
+
+static void pointwise_quantize_int8(struct act_int8 *out, const float *x, int n)
+{
+    for (int b = 0; b < n / 32; b++, out++, x += 32) {
+        int sum[2] = {0, 0};
+        out->scale = quantize_block(out->q, x);
+        for (int i = 0; i < 16; i++) {
+            sum[0] += out->q[i];
+            sum[1] += out->q[16 + i];
+        }
+        out->scaled_sum = out->scale * (float)(sum[0] + sum[1]);
+        out->offset8 = -8 * (sum[0] + sum[1]);
+        out->offset32[0] = -32 * sum[0];
+        out->offset32[1] = -32 * sum[1];
+    }
+}
+
+static void pointwise_quantize_int16(struct act_int16 *out, const float *x, int n)
+{
+    for (int b = 0; b < n / 32; b++, out++, x += 32) {
+        int8_t q[32];
+        int sum = 0;
+        out->scale = quantize_block(q, x);
+        for (int w = 0; w < 8; w++) {
+            for (int i = 0; i < 4; i++) {
+                out->q[w][i & 1][i / 2] = q[4 * w + i];
+                sum += q[4 * w + i];
+            }
+        }
+        out->offset128 = -128 * sum;
+    }
+}
+
+/* x / (1 + e^-z): silu for z = x, gelu-tanh for z = 2 sqrt(2 / pi) (x + 0.044715 x^3). */
+SIMD struct vf gate_by(struct vf x, struct vf z)
+{
+    struct vf e = vf_exp(vf_sub(vf_zero(), z));
+    return vf_div(x, vf_add(vf_set1(1.0f), e));
+}
+
+static void pointwise_activate(enum ffn_activation kind, float *gate, const float *up, int n)
+{
+    for (int i = 0; i < n; i += VF_LANES) {
+        struct vf x = vf_load_n(gate + i, n - i), z = x;
+        if (kind == FFN_GELU_TANH) {
+            struct vf cube = vf_mul(vf_mul(x, x), x);
+            z = vf_mul(vf_fma(cube, vf_set1(0.044715f), x), vf_set1(1.5957691216057308f));
+        }
+        vf_store_n(gate + i, vf_mul(gate_by(x, z), vf_load_n(up + i, n - i)), n - i);
+    }
+}
+
+/* cap * tanh(x / cap), tanh(z) = 1 - 2 / (e^2z + 1) */
+SIMD struct vf softcap_lanes(struct vf x, float cap)
+{
+    struct vf z = vf_mul(vf_div(x, vf_set1(cap)), vf_set1(2.0f));
+    struct vf denominator = vf_add(vf_exp(z), vf_set1(1.0f));
+    struct vf tanh = vf_sub(vf_set1(1.0f), vf_div(vf_set1(2.0f), denominator));
+    return vf_mul(tanh, vf_set1(cap));
+}
+
+static void pointwise_softcap(float *x, int n, float cap)
+{
+    for (int i = 0; i < n; i += VF_LANES)
+        vf_store_n(x + i, softcap_lanes(vf_load_n(x + i, n - i), cap), n - i);
+}
+
+static void pointwise_add_scaled(float *x, const float *y, float scale, int n)
+{
+    struct vf s = vf_set1(scale);
+    for (int i = 0; i < n; i += VF_LANES) {
+        struct vf sum = vf_fma(vf_load_n(y + i, n - i), s, vf_load_n(x + i, n - i));
+        vf_store_n(x + i, sum, n - i);
+    }
+}
+
+static void pointwise_add(float *x, const float *y, int n)
+{
+    for (int i = 0; i < n; i++)
+        x[i] = x[i] + y[i];
+}
+
+static void pointwise_scale(float *x, float factor, int n)
+{
+    for (int i = 0; i < n; i++)
+        x[i] = x[i] * factor;
+}
+
+static void pointwise_rope(float *head, const float *cosine, const float *sine, int dims,
+                           enum rope_style style)
+{
+    int half = dims / 2;
+    if (style == ROPE_INTERLEAVED) {
+        for (int i = 0; i < half; i++) {
+            float a = head[2 * i], b = head[2 * i + 1];
+            head[2 * i] = a * cosine[i] - b * sine[i];
+            head[2 * i + 1] = b * cosine[i] + a * sine[i];
+        }
+        return;
+    }
+    for (int i = 0; i < half; i++) {
+        float a = head[i], b = head[half + i];
+        head[i] = a * cosine[i] - b * sine[i];
+        head[half + i] = b * cosine[i] + a * sine[i];
+    }
+}
+
+static void pointwise_to_half(uint16_t *dst, const float *src, int n)
+{
+    for (int i = 0; i < n; i++)
+        dst[i] = simd_to_half(src[i]);
+}
+
+static void pointwise_to_bf16(uint16_t *dst, const float *src, int n)
+{
+    for (int i = 0; i < n; i++)
+        dst[i] = quant_float_to_bf16(src[i]);
+}
+
+static const struct cpu_pointwise pointwise = {
+    .rms_norm = pointwise_rms_norm,
+    .quantize_int8 = pointwise_quantize_int8,
+    .quantize_int16 = pointwise_quantize_int16,
+    .activate = pointwise_activate,
+    .softcap = pointwise_softcap,
+    .add_scaled = pointwise_add_scaled,
+    .add = pointwise_add,
+    .scale = pointwise_scale,
+    .rope = pointwise_rope,
+    .to_half = pointwise_to_half,
+    .to_bf16 = pointwise_to_bf16,
+};
+
+#endif

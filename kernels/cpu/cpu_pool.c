@@ -1,0 +1,278 @@
+/* cpu_pool.c - hand a function to all threads, wait for all: two cache lines travel each way.
+ *
+ *   caller:  job = ...; pending = workers; epoch++ ──► run part 0 ──► wait until pending == 0
+ *   worker:  wait until epoch moves ──► run its part ──► pending--, wake the caller if it sleeps
+ *
+ * Rules
+ *  1. `job` and the item counter are written only while no worker runs (pending == 0); the release
+ * of epoch publishes them, the release of pending publishes what the parts wrote.
+ *  2. Waiting = spin for SPIN_NS, then say so (a sleeper count or flag) and sleep on the futex. The
+ *     announcement and the other side's change are both seq_cst, so either the waker sees the
+ * sleeper or the sleeper sees the change: no wake-up is lost.
+ *  3. A waiter that was woken checks its condition again; spurious wake-ups are harmless. */
+#include "kernels/cpu/cpu_pool.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "shared/base/check.h"
+#include "shared/base/clock.h"
+#include "shared/base/str.h"
+
+#define SPIN_NS    50000
+#define CACHE_LINE 64
+
+struct cpu_worker {
+    struct cpu_pool *pool;
+    int part;
+    pthread_t thread;
+};
+
+struct cpu_pool {
+    int threads;
+    int cores[CPU_POOL_THREADS_MAX]; // by part; used when pinned
+    bool pinned, caller_pinned;
+    bool stopping; // read by workers after epoch moved
+    void (*fn)(void *arg, int part, int parts);
+    void *arg;
+    struct cpu_worker workers[CPU_POOL_THREADS_MAX]; // [0] unused: the caller
+
+    _Alignas(CACHE_LINE) _Atomic uint32_t epoch;
+    _Atomic int sleepers; // workers that sleep or are about to
+    _Alignas(CACHE_LINE) _Atomic uint32_t pending;
+    _Atomic int caller_sleeps;
+    _Alignas(CACHE_LINE) _Atomic int next_item;
+};
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t while_value)
+{
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, while_value, NULL, NULL, 0);
+}
+
+static void futex_wake(_Atomic uint32_t *word, int count)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
+}
+
+static void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* Spin until *word differs from `from`, or until the time is up. True: it differs. */
+static bool spin_while(_Atomic uint32_t *word, uint32_t from)
+{
+    uint64_t deadline = 0;
+    for (int i = 0;; i++) {
+        if (atomic_load_explicit(word, memory_order_acquire) != from) return true;
+        relax();
+        if (i % 16 != 15) continue;
+        uint64_t now = clock_ns();
+        if (!deadline) deadline = now + SPIN_NS;
+        if (now >= deadline) return false;
+    }
+}
+
+static void wait_for_epoch(struct cpu_pool *p, uint32_t seen)
+{
+    if (spin_while(&p->epoch, seen)) return;
+    atomic_fetch_add(&p->sleepers, 1);
+    while (atomic_load(&p->epoch) == seen)
+        futex_wait(&p->epoch, seen);
+    atomic_fetch_sub(&p->sleepers, 1);
+}
+
+static void pin_thread(pthread_t thread, int core)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(core, &set);
+    pthread_setaffinity_np(thread, sizeof set, &set); // a hint: failing costs speed only
+}
+
+static void *worker_main(void *arg)
+{
+    struct cpu_worker *w = arg;
+    struct cpu_pool *p = w->pool;
+    uint32_t seen = 0;
+
+    for (;;) {
+        wait_for_epoch(p, seen);
+        seen++;
+        if (p->stopping) return NULL;
+        p->fn(p->arg, w->part, p->threads);
+        if (atomic_fetch_sub(&p->pending, 1) == 1 && atomic_load(&p->caller_sleeps))
+            futex_wake(&p->pending, 1);
+    }
+}
+
+static void publish(struct cpu_pool *p)
+{
+    atomic_fetch_add(&p->epoch, 1);
+    if (atomic_load(&p->sleepers) > 0) futex_wake(&p->epoch, INT_MAX);
+}
+
+static void wait_for_parts(struct cpu_pool *p)
+{
+    uint32_t left;
+    uint64_t deadline = clock_ns() + SPIN_NS;
+
+    for (int i = 0; (left = atomic_load_explicit(&p->pending, memory_order_acquire)) != 0; i++) {
+        if (i % 16 != 15 || clock_ns() < deadline) {
+            relax();
+            continue;
+        }
+        atomic_store(&p->caller_sleeps, 1);
+        while ((left = atomic_load(&p->pending)) != 0)
+            futex_wait(&p->pending, left);
+        atomic_store(&p->caller_sleeps, 0);
+    }
+}
+
+void cpu_pool_run(struct cpu_pool *p, void (*fn)(void *arg, int part, int parts), void *arg)
+{
+    if (p->pinned && !p->caller_pinned) {
+        pin_thread(pthread_self(), p->cores[0]);
+        p->caller_pinned = true;
+    }
+    atomic_store_explicit(&p->next_item, 0, memory_order_relaxed);
+    if (p->threads == 1) {
+        fn(arg, 0, 1);
+        return;
+    }
+    p->fn = fn;
+    p->arg = arg;
+    atomic_store_explicit(&p->pending, (uint32_t)p->threads - 1, memory_order_relaxed);
+    publish(p);
+    fn(arg, 0, p->threads);
+    wait_for_parts(p);
+}
+
+int cpu_pool_next(struct cpu_pool *p)
+{
+    return atomic_fetch_add_explicit(&p->next_item, 1, memory_order_relaxed);
+}
+
+void cpu_pool_share(int count, int part, int parts, int *first, int *last)
+{
+    *first = (int)((int64_t)count * part / parts);
+    *last = (int)((int64_t)count * (part + 1) / parts);
+}
+
+int cpu_pool_threads(const struct cpu_pool *p)
+{
+    return p->threads;
+}
+
+/* ---- cores ---- */
+
+static int parse_core(struct str text, int *core)
+{
+    int64_t value;
+    if (str_to_int(str_trim(text), &value) < 0 || value < 0 || value >= CPU_SETSIZE)
+        return E_INVALID;
+    *core = (int)value;
+    return 0;
+}
+
+/* "0-3,8" into cores[]; the count, or E_INVALID. */
+static int parse_cpu_list(const char *list, int cores[CPU_POOL_THREADS_MAX])
+{
+    struct str rest = str_of(list), item;
+    int count = 0;
+
+    while (str_split(&rest, ',', &item)) {
+        struct str from;
+        int first, last;
+        if (!str_split(&item, '-', &from) || parse_core(from, &first) < 0) return E_INVALID;
+        last = first;
+        bool is_range = item.data > from.data + from.len;
+        if (is_range && parse_core(item, &last) < 0) return E_INVALID;
+        for (int core = first; core <= last; core++) {
+            if (count == CPU_POOL_THREADS_MAX) return E_INVALID;
+            cores[count++] = core;
+        }
+        if (last < first) return E_INVALID;
+    }
+    return count > 0 ? count : E_INVALID;
+}
+
+static int cores_allowed(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) < 0) return 1;
+    int count = CPU_COUNT(&set);
+    return count < 1 ? 1 : count > CPU_POOL_THREADS_MAX ? CPU_POOL_THREADS_MAX : count;
+}
+
+static int start_workers(struct cpu_pool *p, struct error *err)
+{
+    sigset_t all, before;
+    int wanted = p->threads, rc = 0;
+
+    /* Signals belong to the threads of the program, not to these. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    p->threads = 1;
+    for (int i = 1; i < wanted && rc == 0; i++) {
+        p->workers[i] = (struct cpu_worker){.pool = p, .part = i};
+        rc = pthread_create(&p->workers[i].thread, NULL, worker_main, &p->workers[i]);
+        if (rc != 0) break;
+        if (p->pinned) pin_thread(p->workers[i].thread, p->cores[i]);
+        p->threads = i + 1;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc == 0 ? 0 : error_set(err, -rc, "can't start compute thread %d", p->threads);
+}
+
+int cpu_pool_create(int threads, const char *cpu_list, struct cpu_pool **out, struct error *err)
+{
+    int cores[CPU_POOL_THREADS_MAX], listed = 0;
+
+    if (cpu_list) {
+        listed = parse_cpu_list(cpu_list, cores);
+        if (listed < 0) {
+            return error_set(err, E_INVALID, "cpu list '%s' is not like '0-3,8'", cpu_list);
+        }
+    }
+    if (threads < 0) return error_set(err, E_INVALID, "%d threads make no sense", threads);
+    if (threads > CPU_POOL_THREADS_MAX) {
+        return error_set(err, E_LIMIT, "%d threads; the limit is %d", threads,
+                         CPU_POOL_THREADS_MAX);
+    }
+    if (threads == 0) threads = listed > 0 ? listed : cores_allowed();
+
+    struct cpu_pool *p = xaligned(sizeof *p);
+    p->threads = threads;
+    p->pinned = listed > 0;
+    for (int i = 0; i < threads && listed > 0; i++)
+        p->cores[i] = cores[i % listed];
+    int rc = start_workers(p, err);
+    if (rc < 0) {
+        cpu_pool_destroy(p);
+        return rc;
+    }
+    *out = p;
+    return 0;
+}
+
+void cpu_pool_destroy(struct cpu_pool *p)
+{
+    if (!p) return;
+    p->stopping = true;
+    publish(p);
+    for (int i = 1; i < p->threads; i++)
+        pthread_join(p->workers[i].thread, NULL);
+    free(p);
+}

@@ -1,0 +1,91 @@
+/* cpu_state.h - what a CPU backend holds. For the files of kernels/cpu only. */
+#ifndef LM_KERNELS_CPU_STATE_H
+#define LM_KERNELS_CPU_STATE_H
+
+#include "kernels/backend.h"
+#include "kernels/cpu/cpu_gemm.h"
+#include "kernels/cpu/cpu_isa.h"
+#include "kernels/cpu/cpu_pool.h"
+
+/* A range of private pages, handed out front to back. */
+struct cpu_region {
+    uint8_t *base; // NULL: none
+    size_t bytes, used;
+};
+
+struct cpu_layer {
+    struct cpu_packed q, k, v, o, gate, up, down;
+    float *attn_norm, *ffn_norm;
+    float *q_bias, *k_bias, *v_bias, *o_bias; // NULL: none
+    float *q_norm, *k_norm, *attn_post_norm, *ffn_post_norm;
+    int window, rope_table;
+};
+
+/* Where a token of the step belongs. */
+struct cpu_token {
+    int sequence; // index into step->sequence
+    int position;
+};
+
+struct backend {
+    const struct cpu_isa *isa;
+    struct cpu_pool *pool;
+    enum compute_type compute;
+    char description[96];
+
+    /* after load */
+    bool loaded;
+    struct model_params model; // scalars only: every pointer in it is NULL
+    struct step_limits limits;
+    struct cpu_region weights, activations;
+    struct cpu_layer *layer;           // [layers]
+    struct cpu_packed embedding, head; // the same panels when tied
+    float *final_norm;
+    float *inv_freq[ROPE_TABLES_MAX]; // [rope_dims / 2]
+
+    /* activations, [tokens_max][...] unless said otherwise */
+    float *x, *y;                     // [hidden]
+    struct cpu_input h, o, g;         // [hidden], [heads * head_dim], [ffn]
+    struct cpu_input last;            // [rows_max][hidden]: the rows whose logits are wanted
+    float *q, *k, *v;                 // [heads * head_dim], [kv_heads * head_dim] twice
+    float *rotation[ROPE_TABLES_MAX]; // [rope_dims]: cosines, then sines
+    struct cpu_token *token;
+    float *logits;  // [rows_max][vocab]
+    float *scratch; // [threads][scratch_floats]
+    size_t scratch_floats;
+
+    /* KV pages: [blocks][layers][kv_heads]{K [head_dim][64], V [64][value_stride]} */
+    enum dtype kv_type;
+    uint8_t *kv;
+    size_t kv_head_bytes, kv_page_bytes, kv_mapped;
+    int kv_blocks;
+    int value_stride; // head_dim rounded up to 16
+
+    const struct step *step; // between step_begin and sync
+};
+
+/* cpu_load.c: the load slot, and what close needs. */
+FALLIBLE int cpu_load(struct backend *b, const struct model_params *params,
+                      const struct step_limits *limits, struct error *err);
+FALLIBLE int cpu_region_open(struct cpu_region *r, size_t bytes, struct error *err);
+void cpu_region_close(struct cpu_region *r);
+
+/* cpu_attention.c: the attend slot, and the part of qkv behind the products. */
+void cpu_attend(struct backend *b, int layer);
+void cpu_rotate_and_store(struct backend *b, int layer);
+
+/* cpu_step.c: the other slots of a step. */
+void cpu_step_begin(struct backend *b, const struct step *step);
+void cpu_embed(struct backend *b);
+void cpu_qkv(struct backend *b, int layer);
+void cpu_out(struct backend *b, int layer);
+void cpu_gate_up(struct backend *b, int layer);
+void cpu_down(struct backend *b, int layer);
+void cpu_residual(struct backend *b, enum residual_site site, int layer);
+void cpu_logits(struct backend *b);
+
+/* Run fn(b, token) for every token of the step, on the pool when there are enough of them. */
+void cpu_for_tokens(struct backend *b, int tokens,
+                    void (*fn)(struct backend *b, int token, int layer), int layer);
+
+#endif

@@ -1,0 +1,246 @@
+/* cpu_step.c - the stages of a step around attention. Each slot is done when it returns. */
+#include "kernels/cpu/cpu_state.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "shared/base/check.h"
+
+/* Below this many tokens a pointwise pass is over before the other threads would have noticed. */
+#define PARALLEL_TOKENS 4
+
+struct token_job {
+    struct backend *b;
+    int tokens, layer;
+    void (*fn)(struct backend *b, int token, int layer);
+};
+
+static void run_tokens(void *arg, int part, int parts)
+{
+    struct token_job *job = arg;
+    int first, last;
+    cpu_pool_share(job->tokens, part, parts, &first, &last);
+    for (int t = first; t < last; t++)
+        job->fn(job->b, t, job->layer);
+}
+
+void cpu_for_tokens(struct backend *b, int tokens,
+                    void (*fn)(struct backend *b, int token, int layer), int layer)
+{
+    struct token_job job = {b, tokens, layer, fn};
+    if (tokens < PARALLEL_TOKENS)
+        run_tokens(&job, 0, 1);
+    else
+        cpu_pool_run(b->pool, run_tokens, &job);
+}
+
+/* cos and sin of position * inv_freq (that product in float32, as the reference models do), for
+ * every table: once per step, not per layer. */
+static void rotation_row(struct backend *b, int token, int layer)
+{
+    int half = b->model.rope_dims / 2;
+    float position = (float)b->token[token].position;
+
+    (void)layer;
+    for (int i = 0; i < b->model.rope_table_count; i++) {
+        float *row = b->rotation[i] + (size_t)token * 2 * (size_t)half;
+        float factor = b->model.rope_tables[i].attention_factor;
+        for (int d = 0; d < half; d++) {
+            double angle = (double)(position * b->inv_freq[i][d]);
+            row[d] = (float)cos(angle) * factor;
+            row[half + d] = (float)sin(angle) * factor;
+        }
+    }
+}
+
+static void check_step(const struct backend *b, const struct step *step)
+{
+    CHECK(b->loaded && b->kv);
+    CHECK(step->tokens >= 0 && step->tokens <= b->limits.tokens_max);
+    CHECK(step->sequences >= 0 && step->sequences <= b->limits.sequences_max);
+    CHECK(step->rows >= 0 && step->rows <= b->limits.rows_max);
+    for (int i = 0; i < step->tokens; i++)
+        CHECK(step->ids[i] >= 0 && step->ids[i] < b->model.vocab);
+    for (int i = 0; i < step->rows; i++)
+        CHECK(step->row[i] >= 0 && step->row[i] < step->tokens);
+}
+
+void cpu_step_begin(struct backend *b, const struct step *step)
+{
+    int tokens = 0;
+
+    check_step(b, step);
+    b->step = step;
+    for (int s = 0; s < step->sequences; s++) {
+        const struct step_sequence *q = &step->sequence[s];
+        CHECK(q->first == tokens && q->count > 0 && q->past >= 0);
+        CHECK(q->count <= step->tokens - tokens && q->past <= b->limits.context_max - q->count);
+        for (int i = 0; i < (q->past + q->count + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS; i++)
+            CHECK(q->blocks[i] >= 0 && q->blocks[i] < b->kv_blocks);
+        for (int i = 0; i < q->count; i++)
+            b->token[tokens++] = (struct cpu_token){s, q->past + i};
+    }
+    CHECK(tokens == step->tokens);
+    cpu_for_tokens(b, step->tokens, rotation_row, 0);
+}
+
+static void embed_row(struct backend *b, int token, int layer)
+{
+    float *x = b->x + (size_t)token * (size_t)b->model.hidden;
+    (void)layer;
+    cpu_pack_read_row(&b->embedding, b->step->ids[token], x);
+    if (b->model.embedding_scale != 1.0f)
+        b->isa->pointwise->scale(x, b->model.embedding_scale, b->model.hidden);
+}
+
+void cpu_embed(struct backend *b)
+{
+    cpu_for_tokens(b, b->step->tokens, embed_row, 0);
+}
+
+/* ---- projections ---- */
+
+static struct cpu_gemm_job job_of(struct backend *b, const struct cpu_input *in)
+{
+    return (struct cpu_gemm_job){
+        .isa = b->isa, .pool = b->pool, .in = in, .tokens = b->step->tokens};
+}
+
+static void job_add(struct cpu_gemm_job *job, const struct cpu_packed *w, float *out,
+                    const float *bias)
+{
+    job->part[job->parts++] = (struct cpu_gemm_part){w, out, (size_t)w->rows, bias};
+}
+
+void cpu_qkv(struct backend *b, int layer)
+{
+    const struct cpu_layer *l = &b->layer[layer];
+    struct cpu_gemm_job job = job_of(b, &b->h);
+
+    job_add(&job, &l->q, b->q, l->q_bias);
+    job_add(&job, &l->k, b->k, l->k_bias);
+    job_add(&job, &l->v, b->v, l->v_bias);
+    cpu_gemm_run(&job);
+    cpu_rotate_and_store(b, layer);
+}
+
+static void quantize_o(struct backend *b, int token, int layer)
+{
+    (void)layer;
+    cpu_input_quantize(b->isa, &b->o, token);
+}
+
+void cpu_out(struct backend *b, int layer)
+{
+    const struct cpu_layer *l = &b->layer[layer];
+    struct cpu_gemm_job job = job_of(b, &b->o);
+
+    cpu_for_tokens(b, b->step->tokens, quantize_o, 0);
+    job_add(&job, &l->o, b->y, l->o_bias);
+    cpu_gemm_run(&job);
+}
+
+void cpu_gate_up(struct backend *b, int layer)
+{
+    const struct cpu_layer *l = &b->layer[layer];
+    struct cpu_gemm_job job = job_of(b, &b->h);
+
+    job_add(&job, &l->gate, cpu_input_row(&b->g, 0), NULL);
+    job_add(&job, &l->up, NULL, NULL);
+    job.gated = true;
+    job.activation = b->model.activation;
+    cpu_gemm_run(&job);
+}
+
+static void quantize_g(struct backend *b, int token, int layer)
+{
+    (void)layer;
+    cpu_input_quantize(b->isa, &b->g, token);
+}
+
+void cpu_down(struct backend *b, int layer)
+{
+    struct cpu_gemm_job job = job_of(b, &b->g);
+
+    cpu_for_tokens(b, b->step->tokens, quantize_g, 0);
+    job_add(&job, &b->layer[layer].down, b->y, NULL);
+    cpu_gemm_run(&job);
+}
+
+/* ---- residual stream ---- */
+
+static void norm_row(struct backend *b, int token, const float *post_norm, const float *norm,
+                     bool add)
+{
+    const struct cpu_pointwise *ops = b->isa->pointwise;
+    int hidden = b->model.hidden;
+    float *x = b->x + (size_t)token * (size_t)hidden, *y = b->y + (size_t)token * (size_t)hidden;
+
+    if (add) {
+        if (post_norm) ops->rms_norm(y, y, post_norm, hidden, b->model.norm_eps);
+        ops->add_scaled(x, y, b->model.residual_scale, hidden);
+    }
+    ops->rms_norm(cpu_input_row(&b->h, token), x, norm, hidden, b->model.norm_eps);
+    cpu_input_quantize(b->isa, &b->h, token);
+}
+
+static void residual_begin(struct backend *b, int token, int layer)
+{
+    (void)layer;
+    norm_row(b, token, NULL, b->layer[0].attn_norm, false);
+}
+
+static void residual_attention(struct backend *b, int token, int layer)
+{
+    const struct cpu_layer *l = &b->layer[layer];
+    norm_row(b, token, l->attn_post_norm, l->ffn_norm, true);
+}
+
+static void residual_ffn(struct backend *b, int token, int layer)
+{
+    bool last = layer + 1 == b->model.layers;
+    const float *next = last ? b->final_norm : b->layer[layer + 1].attn_norm;
+    norm_row(b, token, b->layer[layer].ffn_post_norm, next, true);
+}
+
+void cpu_residual(struct backend *b, enum residual_site site, int layer)
+{
+    static void (*const pass[])(struct backend *, int, int) = {
+        [RESIDUAL_BEGIN] = residual_begin,
+        [RESIDUAL_ATTENTION] = residual_attention,
+        [RESIDUAL_FFN] = residual_ffn,
+    };
+    cpu_for_tokens(b, b->step->tokens, pass[site], layer);
+}
+
+/* ---- logits ---- */
+
+static void last_row(struct backend *b, int row, int layer)
+{
+    (void)layer;
+    memcpy(cpu_input_row(&b->last, row), cpu_input_row(&b->h, b->step->row[row]),
+           (size_t)b->model.hidden * sizeof(float));
+    cpu_input_quantize(b->isa, &b->last, row);
+}
+
+static void finish_logits(struct backend *b, int row, int layer)
+{
+    float *logits = b->logits + (size_t)row * (size_t)b->model.vocab;
+    (void)layer;
+    if (b->model.logit_scale != 1.0f)
+        b->isa->pointwise->scale(logits, b->model.logit_scale, b->model.vocab);
+    if (b->model.logit_softcap != 0.0f)
+        b->isa->pointwise->softcap(logits, b->model.vocab, b->model.logit_softcap);
+}
+
+void cpu_logits(struct backend *b)
+{
+    struct cpu_gemm_job job = job_of(b, &b->last);
+
+    job.tokens = b->step->rows;
+    cpu_for_tokens(b, job.tokens, last_row, 0);
+    job_add(&job, &b->head, b->logits, NULL);
+    cpu_gemm_run(&job);
+    if (b->model.logit_scale != 1.0f || b->model.logit_softcap != 0.0f)
+        cpu_for_tokens(b, job.tokens, finish_logits, 0);
+}
