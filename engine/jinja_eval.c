@@ -47,8 +47,8 @@ static struct jinja_value loop_attribute(struct jinja_run *run, struct jinja_val
     if (str_equal(name, STR("length"))) return jinja_int(count);
     if (str_equal(name, STR("revindex"))) return jinja_int(count - index);
     if (str_equal(name, STR("revindex0"))) return jinja_int(count - index - 1);
-    if (str_equal(name, STR("depth"))) return jinja_int(loop->depth + 1);
-    if (str_equal(name, STR("depth0"))) return jinja_int(loop->depth);
+    if (str_equal(name, STR("depth"))) return jinja_int(1); // of recursion, not of nesting
+    if (str_equal(name, STR("depth0"))) return jinja_int(0);
     if (str_equal(name, STR("previtem")))
         return index > 0 ? loop->items->items[index - 1] : lacks(object, name);
     if (str_equal(name, STR("nextitem")))

@@ -90,7 +90,6 @@ static void exec_for(struct jinja_run *run, const struct jinja_node *node)
     struct jinja_loop *loop = jinja_alloc(run, 1, sizeof *loop);
     if (run->code) return;
     loop->items = items;
-    loop->depth = run->loop_depth++;
     for (uint32_t i = 0; i < items->count && jinja_step(run, 1); i++) {
         loop->index = i;
         inner->count = 0; // what the body sets doesn't reach its next turn
@@ -104,7 +103,6 @@ static void exec_for(struct jinja_run *run, const struct jinja_node *node)
         run->flow = JINJA_FLOW_ON;
         if (flow == JINJA_FLOW_BREAK) break;
     }
-    run->loop_depth--;
     if (!items->count) {
         run->scope = inner;
         jinja_exec(run, &node->other);
@@ -192,15 +190,12 @@ struct jinja_value jinja_call_macro(struct jinja_run *run, const struct jinja_ma
 {
     struct jinja_value text = jinja_str(STR(""));
     struct jinja_scope *outer = run->scope;
-    uint32_t loop_depth = run->loop_depth;
-    run->loop_depth = 0;
     if (jinja_enter(run) && jinja_step(run, 1)) {
         struct jinja_scope *inner = run->scope = jinja_scope_push(run, macro->scope);
         if (inner) bind_parameters(run, macro->node, args);
         if (!run->code) text = capture(run, &macro->node->body, inner);
     }
     jinja_leave(run);
-    run->loop_depth = loop_depth;
     run->scope = outer;
     return text;
 }

@@ -280,6 +280,8 @@ static struct jinja_value filter_round(struct jinja_run *run, struct jinja_value
     struct str how = args->list[1].type == JINJA_STRING ? jinja_text(args->list[1]) : STR("common");
     if (!jinja_is_number(self))
         return jinja_fail(run, E_INVALID, "round needs a number, not '%s'", jinja_type_name(self));
+    if (jinja_is_integral(self) && str_equal(how, STR("common")) && precision >= 0)
+        return jinja_int(jinja_integer(self));
     if (precision < -15 || precision > 15) return jinja_float(jinja_number(self));
     double scale = pow(10, (double)precision), scaled = jinja_number(self) * scale;
     if (str_equal(how, STR("ceil")))

@@ -139,7 +139,7 @@ static void split_words(struct jinja_run *run, struct str text, int64_t most, st
         while (n < text.len && !jinja_space_len(text.data + n, text.len - n))
             n++;
         if (most-- == 0) {
-            add_part(run, p, jinja_strip(text, (struct str){NULL, 0}, JINJA_STRIP_RIGHT));
+            add_part(run, p, text);
             return;
         }
         add_part(run, p, (struct str){text.data, n});
@@ -154,7 +154,7 @@ static void split_words_right(struct jinja_run *run, struct str text, int64_t mo
     while (text.len && !run->code) {
         struct str head = text; // up to and with the whitespace in front of the last word
         if (most-- == 0) {
-            add_part(run, p, jinja_strip(text, (struct str){NULL, 0}, JINJA_STRIP_LEFT));
+            add_part(run, p, text);
             return;
         }
         while (head.len) {

@@ -265,10 +265,14 @@ static struct jinja_node *parse_continue(struct parser *p)
     return parse_node(p, JINJA_CONTINUE);
 }
 
+/* "print a, b" writes one after the other, unlike "{{ a, b }}". */
 static struct jinja_node *parse_print(struct parser *p)
 {
     struct jinja_node *node = parse_node(p, JINJA_PRINT);
-    node->a = parse_tuple(p, true);
+    node->a = parse_node(p, JINJA_CONCAT);
+    do {
+        parse_append(p, &node->a->list, parse_expression(p));
+    } while (!p->code && parse_skip(p, JINJA_TOKEN_OP, ","));
     return node;
 }
 
@@ -321,7 +325,8 @@ static void parse_body(struct parser *p, struct jinja_nodes *body, const char *c
             p->at++;
         } else if (p->at->kind == JINJA_TOKEN_PRINT_BEGIN) {
             p->at++;
-            node = parse_print(p);
+            node = parse_node(p, JINJA_PRINT);
+            node->a = parse_tuple(p, true);
             parse_expect(p, JINJA_TOKEN_PRINT_END, "");
         } else if (p->at->kind == JINJA_TOKEN_BLOCK_BEGIN) {
             bool ends_here = at_end(p, ends);

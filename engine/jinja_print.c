@@ -153,9 +153,11 @@ static void print_value(struct jinja_run *run, struct jinja_value v, struct buf 
         print_dict(run, v.dict, out);
         buf_append_char(out, '>');
         return;
+    case JINJA_LOOP:
+        buf_printf(out, "<LoopContext %u/%u>", v.loop->index + 1, v.loop->items->count);
+        return;
     case JINJA_FUNCTION:
     case JINJA_MACRO:
-    case JINJA_LOOP:
         jinja_fail(run, E_INVALID, "a %s can't be printed", jinja_type_name(v));
     }
 }

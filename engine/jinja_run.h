@@ -42,7 +42,6 @@ struct jinja_run {
     struct buf *out;             // where statements write
     struct jinja_scope *scope;
     enum jinja_flow flow; // BREAK, CONTINUE: on the way out to the innermost loop
-    uint32_t loop_depth;
     uint64_t steps;
     int depth;
     int64_t now; // for strftime_now
@@ -59,7 +58,6 @@ struct jinja_macro {
 struct jinja_loop {
     struct jinja_list *items;
     uint32_t index;                  // 0-based
-    uint32_t depth;                  // 0-based
     struct jinja_value *last_change; // of loop.changed()
 };
 

@@ -278,14 +278,17 @@ void jinja_change_case(struct str text, enum jinja_case how, struct buf *out)
     bool first = true; // of the text, or of a word for TITLE
     for (size_t i = 0; i < text.len;) {
         uint32_t c, to;
+        char bytes[4];
         size_t n = utf8_decode(text.data + i, text.len - i, &c);
         if (!n) break; // strings are valid UTF-8
         bool up = how == JINJA_UPPER || ((how == JINJA_TITLE || how == JINJA_CAPITALIZE) && first);
         if (how == JINJA_SWAPCASE) up = lower(&l, c) == c;
         to = up ? upper(&l, c) : lower(&l, c);
-        first = how == JINJA_TITLE && upper(&l, c) == lower(&l, c);
-        char bytes[4];
-        buf_append(out, bytes, utf8_encode(to, bytes));
+        if (c == 0xdf && up) // the one common letter that grows
+            buf_append_str(out, how == JINJA_UPPER || how == JINJA_SWAPCASE ? "SS" : "Ss");
+        else
+            buf_append(out, bytes, utf8_encode(to, bytes));
+        first = how == JINJA_TITLE && upper(&l, c) == lower(&l, c) && c != 0xdf;
         i += n;
     }
     letters_close(&l);
