@@ -156,13 +156,13 @@ static int run_self_test_step(struct engine *e, struct scheduler *s, struct batc
     CHECK(scheduler_plan(s, b));
     executor_submit(e->executor, b);
     executor_wait(e->executor, b);
-    if (b->status < 0) {
-        if (err) *err = b->error;
-    } else if (b->row_info[0].status < 0) {
-        b->status = error_set(err, b->row_info[0].status, "logits are not finite numbers");
-    }
-    CHECK(scheduler_complete_entry(b, 0) == (b->status == 0));
-    return b->status;
+    int rc = b->status;
+    if (rc < 0 && err) *err = b->error;
+    if (rc == 0 && b->row_info[0].status < 0)
+        rc = error_set(err, b->row_info[0].status, "logits are not finite numbers");
+    b->row_info[0].status = rc;
+    CHECK(scheduler_complete_entry(b, 0) == (rc == 0));
+    return rc;
 }
 
 /* A short greedy generation before anybody is served: a model that computes garbage must not serve.

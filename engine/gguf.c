@@ -397,8 +397,8 @@ static int map_file(const char *path, void **data, size_t *size, struct error *e
 
 int gguf_open(const char *path, struct gguf **out, struct error *err)
 {
-    void *data;
-    size_t size;
+    void *data = NULL;
+    size_t size = 0;
     int rc = map_file(path, &data, &size, err);
     if (rc == 0) {
         struct gguf *g = xcalloc(1, sizeof *g);

@@ -8,12 +8,19 @@
 
 #define PATH_BYTES 1024
 
+/* Where a group's files are: under root + mount + group. */
+struct place {
+    const char *root, *mount, *group;
+};
+
 /* The first bytes of a small file, terminated. */
-static bool read_file(const char *root, const char *path, char *out, size_t size)
+static bool read_file(const struct place *place, const char *name, char *out, size_t size)
 {
-    char full[PATH_BYTES];
-    if (snprintf(full, sizeof full, "%s%s", root, path) >= (int)sizeof full) return false;
-    FILE *f = fopen(full, "re");
+    char path[PATH_BYTES];
+    int len =
+        snprintf(path, sizeof path, "%s%s%s/%s", place->root, place->mount, place->group, name);
+    if (len >= (int)sizeof path) return false;
+    FILE *f = fopen(path, "re");
     if (!f) return false;
     size_t n = fread(out, 1, size - 1, f);
     out[n] = 0;
@@ -34,7 +41,7 @@ static uint64_t meminfo_available(const char *root)
     char text[4096];
     struct str rest, line;
     uint64_t kib = 0;
-    if (!read_file(root, "/proc/meminfo", text, sizeof text)) return 0;
+    if (!read_file(&(struct place){root, "/proc", ""}, "meminfo", text, sizeof text)) return 0;
     rest = str_of(text);
     while (str_split(&rest, '\n', &line)) {
         struct str name;
@@ -45,22 +52,32 @@ static uint64_t meminfo_available(const char *root)
     return 0;
 }
 
+/* The files of one version of control groups. */
+struct group_files {
+    const char *mount, *limit, *usage;
+    const char *cache; // line of memory.stat
+};
+
+static const struct group_files files_v1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes",
+                                            "memory.usage_in_bytes", "total_inactive_file"};
+static const struct group_files files_v2 = {"/sys/fs/cgroup", "memory.max", "memory.current",
+                                            "inactive_file"};
+
 /* limit - usage of one control group, if it has a limit. Page cache counts as used there, but can
  * be given back: it is left out of the usage. */
-static void cut_to_group(const char *root, const char *folder, const char *limit_name,
-                         const char *usage_name, const char *cache_key, uint64_t *available)
+static void cut_to_group(const struct group_files *files, const struct place *place,
+                         uint64_t *available)
 {
-    char path[PATH_BYTES], text[8192];
+    char text[8192];
     uint64_t limit, usage, cache = 0;
-    snprintf(path, sizeof path, "%s/%s", folder, limit_name);
-    if (!read_file(root, path, text, sizeof text) || !parse_bytes(str_of(text), &limit)) return;
-    snprintf(path, sizeof path, "%s/%s", folder, usage_name);
-    if (!read_file(root, path, text, sizeof text) || !parse_bytes(str_of(text), &usage)) return;
-    snprintf(path, sizeof path, "%s/memory.stat", folder);
-    if (read_file(root, path, text, sizeof text)) {
+    if (!read_file(place, files->limit, text, sizeof text)) return;
+    if (!parse_bytes(str_of(text), &limit)) return;
+    if (!read_file(place, files->usage, text, sizeof text)) return;
+    if (!parse_bytes(str_of(text), &usage)) return;
+    if (read_file(place, "memory.stat", text, sizeof text)) {
         struct str rest = str_of(text), line, name;
         while (str_split(&rest, '\n', &line))
-            if (str_split(&line, ' ', &name) && str_equal(name, str_of(cache_key)))
+            if (str_split(&line, ' ', &name) && str_equal(name, str_of(files->cache)))
                 (void)parse_bytes(line, &cache);
     }
     usage -= cache < usage ? cache : usage;
@@ -69,13 +86,11 @@ static void cut_to_group(const char *root, const char *folder, const char *limit
 }
 
 /* A group's limit holds for all groups below it, so walk up to the root. */
-static void cut_to_groups(const char *root, const char *mount, char *group, const char *limit_name,
-                          const char *usage_name, const char *cache_key, uint64_t *available)
+static void cut_to_groups(const struct group_files *files, const char *root, char *group,
+                          uint64_t *available)
 {
     for (;;) {
-        char folder[PATH_BYTES];
-        snprintf(folder, sizeof folder, "%s%s", mount, group);
-        cut_to_group(root, folder, limit_name, usage_name, cache_key, available);
+        cut_to_group(files, &(struct place){root, files->mount, group}, available);
         char *slash = strrchr(group, '/');
         if (!slash) return;
         *slash = 0;
@@ -87,7 +102,8 @@ uint64_t host_memory_available_under(const char *root)
     char text[4096], group[PATH_BYTES / 2];
     struct str rest, line;
     uint64_t available = meminfo_available(root);
-    if (!read_file(root, "/proc/self/cgroup", text, sizeof text)) return available;
+    if (!read_file(&(struct place){root, "/proc/self", ""}, "cgroup", text, sizeof text))
+        return available;
     rest = str_of(text);
     while (str_split(&rest, '\n', &line)) { // "0::/path" (v2), "4:memory:/path" (v1)
         struct str id, controllers;
@@ -97,12 +113,7 @@ uint64_t host_memory_available_under(const char *root)
         memcpy(group, line.data, line.len);
         group[line.len] = 0;
         if (str_equal(line, STR("/"))) group[0] = 0;
-        if (v2)
-            cut_to_groups(root, "/sys/fs/cgroup", group, "memory.max", "memory.current",
-                          "inactive_file", &available);
-        else
-            cut_to_groups(root, "/sys/fs/cgroup/memory", group, "memory.limit_in_bytes",
-                          "memory.usage_in_bytes", "total_inactive_file", &available);
+        cut_to_groups(v2 ? &files_v2 : &files_v1, root, group, &available);
     }
     return available;
 }

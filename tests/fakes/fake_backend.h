@@ -24,9 +24,9 @@
 
 /* What the fake does, and what it saw. */
 struct fake_backend_script {
-    int step_us;       // a step takes that long
-    int fail_at_step;  // sync fails from this step on (1 = first); 0: never
-    int32_t nan_token; // a row whose last token is this has a NaN logit; -1: none
+    atomic_int step_us;      // a step takes that long
+    atomic_int fail_at_step; // sync fails from this step on (1 = first); 0: never
+    atomic_int nan_token;    // a row whose last token is this has a NaN logit; -1: none
     atomic_int steps, rows, tokens_max_seen, sequences_max_seen;
     atomic_int kv_blocks;
 };

@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""Writes the seeds of corpus/gguf: tiny models that load, and files that are wrong in one way each.
+
+Python's standard library only. The files are in the tree; run this after changing it:
+    python3 tests/fuzz/make_gguf_corpus.py tests/fuzz/corpus/gguf
+"""
+import os
+import struct
+import sys
+
+U32, I32, F32, BOOL, STRING, ARRAY, U64 = 4, 5, 6, 7, 8, 9, 10
+TYPE_F32, TYPE_F16, TYPE_Q8_0, TYPE_Q4_1 = 0, 1, 8, 3
+BLOCKS = {TYPE_F32: (1, 4), TYPE_F16: (1, 2), TYPE_Q8_0: (32, 34), TYPE_Q4_1: (32, 20)}
+HIDDEN, FFN, HEADS, KV_HEADS, LAYERS = 32, 32, 2, 1, 1
+
+
+def text(value):
+    raw = value if isinstance(value, bytes) else value.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def scalar(kind, value):
+    if kind == STRING:
+        return text(value)
+    return struct.pack({U32: "<I", I32: "<i", F32: "<f", BOOL: "<?", U64: "<Q"}[kind], value)
+
+
+def entry(name, kind, value):
+    if kind != ARRAY:
+        return text(name) + struct.pack("<I", kind) + scalar(kind, value)
+    element, items = value
+    head = text(name) + struct.pack("<IIQ", ARRAY, element, len(items))
+    return head + b"".join(scalar(element, item) for item in items)
+
+
+def byte_letters():
+    """The letters that byte-level BPE writes bytes with (GPT-2's table)."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters, extra = [], 0
+    for byte in range(256):
+        letters.append(chr(byte if byte in plain else 256 + extra))
+        extra += byte not in plain
+    return letters
+
+
+def keys(**changes):
+    tokens = ["<s>", "</s>", *byte_letters(), "Hi", "\u0120t"]
+    values = {
+        "general.architecture": (STRING, "llama"),
+        "general.name": (STRING, "tiny"),
+        "llama.block_count": (U32, LAYERS),
+        "llama.context_length": (U32, 128),
+        "llama.embedding_length": (U32, HIDDEN),
+        "llama.feed_forward_length": (U32, FFN),
+        "llama.attention.head_count": (U32, HEADS),
+        "llama.attention.head_count_kv": (U32, KV_HEADS),
+        "llama.attention.layer_norm_rms_epsilon": (F32, 1e-5),
+        "llama.rope.freq_base": (F32, 10000.0),
+        "llama.vocab_size": (U32, len(tokens)),
+        "tokenizer.ggml.model": (STRING, "gpt2"),
+        "tokenizer.ggml.pre": (STRING, "smollm"),
+        "tokenizer.ggml.tokens": (ARRAY, (STRING, tokens)),
+        "tokenizer.ggml.token_type": (ARRAY, (I32, [3, 3] + [1] * (len(tokens) - 2))),
+        "tokenizer.ggml.merges": (ARRAY, (STRING, ["H i", "\u0120 t"])),
+        "tokenizer.ggml.bos_token_id": (U32, 0),
+        "tokenizer.ggml.eos_token_id": (U32, 1),
+        "tokenizer.ggml.add_bos_token": (BOOL, False),
+        "tokenizer.chat_template": (STRING, "{{ messages[0]['content'] }}"),
+    }
+    values.update(changes)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def tensors(kind, vocab=260):
+    head_dim = HIDDEN // HEADS
+    shapes = {"token_embd.weight": (HIDDEN, vocab), "output_norm.weight": (HIDDEN,)}
+    for layer in range(LAYERS):
+        prefix = f"blk.{layer}."
+        shapes.update({
+            prefix + "attn_norm.weight": (HIDDEN,), prefix + "ffn_norm.weight": (HIDDEN,),
+            prefix + "attn_q.weight": (HIDDEN, HIDDEN),
+            prefix + "attn_k.weight": (HIDDEN, KV_HEADS * head_dim),
+            prefix + "attn_v.weight": (HIDDEN, KV_HEADS * head_dim),
+            prefix + "attn_output.weight": (HIDDEN, HIDDEN),
+            prefix + "ffn_gate.weight": (HIDDEN, FFN), prefix + "ffn_up.weight": (HIDDEN, FFN),
+            prefix + "ffn_down.weight": (FFN, HIDDEN)})
+    return {name: (TYPE_F32 if len(shape) == 1 else kind, shape) for name, shape in shapes.items()}
+
+
+def data_of(kind, shape):
+    elements, size = BLOCKS.get(kind, (32, 20))
+    count = shape[0] // elements
+    for dim in shape[1:]:
+        count *= dim
+    if kind == TYPE_F32:
+        return struct.pack("<f", 0.5) * count
+    if kind == TYPE_F16:
+        return struct.pack("<e", 0.25) * count
+    return (struct.pack("<e", 0.01) + bytes((i * 7) % 256 for i in range(size - 2))) * count
+
+
+def build(values, shapes, alignment=32, version=3, magic=b"GGUF", counts=None):
+    meta = b"".join(entry(name, kind, value) for name, (kind, value) in values.items())
+    infos, blob = b"", b""
+    for name, (kind, shape) in shapes.items():
+        blob += b"\0" * (-len(blob) % alignment)
+        infos += text(name) + struct.pack("<I", len(shape)) + struct.pack(f"<{len(shape)}Q", *shape)
+        infos += struct.pack("<IQ", kind, len(blob))
+        blob += data_of(kind, shape)
+    tensor_count, key_count = counts or (len(shapes), len(values))
+    out = magic + struct.pack("<IQQ", version, tensor_count, key_count) + meta + infos
+    return out + b"\0" * (-len(out) % alignment) + blob
+
+
+def models():
+    llama3 = tensors(TYPE_Q8_0)
+    llama3["rope_freqs.weight"] = (TYPE_F32, (HIDDEN // HEADS // 2,))
+    untied = tensors(TYPE_F16)
+    untied["output.weight"] = (TYPE_F16, (HIDDEN, 260))
+    biased = tensors(TYPE_F32)
+    biased["blk.0.attn_q.bias"] = (TYPE_F32, (HIDDEN,))
+    return {
+        "model_q4_1": build(keys(), tensors(TYPE_Q4_1)),
+        "model_llama3": build(keys(), llama3),
+        "model_untied_v2": build(keys(), untied, version=2),
+        "model_biased": build(keys(), biased),
+        "model_linear": build(keys(**{"llama.rope.scaling.type": (STRING, "linear"),
+                                      "llama.rope.scaling.factor": (F32, 2.0)}), tensors(TYPE_F16)),
+        "model_aligned_64": build(keys(**{"general.alignment": (U32, 64)}), tensors(TYPE_Q8_0), 64),
+    }
+
+
+def damaged():
+    good = build(keys(), tensors(TYPE_Q4_1))
+    wrong_shape = tensors(TYPE_Q4_1)
+    wrong_shape["blk.0.attn_k.weight"] = (TYPE_Q4_1, (HIDDEN, HIDDEN))
+    unknown_type = tensors(TYPE_Q4_1)
+    unknown_type["blk.0.ffn_up.weight"] = (16, (256, 2))
+    ragged = tensors(TYPE_Q4_1)
+    ragged["odd"] = (TYPE_Q4_1, (33, 1))
+    missing = tensors(TYPE_Q4_1)
+    del missing["blk.0.ffn_norm.weight"]
+    huge = struct.pack("<Q", 1 << 62)
+    return {
+        "bad_magic": build({}, {}, magic=b"GGML"),
+        "bad_version": build({}, {}, version=1),
+        "bad_big_endian": b"GGUF" + struct.pack(">IQQ", 3, 0, 0),
+        "bad_counts": build({}, {}, counts=(1 << 60, 1 << 60)),
+        "bad_alignment": build({"general.alignment": (U32, 24)}, {}),
+        "bad_string_len": b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + huge + b"x",
+        "bad_array_len": b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("k") +
+                         struct.pack("<II", ARRAY, STRING) + huge,
+        "bad_nested_array": b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("k") +
+                            struct.pack("<IIQ", ARRAY, ARRAY, 1),
+        "bad_dims": b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("t") + struct.pack("<I", 4) +
+                    huge * 4 + struct.pack("<IQ", 0, 0),
+        "bad_key_twice": b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + entry("k", U32, 1) * 2,
+        "bad_truncated": good[:len(good) * 2 // 3],
+        "bad_architecture": build(keys(**{"general.architecture": (STRING, "mamba")}), {}),
+        "bad_experts": build(keys(**{"llama.expert_count": (U32, 8)}), tensors(TYPE_Q4_1)),
+        "bad_rope": build(keys(**{"llama.rope.scaling.type": (STRING, "yarn")}), tensors(TYPE_Q4_1)),
+        "bad_heads": build(keys(**{"llama.attention.head_count": (U32, 0)}), tensors(TYPE_Q4_1)),
+        "bad_layers": build(keys(**{"llama.block_count": (U32, 4000000000)}), tensors(TYPE_Q4_1)),
+        "bad_shape": build(keys(), wrong_shape),
+        "bad_type": build(keys(), unknown_type),
+        "bad_ragged_rows": build(keys(), ragged),
+        "bad_missing_tensor": build(keys(), missing),
+        "bad_split": build(keys(**{"split.count": (U32, 3)}), tensors(TYPE_Q4_1)),
+        "empty": b"",
+    }
+
+
+def main():
+    folder = sys.argv[1]
+    os.makedirs(folder, exist_ok=True)
+    for name, content in {**models(), **damaged()}.items():
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(content)
+
+
+if __name__ == "__main__":
+    main()
