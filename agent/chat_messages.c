@@ -152,7 +152,7 @@ static int check_message(struct cursor *at, const struct json *message, bool *ca
     if (json_type(message) != JSON_OBJECT) {
         return field_type_error(at->error, path_of(at, NULL), "an object", message);
     }
-    enum role role;
+    enum role role = ROLE_USER; // gcc does not see that check_role sets it
     if (check_role(at, message, &role) != 0) return -1;
     if (role == ROLE_DEVELOPER) *must_rewrite = true;
     if (check_content(at, message, role, must_rewrite) != 0) return -1;

@@ -1,7 +1,9 @@
 """What registries hear: proxies by HTTP, Redis by its scripts; and that nobody waits for them."""
 
+import contextlib
 import http.server
 import json
+import socket
 import threading
 import time
 
@@ -17,10 +19,15 @@ class Registry:
         registry = self
         self.beats = []
         self.asked = []
+        self.connections = []
         self.status = status
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self):
+                super().setup()
+                registry.connections.append(self.connection)
 
             def do_GET(self):
                 registry.asked.append(self.path)
@@ -51,6 +58,9 @@ class Registry:
     def close(self):
         self.server.shutdown()
         self.server.server_close()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
