@@ -1,6 +1,7 @@
 """The scripts a person runs first: where the model comes from, what quickstart leaves behind, how tests
 are counted."""
 
+import contextlib
 import http.server
 import os
 import pathlib
@@ -270,25 +271,41 @@ def free_port():
 
 
 class Quickstart:
-    """A run of quickstart, with everything it started recognisable by a variable in its environment."""
+    """A run of quickstart. What it started is recognisable: by a variable in its environment, or, as
+    redis-server overwrites that with its title, by a working folder below our own TMPDIR."""
 
-    def __init__(self, *arguments):
+    def __init__(self, folder, *arguments):
+        self.folder = folder
         self.mark = f"LM_TEST_MARK={uuid.uuid4().hex}".encode()
         name, value = self.mark.decode().split("=")
         self.process = subprocess.Popen([SCRIPTS / "quickstart", *arguments], cwd="/",
-                                        env={**os.environ, name: value}, start_new_session=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                                        env={**os.environ, name: value, "TMPDIR": str(folder)},
+                                        start_new_session=True, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE)
+
+    def is_ours(self, entry):
+        return (self.mark in (entry / "environ").read_bytes() or
+                os.readlink(entry / "cwd").startswith(str(self.folder)))
 
     def descendants(self):
-        """Command lines of living processes that carry the mark."""
-        found = []
+        """pid -> command line of what it started and lives."""
+        found = {}
         for entry in pathlib.Path("/proc").glob("[0-9]*"):
             try:
-                if self.mark in (entry / "environ").read_bytes():
-                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                if self.is_ours(entry):
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue  # it ended meanwhile
-        return [line for line in found if line]  # a zombie has none
+        return {pid: line for pid, line in found.items() if line}  # a zombie has none
+
+    def kill(self):
+        self.process.kill()
+        for pid in self.descendants():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.communicate()
 
     def read_until(self, word, timeout=60):
         """stdout up to a line with the word."""
@@ -310,29 +327,55 @@ class Quickstart:
     def assert_nothing_left(self, timeout=15):
         deadline = time.monotonic() + timeout
         while left := self.descendants():
-            assert time.monotonic() < deadline, left
+            assert time.monotonic() < deadline, list(left.values())
             time.sleep(0.05)
 
 
+@pytest.fixture
+def quickstart(tmp_path):
+    runs = []
+
+    def start(*arguments):
+        runs.append(Quickstart(tmp_path, *arguments))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.kill()
+
+
+def free_ports(count):
+    """The first of as many ports in a row, below those of outgoing connections."""
+    for first in range(20000 + os.getpid() % 9000, 32000, count):
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                return first
+            except OSError:
+                continue
+    raise AssertionError("no free ports")
+
+
 @needs_release
-def test_ask_prints_the_answer_and_leaves_nothing(model):
-    Quickstart("--ask", "warm up").finish()  # whatever a first run still had to do
+def test_ask_prints_the_answer_and_leaves_nothing(model, quickstart):
+    quickstart("--ask", "warm up").finish()  # whatever a first run still had to do
     begun = time.monotonic()
-    run = Quickstart("--ask", "Why is the sky blue?")
-    first = run.process.stdout.read(1)
+    run = quickstart("--ask", "Why is the sky blue?")
+    first = os.read(run.process.stdout.fileno(), 1)
     first_after = time.monotonic() - begun
     code, rest, err = run.finish()
     assert code == 0, err
     answer = first.decode() + rest
     assert "quickstart:" not in answer and len(answer.split()) > 5
-    assert answer == Quickstart("--ask=Why is the sky blue?").finish()[1]  # temperature 0
+    assert answer == quickstart("--ask=Why is the sky blue?").finish()[1]  # temperature 0
     assert first_after < FIRST_TOKEN_S
     run.assert_nothing_left()
 
 
 @needs_release
-def test_ask_with_two_agents(model):
-    run = Quickstart("--agents", "2", "--ask", "Say hello.", "--model", str(model))
+def test_ask_with_two_agents(model, quickstart):
+    run = quickstart("--agents", "2", "--ask", "Say hello.", "--model", str(model))
     code, out, err = run.finish()
     assert code == 0 and out.strip(), err
     run.assert_nothing_left()
@@ -340,14 +383,14 @@ def test_ask_with_two_agents(model):
 
 @needs_release
 @pytest.mark.parametrize("end, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_running_cluster_serves_and_stops(model, end, code):
+def test_a_running_cluster_serves_and_stops(model, quickstart, end, code):
     port = free_port()
-    run = Quickstart("--agents=2", f"--port={port}", f"--agent-port={20000 + os.getpid() % 9000}")
+    run = quickstart("--agents=2", f"--port={port}", f"--agent-port={free_ports(2)}")
     text = run.read_until("Ctrl-C stops everything")
     assert f"http://127.0.0.1:{port}" in text
     commands = run.descendants()
     for word, count in (("lm-agent", 2), ("lm-proxy", 1), ("redis-server", 1)):
-        assert sum(word in line.split()[0] for line in commands) == count, commands
+        assert sum(word in line.split()[0] for line in commands.values()) == count, commands
     client = subprocess.run([RELEASE / "lm-client", "models", f"127.0.0.1:{port}"], check=True,
                             capture_output=True, text=True)
     assert client.stdout.strip() in text
@@ -360,8 +403,8 @@ def test_a_running_cluster_serves_and_stops(model, end, code):
 @needs_release
 @pytest.mark.parametrize("after_s", [0.05, 0.15, 0.3, 0.6, 1.0])
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_a_start_cut_short_leaves_nothing(model, after_s, end):
-    run = Quickstart(f"--port={free_port()}", f"--agent-port={21000 + os.getpid() % 9000}")
+def test_a_start_cut_short_leaves_nothing(model, quickstart, after_s, end):
+    run = quickstart(f"--port={free_port()}", f"--agent-port={free_ports(2)}")
     time.sleep(after_s)
     run.process.send_signal(end)
     run.process.wait(30)
@@ -369,22 +412,22 @@ def test_a_start_cut_short_leaves_nothing(model, after_s, end):
 
 
 @needs_release
-def test_a_busy_port_is_named():
+def test_a_busy_port_is_named(quickstart):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         s.listen()
         port = s.getsockname()[1]
-        run = Quickstart(f"--port={port}", f"--agent-port={22000 + os.getpid() % 9000}")
+        run = quickstart(f"--port={port}", f"--agent-port={free_ports(2)}")
         code, out, err = run.finish()
     assert (code, out) == (1, "")
     assert f"port {port} is in use" in err and "--port" in err
 
 
 @needs_release
-def test_an_agent_that_fails_is_shown(tmp_path):
+def test_an_agent_that_fails_is_shown(tmp_path, quickstart):
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(b"not a model at all")
-    run = Quickstart("--ask", "hi", "--model", str(bad))
+    run = quickstart("--ask", "hi", "--model", str(bad))
     code, out, err = run.finish()
     assert (code, out) == (1, "")
     assert "lm-agent-0 ended unexpectedly" in err and "bad.gguf" in err
@@ -394,8 +437,8 @@ def test_an_agent_that_fails_is_shown(tmp_path):
 @pytest.mark.parametrize("arguments", [
     ["--bogus"], ["--agents", "0"], ["--agents", "many"], ["--port", "70000"], ["--port"],
     ["--ask", "  "], ["--model", "/nonexistent.gguf"]])
-def test_quickstart_usage_errors(arguments):
-    code, out, err = Quickstart(*arguments).finish()
+def test_quickstart_usage_errors(quickstart, arguments):
+    code, out, err = quickstart(*arguments).finish()
     assert (code, out) == (2, "")
     assert err.startswith("quickstart: ") and err.count("\n") == 1
 
