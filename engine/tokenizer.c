@@ -6,7 +6,8 @@
 
 #include <stdlib.h>
 
-#define TEXT_MAX ((size_t)1 << 30) // positions inside a piece are 32 bit
+#define TEXT_MAX   ((size_t)1 << 29) // positions inside a piece are 32 bit
+#define SPACE_MARK "\xe2\x96\x81"    // U+2581
 
 void token_list_deinit(struct token_list *l)
 {
@@ -30,6 +31,7 @@ void tokenizer_destroy(struct tokenizer *t)
     added_tokens_deinit(&t->added);
     pretokenizer_destroy(t->pre);
     bpe_deinit(&t->bpe);
+    spm_deinit(&t->spm);
     free(t);
 }
 
@@ -48,40 +50,68 @@ static int on_bpe_piece(void *arg, struct str piece)
     return 0;
 }
 
-/* Text between added tokens. */
+/* SentencePiece sees U+2581 for spaces, one more in front where the model wants it; here it is the
+ * other way round, pieces hold spaces. */
+static void encode_spm(const struct tokenizer *t, struct bpe_sink *sink, struct str text,
+                       bool prefix)
+{
+    struct buf spaced;
+    buf_init(&spaced, TEXT_MAX);
+    if (prefix) buf_append_char(&spaced, ' ');
+    for (const char *end = text.data + text.len; text.data < end;) {
+        size_t rest = (size_t)(end - text.data);
+        const char *mark = memmem(text.data, rest, SPACE_MARK, 3);
+        size_t plain = mark ? (size_t)(mark - text.data) : rest;
+        buf_append(&spaced, text.data, plain);
+        if (mark) buf_append_char(&spaced, ' ');
+        text.data += plain + (mark ? 3 : 0);
+    }
+    spm_encode(&t->spm, &t->vocab, buf_str(&spaced), sink->out);
+    buf_deinit(&spaced);
+}
+
+/* Text between added tokens; fresh: at the start or behind a special token. */
 static int encode_plain(const struct tokenizer *t, struct bpe_sink *sink, struct str text,
-                        struct error *err)
+                        bool fresh, struct error *err)
 {
     if (!text.len) return 0;
-    if (t->model == TOKENIZER_SPM)
-        return error_set(err, E_UNSUPPORTED,
-                         "this vocabulary (SentencePiece) can't encode text yet; "
-                         "send token ids");
-    return pretokenizer_split(t->pre, text, on_bpe_piece, sink, err);
+    if (t->model == TOKENIZER_BYTE_BPE)
+        return pretokenizer_split(t->pre, text, on_bpe_piece, sink, err);
+    encode_spm(t, sink, text, fresh && t->space_prefix);
+    return 0;
+}
+
+/* Everything but bos and eos. */
+static int encode_text(const struct tokenizer *t, struct str text, bool specials,
+                       struct token_list *out, struct error *err)
+{
+    struct bpe_sink sink = {.t = t, .out = out};
+    size_t from = 0, at, len;
+    bool fresh = true;
+    int32_t id;
+    int rc = 0;
+    while (!rc && added_tokens_next(&t->added, text, from, specials, &at, &len, &id)) {
+        rc = encode_plain(t, &sink, (struct str){text.data + from, at - from}, fresh, err);
+        token_list_push(out, id);
+        from = at + len;
+        fresh = vocab_is_special(&t->vocab, (uint32_t)id);
+    }
+    if (!rc && from < text.len)
+        rc = encode_plain(t, &sink, (struct str){text.data + from, text.len - from}, fresh, err);
+    bpe_scratch_deinit(&sink.scratch);
+    return rc;
 }
 
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, unsigned flags,
                      struct token_list *out, struct error *err)
 {
-    if (len > TEXT_MAX) return error_set(err, E_LIMIT, "text of %zu bytes is too long", len);
+    if (len > TEXT_MAX / 2) return error_set(err, E_LIMIT, "text of %zu bytes is too long", len);
     if (!utf8_is_valid(text, len))
         return error_set(err, E_FORMAT, "text is not valid UTF-8 at byte %zu",
                          utf8_valid_prefix(text, len));
     size_t count_before = out->count;
     if ((flags & TOKENIZER_ADD_BOS) && t->add_bos) token_list_push(out, t->bos);
-    struct bpe_sink sink = {.t = t, .out = out};
-    struct str all = {text, len};
-    size_t from = 0, at, match_len;
-    int32_t id;
-    int rc = 0;
-    while (!rc && added_tokens_next(&t->added, all, from, flags & TOKENIZER_SPECIAL, &at,
-                                    &match_len, &id)) {
-        rc = encode_plain(t, &sink, (struct str){text + from, at - from}, err);
-        token_list_push(out, id);
-        from = at + match_len;
-    }
-    if (!rc) rc = encode_plain(t, &sink, (struct str){text + from, len - from}, err);
-    bpe_scratch_deinit(&sink.scratch);
+    int rc = encode_text(t, (struct str){text, len}, flags & TOKENIZER_SPECIAL, out, err);
     if (rc) {
         out->count = count_before;
         return rc;

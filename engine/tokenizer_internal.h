@@ -6,6 +6,7 @@
 #include "engine/tokenizer.h"
 #include "engine/tokenizer_added.h"
 #include "engine/tokenizer_bpe.h"
+#include "engine/tokenizer_spm.h"
 #include "engine/tokenizer_vocab.h"
 
 enum tokenizer_model {
@@ -21,6 +22,7 @@ struct tokenizer {
     struct added_tokens added;
     struct pretokenizer *pre; // byte BPE
     struct bpe bpe;           // byte BPE
+    struct spm spm;           // SPM
     bool space_prefix;        // SPM: a space before the text, taken off again by decoding
     int32_t bos, eos;         // -1: none
     bool add_bos, add_eos;

@@ -76,6 +76,7 @@ void tokenizer_builder_init(struct tokenizer_builder *b, enum tokenizer_model mo
     b->t = xcalloc(1, sizeof *b->t);
     vocab_init(&b->t->vocab, token_count);
     added_tokens_init(&b->t->added);
+    if (model == TOKENIZER_SPM) spm_init(&b->t->spm, token_count);
     buf_init(&b->scratch, BUF_MAX_INTERNAL);
     b->merge_cap = merges_max;
     if (merges_max) b->merges = xmalloc(merges_max * sizeof *b->merges);
@@ -111,10 +112,13 @@ int tokenizer_builder_token(struct tokenizer_builder *b, struct str text, enum t
     } else {
         bytes = spaced_bytes(text, &b->scratch);
     }
+    if (b->model == TOKENIZER_SPM) b->t->spm.scores[id] = score;
+    if (kind == TOKEN_USER) // stands in the text as it will be printed
+        added_tokens_add(&b->t->added, b->model == TOKENIZER_SPM ? bytes : text, (int32_t)id,
+                         false);
+    else if (kind == TOKEN_CONTROL || kind == TOKEN_UNKNOWN)
+        added_tokens_add(&b->t->added, text, (int32_t)id, true);
     vocab_add(v, bytes, kind);
-    (void)score;
-    if (kind == TOKEN_CONTROL || kind == TOKEN_UNKNOWN || kind == TOKEN_USER)
-        added_tokens_add(&b->t->added, text, (int32_t)id, kind != TOKEN_USER);
     return 0;
 }
 
@@ -244,6 +248,7 @@ int tokenizer_build(struct tokenizer_builder *b, struct tokenizer **out, struct 
         if (!rc) rc = build_merges(b, err);
         if (rc) return rc;
     }
+    if (b->model == TOKENIZER_SPM) spm_index(&t->spm, &t->vocab);
     b->t = NULL;
     *out = t;
     return 0;

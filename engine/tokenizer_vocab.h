@@ -31,8 +31,9 @@ struct vocab {
 void vocab_init(struct vocab *v, uint32_t count);
 void vocab_deinit(struct vocab *v);
 void vocab_add(struct vocab *v, struct str bytes, enum token_kind kind);
-/* Build bytes -> id. Where two tokens have the same bytes, normal ones win over others and low ids
- * over high ones: merging and scoring mean the model's own pieces, not what was added to them. */
+/* Build bytes -> id. Where two tokens have the same bytes, normal ones win over those that users
+ * added and those over control and byte tokens, then low ids over high ones: merging and scoring
+ * mean the model's own pieces. */
 void vocab_index(struct vocab *v);
 
 int32_t vocab_find(const struct vocab *v, struct str bytes); // -1: none
