@@ -10,17 +10,17 @@
  * (CALLING is connecting, sending and awaiting the head: http_client keeps their deadlines.)
  *
  * Rules:
- *  1. Until STREAMING nothing has gone to the client, and the request may be tried elsewhere. An
- * answer that fits HOLD_BYTES is therefore held until it is whole; a stream's head waits for its
- * first byte.
+ *  1. Until STREAMING nothing has gone to the client, and the request may be tried elsewhere.
+ *     An answer that fits HOLD_BYTES is therefore held until it is whole; a stream's head waits
+ *     for its first byte.
  *  2. An agent that failed this request isn't asked again by it.
  *  3. One ledger entry at a time, released in end_attempt() only.
  *  4. Bytes pass unchanged. After a loss a stream gets one error event, if it stands between two
- * events (an incomplete event is void at the end of a stream), and never a [DONE].
- *  5. Above the server's high-water mark reading from the agent stops until the client has caught
- * up.
- *  6. The http_exchange ends in finish() or in on_gone(), and this struct, which lives in its
- * arena, with it. */
+ *     events (an incomplete event is void at the end of a stream), and never a [DONE].
+ *  5. Above the server's high-water mark reading from the agent stops until the client has
+ *     caught up (relay.c).
+ *  6. This struct lives in the arena of its http_exchange and dies with it: where that is
+ *     answered, and in on_gone(). */
 #define LOG_MODULE "exchange"
 #include "proxy/exchange.h"
 
@@ -28,6 +28,7 @@
 #include "proxy/peek.h"
 #include "proxy/proxy.h"
 #include "proxy/proxy_metrics.h"
+#include "proxy/relay.h"
 #include "proxy/retry.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
@@ -35,9 +36,7 @@
 #include "shared/net/api_error.h"
 
 #define HOLD_BYTES    ((size_t)256 << 10)
-#define PENDING_HIGH  ((size_t)256 << 10) // as http_server's on_drain means it
 #define RETRY_AFTER_S 1
-#define TAIL_BYTES    4
 
 enum exchange_state {
     EXCHANGE_READING,
@@ -75,9 +74,8 @@ struct exchange {
     struct http_headers head, request_headers;
     bool is_stream; // text/event-stream
     bool hold;      // the whole answer fits
-    bool paused;
     struct buf held;
-    char tail[TAIL_BYTES]; // last bytes passed on: does the stream stand between two events?
+    struct relay relay; // from STREAMING on
     uint64_t sent_bytes;
 };
 
@@ -144,6 +142,8 @@ static void on_gone(void *arg)
 {
     struct exchange *e = arg;
     metric_add(&proxy_metrics.clients_gone_total, 1);
+    relay_drop(&e->relay);
+    e->sent_bytes = e->relay.bytes;
     x_set_state(e, EXCHANGE_DONE);
     release(e, LEDGER_ABANDONED);
 }
@@ -243,24 +243,6 @@ static void fail_upstream(struct exchange *e)
 
 /* ---- passing on ---- */
 
-static void keep_tail(struct exchange *e, const char *data, size_t len)
-{
-    if (len >= TAIL_BYTES) {
-        memcpy(e->tail, data + len - TAIL_BYTES, TAIL_BYTES);
-    } else {
-        memmove(e->tail, e->tail + len, TAIL_BYTES - len);
-        memcpy(e->tail + TAIL_BYTES - len, data, len);
-    }
-}
-
-static bool is_between_events(const struct exchange *e)
-{
-    const char *t = e->tail;
-    if (e->sent_bytes == 0) return true;
-    return (t[2] == '\n' && t[3] == '\n') || (t[2] == '\r' && t[3] == '\r') ||
-           memcmp(t, "\r\n\r\n", 4) == 0;
-}
-
 static void expect_life(struct exchange *e)
 {
     e->deadline_ms = uv_now(e->proxy->loop) + (uint64_t)e->proxy->config->idle_timeout_s * 1000;
@@ -268,26 +250,14 @@ static void expect_life(struct exchange *e)
 
 static void pass(struct exchange *e, const char *data, size_t len)
 {
-    size_t pending = http_respond_write(e->client, data, len);
-    if (e->is_stream) keep_tail(e, data, len);
-    e->sent_bytes += len;
-    if (pending <= PENDING_HIGH) {
-        expect_life(e);
-        return;
-    }
-    e->paused = true;
-    e->deadline_ms = 0; // now it is the client's turn; http_server watches whether it reads
-    http_call_pause(e->call);
-    metric_add(&proxy_metrics.client_pauses_total, 1);
+    expect_life(e);
+    relay_write(&e->relay, data, len);
 }
 
 static void on_drain(void *arg)
 {
     struct exchange *e = arg;
-    if (!e->paused) return;
-    e->paused = false;
-    expect_life(e);
-    http_call_resume(e->call);
+    if (relay_resume(&e->relay)) expect_life(e);
 }
 
 static void add_head(struct exchange *e)
@@ -305,6 +275,7 @@ static void begin_streaming(struct exchange *e)
     x_set_state(e, EXCHANGE_STREAMING);
     add_head(e);
     http_respond_begin(e->client, e->status, NULL, false);
+    relay_begin(&e->relay, &e->proxy->gather, e->client, e->call);
     if (e->held.len) pass(e, e->held.data, e->held.len);
     buf_deinit(&e->held);
 }
@@ -329,38 +300,39 @@ static void finish_whole(struct exchange *e)
     buf_deinit(&body);
 }
 
-static void finish_stream(struct exchange *e)
+/* The agent was lost after the first byte. Prints the last event, if there may be one. */
+static void explain_cut(struct exchange *e, struct buf *event)
 {
-    struct http_exchange *client = e->client;
-    count_passed(e);
-    x_set_state(e, EXCHANGE_DONE);
-    release(e, LEDGER_SERVED);
-    http_respond_end(client, NULL, 0);
-}
-
-/* The agent was lost after the first byte. */
-static void cut_stream(struct exchange *e)
-{
-    struct http_exchange *client = e->client;
     log_warn("stream cut", "id=" STR_FMT " agent=%s bytes=%llu reason=\"%s\"",
-             STR_ARG(http_router_request_id(client)), e->agent->id,
-             (unsigned long long)e->sent_bytes, e->failure->text);
+             STR_ARG(http_router_request_id(e->client)), e->agent->id,
+             (unsigned long long)e->relay.bytes, e->failure->text);
     metric_add(&proxy_metrics.upstream_lost_total, 1);
-    bool tell = e->is_stream && is_between_events(e);
-    x_set_state(e, EXCHANGE_FAILED);
-    release(e, LEDGER_FAILED);
-    if (!tell) {
-        http_respond_abort(client);
-        return;
-    }
+    if (!e->is_stream || !relay_is_between_events(&e->relay)) return; // rule 4
     struct api_error error;
     api_error_set(&error, 502, "upstream_lost", NULL,
                   "The agent was lost while it answered. What came so far is incomplete.");
     error.type = "upstream_error";
+    api_error_print_event(event, &error);
+}
+
+static void end_stream(struct exchange *e)
+{
     struct buf event;
     buf_init(&event, BUF_MAX_INTERNAL);
-    api_error_print_event(&event, &error);
-    http_respond_end(client, event.data, event.len);
+    bool lost = e->failure != NULL;
+    if (lost) {
+        explain_cut(e, &event);
+    } else {
+        count_passed(e);
+    }
+    e->sent_bytes = e->relay.bytes;
+    x_set_state(e, lost ? EXCHANGE_FAILED : EXCHANGE_DONE);
+    release(e, lost ? LEDGER_FAILED : LEDGER_SERVED);
+    if (lost && event.len == 0) {
+        relay_abort(&e->relay);
+    } else {
+        relay_end(&e->relay, event.data, event.len);
+    }
     buf_deinit(&event);
 }
 
@@ -473,11 +445,7 @@ static void x_advance(struct exchange *e)
         }
         return;
     case EXCHANGE_STREAMING:
-        if (e->failure) {
-            cut_stream(e);
-        } else {
-            finish_stream(e);
-        }
+        end_stream(e);
         return;
     case EXCHANGE_DONE:
     case EXCHANGE_FAILED:
@@ -524,7 +492,7 @@ static void on_body(void *arg, const char *data, size_t len)
 static void on_end(void *arg)
 {
     struct exchange *e = arg;
-    e->call = NULL;
+    e->call = e->relay.upstream = NULL;
     e->ended = true;
     x_advance(e);
 }
@@ -532,7 +500,7 @@ static void on_end(void *arg)
 static void on_fail(void *arg, const struct http_failure *failure)
 {
     struct exchange *e = arg;
-    e->call = NULL;
+    e->call = e->relay.upstream = NULL;
     e->failure = failure;
     x_advance(e);
 }
@@ -614,6 +582,7 @@ void exchange_sweep(struct proxy *p)
     uint64_t now_ms = uv_now(p->loop);
     list_each_safe (e, &p->exchanges, struct exchange, link) {
         if (e->deadline_ms == 0 || now_ms < e->deadline_ms) continue;
+        if (e->relay.paused) continue; // it is the client's turn, and http_server watches that
         interrupt(e, E_TIMEOUT, "the agent fell silent");
     }
 }

@@ -4,9 +4,9 @@
  * The registry publishes a new struct fleet whenever a fact changes (an agent came, went, drains,
  * is suspect); readers take a reference and see a picture that never changes under them. What
  * changes with every request lives in the cell: it outlives pictures and incarnations, so that
- * requests in flight stay counted when facts change. References and cells' counters are atomic: a
- * picture may be read on several threads. Making and publishing belongs to the registry's thread.
- */
+ * requests in flight stay counted when facts change. References and cells' counters are atomic:
+ * a picture may be read on several threads. Making and publishing belongs to the registry's
+ * thread. */
 #ifndef LM_PROXY_FLEET_H
 #define LM_PROXY_FLEET_H
 

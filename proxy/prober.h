@@ -1,6 +1,6 @@
-/* prober.h - asks agents directly whether they live: GET /health of ours, GET /v1/models of foreign
- * nodes, one second each. Whom and when the registry decides; the answer goes back to it. Loop
- * thread. */
+/* prober.h - asks agents directly whether they live: GET /health of ours, GET /v1/models of
+ * foreign nodes, one second each. Whom and when the registry decides; the answer goes back to it.
+ * Loop thread. */
 #ifndef LM_PROXY_PROBER_H
 #define LM_PROXY_PROBER_H
 

@@ -59,15 +59,16 @@ static void on_server_closed(void *arg)
     }
 }
 
-static void on_tick_closed(uv_handle_t *handle)
+static void on_handle_closed(uv_handle_t *handle)
 {
     part_closed(handle->data);
 }
 
 static void close_all(struct proxy *p)
 {
-    p->closing_parts = 2; // the tick, and the client at the end of the server's chain
-    uv_close((uv_handle_t *)&p->tick, on_tick_closed);
+    p->closing_parts = 3; // two handles, and the client at the end of the server's chain
+    uv_close((uv_handle_t *)&p->tick, on_handle_closed);
+    uv_close((uv_handle_t *)&p->before_sleep, on_handle_closed);
     if (p->server) {
         http_server_close(p->server, on_server_closed, p);
     } else {
@@ -79,6 +80,7 @@ void proxy_deinit(struct proxy *p)
 {
     CHECK(!p->server && !p->client && p->exchange_count == 0);
     ledger_check(&p->ledger);
+    relay_gather_deinit(&p->gather);
     registry_deinit(&p->registry);
     free(p->cors_origins);
     free(p->cors_methods);
@@ -161,6 +163,12 @@ static void on_tick(uv_timer_t *timer)
 #endif
 }
 
+static void on_before_sleep(uv_check_t *check)
+{
+    struct proxy *p = check->data;
+    relay_flush(&p->gather);
+}
+
 /* ---- opening ---- */
 
 static char *join(const struct option_list *list)
@@ -228,7 +236,9 @@ int proxy_start(struct proxy *p, uv_loop_t *loop, const struct proxy_config *con
     route_state_init(&p->route, seed);
     init_router(p);
     CHECK(uv_timer_init(loop, &p->tick) == 0);
-    p->tick.data = p;
+    CHECK(uv_check_init(loop, &p->before_sleep) == 0);
+    p->tick.data = p->before_sleep.data = p;
+    relay_gather_init(&p->gather);
     p->client = http_client_create(
         loop, &(struct http_client_options){.idle_per_origin_max = (int)config->idle_connections});
     prober_init(&p->prober, p->client, &p->registry);
@@ -243,6 +253,7 @@ int proxy_start(struct proxy *p, uv_loop_t *loop, const struct proxy_config *con
         return rc;
     }
     CHECK(uv_timer_start(&p->tick, on_tick, 0, TICK_MS) == 0);
+    CHECK(uv_check_start(&p->before_sleep, on_before_sleep) == 0);
     log_info("serving", "host=%s port=%d", config->server_name, http_server_port(p->server));
     return 0;
 }

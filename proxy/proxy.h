@@ -10,6 +10,7 @@
 #include "proxy/prober.h"
 #include "proxy/proxy_config.h"
 #include "proxy/registry.h"
+#include "proxy/relay.h"
 #include "proxy/route.h"
 #include "shared/net/http_client.h"
 #include "shared/net/http_router.h"
@@ -45,6 +46,9 @@ struct proxy {
     struct route_state route;
     struct list exchanges; // live ones
     int exchange_count;
+
+    struct relay_gather gather;
+    uv_check_t before_sleep; // flushes it
 
     uv_timer_t tick; // leases, probes, deadlines
     unsigned ticks;

@@ -1,24 +1,24 @@
 /* registry.c - from hearsay and evidence to a fleet.
  *
  * Rules:
- *  1. An agent of ours is alive while any source's lease on it runs. When the last one has run out
- * it is suspect, not dead: it is probed, and asked for work only if nobody else is left.
+ *  1. An agent of ours is alive while any source's lease on it runs. When the last one has run
+ *     out it is suspect, not dead: it is probed, and gets work only if nobody else is left.
  *  2. Death needs evidence: the lease ran out and the probe failed, or two connects in a row were
  *     refused, lease or not. A dead agent comes back with its next beat; reading an old beat again
  *     (Redis keeps records for 3.5 s) is not one.
- *  3. A probe that succeeds keeps an agent without a lease, for 30 s if its source is well: then it
- * has left for elsewhere. While the source is lost it is kept as long as probes succeed.
+ *  3. A probe that succeeds keeps an agent without a lease, for 30 s if its source is well: then
+ *     it has left for elsewhere. While the source is lost it is kept as long as probes succeed.
  *  4. While a source is lost, or when more than 30 % of the agents (and at least two) run out
- * within 5 s, the source is to blame: agents stay up until their own probe fails, and one timeout
- * isn't enough.
- *  5. Of two incarnations with one id the one that started later wins; of two ids at one URL too. A
- *     duplicate id that started earlier is refused while the other lives.
+ *     within 5 s, the source is to blame: agents stay up until their own probe fails, and one
+ *     timeout isn't enough.
+ *  5. Of two incarnations with one id the one that started later wins; of two ids at one URL too.
+ *     A duplicate id that started earlier is refused while the other lives.
  *  6. A foreign node has no lease: it is asked every 2 s, leaves the fleet when that fails, and
- * stays in the table until an operator removes it.
+ *     stays in the table until an operator removes it.
  *
- *     beat ──► UP ──lease out──► SUSPECT ──probe failed──► DEAD ──lease can't be read again──►
- * forgotten ▲ ▲──probe ok────────┘                       │ └──────────────── next beat
- * ─────────────────┘ */
+ *     beat ──► UP ──lease out──► SUSPECT ──probe failed──► DEAD ──time──► forgotten
+ *              ▲ ▲───probe ok───────┘                       │
+ *              └──────────────── next beat ─────────────────┘ */
 #define LOG_MODULE "registry"
 #include "proxy/registry.h"
 

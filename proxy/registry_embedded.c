@@ -1,10 +1,8 @@
 /* registry_embedded.c - what comes to POST /nodes/add:
  *
- *   {"url", "status": {"models"}, "lm": {...}}   one of our agents: a lease of 3.5 s
- *   {"url", "status": {"models", "speed"}}       a foreign node that says what it has: believed,
- * probed
- *   {"url"}                                      a foreign node: asked for its models before the
- * answer
+ *   {"url", "status": {"models"}, "lm": {...}}  one of our agents: a lease of 3.5 s
+ *   {"url", "status": {"models", "speed"}}      a foreign node that lists models: believed, probed
+ *   {"url"}                                     a foreign node: asked for its models first
  *
  * Answers are LMDeploy's JSON strings, with true statuses. A url of 0.0.0.0, which LMDeploy's
  * api_server sends, means the address that it came from. */

@@ -2,13 +2,14 @@
  *
  * Rules:
  *  1. One scan at a time. A hint that comes meanwhile, or sooner than HINT_MS after the last one,
- * is remembered and answered by one more scan: hints in thousands cost no more than one.
+ *     is remembered and answered by one more scan: a thousand hints cost no more than one.
  *  2. A lease read here counts from Redis' own clock, which came with the reading: clocks of
- * machines don't matter.
+ *     machines don't matter.
  *  3. No complete reading for LOST_MS means that the source is lost: the registry keeps what it
- * knows (its rule 4). After it is back, absence counts only once everybody had the time for a beat.
- *  4. Beats heard by HTTP are written as they come, by the agents' own script, so it doesn't matter
- * who writes and how many do. */
+ *     knows (its rule 4). After it is back, absence counts only once everybody had the time for
+ *     a beat.
+ *  4. Beats heard by HTTP are written as they come, by the agents' own script, so it doesn't
+ *     matter who writes and how many do. */
 #define LOG_MODULE "registry"
 #include "proxy/registry_redis.h"
 

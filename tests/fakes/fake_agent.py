@@ -1,6 +1,6 @@
 """An agent that misbehaves on purpose, byte by byte: what lm-proxy has to survive.
 
-It listens on a port of its own, beats at proxies as lm-agent does, and answers as `behave` says: the
+It listens on a port of its own, beats at proxies and Redis as lm-agent does, and answers as `behave` says: the
 name of a method below, settable at any time. Raw sockets, a thread per connection: nothing between the
 script and the wire. Every request is kept in `requests`.
 """
@@ -32,7 +32,7 @@ class Request:
 
 class FakeAgent:
     def __init__(self, name="fake", proxies=(), models=("fake-model",), behave="answer", port=0,
-                 capacity=4, beat_s=0.5, join_key=None):
+                 capacity=4, beat_s=0.5, join_key=None, redis_port=None):
         self.name = name
         self.proxies = list(proxies)
         self.models = list(models)
@@ -40,6 +40,7 @@ class FakeAgent:
         self.capacity = capacity
         self.beat_s = beat_s
         self.join_key = join_key
+        self.redis_port = redis_port  # beats there too, without lm-agent's fence
         self.load = {"running": 0, "waiting": 0}
         self.draining = False
         self.healthy = True
@@ -62,7 +63,7 @@ class FakeAgent:
         self.port = self.listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.threads = [threading.Thread(target=self.accept_all, daemon=True)]
-        if self.proxies:
+        if self.proxies or redis_port:
             self.threads.append(threading.Thread(target=self.beat_all, daemon=True))
 
     def __enter__(self):
@@ -113,8 +114,19 @@ class FakeAgent:
         except OSError:
             return None
 
+    def beat_redis(self):
+        record = self.record()["lm"]
+        load = record.pop("load")
+        commands = [("SET", f"lm:agent:{self.name}", json.dumps(record), "PX", 3500),
+                    ("SET", f"lm:load:{self.name}", json.dumps(load), "PX", 3500),
+                    ("ZADD", "lm:agents", int(time.time() * 1000) + 3500, self.name)]
+        with contextlib.suppress(OSError):
+            redis_commands(self.redis_port, commands)
+
     def beat_all(self):
         while not self.closing.is_set():
+            if self.redis_port:
+                self.beat_redis()
             for proxy_url in self.proxies:
                 self.beat_statuses.append(self.beat(proxy_url))
             self.closing.wait(self.beat_s)
@@ -309,6 +321,24 @@ class FakeAgent:
             send_chunk(connection, piece)
             time.sleep(0.002)
         connection.sendall(b"0\r\n\r\n")
+
+
+def redis_commands(port, commands):
+    """Send them in one go and wait for one answer each; what they are doesn't matter."""
+    data = b""
+    for words in commands:
+        data += b"*%d\r\n" % len(words)
+        for word in words:
+            raw = word if isinstance(word, bytes) else str(word).encode()
+            data += b"$%d\r\n%s\r\n" % (len(raw), raw)
+    with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        connection.sendall(data)
+        answers = b""
+        while answers.count(b"\r\n") < len(commands):
+            more = connection.recv(65536)
+            if not more:
+                return
+            answers += more
 
 
 def read_request(connection, pending):

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "fakes"))
-from fake_agent import DONE, EVENT, FakeAgent  # noqa: E402, F401
+from fake_agent import DONE, EVENT, FakeAgent, redis_commands  # noqa: E402, F401
 
 CHAT = "/v1/chat/completions"
 
