@@ -75,6 +75,24 @@ static inline char *fixture_read(const char *path, size_t *len)
     return data;
 }
 
+/* Output of a command, malloc'ed; NULL when it fails. */
+static inline char *fixture_command(const char *command, size_t *len)
+{
+    struct buf out;
+    char chunk[65536];
+    size_t n;
+    FILE *pipe = popen(command, "r");
+    if (!pipe) return NULL;
+    buf_init(&out, 64 << 20);
+    while ((n = fread(chunk, 1, sizeof chunk, pipe)) > 0)
+        buf_append(&out, chunk, n);
+    int status = pclose(pipe);
+    char *text = buf_detach(&out, len);
+    if (status == 0 && *len) return text;
+    free(text);
+    return NULL;
+}
+
 /* Our JSON reader refuses \u0000, which a few cases hold: it arrives as U+F8FF (private use), and
  * fixture_string turns that back into the NUL. */
 static inline struct json *fixture_json(const char *relative)

@@ -139,24 +139,6 @@ static void test_default_model(void)
 
 /* ---- templates of other projects ---- */
 
-/* Output of a command, malloc'ed; NULL when it fails. */
-static char *command_output(const char *command, size_t *len)
-{
-    struct buf out;
-    char chunk[65536];
-    size_t n;
-    FILE *pipe = popen(command, "r");
-    if (!pipe) return NULL;
-    buf_init(&out, 64 << 20);
-    while ((n = fread(chunk, 1, sizeof chunk, pipe)) > 0)
-        buf_append(&out, chunk, n);
-    int status = pclose(pipe);
-    char *text = buf_detach(&out, len);
-    if (status == 0 && *len) return text;
-    free(text);
-    return NULL;
-}
-
 static void peer_path(char *path, size_t size, const char *name)
 {
     const char *folder = getenv("LM_PEER_TEMPLATES"), *cache = getenv("XDG_CACHE_HOME");
@@ -176,7 +158,7 @@ static char *peer_source(const char *name, const char *sha256, size_t *len)
     peer_path(path, sizeof path, name);
     if (!fixture_is_file(path)) return NULL;
     snprintf(command, sizeof command, "sha256sum '%s'", path);
-    char *sum = command_output(command, len);
+    char *sum = fixture_command(command, len);
     bool right = sum && !strncmp(sum, sha256, 64);
     free(sum);
     return right ? fixture_read(path, len) : NULL;
@@ -190,7 +172,7 @@ static void test_peers(void)
     struct tally tally = {0};
     size_t len;
     if (path) snprintf(command, sizeof command, "xz -dc '%s'", path);
-    char *text = path ? command_output(command, &len) : NULL;
+    char *text = path ? fixture_command(command, &len) : NULL;
     if (!text) {
         printf("templates/peers.json.xz or xz isn't here: not compared\n");
         return;

@@ -1,8 +1,10 @@
 /* Token ids of the default model against the reference tokenizer's, and chat prompts end to end. */
+#include "engine/chat_template.h"
 #include "engine/gguf.h"
 #include "engine/tokenizer.h"
 #include "tests/golden/fixtures.h"
 
+static struct gguf *gguf;
 static struct tokenizer *tokenizer;
 static struct json *reference;
 
@@ -76,6 +78,30 @@ static void test_conversations(void)
     EXPECT(count >= 8);
 }
 
+/* The file's own template and tokenizer, as the engine puts them together. */
+static void test_rendered_conversations(void)
+{
+    struct chat_template *t = NULL;
+    struct error err = {0};
+    struct str source;
+    NEED(gguf_get_str(gguf, "tokenizer.chat_template", &source));
+    struct str bos = tokenizer_token_bytes(tokenizer, tokenizer_bos(tokenizer), true);
+    struct str eos = tokenizer_token_bytes(tokenizer, tokenizer_eos(tokenizer), true);
+    NEED(chat_template_create(source, bos, eos, &t, &err) == 0);
+    const struct json *c = json_first(json_get(reference, "conversations"));
+    for (; c; c = json_next(c)) {
+        struct chat_template_input in = {.messages = json_get(c, "messages"),
+                                         .add_generation_prompt = true};
+        struct buf prompt;
+        buf_init(&prompt, 1 << 20);
+        EXPECT_INT(chat_template_render(t, &in, &prompt, &err), 0);
+        EXPECT_STR(prompt.data, json_string(json_get(c, "rendered"), NULL));
+        if (prompt.data) expect_ids(prompt.data, prompt.len, json_get(c, "ids"), "rendered");
+        buf_deinit(&prompt);
+    }
+    chat_template_destroy(t);
+}
+
 static void test_texts(void)
 {
     size_t len;
@@ -110,7 +136,6 @@ static void test_facts(void)
 int main(void)
 {
     const char *model = fixture_model();
-    struct gguf *gguf = NULL;
     struct error err = {0};
     if (!model) test_skip("no default model: scripts/fetch-model puts it into the cache");
     reference = fixture_json("smollm2/reference.json");
@@ -122,6 +147,7 @@ int main(void)
     RUN(test_facts);
     RUN(test_cases);
     RUN(test_conversations);
+    RUN(test_rendered_conversations);
     RUN(test_texts);
     tokenizer_destroy(tokenizer);
     gguf_close(gguf);
