@@ -1,7 +1,8 @@
-/* redis_client.h - one Redis connection on a libuv loop that heals by itself (RESP2 over hiredis' parser
- * and async context, with our own loop adapter). Commands have deadlines, nothing ever waits for Redis
- * longer; while it is away commands fail at once with E_CLOSED and reconnecting backs off 0.1 -> 2 s
- * with jitter. One log line per change of state. Loop thread only. */
+/* redis_client.h - one Redis connection on a libuv loop that heals by itself (RESP2: hiredis'
+ * parser over our own connection). Commands have deadlines, nothing ever waits for Redis longer;
+ * while it is away commands fail at once with E_CLOSED and reconnecting backs off 0.1 -> 2 s with
+ * jitter. A late reply is dropped; a server silent for 1 s with a command before it is taken for
+ * dead. One log line per change of state. Loop thread only. */
 #ifndef LM_NET_REDIS_CLIENT_H
 #define LM_NET_REDIS_CLIENT_H
 
@@ -23,7 +24,7 @@ struct redis_reply { // borrowed for the callback
 };
 
 struct redis_client_options {
-    const char *url; // redis://[[user]:password@]host[:port][/db]
+    const char *url;                             // redis://[[user]:password@]host[:port][/db]
     void (*on_state)(void *arg, bool connected); // after AUTH and SELECT; may be NULL
     void *arg;
 };
@@ -37,20 +38,23 @@ bool redis_client_is_connected(const struct redis_client *c);
 const char *redis_client_address(const struct redis_client *c);       // "127.0.0.1:6379", for logs
 const char *redis_client_local_address(const struct redis_client *c); // "" until connected
 
-/* status 0 and a reply (which may be FAIL), or E_CLOSED / E_TIMEOUT and NULL. Called exactly once,
- * never inside redis_client_command. */
+/* status 0 and a reply (which may be FAIL), or NULL and E_CLOSED (away, lost, destroyed), E_TIMEOUT
+ * (it may still be carried out) or E_BUSY (10,000 commands or 64 MiB under way). Called exactly
+ * once, never inside redis_client_command, _eval or _destroy. */
 typedef void redis_callback(void *arg, int status, const struct redis_reply *reply);
 
-void redis_client_command(struct redis_client *c, int deadline_ms, redis_callback *callback, void *arg,
-                          int argc, const struct str *argv);
+void redis_client_command(struct redis_client *c, int deadline_ms, redis_callback *callback,
+                          void *arg, int argc, const struct str *argv);
 
-/* Lua: EVALSHA, falling back to EVAL when the server doesn't know the script. keys come first. */
+/* Lua: EVALSHA, falling back to EVAL when the server doesn't know the script. keys come first. The
+ * script must outlive the client; one per loop thread. */
 struct redis_script {
     const char *source;
-    char sha1[41]; // filled on first use
+    char sha1[41]; // filled on first use, by the server
 };
-void redis_client_eval(struct redis_client *c, int deadline_ms, struct redis_script *script, int keys,
-                       int argc, const struct str *argv, redis_callback *callback, void *arg);
+void redis_client_eval(struct redis_client *c, int deadline_ms, struct redis_script *script,
+                       int keys, int argc, const struct str *argv, redis_callback *callback,
+                       void *arg);
 
 /* Own connection for pub/sub; resubscribes by itself. on_message runs for each message. */
 void redis_client_subscribe(struct redis_client *c, const char *channel,
