@@ -22,9 +22,11 @@
 #include "shared/base/check.h"
 #include "shared/base/log.h"
 
+#include <linux/sockios.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #define PIPELINE_BYTES   ((size_t)16 << 10)
 #define READ_BYTES       ((size_t)64 << 10) // as server->read_buffer
@@ -503,10 +505,21 @@ void http_connection_turn(struct http_connection *c)
     process_pipeline(c);
 }
 
+/* Bytes the kernel holds for the client and has no acknowledgement for. Without them a slow reader
+ * looks stalled: the kernel takes more from us only when a third of its buffer is free. */
+static uint64_t unacknowledged(const struct http_connection *c)
+{
+    uv_os_fd_t fd;
+    int bytes = 0;
+    if (uv_fileno((const uv_handle_t *)&c->tcp, &fd) != 0) return 0;
+    return ioctl(fd, SIOCOUTQ, &bytes) == 0 && bytes > 0 ? (uint64_t)bytes : 0;
+}
+
 static bool is_stalled(struct http_connection *c, uint64_t now_ms)
 {
     if (!c->writing) return false;
-    uint64_t sent = c->bytes_queued - http_connection_pending(c);
+    uint64_t held = http_connection_pending(c) + unacknowledged(c);
+    uint64_t sent = c->bytes_queued > held ? c->bytes_queued - held : 0;
     if (c->stall_ms == 0 || sent > c->bytes_sent_seen) {
         c->stall_ms = now_ms + (uint64_t)c->server->options.write_stall_ms;
         c->bytes_sent_seen = sent;
