@@ -36,6 +36,7 @@
 #include "shared/net/api_error.h"
 
 #define HOLD_BYTES    ((size_t)256 << 10)
+#define SILENCE_MS    5000 // a stream from an agent that is gone: it may be slow, not lost
 #define RETRY_AFTER_S 1
 
 enum exchange_state {
@@ -577,13 +578,24 @@ static void interrupt(struct exchange *e, int code, const char *text)
     on_fail(e, &failure);
 }
 
+/* The registry has given the agent up, and nothing here says otherwise. */
+static bool is_lost(const struct exchange *e, uint64_t now_ms)
+{
+    if (!atomic_load_explicit(&e->agent->cell->gone, memory_order_relaxed)) return false;
+    uint64_t idle_ms = (uint64_t)e->proxy->config->idle_timeout_s * 1000;
+    return e->state < EXCHANGE_STREAMING || e->deadline_ms - idle_ms + SILENCE_MS < now_ms;
+}
+
 void exchange_sweep(struct proxy *p)
 {
     uint64_t now_ms = uv_now(p->loop);
     list_each_safe (e, &p->exchanges, struct exchange, link) {
-        if (e->deadline_ms == 0 || now_ms < e->deadline_ms) continue;
         if (e->relay.paused) continue; // it is the client's turn, and http_server watches that
-        interrupt(e, E_TIMEOUT, "the agent fell silent");
+        if (is_lost(e, now_ms)) {
+            interrupt(e, E_CLOSED, "the agent answers no more");
+        } else if (e->deadline_ms && now_ms >= e->deadline_ms) {
+            interrupt(e, E_TIMEOUT, "the agent fell silent");
+        }
     }
 }
 

@@ -9,7 +9,8 @@ struct proxy;
 /* A route's handler: forward by the body's model. Ends the http_exchange in any case. */
 void exchange_handle(struct http_exchange *x, struct str param, void *proxy);
 
-/* Cut exchanges whose agent has been silent too long. Called about once a second. */
+/* Take exchanges away from agents that have been silent too long, or that are gone. Called twice a
+ * second or so. */
 void exchange_sweep(struct proxy *p);
 /* End all that run, with an error: the proxy closes. */
 void exchange_cut_all(struct proxy *p);

@@ -26,6 +26,7 @@ struct fleet_cell {
     atomic_int in_flight;        // requests of ours at this agent; only the ledger writes
     atomic_int others_in_flight; // of other proxies and clients, by the last report
     atomic_int refused;          // connects refused in a row
+    atomic_bool gone; // answers no probe: requests that wait there needn't wait any longer
     atomic_uint_fast64_t dispatched_total, failed_total;
 
     /* Written by the registry's thread only. */

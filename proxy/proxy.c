@@ -18,7 +18,7 @@
 #include <stdlib.h>
 
 #define TICK_MS       100
-#define SWEEP_TICKS   10
+#define SWEEP_TICKS   5
 #define START_MS      1200 // a beat and a bit: whoever is alive has been heard by then
 #define LAST_WORDS_MS 500  // for error events to reach clients that are cut
 

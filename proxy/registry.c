@@ -15,6 +15,9 @@
  *     A duplicate id that started earlier is refused while the other lives.
  *  6. A foreign node has no lease: it is asked every 2 s, leaves the fleet when that fails, and
  *     stays in the table until an operator removes it.
+ *  7. Where connects are refused the machine lives, and its kernel tells our open connections what
+ *     became of the process (it may be draining). Where nothing answers nobody will tell them:
+ *     the cell says so, and exchanges that wait there go elsewhere.
  *
  *     beat ──► UP ──lease out──► SUSPECT ──probe failed──► DEAD ──time──► forgotten
  *              ▲ ▲───probe ok───────┘                       │
@@ -309,6 +312,7 @@ int registry_hear(struct registry *r, enum registry_source source,
     if (other || (m->presence == REGISTRY_DEAD)) {
         m->presence = REGISTRY_PRESENT;
         atomic_store(&m->cell->refused, 0);
+        atomic_store(&m->cell->gone, false);
         m->probe_failures = 0;
         m->doubted = false;
     }
@@ -457,6 +461,7 @@ static void probe_succeeded(struct registry *r, struct registry_member *m,
     m->probe_failures = 0;
     m->doubted = false;
     atomic_store(&m->cell->refused, 0);
+    atomic_store(&m->cell->gone, false);
     m->next_probe_ms = now_ms + (m->foreign ? REGISTRY_FOREIGN_MS : REGISTRY_PROBE_MS);
     m->verified_until_ms = now_ms + 2 * REGISTRY_PROBE_MS;
     if (!m->foreign || model_count < 0) return;
@@ -480,6 +485,7 @@ static void probe_failed(struct registry *r, struct registry_member *m, bool ref
         if (m->probe_failures >= REGISTRY_FAILURES_MAX) {
             m->probe_failures = REGISTRY_FAILURES_MAX;
             m->next_probe_ms = now_ms + REGISTRY_PROBE_MS;
+            if (!refused) atomic_store(&m->cell->gone, true); // rule 7
         }
         return;
     }
@@ -487,7 +493,9 @@ static void probe_failed(struct registry *r, struct registry_member *m, bool ref
         kill_member(r, m, "connects refused", now_ms);
     } else if (!is_leased(m, now_ms)) {
         bool enough = m->probe_failures >= REGISTRY_FAILURES_MAX || !is_excused(r, m, now_ms);
-        if (enough) kill_member(r, m, "no beat and no answer to a probe", now_ms);
+        if (!enough) return;
+        if (!refused) atomic_store(&m->cell->gone, true); // rule 7
+        kill_member(r, m, "no beat and no answer to a probe", now_ms);
     }
 }
 

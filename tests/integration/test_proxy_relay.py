@@ -3,6 +3,8 @@ can't go through is refused at the door."""
 
 import concurrent.futures
 import json
+import pathlib
+import re
 import socket
 import time
 
@@ -343,3 +345,17 @@ def test_health_ready_metrics(proxy, fakes):
     assert 'lm_proxy_agent_dispatches_total{agent="a"} 1\n' in text
     assert "lm_proxy_first_byte_seconds_count 1\n" in text
     assert proxy.metrics()["agents_up"] == 1
+
+
+def test_metrics_are_documented(proxy, fakes):
+    fakes("a", [proxy])
+    wait_up(proxy, "a")
+    path = pathlib.Path(__file__).parents[2] / "docs" / "operations.md"
+    table = path.read_text().split("<!-- metrics:lm-proxy -->")[1].split("<!-- /metrics -->")[0]
+    documented = {(name.split("{")[0], kind, text) for name, kind, text in
+                  re.findall(r"^\| `(\S+)` \| (\w+) \| (.*) \|$", table, re.MULTILINE)}
+    text = proxy.get("/metrics").text
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)$", text, re.MULTILINE))
+    exposed = {(name, kinds[name], words) for name, words in
+               re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE)}
+    assert exposed == documented

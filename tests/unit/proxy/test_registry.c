@@ -132,10 +132,15 @@ static void test_expiry_is_suspicion_and_the_probe_decides(void)
     pass(600);
     EXPECT_STR(state("a"), "suspect");
     EXPECT_INT(in_fleet("a")->state, FLEET_SUSPECT); // still there, as last resort
+    struct fleet_cell *cell = registry_find(&r, "a")->cell;
+    EXPECT(!atomic_load(&cell->gone));
     EXPECT_INT(probe_all(REGISTRY_PROBE_FAILED), 1);
     EXPECT_STR(state("a"), "down");
     EXPECT(!in_fleet("a"));
     EXPECT(in_fleet("b") != NULL);
+    EXPECT(atomic_load(&cell->gone)); // what waits there may go elsewhere
+    hear("a", 1);
+    EXPECT(!atomic_load(&cell->gone));
     end();
 }
 
@@ -182,7 +187,8 @@ static void test_two_refused_connects_kill_at_once(void)
     registry_note_refused(&r, a, now);
     EXPECT(!in_fleet("a"));
     EXPECT_STR(state("a"), "down");
-    registry_note_refused(&r, a, now); // a straggler
+    registry_note_refused(&r, a, now);    // a straggler
+    EXPECT(!atomic_load(&a->cell->gone)); // its machine lives: open connections know best
     pass(500);
     hear("a", 1); // the next beat brings it back
     EXPECT_STR(state("a"), "up");
