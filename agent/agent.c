@@ -107,7 +107,14 @@ static void on_signal(void *arg, int signo)
     if (timeout_ms > 0) uv_timer_start(&a->drain_timer, on_drain_timeout, timeout_ms, 0);
 }
 
-/* ---- what registries hear ---- */
+/* ---- what others hear ---- */
+
+bool agent_is_healthy(const struct agent *a)
+{
+    struct engine_stats stats;
+    engine_stats(engine_bridge_engine(a->bridge), &stats);
+    return !stats.failed && !engine_progress_is_stalled(&a->progress, clock_ms());
+}
 
 static void fill_record(void *arg, struct agent_record *record)
 {
@@ -121,7 +128,7 @@ static void fill_record(void *arg, struct agent_record *record)
     record->context_len = info->context_len;
     record->capacity = info->max_batch_size;
     record->queue_max = (int)a->config->queue_max;
-    record->draining = a->service.phase != SERVICE_OPEN;
+    record->draining = a->service.phase != SERVICE_OPEN || !agent_is_healthy(a);
     engine_load(&stats, &record->load);
     record->load.sequence = ++a->load_sequence;
 }

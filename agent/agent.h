@@ -42,4 +42,7 @@ struct agent {
  */
 int agent_run(struct agent *a, const struct agent_config *config);
 
+/* Its engine answers: no device has failed, and work moves. Not while loading. */
+bool agent_is_healthy(const struct agent *a);
+
 #endif

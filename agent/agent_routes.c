@@ -3,7 +3,6 @@
 #include "agent/agent.h"
 #include "agent/agent_metrics.h"
 #include "shared/base/check.h"
-#include "shared/base/clock.h"
 #include "shared/base/json.h"
 #include "shared/net/api_error.h"
 
@@ -125,15 +124,12 @@ static void get_health(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
     const struct agent *a = arg;
-    const struct engine *engine = engine_bridge_engine(a->bridge);
-    if (!engine) {
+    if (a->service.phase == SERVICE_LOADING) {
         respond_status(x, 200, "loading");
-        return;
+    } else {
+        bool is_healthy = agent_is_healthy(a);
+        respond_status(x, is_healthy ? 200 : 503, is_healthy ? "healthy" : "unhealthy");
     }
-    struct engine_stats stats;
-    engine_stats(engine, &stats);
-    bool is_bad = stats.failed || engine_progress_is_stalled(&a->progress, clock_ms());
-    respond_status(x, is_bad ? 503 : 200, is_bad ? "unhealthy" : "healthy");
 }
 
 /* Should requests be sent here? */
@@ -141,12 +137,17 @@ static void get_ready(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
     const struct agent *a = arg;
-    static const char *const names[] = {
-        [SERVICE_LOADING] = "loading",
-        [SERVICE_OPEN] = "ready",
-        [SERVICE_DRAINING] = "draining",
-    };
-    respond_status(x, a->service.phase == SERVICE_OPEN ? 200 : 503, names[a->service.phase]);
+    switch (a->service.phase) {
+    case SERVICE_LOADING:
+        respond_status(x, 503, "loading");
+        return;
+    case SERVICE_DRAINING:
+        respond_status(x, 503, "draining");
+        return;
+    case SERVICE_OPEN:
+        respond_status(x, agent_is_healthy(a) ? 200 : 503,
+                       agent_is_healthy(a) ? "ready" : "unhealthy");
+    }
 }
 
 static void get_metrics(struct http_exchange *x, struct str param, void *arg)
@@ -160,7 +161,7 @@ static void get_metrics(struct http_exchange *x, struct str param, void *arg)
         agent_metrics_take(&stats);
     }
     metric_set(&agent_metrics.connections, http_server_connections(a->server));
-    metric_set(&agent_metrics.ready, a->service.phase == SERVICE_OPEN);
+    metric_set(&agent_metrics.ready, a->service.phase == SERVICE_OPEN && agent_is_healthy(a));
     struct buf body;
     buf_init(&body, BUF_MAX_INTERNAL);
     agent_metrics_print(&body);

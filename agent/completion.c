@@ -178,6 +178,8 @@ static void completion_done(struct completion *c)
         double span_s = (double)(now_ms - c->first_token_ms) / 1000;
         metric_observe(&agent_metrics.inter_token_seconds, span_s / (double)(tokens - 1));
     }
+    log_debug("request done", "id=%s choices=%zu tokens=%" PRId64 " ms=%" PRIu64, c->id,
+              c->choice_count, tokens, now_ms - c->started_ms);
     completion_close(c);
 }
 
