@@ -16,6 +16,9 @@ from lm_process import Process, ProcessError, Server  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+# Of the shared agents. A short context bounds what a request without max_tokens costs.
+SHARED = ["--max-batch-size", 16, "--session-len", 1024]
+
 
 def program(name):
     folder = os.environ.get("LM_BIN_DIR")
@@ -94,7 +97,7 @@ def start_proxy(starter):
 @pytest.fixture(scope="session")
 def shared_agent(model_path):
     starter = Starter()
-    server = starter.agent(model_path, "--model-name", "smollm2", "--max-batch-size", 16)
+    server = starter.agent(model_path, "--model-name", "smollm2", *SHARED)
     yield server
     starter.stop()
 
@@ -105,20 +108,41 @@ def agent(shared_agent):
     assert shared_agent.is_running(), shared_agent.log
 
 
+@pytest.fixture(scope="session")
+def shared_cluster(model_path):
+    """A proxy with one agent behind it."""
+    starter = Starter()
+    proxy = starter.proxy()
+    agent = starter.agent(model_path, "--model-name", "smollm2", *SHARED,
+                          "--proxy-url", proxy.url)
+    wait_until(lambda: "smollm2" in proxy.get("/v1/models").text, 20, "the agent behind the proxy")
+    proxy.agent = agent
+    yield proxy
+    starter.stop()
+
+
+@pytest.fixture(params=["agent", "cluster"])
+def server(request):
+    """What clients talk to: an agent, or a proxy with an agent behind it."""
+    server = request.getfixturevalue("shared_" + request.param)
+    yield server
+    assert server.is_running(), server.log
+
+
 def client_options(server):
     return {"base_url": server.url + "/v1", "api_key": "none", "max_retries": 0, "timeout": 120}
 
 
 @pytest.fixture
-def client(agent):
-    with openai.OpenAI(**client_options(agent)) as client:
+def client(server):
+    with openai.OpenAI(**client_options(server)) as client:
         yield client
 
 
 @pytest.fixture
-def async_client(agent):
+def async_client(server):
     """Made inside the test's event loop: async_client() as a context manager."""
-    return lambda: openai.AsyncOpenAI(**client_options(agent))
+    return lambda: openai.AsyncOpenAI(**client_options(server))
 
 
 @pytest.fixture(scope="session")

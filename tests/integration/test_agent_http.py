@@ -2,7 +2,9 @@
 Each gets a 4xx with OpenAI's error object, never a 5xx, and the server goes on."""
 
 import json
+import shutil
 import socket
+import subprocess
 
 import httpx
 import pytest
@@ -207,6 +209,30 @@ def test_lmdeploy_client_fields(agent):
     assert answer.headers["content-type"].startswith("text/event-stream")
     models = agent.get("/v1/models").json()
     assert models["data"][0]["permission"][0]["object"] == "model_permission"
+
+
+@pytest.mark.parametrize("path, body", [
+    ("/v1/models", None),
+    (CHAT, """{
+    "model": "smollm2",
+    "messages": [{"role": "user", "content": "Hello! How are you?"}]
+  }"""),
+    ("/v1/completions", """{
+  "model": "smollm2",
+  "prompt": "two steps to build a house:"
+}"""),
+])
+def test_curl_lines_of_the_documentation(server, path, body):
+    if not shutil.which("curl"):
+        pytest.skip("there is no curl")
+    data = ["-H", "Content-Type: application/json", "-d", body] if body else []
+    done = subprocess.run(["curl", "-sS", "--fail", server.url + path, *data], capture_output=True,
+                          text=True, timeout=100, check=True)
+    answer = json.loads(done.stdout)
+    if body:
+        assert answer["choices"][0]["finish_reason"] in ("stop", "length")
+    else:
+        assert answer["data"][0]["id"] == "smollm2"
 
 
 def test_pipelined_requests(agent):

@@ -1,4 +1,4 @@
-"""The official client, unmodified, against lm-agent."""
+"""The official client, unmodified, against lm-agent and against lm-proxy with an agent behind it."""
 
 import asyncio
 
@@ -34,9 +34,9 @@ def test_chat(client):
     assert answer._request_id
 
 
-def test_chat_strict(agent):
+def test_chat_strict(server):
     """Every key that OpenAI's schema requires is there, with its type."""
-    with openai.OpenAI(base_url=agent.url + "/v1", api_key="x", max_retries=0,
+    with openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0,
                        _strict_response_validation=True) as client:
         client.models.list()
         client.chat.completions.create(model="smollm2", messages=SKY, max_tokens=2)
@@ -47,7 +47,7 @@ def test_chat_strict(agent):
             assert chunk.object == "chat.completion.chunk"
 
 
-def test_greedy_text(agent, client, reference):
+def test_greedy_text(client, reference):
     """The reference's greedy answer, up to the first step that was a close call."""
     checked = 0
     for case in reference["conversations"]:
@@ -221,10 +221,10 @@ def test_message_forms(client):
     assert len(ids(again)) > len(plain)
 
 
-def test_raw_prompt(agent, reference):
+def test_raw_prompt(server, reference):
     """LMDeploy: `messages` may be a string, which no template touches."""
     case = reference["completions"][0]
-    answer = agent.post("/v1/chat/completions", {
+    answer = server.post("/v1/chat/completions", {
         "model": "smollm2", "messages": case["prompt"], "max_tokens": 1, "return_token_ids": True})
     assert answer.json()["prompt_token_ids"] == case["ids"]
 

@@ -1,7 +1,10 @@
 """The bytes of a stream: framing, order, ids, what happens to clients that leave or read slowly."""
 
 import json
+import random
 import socket
+import struct
+import threading
 import time
 
 import httpx
@@ -212,10 +215,10 @@ def test_queue_full(start_agent):
 
 def test_slow_reader(agent):
     """A client that doesn't read holds nobody up, and gets everything when it does."""
-    body = {**SKY, "max_tokens": 300, "ignore_eos": True, "temperature": 0, "stream": True}
+    body = {**SKY, "max_tokens": 200, "ignore_eos": True, "temperature": 0, "stream": True}
     text = json.dumps(body).encode()
     with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         s.connect(("127.0.0.1", agent.port))
         s.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
                   b"Content-Length: %d\r\n\r\n%s" % (len(text), text))
@@ -230,3 +233,48 @@ def test_slow_reader(agent):
     got = "".join(json.loads(e[6:])["choices"][0]["delta"]["content"] for e in events[:-2])
     plain = agent.post("/v1/chat/completions", {**body, "stream": False}).json()
     assert got == plain["choices"][0]["message"]["content"]
+
+
+def test_churn(agent):
+    """Clients that come, leave at any moment, send rubbish or stay: nothing leaks, nothing mixes."""
+    url = agent.url + "/v1/chat/completions"
+    body = {**SKY, "max_tokens": 12, "temperature": 0}
+    want = agent.post("/v1/chat/completions", body).json()["choices"][0]["message"]["content"]
+    wrong = []
+
+    def leave_early(dice):
+        with socket.create_connection(("127.0.0.1", agent.port)) as s:
+            text = json.dumps({**body, "stream": dice.random() < 0.5, "max_tokens": 500}).encode()
+            data = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (
+                len(text), text)
+            s.sendall(data[:dice.randrange(1, 2 * len(data))])
+            time.sleep(dice.random() * 0.1)
+            if dice.random() < 0.5:  # RST instead of FIN
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def run(seed):
+        dice = random.Random(seed)
+        for _ in range(12):
+            kind = dice.randrange(4)
+            if kind == 0:
+                answer = httpx.post(url, json=body, timeout=100)
+                got = answer.json()["choices"][0]["message"]["content"]
+                if got != want:
+                    wrong.append(got)
+            elif kind == 1:
+                status = httpx.post(url, json={**body, "top_p": 5}, timeout=100).status_code
+                if status != 400:
+                    wrong.append(status)
+            else:
+                leave_early(dice)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    agent.wait_metric("completions_live", lambda n: n == 0)
+    agent.wait_metric("running", lambda n: n == 0)
+    agent.wait_metric("waiting", lambda n: n == 0)
+    agent.wait_metric("connections", lambda n: n <= 1)  # ours that asks
