@@ -173,8 +173,10 @@ static void on_connect(uv_connect_t *request, int status)
     http_call_on_connected(call);
 }
 
-struct http_client_connection *http_client_connection_open(struct http_origin *o, struct http_call *call,
-                                                    const struct sockaddr *address, int *status)
+struct http_client_connection *http_client_connection_open(struct http_origin *o,
+                                                           struct http_call *call,
+                                                           const struct sockaddr *address,
+                                                           int *status)
 {
     struct http_client *client = o->client;
     struct http_client_connection *c = xcalloc(1, sizeof *c);

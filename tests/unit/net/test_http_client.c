@@ -388,6 +388,8 @@ struct answer {
 static const struct answer answers[] = {
     {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Test: v\r\n\r\nhi", false, 200, "hi"},
     {"HTTP/1.1 204 No Content\r\n\r\n", false, 204, ""},
+    {"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", false, 304, ""},
+    {"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", false, 304, ""},
     {"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", false, 200, ""},
     {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n", false,
      200, "abc"},
