@@ -11,12 +11,12 @@
 #include "shared/net/http_server.h"
 
 struct api_error {
-    int status;          // HTTP status
-    const char *type;    // "invalid_request_error", "server_error", ...; NULL: by status
-    const char *code;    // "model_not_found", ...; NULL writes null
-    char param[128];     // "messages[0].content"; "" writes null
+    int status;       // HTTP status
+    const char *type; // "invalid_request_error", "server_error", ...; NULL: by status
+    const char *code; // "model_not_found", ...; NULL writes null
+    char param[128];  // "messages[0].content"; "" writes null
     char message[512];
-    int retry_after_s;   // > 0: Retry-After header
+    int retry_after_s; // > 0: Retry-After header
 };
 
 /* Fill *e; message as printf. param may be NULL. Returns -1, so that failing is one line. */

@@ -194,11 +194,16 @@ static void on_written(uv_write_t *request, int status)
     process_pipeline(c);
 }
 
-void http_connection_hold(struct http_connection *c, const void *data, size_t len)
+struct buf *http_connection_begin_hold(struct http_connection *c)
 {
-    if (c->error) return;
-    if (buf_append(&c->out, data, len) != 0) fail(c, UV_ENOBUFS);
-    c->bytes_queued += len;
+    c->held_from = c->out.len;
+    return &c->out;
+}
+
+void http_connection_end_hold(struct http_connection *c)
+{
+    c->bytes_queued += c->out.len - c->held_from;
+    if (c->out.overflow) fail(c, UV_ENOBUFS);
 }
 
 /* Write [out][pieces] as far as the socket takes them; keep the rest in out. */

@@ -69,6 +69,7 @@ struct http_connection {
     struct http_parser parser;
     struct http_exchange *exchange; // from its head on until it ends
     uint64_t deadline_ms;           // loop time; 0: none. By state.
+    size_t held_from;               // out.len at begin_hold
     uint64_t bytes_queued;          // all that was ever given to send
     uint64_t bytes_sent_seen;       // of those, sent when the sweep last looked
     uint64_t stall_ms;              // loop time by which it must see more; 0: not counting
@@ -91,8 +92,9 @@ void http_connection_turn(struct http_connection *c); // deferred work; may call
 void http_connection_sweep(struct http_connection *c, uint64_t now_ms);
 void http_connection_defer(struct http_connection *c);
 void http_connection_close(struct http_connection *c); // idempotent; the exchange must be gone
-/* Append to what is pending, and don't send yet. */
-void http_connection_hold(struct http_connection *c, const void *data, size_t len);
+/* Append to what is pending without sending yet: fill the buffer between these two. */
+struct buf *http_connection_begin_hold(struct http_connection *c);
+void http_connection_end_hold(struct http_connection *c);
 /* Send what is pending and these bytes; `chunk` frames them as one chunk, `last` adds the closing
  * one. A failure is found in c->error and dealt with on the next turn. */
 void http_connection_send(struct http_connection *c, const void *data, size_t len, bool chunk,

@@ -184,23 +184,21 @@ static void hold_head(struct http_exchange *x, int status, const char *content_t
     x->chunked = !framed && x->request.minor > 0;
     if (!framed && !x->chunked) c->close_after = true;
 
-    struct buf head;
-    buf_init(&head, BUF_MAX_INTERNAL);
-    buf_printf(&head, "HTTP/1.1 %d %s\r\n", status, http_status_text(status));
-    if (content_type) buf_printf(&head, "content-type: %s\r\n", content_type);
-    if (x->chunked) buf_append_str(&head, "transfer-encoding: chunked\r\n");
+    struct buf *out = http_connection_begin_hold(c);
+    buf_printf(out, "HTTP/1.1 %d %s\r\n", status, http_status_text(status));
+    if (content_type) buf_printf(out, "content-type: %s\r\n", content_type);
+    if (x->chunked) buf_append_str(out, "transfer-encoding: chunked\r\n");
     if (length != LENGTH_UNKNOWN && !x->no_body) {
-        buf_printf(&head, "content-length: %lld\r\n", (long long)length);
+        buf_printf(out, "content-length: %lld\r\n", (long long)length);
     }
-    buf_append(&head, x->extra.data, x->extra.len);
+    buf_append(out, x->extra.data, x->extra.len);
     if (c->close_after) {
-        buf_append_str(&head, "connection: close\r\n");
+        buf_append_str(out, "connection: close\r\n");
     } else if (x->request.minor == 0) {
-        buf_append_str(&head, "connection: keep-alive\r\n");
+        buf_append_str(out, "connection: keep-alive\r\n");
     }
-    buf_append(&head, "\r\n", 2);
-    http_connection_hold(c, head.data, head.len);
-    buf_deinit(&head);
+    buf_append(out, "\r\n", 2);
+    http_connection_end_hold(c);
 }
 
 static void finish(struct http_exchange *x)
@@ -282,17 +280,16 @@ void http_exchange_refuse(struct http_connection *c, int status, const char *tex
                       (unsigned long long)c->server->options.limits.body_bytes);
     }
     if (status != 503) error.type = "invalid_request_error"; // 501 and 505, too
-    struct buf body, head;
+    struct buf body;
     buf_init(&body, BUF_MAX_INTERNAL);
-    buf_init(&head, BUF_MAX_INTERNAL);
     api_error_print(&body, &error);
-    buf_printf(&head, "HTTP/1.1 %d %s\r\n", status, http_status_text(status));
-    buf_append_str(&head, "content-type: application/json\r\n");
-    buf_printf(&head, "content-length: %zu\r\n", body.len);
-    if (status == 503) buf_append_str(&head, "retry-after: 1\r\n");
-    buf_append_str(&head, "connection: close\r\n\r\n");
-    http_connection_hold(c, head.data, head.len);
+    struct buf *out = http_connection_begin_hold(c);
+    buf_printf(out, "HTTP/1.1 %d %s\r\n", status, http_status_text(status));
+    buf_append_str(out, "content-type: application/json\r\n");
+    buf_printf(out, "content-length: %zu\r\n", body.len);
+    if (status == 503) buf_append_str(out, "retry-after: 1\r\n");
+    buf_append_str(out, "connection: close\r\n\r\n");
+    http_connection_end_hold(c);
     http_connection_send(c, body.data, body.len, false, false);
-    buf_deinit(&head);
     buf_deinit(&body);
 }

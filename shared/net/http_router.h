@@ -1,10 +1,11 @@
-/* http_router.h - from method and path to a handler: one table per daemon, shared rules for the rest.
+/* http_router.h - from method and path to a handler: one table per daemon, shared rules for the
+ * rest.
  *
  * Patterns are exact paths, or end in a parameter: "/v1/models/{id}" (the rest of the path, decoded
  * after matching, so "%2F" works). 404 (`unknown_url`) and 405 with Allow are answered here, as are
  * HEAD (for GET routes, no body), OPTIONS preflights and CORS headers with LMDeploy's defaults (any
- * origin, credentials, any method, requested headers echoed), and an x-request-id for every response
- * (the client's own if it is short and printable). */
+ * origin, credentials, any method, requested headers echoed), and an x-request-id for every
+ * response (the client's own if it is short and printable). */
 #ifndef LM_NET_HTTP_ROUTER_H
 #define LM_NET_HTTP_ROUTER_H
 
@@ -13,7 +14,8 @@
 struct http_route {
     const char *method;  // "GET"
     const char *pattern; // "/v1/models/{id}"
-    void (*handle)(struct http_exchange *x, struct str param, void *arg); // param: data NULL if none
+    void (*handle)(struct http_exchange *x, struct str param,
+                   void *arg); // param: data NULL if none
 };
 
 struct http_cors {

@@ -1,16 +1,17 @@
 /* http_server.h - HTTP/1.1 server on one libuv loop: strict parsing, bounded everything, streaming
  * responses with back-pressure, clients that leave are noticed.
  *
- * A struct http_exchange is one request and its response. The handler gets it with the whole body and
- * answers now or later, with http_respond() or begin/write/end. Exactly one of these ends its life:
- * http_respond, http_respond_end, http_respond_abort, or the on_gone callback (the client left first:
- * EOF or error on the connection, also while nothing is being written, or a write stalled too long).
- * After that the pointer is dead. Requests pipelined behind one exchange wait until it ends.
+ * A struct http_exchange is one request and its response. The handler gets it with the whole body
+ * and answers now or later, with http_respond() or begin/write/end. Exactly one of these ends its
+ * life: http_respond, http_respond_end, http_respond_abort, or the on_gone callback (the client
+ * left first: EOF or error on the connection, also while nothing is being written, or a write
+ * stalled too long). After that the pointer is dead. Requests pipelined behind one exchange wait
+ * until it ends.
  *
  * Answered here, without the handler: malformed requests (400), HTTP/0.9 and 2 (400/505), obs-fold
  * (400), target too long (414), headers too large (431), body too large (413), Expect other than
- * 100-continue (417), idle and slow-upload timeouts (408 or silent close). All carry the OpenAI error
- * object. Expect: 100-continue gets its 100. Loop thread only. */
+ * 100-continue (417), idle and slow-upload timeouts (408 or silent close). All carry the OpenAI
+ * error object. Expect: 100-continue gets its 100. Loop thread only. */
 #ifndef LM_NET_HTTP_SERVER_H
 #define LM_NET_HTTP_SERVER_H
 
@@ -23,16 +24,16 @@ struct http_server;
 struct http_exchange;
 
 struct http_server_options {
-    const char *host; // numeric address or name; "0.0.0.0", "::"
-    int port;         // 0: any free port
-    bool reuse_port;  // SO_REUSEPORT
-    int connections_max;         // beyond it accept pauses; 0: 4096
-    uint64_t body_bytes_total;   // of all requests being read or answered; beyond: 503. 0: 1 GiB
-    int header_timeout_ms;       // from first byte to end of headers; 0: 10 s
-    int body_timeout_ms;         // end of headers to end of body; 0: 60 s
-    int idle_timeout_ms;         // keep-alive; 0: 75 s
-    int write_stall_ms;          // pending bytes and no progress; 0: 30 s
-    struct http_limits limits;   // zeroed: http_limits_default
+    const char *host;          // numeric address or name; "0.0.0.0", "::"
+    int port;                  // 0: any free port
+    bool reuse_port;           // SO_REUSEPORT
+    int connections_max;       // beyond it accept pauses; 0: 4096
+    uint64_t body_bytes_total; // of all requests being read or answered; beyond: 503. 0: 1 GiB
+    int header_timeout_ms;     // from first byte to end of headers; 0: 10 s
+    int body_timeout_ms;       // end of headers to end of body; 0: 60 s
+    int idle_timeout_ms;       // keep-alive; 0: 75 s
+    int write_stall_ms;        // pending bytes and no progress; 0: 30 s
+    struct http_limits limits; // zeroed: http_limits_default
     void (*on_request)(struct http_exchange *x, void *arg);
     void *arg;
 };
@@ -50,13 +51,13 @@ void http_server_close(struct http_server *s, void (*on_closed)(void *arg), void
 /* ---- the request ---- */
 
 struct http_request {
-    struct str method;  // "POST"
-    struct str target;  // as sent
-    struct str path;    // without query, still percent-encoded
-    struct str query;   // after '?', or empty
+    struct str method; // "POST"
+    struct str target; // as sent
+    struct str path;   // without query, still percent-encoded
+    struct str query;  // after '?', or empty
     struct http_headers headers;
-    struct str body;    // whole; chunked bodies are joined; NUL-terminated behind its end
-    const char *peer;   // "127.0.0.1"
+    struct str body;  // whole; chunked bodies are joined; NUL-terminated behind its end
+    const char *peer; // "127.0.0.1"
     bool peer_is_loopback;
     int minor; // HTTP/1.<minor>
 };
@@ -65,8 +66,9 @@ const struct http_request *http_exchange_request(const struct http_exchange *x);
 struct arena *http_exchange_arena(struct http_exchange *x); // freed with the exchange
 uv_loop_t *http_exchange_loop(struct http_exchange *x);
 
-/* on_gone: the client left; x is dead when it returns. on_drain: pending bytes fell below the low-water
- * mark (64 KiB) after a write reported more than the high-water mark (256 KiB). Either may be NULL. */
+/* on_gone: the client left; x is dead when it returns. on_drain: pending bytes fell below the
+ * low-water mark (64 KiB) after a write reported more than the high-water mark (256 KiB). Either
+ * may be NULL; without on_gone an exchange outlives its client and what it answers goes nowhere. */
 void http_exchange_watch(struct http_exchange *x, void (*on_gone)(void *arg),
                          void (*on_drain)(void *arg), void *arg);
 
@@ -81,12 +83,13 @@ void http_respond(struct http_exchange *x, int status, const char *content_type,
 /* Stream of unknown length: chunked on 1.1, until close on 1.0. The head goes out with the first
  * write, or at once when `flush`. */
 void http_respond_begin(struct http_exchange *x, int status, const char *content_type, bool flush);
-/* Queue bytes; returns bytes now pending on the connection (see on_drain). Never fails: a lost client
- * is reported by on_gone, later, never from inside this call. */
+/* Queue bytes; returns bytes now pending on the connection (see on_drain). Never fails: a lost
+ * client is reported by on_gone, later, never from inside this call. */
 size_t http_respond_write(struct http_exchange *x, const void *data, size_t len);
 /* Last bytes (may be empty) and the closing chunk in one write. */
 void http_respond_end(struct http_exchange *x, const void *data, size_t len);
-/* Cut the stream so that the client sees it is incomplete. Before begin: like a 500 with no body. */
+/* Cut the stream so that the client sees it is incomplete. Before begin: like a 500 with no body.
+ */
 void http_respond_abort(struct http_exchange *x);
 bool http_respond_has_begun(const struct http_exchange *x);
 

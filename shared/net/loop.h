@@ -8,7 +8,8 @@
 #include "shared/base/error.h"
 
 /* Call on_signal(signo) for SIGTERM and SIGINT, ignore SIGPIPE. A second signal while the first is
- * being handled exits at once with 128 + signo. */
+ * being handled exits at once with 128 + signo. Waiting for a signal alone doesn't keep the loop.
+ */
 struct loop_signals {
     uv_signal_t term, interrupt;
     void (*on_signal)(void *arg, int signo);
