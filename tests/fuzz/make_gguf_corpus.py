@@ -147,7 +147,7 @@ def damaged():
         "bad_big_endian": b"GGUF" + struct.pack(">IQQ", 3, 0, 0),
         "bad_counts": build({}, {}, counts=(1 << 60, 1 << 60)),
         "bad_alignment": build({"general.alignment": (U32, 24)}, {}),
-        "bad_string_len": b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + huge + b"x",
+        "bad_string_len": b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + huge + b"x" * 20,
         "bad_array_len": b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("k") +
                          struct.pack("<II", ARRAY, STRING) + huge,
         "bad_nested_array": b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text("k") +

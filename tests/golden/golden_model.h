@@ -119,17 +119,4 @@ static inline int golden_argmax(const float *logits, int vocab)
     return best;
 }
 
-static inline struct json *golden_json(const char *relative)
-{
-    size_t len;
-    struct error err = {0};
-    char *text = fixture_read(fixture_path(relative), &len);
-    if (!text) return NULL;
-    struct json *root = json_parse(text, len, &err);
-    if (!root) printf("%s: %s\n", relative, err.text);
-    free(text);
-    NEED(root != NULL);
-    return root;
-}
-
 #endif
