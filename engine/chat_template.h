@@ -1,5 +1,5 @@
-/* chat_template.h - messages to prompt text by the model's own Jinja template. Immutable after load:
- * any thread may render. */
+/* chat_template.h - messages to prompt text by the model's own Jinja template. Immutable after
+ * load: any thread may render. */
 #ifndef LM_ENGINE_CHAT_TEMPLATE_H
 #define LM_ENGINE_CHAT_TEMPLATE_H
 
@@ -20,14 +20,16 @@ void chat_template_destroy(struct chat_template *t); // NULL is fine
 struct chat_template_input {
     const struct json *messages; // array of objects; null content renders as the empty string
     const struct json *tools;    // array or NULL
-    const struct json *kwargs;   // chat_template_kwargs: object whose members become variables, or NULL
+    const struct json
+        *kwargs; // chat_template_kwargs: object whose members become variables, or NULL
     bool add_generation_prompt;
     int64_t now; // seconds since 1970 for strftime_now
 };
 
 /* Append the prompt to *out (bounded by out->max). E_INVALID: the template itself refused
  * (raise_exception), its text in *err. E_LIMIT: output, steps or depth beyond bounds. */
-FALLIBLE int chat_template_render(const struct chat_template *t, const struct chat_template_input *in,
-                                  struct buf *out, struct error *err);
+FALLIBLE int chat_template_render(const struct chat_template *t,
+                                  const struct chat_template_input *in, struct buf *out,
+                                  struct error *err);
 
 #endif

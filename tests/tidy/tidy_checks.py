@@ -35,7 +35,7 @@ ARROWS = {
 # Third-party header (regular expression) -> files that may include it (regular expression).
 THIRD_PARTY = [
     (r"(cjson/)?cJSON\.h", r"shared/base/json\.c"),
-    (r"hiredis/.*", r"shared/net/redis_client\w*\.[ch]"),
+    (r"hiredis/.*", r"shared/net/redis_\w+\.[ch]"),
     (r"llhttp\.h", r"shared/net/.*"),
     (r"(uv\.h|uv/.*)", r"(shared/net|agent|proxy|client|tests)/.*"),
     (r"pcre2\w*\.h", r"engine/.*"),
