@@ -360,6 +360,21 @@ static void note_failure(struct exchange *e, const struct http_failure *failure)
     }
 }
 
+/* Whom to ask after a failed attempt; may be the same agent again. NULL: nobody. */
+static struct fleet_agent *next_agent(struct exchange *e, enum retry_verdict verdict)
+{
+    if (verdict == RETRY_FRESH) return e->agent;
+    route_exclude(&e->excluded, e->agent->cell);
+    struct fleet_agent *other = choose(e);
+    if (other) return other;
+    /* A connect that only timed out: a backlog that overflowed in a burst drops packets, and the
+     * only agent is worth another try. */
+    bool silent = !e->failure->connected && e->failure->code == E_TIMEOUT;
+    if (!silent || e->retries >= e->proxy->config->retries) return NULL;
+    e->retries++;
+    return e->agent;
+}
+
 /* The attempt failed while nothing had gone to the client. */
 static void retry_or_fail(struct exchange *e)
 {
@@ -371,23 +386,24 @@ static void retry_or_fail(struct exchange *e)
         fail_upstream(e);
         return;
     }
-    log_debug("retry", "id=" STR_FMT " agent=%s reason=\"%s\"",
-              STR_ARG(http_router_request_id(e->client)), e->agent->id, failure->text);
     if (verdict == RETRY_COUNTED) e->retries++;
-    e->fresh = verdict == RETRY_FRESH;
-    struct fleet_agent *same = e->fresh ? fleet_agent_ref(e->agent) : NULL;
-    if (!same) route_exclude(&e->excluded, e->agent->cell);
-    struct fleet_agent *next = same ? same : choose(e);
-    if (next) {
-        count_retry(verdict, failure->connected);
-        end_attempt(e, verdict == RETRY_FRESH ? LEDGER_ABANDONED : LEDGER_FAILED);
-        call(e, next);
-    } else if (failure->connected) {
-        fail_upstream(e);
-    } else {
-        fail_without_agent(e);
+    struct fleet_agent *next = next_agent(e, verdict);
+    if (!next) {
+        if (failure->connected) {
+            fail_upstream(e);
+        } else {
+            fail_without_agent(e);
+        }
+        return;
     }
-    fleet_agent_unref(same);
+    log_debug("retry", "id=" STR_FMT " agent=%s next=%s reason=\"%s\"",
+              STR_ARG(http_router_request_id(e->client)), e->agent->id, next->id, failure->text);
+    count_retry(verdict, failure->connected);
+    e->fresh = verdict == RETRY_FRESH;
+    fleet_agent_ref(next); // may be the one that end_attempt() lets go
+    end_attempt(e, e->fresh ? LEDGER_ABANDONED : LEDGER_FAILED);
+    call(e, next);
+    fleet_agent_unref(next);
 }
 
 /* The agent is there but takes nothing now. True: another one was asked. */
