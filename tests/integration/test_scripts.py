@@ -39,6 +39,16 @@ def model():
     return path
 
 
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="no shellcheck here")
+def test_shell_scripts_are_clean():
+    scripts = [p for folder in ("scripts", ".ci", "compose") for p in (ROOT / folder).iterdir()
+               if p.suffix == ".sh" or p.is_file() and p.read_bytes().startswith((b"#!/usr/bin/env bash", b"#!/bin/bash"))]
+    assert len(scripts) > 8
+    done = subprocess.run(["shellcheck", "--external-sources", *scripts], cwd=ROOT, capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 # ---- fetch-model ----
 
 
