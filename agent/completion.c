@@ -488,6 +488,8 @@ static void run_prepare(struct text_job *job) // worker thread
     if (c->prepare_status != 0) return;
     c->prepare_status = prompt_build(&c->request, &c->service->prompts, clock_wall_ms() / 1000,
                                      &c->prompts, &c->error);
+    // Freeing what didn't fit takes milliseconds, which the loop shouldn't spend.
+    if (c->prepare_status != 0) chat_request_deinit(&c->request);
 }
 
 static void on_prepared(struct text_job *job)
