@@ -1,0 +1,141 @@
+/* Rank threads, and the executor over two of them. */
+#include "engine/tp_group.h"
+
+#include "engine/executor.h"
+#include "engine/request.h"
+#include "engine/scheduler.h"
+#include "tests/fakes/fake_backend.h"
+#include "tests/test.h"
+
+#define WORKS 2000
+
+struct counted_work {
+    struct tp_work work;
+    int number;
+    atomic_int runs;
+};
+
+struct order {
+    int last[4]; // per rank: the number of the work that it ran last
+    bool disordered;
+};
+
+static atomic_int done_calls;
+
+static void count_done(void *arg)
+{
+    (void)arg;
+    done_calls++;
+}
+
+static void run_counted(struct tp_work *work, int rank, void *arg)
+{
+    struct counted_work *w = (struct counted_work *)work;
+    struct order *order = arg;
+    if (order->last[rank] != w->number - 1) order->disordered = true;
+    order->last[rank] = w->number;
+    w->runs++;
+}
+
+static void test_every_rank_runs_all_in_order(void)
+{
+    for (int world = 1; world <= 3; world++) {
+        static struct counted_work works[WORKS];
+        struct order order = {{0}, false};
+        struct tp_group *g;
+        struct error err;
+        done_calls = 0;
+        NEED(tp_group_start(world, &order, &g, &err) == 0);
+        tp_group_set_on_done(g, count_done, NULL);
+        for (int i = 0; i < WORKS; i++) {
+            works[i] = (struct counted_work){.work.run = run_counted, .number = i + 1};
+            if (i >= TP_GROUP_QUEUE) tp_group_wait(g, &works[i - TP_GROUP_QUEUE].work);
+            tp_group_post(g, &works[i].work);
+        }
+        tp_group_wait(g, &works[WORKS - 1].work);
+        for (int i = 0; i < WORKS; i++)
+            EXPECT(tp_work_is_done(&works[i].work) && works[i].runs == world);
+        EXPECT(!order.disordered);
+        tp_group_stop(g);
+        EXPECT_INT(done_calls, WORKS);
+    }
+    tp_group_stop(NULL);
+}
+
+static void test_what_was_posted_is_finished_by_stop(void)
+{
+    struct counted_work works[TP_GROUP_QUEUE];
+    struct order order = {{0}, false};
+    struct tp_group *g;
+    struct error err;
+    NEED(tp_group_start(2, &order, &g, &err) == 0);
+    for (int i = 0; i < TP_GROUP_QUEUE; i++) {
+        works[i] = (struct counted_work){.work.run = run_counted, .number = i + 1};
+        tp_group_post(g, &works[i].work);
+    }
+    tp_group_stop(g);
+    for (int i = 0; i < TP_GROUP_QUEUE; i++)
+        EXPECT_INT(works[i].runs, 2);
+}
+
+/* Two ranks, two steps in flight: each resolves the ids that rank 0 sampled. The fake computes the
+ * whole model on every rank, so any id that a rank got wrong changes its pages, and rank 0 is
+ * checked. */
+static void test_links_reach_every_rank(void)
+{
+    struct scheduler_limits limits = {4, 64, 8};
+    struct executor_setup setup = {
+        .ops = &fake_backend_ops,
+        .backend = {.world = 2},
+        .params = &fake_params,
+        .limits = {scheduler_tokens_max(&limits), 4, 4, 500},
+        .vocab = FAKE_VOCAB,
+    };
+    struct executor *x;
+    struct error err;
+    struct kv_cache kv;
+    struct scheduler s;
+    struct batch batches[3];
+    int32_t prompt[] = {3, 1, 4, 1, 5};
+    struct engine_request in = {.id = 1, .prompt = prompt, .prompt_count = 5, .max_tokens = 100};
+    in.sampling.top_p = 1;
+    NEED(executor_open(&setup, &x, &err) == 0);
+    NEED(executor_open_kv(x, DTYPE_F32, 8, &err) == 0);
+    kv_cache_init(&kv, 8);
+    scheduler_init(&s, &limits, &kv);
+    for (int i = 0; i < 3; i++)
+        batch_init(&batches[i], &setup.limits);
+    struct request *r = request_create(&in, 500, NULL, 0);
+    NEED(scheduler_submit(&s, r, &err) == 0);
+    unsigned submitted = 0, finished = 0;
+    while (request_generated(r) < r->max_tokens) {
+        while (submitted - finished < 2) {
+            struct batch *b = &batches[submitted % 3];
+            batch_clear(b, submitted ? &batches[(submitted - 1) % 3] : NULL);
+            if (!scheduler_plan(&s, b)) break;
+            executor_submit(x, b);
+            submitted++;
+        }
+        struct batch *b = &batches[finished++ % 3];
+        executor_wait(x, b);
+        EXPECT(executor_is_done(b));
+        EXPECT_INT(b->status, 0);
+        EXPECT(scheduler_complete_entry(b, 0));
+        EXPECT_INT(r->tokens[r->count - 1], fake_next_token(r->tokens, r->count - 1));
+    }
+    EXPECT_INT(submitted, finished);
+    scheduler_finish(&s, r);
+    request_destroy(r);
+    for (int i = 0; i < 3; i++)
+        batch_deinit(&batches[i]);
+    kv_cache_deinit(&kv);
+    executor_close(x);
+}
+
+int main(void)
+{
+    RUN(test_every_rank_runs_all_in_order);
+    RUN(test_what_was_posted_is_finished_by_stop);
+    RUN(test_links_reach_every_rank);
+    return TEST_END();
+}
