@@ -9,8 +9,9 @@
 
 struct chat_template; // opaque
 
-/* Parse Jinja source. E_FORMAT with line and column when it is not valid.
- * bos/eos: texts of those tokens, copied; "" where there is none. */
+/* Parse Jinja source. E_FORMAT with line and column when it is not valid, E_UNSUPPORTED for tags
+ * that load other templates. The source isn't kept. bos/eos: texts of those tokens, copied; ""
+ * where there is none. */
 FALLIBLE int chat_template_create(struct str source, struct str bos, struct str eos,
                                   struct chat_template **out, struct error *err);
 /* The fallback where a model has no template: roles and contents, one after the other. */
@@ -18,7 +19,7 @@ struct chat_template *chat_template_create_plain(void);
 void chat_template_destroy(struct chat_template *t); // NULL is fine
 
 struct chat_template_input {
-    const struct json *messages; // array of objects; null content renders as the empty string
+    const struct json *messages; // array of objects; content that is null or missing is empty text
     const struct json *tools;    // array or NULL
     const struct json
         *kwargs; // chat_template_kwargs: object whose members become variables, or NULL
@@ -27,7 +28,10 @@ struct chat_template_input {
 };
 
 /* Append the prompt to *out (bounded by out->max). E_INVALID: the template itself refused
- * (raise_exception), its text in *err. E_LIMIT: output, steps or depth beyond bounds. */
+ * (raise_exception), its text in *err, or it can't handle these messages ("chat template
+ * line:column:
+ * ..."). E_LIMIT: output, steps, memory or depth beyond bounds. E_UNSUPPORTED: it uses a filter or
+ * test that we don't have. *out may hold a part of the prompt after a failure. */
 FALLIBLE int chat_template_render(const struct chat_template *t,
                                   const struct chat_template_input *in, struct buf *out,
                                   struct error *err);

@@ -69,7 +69,7 @@ static struct jinja_list *filter_items(struct jinja_run *run, const struct jinja
     struct jinja_scope *outer = run->scope, *inner = jinja_scope_push(run, outer);
     uint32_t count = 0;
     for (uint32_t i = 0; i < kept.list->count && !run->code; i++) {
-        inner->count = 0;
+        jinja_dict_clear(&inner->variables);
         run->scope = inner;
         assign(run, node->a, items->items[i]);
         if (!run->code && jinja_truth(jinja_eval(run, node->c)))
@@ -92,7 +92,7 @@ static void exec_for(struct jinja_run *run, const struct jinja_node *node)
     loop->items = items;
     for (uint32_t i = 0; i < items->count && jinja_step(run, 1); i++) {
         loop->index = i;
-        inner->count = 0; // what the body sets doesn't reach its next turn
+        jinja_dict_clear(&inner->variables); // what the body sets doesn't reach its next turn
         run->scope = inner;
         jinja_assign(run, inner, STR("loop"),
                      (struct jinja_value){.type = JINJA_LOOP, .loop = loop});

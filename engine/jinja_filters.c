@@ -25,7 +25,7 @@ static struct jinja_value change_case(struct jinja_run *run, struct jinja_value 
 {
     struct jinja_value text = jinja_to_str(run, self);
     struct buf out;
-    if (run->code || !jinja_step(run, text.len / JINJA_TEXT_STEP)) return text;
+    if (run->code || !jinja_step(run, text.len / JINJA_CHAR_STEP)) return text;
     jinja_buf_init(&out);
     jinja_change_case(jinja_text(text), how, &out);
     return jinja_buf_take(run, &out);
@@ -161,7 +161,7 @@ static struct jinja_value filter_escape(struct jinja_run *run, struct jinja_valu
     static const char *const to[] = {"&amp;", "&lt;", "&gt;", "&#34;", "&#39;"};
     struct jinja_value text = jinja_to_str(run, self);
     struct buf out;
-    if (run->code || !jinja_step(run, text.len / JINJA_TEXT_STEP)) return text;
+    if (run->code || !jinja_step(run, text.len / JINJA_CHAR_STEP)) return text;
     jinja_buf_init(&out);
     for (uint32_t i = 0; i < text.len; i++) {
         const char *found = text.text[i] ? strchr(from, text.text[i]) : NULL;
@@ -180,7 +180,7 @@ static struct jinja_value filter_wordcount(struct jinja_run *run, struct jinja_v
     struct jinja_value text = jinja_to_str(run, self);
     bool in_word = false;
     int64_t count = 0;
-    if (!jinja_step(run, text.len / JINJA_TEXT_STEP)) return text;
+    if (!jinja_step(run, text.len / JINJA_CHAR_STEP)) return text;
     for (uint32_t i = 0; i < text.len; i++) {
         char c = text.text[i];
         bool word = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||

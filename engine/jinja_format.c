@@ -105,7 +105,7 @@ static void put_field(struct jinja_run *run, struct field *f, struct jinja_value
     } else {
         put_float(run, f, v, &text);
     }
-    pad(f, buf_str(&text), out);
+    pad(f, text.len ? buf_str(&text) : STR(""), out);
     buf_deinit(&text);
 }
 
@@ -143,8 +143,8 @@ static bool take_layout(struct str *s, struct field *f)
 /* ---- "%" ---- */
 
 /* The value of "%(name)s": from keyword arguments, or from the one argument that is a mapping. */
-static const struct jinja_value *percent_named(const struct jinja_run *run,
-                                               const struct jinja_args *args, struct str name)
+static const struct jinja_value *percent_named(struct jinja_run *run, const struct jinja_args *args,
+                                               struct str name)
 {
     for (uint32_t i = 0; i < args->named_count; i++)
         if (str_equal(args->named[i].name, name)) return &args->named[i].value;

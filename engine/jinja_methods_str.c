@@ -13,6 +13,13 @@
 
 /* ---- arguments ---- */
 
+/* Steps of searching text for what; from the right every position may cost the whole of it. */
+static bool search_step(struct jinja_run *run, struct str text, struct str what, bool right)
+{
+    uint64_t each = right ? 1 + what.len / 8 : 1;
+    return jinja_step(run, text.len * each / JINJA_TEXT_STEP);
+}
+
 /* A string argument; fails the run for anything else. */
 static struct str str_arg(struct jinja_run *run, struct jinja_value v)
 {
@@ -63,6 +70,7 @@ static struct jinja_value test_end(struct jinja_run *run, struct jinja_value sel
                                    struct jinja_value part, bool at_start)
 {
     struct str text = self.len ? jinja_text(self) : STR("");
+    if (!jinja_step(run, text.len / JINJA_TEXT_STEP)) return self;
     if (part.type == JINJA_LIST && part.list->kind == JINJA_KIND_TUPLE) {
         for (uint32_t i = 0; i < part.list->count && jinja_step(run, 1); i++)
             if (has_end(text, str_arg(run, part.list->items[i]), at_start)) return jinja_bool(true);
@@ -184,6 +192,7 @@ static struct jinja_value split(struct jinja_run *run, struct jinja_value self,
         return parts_value(run, &p, right && most >= 0);
     }
     struct str by = str_arg(run, args->list[0]);
+    if (!search_step(run, text, by, right)) return self;
     if (!by.len) return jinja_fail(run, E_INVALID, "split needs a separator that isn't empty");
     right = right && most >= 0; // without a limit both give the same
     while (most-- != 0 && !run->code) {
@@ -222,7 +231,7 @@ METHOD(text_splitlines)
         if (!jinja_next_line(&rest, &line)) break;
         if (keep) line.len = (size_t)(rest.data - start);
         add_part(run, &p, line);
-        jinja_step(run, line.len / JINJA_TEXT_STEP);
+        jinja_step(run, line.len / JINJA_CHAR_STEP);
     }
     return parts_value(run, &p, false);
 }
@@ -233,7 +242,7 @@ static struct jinja_value partition(struct jinja_run *run, struct jinja_value se
     struct str text = self.len ? jinja_text(self) : STR(""), by = str_arg(run, separator);
     struct jinja_value out = jinja_new_list(run, 3, JINJA_KIND_TUPLE);
     if (!by.len) return jinja_fail(run, E_INVALID, "the separator is empty");
-    if (run->code || !jinja_step(run, text.len / JINJA_TEXT_STEP)) return out;
+    if (!search_step(run, text, by, right)) return out;
     int64_t at = right ? jinja_find_last(text, by) : jinja_find(text, by, 0);
     struct jinja_value *items = out.list->items, empty = jinja_str(STR(""));
     if (at < 0) {
@@ -281,7 +290,7 @@ static int64_t find(struct jinja_run *run, struct jinja_value self, struct jinja
                     bool right)
 {
     struct str text = self.len ? jinja_text(self) : STR(""), what = str_arg(run, part);
-    if (run->code || !jinja_step(run, text.len / JINJA_TEXT_STEP)) return -1;
+    if (!search_step(run, text, what, right)) return -1;
     int64_t at = right ? jinja_find_last(text, what) : jinja_find(text, what, 0);
     return at < 0 ? -1 : (int64_t)jinja_chars((struct str){text.data, (size_t)at});
 }
@@ -330,7 +339,7 @@ static struct jinja_value change_case(struct jinja_run *run, struct jinja_value 
                                       enum jinja_case how)
 {
     struct buf out;
-    if (!jinja_step(run, self.len / JINJA_TEXT_STEP)) return self;
+    if (!jinja_step(run, self.len / JINJA_CHAR_STEP)) return self;
     jinja_buf_init(&out);
     jinja_change_case(jinja_text(self), how, &out);
     return jinja_buf_take(run, &out);
@@ -417,28 +426,35 @@ METHOD(text_zfill)
 
 /* ---- classes ---- */
 
+static struct jinja_value all_of(struct jinja_run *run, struct jinja_value self,
+                                 enum jinja_class class)
+{
+    return jinja_bool(jinja_step(run, self.len / JINJA_CHAR_STEP) &&
+                      jinja_all_of(jinja_text(self), class));
+}
+
 METHOD(text_isalpha)
 {
-    (void)run, (void)args;
-    return jinja_bool(jinja_all_of(jinja_text(self), JINJA_ALPHA));
+    (void)args;
+    return all_of(run, self, JINJA_ALPHA);
 }
 
 METHOD(text_isdigit)
 {
-    (void)run, (void)args;
-    return jinja_bool(jinja_all_of(jinja_text(self), JINJA_DIGIT));
+    (void)args;
+    return all_of(run, self, JINJA_DIGIT);
 }
 
 METHOD(text_isalnum)
 {
-    (void)run, (void)args;
-    return jinja_bool(jinja_all_of(jinja_text(self), JINJA_ALNUM));
+    (void)args;
+    return all_of(run, self, JINJA_ALNUM);
 }
 
 METHOD(text_isspace)
 {
-    (void)run, (void)args;
-    return jinja_bool(jinja_all_of(jinja_text(self), JINJA_SPACE));
+    (void)args;
+    return all_of(run, self, JINJA_SPACE);
 }
 
 METHOD(text_islower)

@@ -84,7 +84,7 @@ static void print_repr(struct str text, struct buf *out)
 
 static void print_nested(struct jinja_run *run, struct jinja_value v, struct buf *out)
 {
-    if (v.type == JINJA_STRING)
+    if (v.type == JINJA_STRING && jinja_step(run, v.len / JINJA_CHAR_STEP))
         print_repr(jinja_text(v), out);
     else if (v.type == JINJA_UNDEFINED)
         buf_append_str(out, "Undefined");
@@ -330,7 +330,7 @@ static void json_any(struct json_printer *p, struct jinja_value v)
         return;
     case JINJA_STRING:
         json_string_value(p, jinja_text(v));
-        jinja_step(p->run, v.len / JINJA_TEXT_STEP);
+        jinja_step(p->run, v.len / JINJA_CHAR_STEP);
         return;
     case JINJA_LIST:
         if (v.list->kind <= JINJA_KIND_TUPLE) {

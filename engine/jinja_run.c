@@ -99,38 +99,18 @@ struct jinja_scope *jinja_scope_push(struct jinja_run *run, struct jinja_scope *
     return scope;
 }
 
-static struct jinja_variable *find_here(const struct jinja_scope *scope, struct str name)
-{
-    for (uint32_t i = 0; i < scope->count; i++)
-        if (str_equal(scope->variables[i].name, name)) return &scope->variables[i];
-    return NULL;
-}
-
 void jinja_assign(struct jinja_run *run, struct jinja_scope *scope, struct str name,
                   struct jinja_value value)
 {
-    if (!scope) return; // memory was spent when it should have been made
-    struct jinja_variable *variable = find_here(scope, name);
-    if (variable) {
-        variable->value = value;
-        return;
-    }
-    if (scope->count == scope->cap) {
-        uint32_t cap = scope->cap ? scope->cap * 2 : 4;
-        struct jinja_variable *variables = jinja_alloc(run, cap, sizeof *variables);
-        if (!variables) return;
-        if (scope->count) memcpy(variables, scope->variables, scope->count * sizeof *variables);
-        scope->variables = variables;
-        scope->cap = cap;
-    }
-    scope->variables[scope->count++] = (struct jinja_variable){name, value};
+    if (scope) // else memory was spent when it should have been made
+        jinja_dict_put(run, &scope->variables, jinja_str(name), value);
 }
 
-const struct jinja_value *jinja_lookup(const struct jinja_run *run, struct str name)
+const struct jinja_value *jinja_lookup(struct jinja_run *run, struct str name)
 {
     for (const struct jinja_scope *scope = run->scope; scope; scope = scope->parent) {
-        const struct jinja_variable *variable = find_here(scope, name);
-        if (variable) return &variable->value;
+        const struct jinja_value *found = jinja_dict_get(run, &scope->variables, jinja_str(name));
+        if (found) return found;
     }
     return NULL;
 }

@@ -5,7 +5,7 @@
  * whoever loops looks at it. Values made after a failure are undefined and nobody uses them.
  *  2. Everything comes from run->arena, which is bounded by JINJA_MEMORY_MAX; buffers are bounded
  * too.
- *  3. Every node, element and some 64 bytes of text cost a step; JINJA_STEPS_MAX ends any loop.
+ *  3. Every node, element and stretch of text costs a step; JINJA_STEPS_MAX ends any loop.
  *  4. Recursion (nodes, macros, printing nested values) counts depth; JINJA_DEPTH_MAX is far from
  * the end of a thread's stack. */
 #ifndef LM_ENGINE_JINJA_RUN_H
@@ -15,21 +15,22 @@
 #include "engine/jinja_value.h"
 #include "shared/base/arena.h"
 
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION // set by fuzzers: they'd only wait for the real
+                                                // ones
+#define JINJA_MEMORY_MAX ((size_t)16 << 20)
+#define JINJA_STEPS_MAX  ((uint64_t)100 * 1000)
+#else
 #define JINJA_MEMORY_MAX ((size_t)256 << 20)
 #define JINJA_STEPS_MAX  ((uint64_t)10 * 1000 * 1000)
-#define JINJA_DEPTH_MAX  600
-#define JINJA_RANGE_MAX  100000 // as in the reference's sandbox
-#define JINJA_TEXT_STEP  64     // bytes of text that cost one step
-
-struct jinja_variable {
-    struct str name;
-    struct jinja_value value;
-};
+#endif
+#define JINJA_DEPTH_MAX 600
+#define JINJA_RANGE_MAX 100000 // as in the reference's sandbox
+#define JINJA_TEXT_STEP 64     // bytes of text, copied or searched, that cost one step
+#define JINJA_CHAR_STEP 4      // the same where characters are looked at one by one
 
 struct jinja_scope {
     struct jinja_scope *parent; // NULL: the outermost
-    struct jinja_variable *variables;
-    uint32_t count, cap;
+    struct jinja_dict variables;
 };
 
 enum jinja_flow { JINJA_FLOW_ON, JINJA_FLOW_BREAK, JINJA_FLOW_CONTINUE };
@@ -86,7 +87,7 @@ struct jinja_value jinja_buf_take(struct jinja_run *run, struct buf *b);
 struct jinja_scope *jinja_scope_push(struct jinja_run *run, struct jinja_scope *parent);
 void jinja_assign(struct jinja_run *run, struct jinja_scope *scope, struct str name,
                   struct jinja_value value);
-const struct jinja_value *jinja_lookup(const struct jinja_run *run, struct str name); // NULL: none
+const struct jinja_value *jinja_lookup(struct jinja_run *run, struct str name); // NULL: none
 
 /* ---- evaluation (jinja_eval.c, jinja_exec.c) ---- */
 

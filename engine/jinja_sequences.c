@@ -31,6 +31,7 @@ static struct jinja_value sort_key(struct jinja_run *run, struct jinja_value v,
     struct buf text;
     if (jinja_given(attribute) && attribute.type != JINJA_NONE) v = jinja_path(run, v, attribute);
     if (case_sensitive || v.type != JINJA_STRING) return v;
+    if (!jinja_step(run, v.len / JINJA_CHAR_STEP)) return v;
     jinja_buf_init(&text);
     jinja_change_case(jinja_text(v), JINJA_LOWER, &text);
     return jinja_buf_take(run, &text);

@@ -92,7 +92,7 @@ static struct jinja_value has_case(struct jinja_run *run, struct jinja_value sel
     struct buf as_same, as_other;
     jinja_buf_init(&as_same);
     jinja_buf_init(&as_other);
-    if (!run->code) {
+    if (!run->code && jinja_step(run, text.len / JINJA_CHAR_STEP * 2)) {
         jinja_change_case(jinja_text(text), same, &as_same);
         jinja_change_case(jinja_text(text), other, &as_other);
     }

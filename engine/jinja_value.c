@@ -55,32 +55,23 @@ struct jinja_value jinja_new_pair(struct jinja_run *run, struct jinja_value firs
 
 /* ---- dicts ---- */
 
-/* Python: 1, 1.0 and True are one key. False: the value can't be a key. */
-static bool hash_key(const struct jinja_run *run, struct jinja_value key, uint64_t *hash)
+static bool is_hashable(struct jinja_value key)
 {
-    uint64_t number;
-    switch (key.type) {
-    case JINJA_STRING:
-        *hash = hash_sip24(run->hash_key, key.text, key.len);
-        return true;
-    case JINJA_BOOL:
-    case JINJA_INT:
+    return key.type == JINJA_STRING || key.type == JINJA_NONE || jinja_is_number(key);
+}
+
+/* Python: 1, 1.0 and True are one key. */
+static uint32_t hash_key(const struct jinja_run *run, struct jinja_value key)
+{
+    uint64_t number = 0x6e6f6e65; // none
+    if (key.type == JINJA_STRING) return (uint32_t)hash_sip24(run->hash_key, key.text, key.len);
+    if (jinja_is_integral(key))
         number = (uint64_t)jinja_integer(key);
-        break;
-    case JINJA_FLOAT:
-        if (key.number == floor(key.number) && fabs(key.number) < 9e15)
-            number = (uint64_t)(int64_t)key.number;
-        else
-            memcpy(&number, &key.number, sizeof number);
-        break;
-    case JINJA_NONE:
-        number = 0x6e6f6e65;
-        break;
-    default:
-        return false;
-    }
-    *hash = hash_sip24(run->hash_key, &number, sizeof number);
-    return true;
+    else if (key.type == JINJA_FLOAT && key.number == floor(key.number) && fabs(key.number) < 9e15)
+        number = (uint64_t)(int64_t)key.number;
+    else if (key.type == JINJA_FLOAT)
+        memcpy(&number, &key.number, sizeof number);
+    return (uint32_t)hash_sip24(run->hash_key, &number, sizeof number);
 }
 
 static bool same_key(struct jinja_value a, struct jinja_value b)
@@ -92,23 +83,24 @@ static bool same_key(struct jinja_value a, struct jinja_value b)
     return a.type == JINJA_NONE && b.type == JINJA_NONE;
 }
 
-static void index_put(struct jinja_dict *d, uint64_t hash, uint32_t position)
+static void index_put(const struct jinja_run *run, struct jinja_dict *d, uint32_t position)
 {
-    uint32_t i = (uint32_t)hash & d->mask;
+    uint32_t i = hash_key(run, d->pairs[position].key) & d->mask;
     while (d->index[i])
         i = (i + 1) & d->mask;
     d->index[i] = position + 1;
 }
 
-static struct jinja_pair *find_pair(const struct jinja_dict *d, struct jinja_value key,
-                                    uint64_t hash)
+static struct jinja_pair *find_pair(struct jinja_run *run, const struct jinja_dict *d,
+                                    struct jinja_value key)
 {
+    if (key.type == JINJA_STRING) jinja_step(run, key.len / JINJA_TEXT_STEP);
     if (!d->index) {
         for (uint32_t i = 0; i < d->count; i++)
             if (same_key(d->pairs[i].key, key)) return &d->pairs[i];
         return NULL;
     }
-    for (uint32_t i = (uint32_t)hash & d->mask; d->index[i]; i = (i + 1) & d->mask)
+    for (uint32_t i = hash_key(run, key) & d->mask; d->index[i]; i = (i + 1) & d->mask)
         if (same_key(d->pairs[d->index[i] - 1].key, key)) return &d->pairs[d->index[i] - 1];
     return NULL;
 }
@@ -128,39 +120,42 @@ static bool grow(struct jinja_run *run, struct jinja_dict *d)
     if (!index) return false;
     d->index = index;
     d->mask = cap * 2 - 1;
-    for (uint32_t i = 0; i < d->count; i++) {
-        uint64_t hash;
-        if (hash_key(run, pairs[i].key, &hash)) index_put(d, hash, i);
-    }
+    for (uint32_t i = 0; i < d->count; i++)
+        index_put(run, d, i);
     return true;
 }
 
 void jinja_dict_put(struct jinja_run *run, struct jinja_dict *d, struct jinja_value key,
                     struct jinja_value value)
 {
-    uint64_t hash;
-    if (!hash_key(run, key, &hash)) {
+    if (!is_hashable(key)) {
         jinja_fail(run, E_INVALID, "unhashable type: '%s'", jinja_type_name(key));
         return;
     }
-    struct jinja_pair *pair = find_pair(d, key, hash);
+    struct jinja_pair *pair = find_pair(run, d, key);
     if (pair) {
         pair->value = value;
         return;
     }
     if (!grow(run, d)) return;
     d->pairs[d->count] = (struct jinja_pair){key, value};
-    if (d->index) index_put(d, hash, d->count);
+    if (d->index) index_put(run, d, d->count);
     d->count++;
 }
 
-const struct jinja_value *jinja_dict_get(const struct jinja_run *run, const struct jinja_dict *d,
+const struct jinja_value *jinja_dict_get(struct jinja_run *run, const struct jinja_dict *d,
                                          struct jinja_value key)
 {
-    uint64_t hash;
-    if (!hash_key(run, key, &hash)) return NULL;
-    struct jinja_pair *pair = find_pair(d, key, hash);
+    struct jinja_pair *pair = is_hashable(key) ? find_pair(run, d, key) : NULL;
     return pair ? &pair->value : NULL;
+}
+
+void jinja_dict_clear(struct jinja_dict *d)
+{
+    if (d->index)
+        *d = (struct jinja_dict){0};
+    else
+        d->count = 0;
 }
 
 /* ---- asking ---- */
@@ -261,6 +256,7 @@ bool jinja_equal(struct jinja_run *run, struct jinja_value a, struct jinja_value
         equal = true;
         break;
     case JINJA_STRING:
+        if (a.len == b.len) jinja_step(run, a.len / JINJA_TEXT_STEP);
         equal = str_equal(jinja_text(a), jinja_text(b));
         break;
     case JINJA_LIST:
@@ -298,8 +294,10 @@ int jinja_compare(struct jinja_run *run, struct jinja_value a, struct jinja_valu
         return (jinja_integer(a) > jinja_integer(b)) - (jinja_integer(a) < jinja_integer(b));
     if (jinja_is_number(a) && jinja_is_number(b))
         return (jinja_number(a) > jinja_number(b)) - (jinja_number(a) < jinja_number(b));
-    if (a.type == JINJA_STRING && b.type == JINJA_STRING)
+    if (a.type == JINJA_STRING && b.type == JINJA_STRING) {
+        jinja_step(run, (a.len < b.len ? a.len : b.len) / JINJA_TEXT_STEP);
         return compare_text(jinja_text(a), jinja_text(b));
+    }
     if (a.type == JINJA_LIST && b.type == JINJA_LIST && a.list->kind == b.list->kind &&
         a.list->kind <= JINJA_KIND_TUPLE) {
         int order = jinja_enter(run) ? compare_lists(run, a.list, b.list) : 0;

@@ -173,8 +173,9 @@ struct jinja_value jinja_new_pair(struct jinja_run *run, struct jinja_value firs
 void jinja_dict_put(struct jinja_run *run, struct jinja_dict *d, struct jinja_value key,
                     struct jinja_value value);
 /* NULL: absent, also for keys that can't be hashed. */
-const struct jinja_value *jinja_dict_get(const struct jinja_run *run, const struct jinja_dict *d,
+const struct jinja_value *jinja_dict_get(struct jinja_run *run, const struct jinja_dict *d,
                                          struct jinja_value key);
+void jinja_dict_clear(struct jinja_dict *d); // for scopes only: values don't change
 
 /* ---- asking ---- */
 

@@ -55,7 +55,7 @@ static void expect_limit(const char *source)
     uint64_t start = clock_ms();
     expect_error(source, E_LIMIT, NULL);
     uint64_t took = clock_ms() - start;
-    if (took > 20000) printf("%llu ms: %.60s\n", (unsigned long long)took, source);
+    if (took > 20000) printf("%llu ms: %.400s\n", (unsigned long long)took, source);
     EXPECT(took < 20000);
 }
 
@@ -224,6 +224,45 @@ static void test_large_dicts(void)
     buf_deinit(&want);
 }
 
+/* As many variables as a client may care to send. */
+static void test_many_variables(void)
+{
+    struct buf json;
+    buf_init(&json, 16 << 20);
+    buf_append_str(&json, "{\"l\": [1, 2, 3]");
+    for (int i = 0; i < 50000; i++)
+        buf_printf(&json, ", \"v%d\": %d", i, i);
+    buf_append_str(&json, "}");
+    uint64_t start = clock_ms();
+    expect_text("{% for i in range(10000) %}{% set x = v49999 %}{% endfor %}{{ v49999 }}{{ l }}",
+                json.data, "49999[1, 2, 3]");
+    EXPECT(clock_ms() - start < 20000);
+    buf_deinit(&json);
+}
+
+/* Operations on long texts cost what they take, so that loops over them end too. */
+static void test_long_texts_cost_steps(void)
+{
+    static const char *const uses[] = {
+        "s == t",   "s < t",      "s.rfind(p)",  "s.rsplit(p, 1)",      "s in l",
+        "d[s]",     "s is lower", "s.isalpha()", "[s] | string",        "s.startswith(t)",
+        "l | sort", "s | upper",  "s.find(p)",   "s | replace(p, 'x')",
+    };
+    for (size_t i = 0; i < sizeof uses / sizeof *uses; i++) {
+        struct buf source;
+        buf_init(&source, 10000);
+        buf_printf(
+            &source,
+            "{%% set s = 'a' * 1000000 %%}{%% set t = s ~ '' %%}{%% set p = 'b' ~ 'a' * 50000 %%}"
+            "{%% set l = [t ~ 'x', t, t ~ 'y'] %%}{%% set d = {'a': 1} %%}"
+            "{%% for a in range(99999) %%}{%% for b in range(99) %%}{%% set v = %s %%}"
+            "{%% endfor %%}{%% endfor %%}",
+            uses[i]);
+        expect_limit(source.data);
+        buf_deinit(&source);
+    }
+}
+
 static void test_json_values(void)
 {
     expect_text("{{ a }} {{ b }} {{ c }} {{ d }} {{ e }} {{ f }} {{ g }}",
@@ -288,6 +327,8 @@ int main(void)
     RUN(test_depth_is_bounded);
     RUN(test_deep_values);
     RUN(test_large_dicts);
+    RUN(test_many_variables);
+    RUN(test_long_texts_cost_steps);
     RUN(test_json_values);
     RUN(test_null_adds_nothing);
     RUN(test_template_is_reusable);
