@@ -56,9 +56,20 @@ def fakes():
 
 
 @pytest.fixture
-def proxy(start_proxy):
+def serve(start_proxy):
+    """serve(*flags) -> a proxy that listens. It isn't /ready yet, which only means that agents may be
+    missing: tests wait for theirs (wait_up)."""
+    def start(*arguments, **kwargs):
+        proxy = start_proxy(*arguments, ready=False, **kwargs)
+        proxy.port = int(proxy.wait_log(r"\bserving .*\bport=(\d+)").group(1))
+        return proxy
+    return start
+
+
+@pytest.fixture
+def proxy(serve):
     """One proxy without Redis; its books must balance at the end of the test."""
-    proxy = start_proxy()
+    proxy = serve()
     yield proxy
     if proxy.is_running():
         wait_until(lambda: proxy.metrics()["requests_running"] == 0, 5, "no request running")

@@ -9,7 +9,7 @@ import time
 
 import openai
 import pytest
-from proxy_fixtures import (CHAT, Traffic, models_of, raw_request, status_of,  # noqa: F401
+from proxy_fixtures import (CHAT, Traffic, models_of, raw_request, serve, status_of,  # noqa: F401
                             wait_until, wait_up)
 
 SKY = {"model": "smollm2", "temperature": 0, "messages": [
@@ -31,9 +31,9 @@ def start(start_agent):
 
 
 @pytest.fixture
-def cluster(start_proxy, start):
+def cluster(serve, start):
     """A proxy and two agents."""
-    proxy = start_proxy()
+    proxy = serve()
     agents = {name: start(name, proxy, ready=False) for name in ("a", "b")}
     for agent in agents.values():
         agent.wait_ready()
@@ -126,8 +126,8 @@ def test_no_request_fails_when_an_agent_is_killed(cluster, start):
     assert models_of(proxy) == ["smollm2"]
 
 
-def test_the_last_agent_is_killed_and_another_one_started(start_proxy, start):
-    proxy = start_proxy()
+def test_the_last_agent_is_killed_and_another_one_started(serve, start):
+    proxy = serve()
     first = start("a", proxy)
     wait_up(proxy, "a")
     first.kill()
@@ -166,8 +166,8 @@ def test_no_request_fails_when_an_agent_freezes(cluster):
     wait_up(proxy, "a", "b", timeout=5)
 
 
-def test_a_full_queue_is_429(start_proxy, start):
-    proxy = start_proxy()
+def test_a_full_queue_is_429(serve, start):
+    proxy = serve()
     start("a", proxy, arguments=("--queue-max", 1, "--max-batch-size", 1))
     wait_up(proxy, "a")
     body = json.dumps({**SKY, "max_tokens": 2000, "ignore_eos": True}).encode()
@@ -185,8 +185,8 @@ def test_a_full_queue_is_429(start_proxy, start):
         assert answer.json()["error"]["code"] == "rate_limit_exceeded"
 
 
-def test_redis_and_two_proxies(redis, start_proxy, start):
-    proxies = [start_proxy("--redis-url", redis.url, "--join-key", "k") for _ in range(2)]
+def test_redis_and_two_proxies(redis, serve, start):
+    proxies = [serve("--redis-url", redis.url, "--join-key", "k") for _ in range(2)]
     by_redis = start("by-redis", arguments=("--redis-url", redis.url, "--join-key", "k"))
     start("by-http", proxies[0], arguments=("--join-key", "k"))
     for proxy in proxies:

@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 from proxy_fixtures import (CHAT, Traffic, chat, fakes, models_of, proxy, raw,  # noqa: F401
-                            raw_request, status_of, wait_until, wait_up)
+                            raw_request, serve, status_of, wait_until, wait_up)
 
 
 def ask_until_both_were_asked(proxy, first, second, **more):
@@ -102,8 +102,8 @@ def test_everybody_dead(proxy, fakes):
     assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_retries_are_bounded(start_proxy, fakes):
-    proxy = start_proxy("--retries", "1")
+def test_retries_are_bounded(serve, fakes):
+    proxy = serve("--retries", "1")
     agents = [fakes(f"n{i}", [proxy], behave="reset_before_head") for i in range(5)]
     wait_up(proxy, *(a.name for a in agents))
     answer = proxy.post(CHAT, chat())
@@ -155,8 +155,8 @@ def test_a_plain_answer_that_is_cut_is_aborted(proxy, fakes):
         proxy.post(CHAT, chat())
 
 
-def test_silence(start_proxy, fakes):
-    proxy = start_proxy("--idle-timeout", "1", "--first-byte-timeout", "2")
+def test_silence(serve, fakes):
+    proxy = serve("--idle-timeout", "1", "--first-byte-timeout", "2")
     agent = fakes("a", [proxy], behave="hang_in_stream")
     wait_up(proxy, "a")
     begin = time.monotonic()
@@ -177,8 +177,8 @@ def test_silence(start_proxy, fakes):
 
 
 @pytest.mark.parametrize("strategy", ["least_load", "round_robin", "random"])
-def test_requests_are_spread(start_proxy, fakes, strategy):
-    proxy = start_proxy("--routing-strategy", strategy)
+def test_requests_are_spread(serve, fakes, strategy):
+    proxy = serve("--routing-strategy", strategy)
     agents = [fakes(f"n{i}", [proxy]) for i in range(4)]
     wait_up(proxy, *(a.name for a in agents))
     with httpx.Client() as client:
@@ -224,8 +224,8 @@ def test_draining_agents_get_nothing_new(proxy, fakes):
 # ---- the proxy's own end ----
 
 
-def test_sigterm_finishes_what_runs(start_proxy, fakes):
-    proxy = start_proxy()
+def test_sigterm_finishes_what_runs(serve, fakes):
+    proxy = serve()
     agent = fakes("a", [proxy])
     agent.event_gap_s = 0.1
     wait_up(proxy, "a")
@@ -241,8 +241,8 @@ def test_sigterm_finishes_what_runs(start_proxy, fakes):
     assert proxy.wait(10) == 0
 
 
-def test_sigterm_with_a_delay_for_load_balancers(start_proxy, fakes):
-    proxy = start_proxy("--drain-delay", "2")
+def test_sigterm_with_a_delay_for_load_balancers(serve, fakes):
+    proxy = serve("--drain-delay", "2")
     fakes("a", [proxy])
     wait_up(proxy, "a")
     proxy.signal(signal.SIGTERM)
@@ -253,8 +253,8 @@ def test_sigterm_with_a_delay_for_load_balancers(start_proxy, fakes):
     assert proxy.wait(10) == 0
 
 
-def test_the_drain_has_an_end(start_proxy, fakes):
-    proxy = start_proxy("--drain-timeout", "1")
+def test_the_drain_has_an_end(serve, fakes):
+    proxy = serve("--drain-timeout", "1")
     fakes("a", [proxy], behave="hang_in_stream")
     wait_up(proxy, "a")
     with httpx.stream("POST", proxy.url + CHAT, json=chat(stream=True), timeout=30) as answer:
@@ -266,8 +266,8 @@ def test_the_drain_has_an_end(start_proxy, fakes):
     assert proxy.wait(10) == 0
 
 
-def test_idle_proxy_ends_at_once(start_proxy):
-    proxy = start_proxy()
+def test_idle_proxy_ends_at_once(serve):
+    proxy = serve()
     begin = time.monotonic()
     proxy.signal(signal.SIGTERM)
     assert proxy.wait(5) == 0

@@ -7,7 +7,8 @@ import threading
 import time
 
 import httpx
-from proxy_fixtures import CHAT, chat, fakes, proxy, raw_request, wait_until, wait_up  # noqa: F401
+from proxy_fixtures import (CHAT, chat, fakes, proxy, raw_request, serve,  # noqa: F401
+                            wait_until, wait_up)
 
 BEHAVIOURS = ["answer", "answer", "answer", "reset_before_head", "close_before_head", "garbage",
               "reset_after_head", "reset_mid_stream", "close_mid_event", "busy429", "busy503",

@@ -5,7 +5,7 @@ import time
 import httpx
 import pytest
 from proxy_fixtures import (CHAT, Traffic, chat, fakes, models_of, proxy,  # noqa: F401
-                            status_of, wait_until, wait_up)
+                            status_of, serve, wait_until, wait_up)
 
 
 def test_a_new_agent_takes_traffic_within_two_seconds(proxy, fakes):
@@ -74,16 +74,14 @@ def test_an_agent_that_only_stops_beating_is_kept_for_a_while(proxy, fakes):
     assert status_of(proxy)["a"]["state"] == "up"
 
 
-def test_a_restarted_proxy_finds_its_fleet_within_two_seconds(start_proxy, fakes):
-    proxy = start_proxy()
+def test_a_restarted_proxy_finds_its_fleet_within_two_seconds(serve, fakes):
+    proxy = serve()
     agent = fakes("a", [proxy], beat_s=1)
     wait_up(proxy, "a")
     port = proxy.port
     proxy.kill()
-    again = start_proxy("--port", port, ready=False)
+    again = serve("--port", port)
     begin = time.monotonic()
-    again.wait_log("serving")
-    again.port = port
     wait_until(lambda: again.post(CHAT, chat()).status_code == 200, 2, "traffic")
     assert time.monotonic() - begin < 2
     assert agent.url in again.get("/nodes/status").json()
@@ -138,8 +136,8 @@ def test_malformed_registrations(proxy, fakes):
     assert proxy.metrics()["beats_refused_total"] == len(bad) + 2
 
 
-def test_the_join_key(start_proxy, fakes):
-    proxy = start_proxy("--join-key", "open sesame")
+def test_the_join_key(serve, fakes):
+    proxy = serve("--join-key", "open sesame")
     stranger = fakes("a", [proxy])
     wrong = fakes("b", [proxy], join_key="open sesamE")
     wait_until(lambda: stranger.beat_statuses and wrong.beat_statuses, 5, "beats")
@@ -184,9 +182,9 @@ def test_a_node_that_does_not_answer_is_not_added(proxy, fakes):
     assert proxy.get("/nodes/status").json() == {}
 
 
-def test_a_foreign_node_stays_listed_and_comes_back(start_proxy, fakes):
+def test_a_foreign_node_stays_listed_and_comes_back(serve, fakes):
     node = fakes("foreign", models=["lm-1"])
-    proxy = start_proxy("--node", node.url)
+    proxy = serve("--node", node.url)
     wait_until(lambda: models_of(proxy) == ["lm-1"], 3, "model")
     node.die()
     wait_until(lambda: proxy.get("/nodes/status").json()[node.url]["state"] == "down", 6, "down")
@@ -237,8 +235,8 @@ def test_terminate(proxy, fakes):
     assert proxy.get("/nodes/status").json() == {}
 
 
-def test_who_may_change_the_fleet(start_proxy, fakes):
-    proxy = start_proxy("--admin-key", "secret")
+def test_who_may_change_the_fleet(serve, fakes):
+    proxy = serve("--admin-key", "secret")
     fakes("a", [proxy])
     wait_up(proxy, "a")
     for path in ("/nodes/remove", "/nodes/terminate", "/nodes/terminate_all"):

@@ -7,13 +7,13 @@ import time
 import pytest
 
 from proxy_fixtures import (CHAT, Traffic, chat, fakes, models_of, redis_commands,  # noqa: F401
-                            status_of, wait_until, wait_up)
+                            status_of, serve, wait_until, wait_up)
 
 
 @pytest.fixture
-def pair(redis, start_proxy):
+def pair(redis, serve):
     """Two proxies that share a Redis."""
-    return [start_proxy("--redis-url", redis.url) for _ in range(2)]
+    return [serve("--redis-url", redis.url) for _ in range(2)]
 
 
 def serves(proxy, model="fake-model"):
@@ -55,21 +55,21 @@ def test_a_hint_is_answered_at_once(redis, pair, fakes):
     assert pair[0].metrics()["redis_scans_total"] < 30  # a thousand hints are one
 
 
-def test_a_restarted_proxy_finds_its_fleet_within_two_seconds(redis, start_proxy, fakes):
-    proxy = start_proxy("--redis-url", redis.url)
+def test_a_restarted_proxy_finds_its_fleet_within_two_seconds(redis, serve, fakes):
+    proxy = serve("--redis-url", redis.url)
     fakes("a", redis_port=redis.port, beat_s=1)
     wait_up(proxy, "a")
     proxy.kill()
-    again = start_proxy("--redis-url", redis.url, ready=False)
+    again = serve("--redis-url", redis.url)
     begin = time.monotonic()
     again.wait_ready()
     assert serves(again)  # ready means: it knows
     assert time.monotonic() - begin < 2
 
 
-def test_redis_is_killed_and_restarted_under_traffic(start_redis, start_proxy, fakes):
+def test_redis_is_killed_and_restarted_under_traffic(start_redis, serve, fakes):
     redis = start_redis()
-    proxies = [start_proxy("--redis-url", redis.url) for _ in range(2)]
+    proxies = [serve("--redis-url", redis.url) for _ in range(2)]
     for i in range(3):
         fakes(f"n{i}", redis_port=redis.port)
     for proxy in proxies:
@@ -139,10 +139,10 @@ def test_an_agent_dies_while_redis_is_away(redis, pair, fakes):
         assert "good" in status_of(proxy)
 
 
-def test_redis_comes_later(start_redis, start_proxy, fakes):
+def test_redis_comes_later(start_redis, serve, fakes):
     from conftest import free_port
     port = free_port()
-    proxy = start_proxy("--redis-url", f"redis://127.0.0.1:{port}/0")
+    proxy = serve("--redis-url", f"redis://127.0.0.1:{port}/0")
     fakes("http", [proxy])
     wait_up(proxy, "http")
     assert serves(proxy)
@@ -185,12 +185,12 @@ def test_wrong_types_in_redis(redis, pair, fakes):
     wait_up(pair[1], "a", timeout=6)
 
 
-def test_a_password(start_redis, start_proxy, fakes):
+def test_a_password(start_redis, serve, fakes):
     redis = start_redis()
     redis.ask("CONFIG", "SET", "requirepass", "s3cret")
-    proxy = start_proxy("--redis-url", f"redis://:s3cret@127.0.0.1:{redis.port}/0")
+    proxy = serve("--redis-url", f"redis://:s3cret@127.0.0.1:{redis.port}/0")
     wait_until(lambda: proxy.metrics()["redis_connected"] == 1, 5, "connection")
-    wrong = start_proxy("--redis-url", f"redis://:wr0ng@127.0.0.1:{redis.port}/0")
+    wrong = serve("--redis-url", f"redis://:wr0ng@127.0.0.1:{redis.port}/0")
     fakes("a", [wrong])
     wait_up(wrong, "a")
     assert serves(wrong)  # a registry that refuses is a registry that is away

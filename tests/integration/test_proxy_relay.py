@@ -11,7 +11,7 @@ import time
 import httpx
 import pytest
 from proxy_fixtures import (CHAT, DONE, EVENT, chat, fakes, proxy, raw,  # noqa: F401
-                            raw_request, wait_until, wait_up)
+                            raw_request, serve, wait_until, wait_up)
 
 
 def stream_bytes(name, count):
@@ -295,8 +295,8 @@ def test_unknown_paths_and_methods(proxy):
     assert "POST" in answer.headers["allow"]
 
 
-def test_too_large(start_proxy, fakes):
-    proxy = start_proxy("--max-body", "1M")
+def test_too_large(serve, fakes):
+    proxy = serve("--max-body", "1M")
     agent = fakes("a", [proxy])
     wait_up(proxy, "a")
     assert httpx.post(proxy.url + CHAT, content=b"x" * (1 << 20) + b"x").status_code == 413
@@ -338,6 +338,7 @@ def test_health_ready_metrics(proxy, fakes):
     fakes("a", [proxy])
     wait_up(proxy, "a")
     assert proxy.get("/health").status_code == 200
+    wait_until(lambda: proxy.get("/ready").status_code == 200, 2, "ready")
     assert proxy.get("/ready").json() == {"status": "ready", "agents": 1}
     proxy.post(CHAT, chat())
     text = proxy.get("/metrics").text
