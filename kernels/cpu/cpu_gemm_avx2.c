@@ -15,6 +15,9 @@
 #define INLINE     static inline __attribute__((always_inline))
 #define TOKENS_MAX 4
 #define UNROLL     _Pragma("GCC unroll 8")
+/* Loops over words stay loops: unrolled whole, gcc makes trees of the sums and runs out of
+ * registers. */
+#define KEEP_LOOP  _Pragma("GCC unroll 2")
 
 struct half_panel {
     const uint8_t *data; // the panel
@@ -69,7 +72,7 @@ INLINE void dot_nibbles(const int tokens, const uint8_t q[4][PANEL_ROWS][4], int
     const __m256i mask = _mm256_set1_epi8(15);
 
     UNROLL for (int t = 0; t < tokens; t++) dot[t] = _mm256_setzero_si256();
-    UNROLL for (int g = 0; g < 4; g++)
+    KEEP_LOOP for (int g = 0; g < 4; g++)
     {
         __m256i v = load_words(q[g], half);
         __m256i low = _mm256_and_si256(v, mask);
@@ -209,7 +212,7 @@ INLINE void tile_q8_0(const int tokens, struct half_panel p, const uint8_t *x, s
             a[t] = (const struct act_int16 *)(const void *)(x + (size_t)t * x_bytes) + b;
             dot[t] = _mm256_set1_epi32(a[t]->offset128);
         }
-        UNROLL for (int g = 0; g < 8; g++)
+        KEEP_LOOP for (int g = 0; g < 8; g++)
         {
             __m256i v = load_words(w[b].q[g], p.half);
             __m256i even = _mm256_and_si256(v, even_mask), odd = _mm256_srli_epi16(v, 8);

@@ -11,6 +11,7 @@
 
 #define INLINE     static inline __attribute__((always_inline))
 #define TOKENS_MAX 16
+#define GROUP      4 // tokens whose integer sums are made side by side
 #define UNROLL     _Pragma("GCC unroll 16")
 
 INLINE __m512i broadcast_word(const void *p)
@@ -46,10 +47,54 @@ INLINE const struct act_int8 *token_block(const uint8_t *x, size_t x_bytes, int 
     return (const struct act_int8 *)row + block;
 }
 
-/* acc += d * scale * dot, as one product and one fma (README rule G3). */
-INLINE __m512 add_scaled(__m512 acc, __m512 d, float scale, __m512i dot)
+/* Where the integer sum starts: what turns a dot product with unsigned q + offset into one with q.
+ */
+enum start { START_0, START_8, START_128, START_32_FIRST, START_32_SECOND };
+
+INLINE __m512i start_of(const enum start start, const struct act_int8 *a)
 {
-    return _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(scale)), _mm512_cvtepi32_ps(dot), acc);
+    if (start == START_8) return _mm512_set1_epi32(a->offset8);
+    if (start == START_128) return _mm512_slli_epi32(_mm512_set1_epi32(a->offset8), 4);
+    if (start == START_32_FIRST) return _mm512_set1_epi32(a->offset32[0]);
+    if (start == START_32_SECOND) return _mm512_set1_epi32(a->offset32[1]);
+    return _mm512_setzero_si512();
+}
+
+/* acc[t] += d * scale * (w . x) over `count` words from `word`, as one product and one fma (README
+ * rule G3). GROUP tokens take turns: a single chain of vpdpbusd is all latency. */
+INLINE void add_products(const int tokens, __m512 acc[TOKENS_MAX], const __m512i *w, const int word,
+                         const int count, const enum start start, __m512 d, const uint8_t *x,
+                         size_t x_bytes, int block)
+{
+    UNROLL for (int t = 0; t < tokens; t += GROUP)
+    {
+        const int group = tokens - t < GROUP ? tokens - t : GROUP;
+        __m512i dot[GROUP];
+        UNROLL for (int j = 0; j < group; j++) dot[j] =
+            start_of(start, token_block(x, x_bytes, t + j, block));
+        UNROLL for (int i = 0; i < count; i++) UNROLL for (int j = 0; j < group; j++)
+        {
+            const int8_t *q = token_block(x, x_bytes, t + j, block)->q + 4 * (word + i);
+            dot[j] = _mm512_dpbusd_epi32(dot[j], w[i], broadcast_word(q));
+        }
+        UNROLL for (int j = 0; j < group; j++)
+        {
+            __m512 scale = _mm512_set1_ps(token_block(x, x_bytes, t + j, block)->scale);
+            acc[t + j] =
+                _mm512_fmadd_ps(_mm512_mul_ps(d, scale), _mm512_cvtepi32_ps(dot[j]), acc[t + j]);
+        }
+    }
+}
+
+/* acc[t] += m * scaled_sum */
+INLINE void add_mins(const int tokens, __m512 acc[TOKENS_MAX], __m512 m, const uint8_t *x,
+                     size_t x_bytes, int block)
+{
+    UNROLL for (int t = 0; t < tokens; t++)
+    {
+        __m512 sum = _mm512_set1_ps(token_block(x, x_bytes, t, block)->scaled_sum);
+        acc[t] = _mm512_fmadd_ps(m, sum, acc[t]);
+    }
 }
 
 INLINE void unpack_nibbles(const uint8_t q[4][PANEL_ROWS][4], __m512i w[8])
@@ -63,14 +108,6 @@ INLINE void unpack_nibbles(const uint8_t q[4][PANEL_ROWS][4], __m512i w[8])
     }
 }
 
-/* start + the dot product of `count` words */
-INLINE __m512i dot_words(__m512i start, const __m512i *w, const int8_t *q, const int count)
-{
-    UNROLL for (int i = 0; i < count; i++) start =
-        _mm512_dpbusd_epi32(start, w[i], broadcast_word(q + 4 * i));
-    return start;
-}
-
 INLINE void tile_q4_0(const int tokens, const uint8_t *panel, int blocks, const uint8_t *x,
                       size_t x_bytes, __m512 acc[TOKENS_MAX])
 {
@@ -78,13 +115,7 @@ INLINE void tile_q4_0(const int tokens, const uint8_t *panel, int blocks, const 
     for (int b = 0; b < blocks; b++) {
         __m512i q[8];
         unpack_nibbles(w[b].q, q);
-        __m512 d = load_halves(w[b].d);
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
-            const struct act_int8 *a = token_block(x, x_bytes, t, b);
-            __m512i dot = dot_words(_mm512_set1_epi32(a->offset8), q, a->q, 8);
-            acc[t] = add_scaled(acc[t], d, a->scale, dot);
-        }
+        add_products(tokens, acc, q, 0, 8, START_8, load_halves(w[b].d), x, x_bytes, b);
     }
 }
 
@@ -95,13 +126,8 @@ INLINE void tile_q4_1(const int tokens, const uint8_t *panel, int blocks, const 
     for (int b = 0; b < blocks; b++) {
         __m512i q[8];
         unpack_nibbles(w[b].q, q);
-        __m512 d = load_halves(w[b].d), m = load_halves(w[b].m);
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
-            const struct act_int8 *a = token_block(x, x_bytes, t, b);
-            acc[t] = add_scaled(acc[t], d, a->scale, dot_words(_mm512_setzero_si512(), q, a->q, 8));
-            acc[t] = _mm512_fmadd_ps(m, _mm512_set1_ps(a->scaled_sum), acc[t]);
-        }
+        add_products(tokens, acc, q, 0, 8, START_0, load_halves(w[b].d), x, x_bytes, b);
+        add_mins(tokens, acc, load_halves(w[b].m), x, x_bytes, b);
     }
 }
 
@@ -116,12 +142,8 @@ INLINE void tile_q4_k(const int tokens, const uint8_t *panel, int blocks, const 
         unpack_nibbles(block->q, q);
         __m512 d = _mm512_mul_ps(load_halves(super->d), load_bytes(block->scale));
         __m512 m = _mm512_mul_ps(load_halves(super->dmin), load_bytes(block->min));
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
-            const struct act_int8 *a = token_block(x, x_bytes, t, b);
-            acc[t] = add_scaled(acc[t], d, a->scale, dot_words(_mm512_setzero_si512(), q, a->q, 8));
-            acc[t] = _mm512_fnmadd_ps(m, _mm512_set1_ps(a->scaled_sum), acc[t]);
-        }
+        add_products(tokens, acc, q, 0, 8, START_0, d, x, x_bytes, b);
+        add_mins(tokens, acc, _mm512_sub_ps(_mm512_set1_ps(-0.0f), m), x, x_bytes, b);
     }
 }
 
@@ -132,13 +154,7 @@ INLINE void tile_q8_0(const int tokens, const uint8_t *panel, int blocks, const 
     for (int b = 0; b < blocks; b++) {
         __m512i q[8];
         UNROLL for (int i = 0; i < 8; i++) q[i] = load_words(w[b].q[i]);
-        __m512 d = load_halves(w[b].d);
-        UNROLL for (int t = 0; t < tokens; t++)
-        {
-            const struct act_int8 *a = token_block(x, x_bytes, t, b);
-            __m512i offset128 = _mm512_slli_epi32(_mm512_set1_epi32(a->offset8), 4);
-            acc[t] = add_scaled(acc[t], d, a->scale, dot_words(offset128, q, a->q, 8));
-        }
+        add_products(tokens, acc, q, 0, 8, START_128, load_halves(w[b].d), x, x_bytes, b);
     }
 }
 
@@ -164,17 +180,14 @@ INLINE void tile_q6_k(const int tokens, const uint8_t *panel, int blocks, const 
     for (int b = 0; b < blocks; b++) {
         const struct pack_q6_k *super = &w[b / 8];
         const struct pack_q6_k_block *block = &super->block[b % 8];
+        __m512 d = load_halves(super->d);
         UNROLL for (int h = 0; h < 2; h++)
         {
+            const enum start start = h ? START_32_SECOND : START_32_FIRST;
             __m512i q[4];
             unpack_q6_k(block, h, q);
-            __m512 d = _mm512_mul_ps(load_halves(super->d), load_signed_bytes(block->scale[h]));
-            UNROLL for (int t = 0; t < tokens; t++)
-            {
-                const struct act_int8 *a = token_block(x, x_bytes, t, b);
-                __m512i start = _mm512_set1_epi32(a->offset32[h]);
-                acc[t] = add_scaled(acc[t], d, a->scale, dot_words(start, q, a->q + 16 * h, 4));
-            }
+            __m512 scale = _mm512_mul_ps(d, load_signed_bytes(block->scale[h]));
+            add_products(tokens, acc, q, 4 * h, 4, start, scale, x, x_bytes, b);
         }
     }
 }

@@ -26,14 +26,9 @@ static void pointwise_rms_norm(float *y, const float *x, const float *weight, in
  */
 SIMD float quantize_block(int8_t q[32], const float *x)
 {
-    uint32_t bits[32], largest = 0;
+    uint32_t largest = simd_max_magnitude(x);
     float top;
 
-    memcpy(bits, x, sizeof bits);
-    for (int i = 0; i < 32; i++) { // as integers: the order of magnitudes, NaN above all
-        uint32_t magnitude = bits[i] & 0x7fffffff;
-        largest = magnitude > largest ? magnitude : largest;
-    }
     memcpy(&top, &largest, sizeof top);
     if (largest >= 0x7f800000 || top < 0x1p-100f) {
         memset(q, 0, 32);
@@ -48,12 +43,8 @@ SIMD float quantize_block(int8_t q[32], const float *x)
 static void pointwise_quantize_int8(struct act_int8 *out, const float *x, int n)
 {
     for (int b = 0; b < n / 32; b++, out++, x += 32) {
-        int sum[2] = {0, 0};
         out->scale = quantize_block(out->q, x);
-        for (int i = 0; i < 16; i++) {
-            sum[0] += out->q[i];
-            sum[1] += out->q[16 + i];
-        }
+        int sum[2] = {simd_sum_int8(out->q), simd_sum_int8(out->q + 16)};
         out->scaled_sum = out->scale * (float)(sum[0] + sum[1]);
         out->offset8 = -8 * (sum[0] + sum[1]);
         out->offset32[0] = -32 * sum[0];
@@ -65,15 +56,11 @@ static void pointwise_quantize_int16(struct act_int16 *out, const float *x, int 
 {
     for (int b = 0; b < n / 32; b++, out++, x += 32) {
         int8_t q[32];
-        int sum = 0;
         out->scale = quantize_block(q, x);
-        for (int w = 0; w < 8; w++) {
-            for (int i = 0; i < 4; i++) {
+        for (int w = 0; w < 8; w++)
+            for (int i = 0; i < 4; i++)
                 out->q[w][i & 1][i / 2] = q[4 * w + i];
-                sum += q[4 * w + i];
-            }
-        }
-        out->offset128 = -128 * sum;
+        out->offset128 = -128 * (simd_sum_int8(q) + simd_sum_int8(q + 16));
     }
 }
 

@@ -1,15 +1,19 @@
-/* cpu_pool.c - hand a function to all threads, wait for all: two cache lines travel each way.
+/* cpu_pool.c - hand a function to all threads, wait until its parts are done.
  *
- *   caller:  job = ...; pending = workers; epoch++ ──► run part 0 ──► wait until pending == 0
- *   worker:  wait until epoch moves ──► run its part ──► pending--, wake the caller if it sleeps
+ *   caller:  job, pending = parts; ticket = {run, parts, 0}; epoch++ ──► take parts ──► wait:
+ * pending 0 worker:  wait until epoch moves ──► take parts ──► pending--, wake the caller if it
+ * sleeps
  *
  * Rules
- *  1. `job` and the item counter are written only while no worker runs (pending == 0); the release
- * of epoch publishes them, the release of pending publishes what the parts wrote.
- *  2. Waiting = spin for SPIN_NS, then say so (a sleeper count or flag) and sleep on the futex. The
+ *  1. A part is taken by advancing the ticket with one compare-and-swap over {run, parts, next
+ * part}. A worker that comes late finds the ticket used up, or that of a newer run; it can't take a
+ * part of a run that is over.
+ *  2. `job` is written only while no part is pending, and read only behind a taken part: the
+ * ticket's release publishes it, the release of `pending` publishes what the parts wrote.
+ *  3. Waiting = spin for SPIN_NS, then say so (a sleeper count or flag) and sleep on the futex. The
  *     announcement and the other side's change are both seq_cst, so either the waker sees the
  * sleeper or the sleeper sees the change: no wake-up is lost.
- *  3. A waiter that was woken checks its condition again; spurious wake-ups are harmless. */
+ *  4. A waiter that was woken checks its condition again; spurious wake-ups are harmless. */
 #include "kernels/cpu/cpu_pool.h"
 
 #include <limits.h>
@@ -31,23 +35,21 @@
 #define SPIN_NS    50000
 #define CACHE_LINE 64
 
-struct cpu_worker {
-    struct cpu_pool *pool;
-    int part;
-    pthread_t thread;
-};
-
 struct cpu_pool {
     int threads;
-    int cores[CPU_POOL_THREADS_MAX]; // by part; used when pinned
+    int cores[CPU_POOL_THREADS_MAX]; // by thread; used when pinned
     bool pinned, caller_pinned;
-    bool stopping; // read by workers after epoch moved
-    void (*fn)(void *arg, int part, int parts);
-    void *arg;
-    struct cpu_worker workers[CPU_POOL_THREADS_MAX]; // [0] unused: the caller
+    pthread_t worker[CPU_POOL_THREADS_MAX]; // [0] unused: the caller
+    atomic_bool stopping;
+    uint32_t run; // counts calls of run
+    struct {
+        void (*fn)(void *arg, int part, int parts);
+        void *arg;
+    } job;
 
     _Alignas(CACHE_LINE) _Atomic uint32_t epoch;
-    _Atomic int sleepers; // workers that sleep or are about to
+    _Atomic int sleepers;                         // workers that sleep or are about to
+    _Alignas(CACHE_LINE) _Atomic uint64_t ticket; // run << 32 | parts << 16 | next part
     _Alignas(CACHE_LINE) _Atomic uint32_t pending;
     _Atomic int caller_sleeps;
     _Alignas(CACHE_LINE) _Atomic int next_item;
@@ -101,19 +103,34 @@ static void pin_thread(pthread_t thread, int core)
     pthread_setaffinity_np(thread, sizeof set, &set); // a hint: failing costs speed only
 }
 
+/* Take parts of whatever run is on, until there are none. */
+static void take_parts(struct cpu_pool *p)
+{
+    uint64_t ticket = atomic_load_explicit(&p->ticket, memory_order_acquire);
+
+    for (;;) {
+        int parts = (int)(ticket >> 16 & 0xffff), part = (int)(ticket & 0xffff);
+        if (part >= parts) return;
+        if (!atomic_compare_exchange_weak_explicit(&p->ticket, &ticket, ticket + 1,
+                                                   memory_order_acq_rel, memory_order_acquire))
+            continue;
+        p->job.fn(p->job.arg, part, parts);
+        if (atomic_fetch_sub(&p->pending, 1) == 1 && atomic_load(&p->caller_sleeps))
+            futex_wake(&p->pending, 1);
+        ticket = atomic_load_explicit(&p->ticket, memory_order_acquire);
+    }
+}
+
 static void *worker_main(void *arg)
 {
-    struct cpu_worker *w = arg;
-    struct cpu_pool *p = w->pool;
+    struct cpu_pool *p = arg;
     uint32_t seen = 0;
 
     for (;;) {
         wait_for_epoch(p, seen);
-        seen++;
-        if (p->stopping) return NULL;
-        p->fn(p->arg, w->part, p->threads);
-        if (atomic_fetch_sub(&p->pending, 1) == 1 && atomic_load(&p->caller_sleeps))
-            futex_wake(&p->pending, 1);
+        seen = atomic_load(&p->epoch);
+        if (atomic_load(&p->stopping)) return NULL;
+        take_parts(p);
     }
 }
 
@@ -125,14 +142,15 @@ static void publish(struct cpu_pool *p)
 
 static void wait_for_parts(struct cpu_pool *p)
 {
+    uint64_t deadline = 0;
     uint32_t left;
-    uint64_t deadline = clock_ns() + SPIN_NS;
 
     for (int i = 0; (left = atomic_load_explicit(&p->pending, memory_order_acquire)) != 0; i++) {
-        if (i % 16 != 15 || clock_ns() < deadline) {
-            relax();
-            continue;
-        }
+        relax();
+        if (i % 16 != 15) continue;
+        uint64_t now = clock_ns();
+        if (!deadline) deadline = now + SPIN_NS;
+        if (now < deadline) continue;
         atomic_store(&p->caller_sleeps, 1);
         while ((left = atomic_load(&p->pending)) != 0)
             futex_wait(&p->pending, left);
@@ -140,23 +158,33 @@ static void wait_for_parts(struct cpu_pool *p)
     }
 }
 
-void cpu_pool_run(struct cpu_pool *p, void (*fn)(void *arg, int part, int parts), void *arg)
+void cpu_pool_run_parts(struct cpu_pool *p, int parts, void (*fn)(void *arg, int part, int parts),
+                        void *arg)
 {
+    CHECK(parts > 0 && parts <= CPU_POOL_PARTS_MAX);
     if (p->pinned && !p->caller_pinned) {
         pin_thread(pthread_self(), p->cores[0]);
         p->caller_pinned = true;
     }
     atomic_store_explicit(&p->next_item, 0, memory_order_relaxed);
     if (p->threads == 1) {
-        fn(arg, 0, 1);
+        for (int part = 0; part < parts; part++)
+            fn(arg, part, parts);
         return;
     }
-    p->fn = fn;
-    p->arg = arg;
-    atomic_store_explicit(&p->pending, (uint32_t)p->threads - 1, memory_order_relaxed);
+    p->job.fn = fn;
+    p->job.arg = arg;
+    atomic_store_explicit(&p->pending, (uint32_t)parts, memory_order_relaxed);
+    uint64_t ticket = (uint64_t)++p->run << 32 | (uint64_t)parts << 16;
+    atomic_store_explicit(&p->ticket, ticket, memory_order_release);
     publish(p);
-    fn(arg, 0, p->threads);
+    take_parts(p);
     wait_for_parts(p);
+}
+
+void cpu_pool_run(struct cpu_pool *p, void (*fn)(void *arg, int part, int parts), void *arg)
+{
+    cpu_pool_run_parts(p, p->threads, fn, arg);
 }
 
 int cpu_pool_next(struct cpu_pool *p)
@@ -226,10 +254,9 @@ static int start_workers(struct cpu_pool *p, struct error *err)
     pthread_sigmask(SIG_SETMASK, &all, &before);
     p->threads = 1;
     for (int i = 1; i < wanted && rc == 0; i++) {
-        p->workers[i] = (struct cpu_worker){.pool = p, .part = i};
-        rc = pthread_create(&p->workers[i].thread, NULL, worker_main, &p->workers[i]);
+        rc = pthread_create(&p->worker[i], NULL, worker_main, p);
         if (rc != 0) break;
-        if (p->pinned) pin_thread(p->workers[i].thread, p->cores[i]);
+        if (p->pinned) pin_thread(p->worker[i], p->cores[i]);
         p->threads = i + 1;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -270,9 +297,9 @@ int cpu_pool_create(int threads, const char *cpu_list, struct cpu_pool **out, st
 void cpu_pool_destroy(struct cpu_pool *p)
 {
     if (!p) return;
-    p->stopping = true;
+    atomic_store(&p->stopping, true);
     publish(p);
     for (int i = 1; i < p->threads; i++)
-        pthread_join(p->workers[i].thread, NULL);
+        pthread_join(p->worker[i], NULL);
     free(p);
 }

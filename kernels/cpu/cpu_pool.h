@@ -1,7 +1,9 @@
 /* cpu_pool.h - a fixed team of threads that runs one function at a time, together with its caller.
  *
- * Only one thread (the rank thread) calls run; it takes part as part 0. Idle threads spin at most
- * 50 us for the next call and then sleep, so an idle process uses no CPU. */
+ * A run is cut into parts, and parts are taken, not assigned: a thread that is asleep or was
+ * preempted between parts holds nothing up, the others do its share. Only one thread (the rank
+ * thread) calls run, and it works too. Idle threads spin at most 50 us for the next run and then
+ * sleep, so an idle process uses no CPU. */
 #ifndef LM_KERNELS_CPU_POOL_H
 #define LM_KERNELS_CPU_POOL_H
 
@@ -20,8 +22,12 @@ void cpu_pool_destroy(struct cpu_pool *p); // joins; NULL is fine
 
 int cpu_pool_threads(const struct cpu_pool *p);
 
-/* fn(arg, part, parts) for part 0 .. parts - 1, parts = threads; returns when all have. What the
- * parts wrote is visible to the caller. */
+#define CPU_POOL_PARTS_MAX 4096
+
+/* fn(arg, part, parts) once for each part 0 .. parts - 1, on any thread; returns when all are done.
+ * What the parts wrote is visible to the caller. cpu_pool_run: as many parts as threads. */
+void cpu_pool_run_parts(struct cpu_pool *p, int parts, void (*fn)(void *arg, int part, int parts),
+                        void *arg);
 void cpu_pool_run(struct cpu_pool *p, void (*fn)(void *arg, int part, int parts), void *arg);
 
 /* Inside a run: the next of the items 0, 1, 2, ..., each given out once over all parts. */

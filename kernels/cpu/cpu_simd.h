@@ -330,6 +330,45 @@ SIMD uint16_t simd_to_half(float f)
 #endif
 }
 
+/* The largest magnitude of 32 floats, as its bits: in that order infinity and NaN come last, so
+ * neither can hide. */
+SIMD uint32_t simd_max_magnitude(const float x[32])
+{
+#if defined(__AVX2__)
+    const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+    __m256i top = _mm256_setzero_si256();
+    for (int i = 0; i < 32; i += 8) {
+        __m256i bits = _mm256_loadu_si256((const void *)(x + i));
+        top = _mm256_max_epi32(top, _mm256_and_si256(bits, mask));
+    }
+    __m128i t4 = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+    __m128i t2 = _mm_max_epi32(t4, _mm_shuffle_epi32(t4, 0x4e));
+    return (uint32_t)_mm_cvtsi128_si32(_mm_max_epi32(t2, _mm_shuffle_epi32(t2, 0xb1)));
+#else
+    uint32_t bits[32], top = 0;
+    memcpy(bits, x, sizeof bits);
+    for (int i = 0; i < 32; i++) {
+        uint32_t magnitude = bits[i] & 0x7fffffff;
+        top = magnitude > top ? magnitude : top;
+    }
+    return top;
+#endif
+}
+
+SIMD int simd_sum_int8(const int8_t q[16])
+{
+#if defined(__AVX2__)
+    __m128i biased = _mm_xor_si128(_mm_loadu_si128((const void *)q), _mm_set1_epi8(-128));
+    __m128i sums = _mm_sad_epu8(biased, _mm_setzero_si128()); // of q + 128, by 8
+    return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4) - 16 * 128;
+#else
+    int sum = 0;
+    for (int i = 0; i < 16; i++)
+        sum += q[i];
+    return sum;
+#endif
+}
+
 SIMD struct vf vf_zero(void)
 {
     return vf_set1(0);

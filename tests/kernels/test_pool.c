@@ -29,6 +29,13 @@ static void count_parts(void *arg, int part, int parts)
     t->runs[part]++;
 }
 
+static void count_part(void *arg, int part, int parts)
+{
+    atomic_int *taken = arg;
+    EXPECT_INT(parts, ITEMS);
+    atomic_fetch_add(&taken[part], 1);
+}
+
 static void take_items(void *arg, int part, int parts)
 {
     struct tally *t = arg;
@@ -86,6 +93,23 @@ static void test_items(void)
     }
     cpu_pool_destroy(t->pool);
     free(t);
+}
+
+static void test_parts(void)
+{
+    static atomic_int taken[ITEMS];
+    for (int threads = 1; threads < 5; threads += 3) {
+        struct cpu_pool *pool = pool_of(threads);
+        memset(taken, 0, sizeof taken);
+        for (int run = 1; run <= 200; run++) {
+            cpu_pool_run_parts(pool, ITEMS, count_part, taken);
+            int wrong = 0;
+            for (int i = 0; i < ITEMS; i++)
+                wrong += atomic_load(&taken[i]) != run;
+            EXPECT_INT(wrong, 0);
+        }
+        cpu_pool_destroy(pool);
+    }
 }
 
 static void test_shares(void)
@@ -154,6 +178,7 @@ int main(void)
     RUN(test_runs);
     RUN(test_sleepers);
     RUN(test_items);
+    RUN(test_parts);
     RUN(test_shares);
     RUN(test_idle);
     RUN(test_cpu_lists);
