@@ -21,8 +21,7 @@ void chat_template_destroy(struct chat_template *t); // NULL is fine
 struct chat_template_input {
     const struct json *messages; // array of objects; content that is null or missing is empty text
     const struct json *tools;    // array or NULL
-    const struct json
-        *kwargs; // chat_template_kwargs: object whose members become variables, or NULL
+    const struct json *kwargs;   // chat_template_kwargs: its members become variables; or NULL
     bool add_generation_prompt;
     int64_t now; // seconds since 1970 for strftime_now
 };

@@ -6,6 +6,8 @@
 #include "shared/base/rng.h"
 #include "tests/test.h"
 
+#include <pthread.h>
+
 static const char *const whole_text[] = {"[\\s\\S]+",
                                          NULL}; // one piece: nothing in the way of merging
 
@@ -319,6 +321,42 @@ static void test_equals_definition(void)
     }
 }
 
+/* ---- threads ---- */
+
+struct shared {
+    const struct tokenizer *t;
+    bool ok;
+};
+
+static void *encode_repeatedly(void *arg)
+{
+    struct shared *s = arg;
+    s->ok = true;
+    for (int i = 0; i < 200; i++) {
+        struct token_list ids = {0};
+        s->ok &= tokenizer_encode(s->t, "ab", 2, 0, &ids, NULL) == 0 && ids.count == 1;
+        s->ok &= tokenizer_encode(s->t, "abc", 3, 0, &ids, NULL) == 0 && ids.count == 3;
+        token_list_deinit(&ids);
+    }
+    return NULL;
+}
+
+static void test_threads(void)
+{
+    struct tokenizer *t = small(false);
+    struct shared shared[4];
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++) {
+        shared[i] = (struct shared){t, false};
+        NEED(pthread_create(&threads[i], NULL, encode_repeatedly, &shared[i]) == 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        pthread_join(threads[i], NULL);
+        EXPECT(shared[i].ok);
+    }
+    tokenizer_destroy(t);
+}
+
 /* A quadratic merge of these would take minutes. */
 static void test_long_pieces_are_fast(void)
 {
@@ -358,6 +396,7 @@ int main(void)
     RUN(test_lossy_decoding);
     RUN(test_stops);
     RUN(test_equals_definition);
+    RUN(test_threads);
     RUN(test_long_pieces_are_fast);
     return TEST_END();
 }
