@@ -94,7 +94,7 @@ def test_a_restarted_agent_with_the_same_id(proxy, fakes):
     time.sleep(0.01)
     second = fakes("a", [proxy])
     wait_until(lambda: second.url in proxy.get("/nodes/status").json(), 2, "second at its url")
-    assert first.url not in proxy.get("/nodes/status").json()
+    assert list(proxy.get("/nodes/status").json()) == [second.url]  # which may be the first one's port again
     assert proxy.post(CHAT, chat()).status_code == 200
     assert len(second.requests) == 1
 
