@@ -82,7 +82,11 @@ def count(ctest_path, pytest_dir):
 def main(argv):
     if len(argv) != 3:
         sys.exit(__doc__)
-    tally = count(argv[1], pathlib.Path(argv[2]))
+    try:
+        tally = count(argv[1], pathlib.Path(argv[2]))
+    except (OSError, ElementTree.ParseError) as e:
+        tally = Tally()
+        tally.failed.append(("ctest", f"ended before it wrote its results: {e}"))
     for title, entries in (("Skipped", tally.skipped), ("Failed", tally.failed)):
         if entries:
             print(f"\n{title}:")

@@ -501,3 +501,9 @@ def test_a_clean_run_is_a_success(tmp_path):
 
 def test_no_test_at_all_is_no_success(tmp_path):
     assert summarise(tmp_path, "<testsuite/>")[0] == 1
+
+
+def test_a_run_that_was_cut_short_has_failed(tmp_path):
+    done = subprocess.run([SCRIPTS / "check_summary.py", tmp_path / "none.xml", tmp_path], check=False,
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "0 passed, 1 failed, 0 skipped")
