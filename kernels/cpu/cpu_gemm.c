@@ -14,21 +14,59 @@ unsigned cpu_gemm_layouts(const struct cpu_isa *isa, const struct cpu_packed *w)
     return 1u << ACT_F32 | 1u << isa->gemm[w->type].layout;
 }
 
-void cpu_input_quantize(const struct cpu_isa *isa, const struct cpu_input *in, int token)
+/* Eight bits of what eight bits left over, by pieces that fit on the stack (README rule A5). */
+static void quantize_remainder(const struct cpu_isa *isa, const struct act_int8 *first,
+                               struct act_int8 *second, const float *x, int cols)
 {
-    const float *x = cpu_input_row(in, token);
-    for (int layout = 0; layout < ACT_LAYOUTS; layout++) {
-        if (layout == ACT_F32 || !(in->layouts & 1u << layout)) continue;
-        void *out = (char *)in->data[layout] + (size_t)token * in->row_bytes[layout];
-        if (layout == ACT_INT8)
-            isa->pointwise->quantize_int8(out, x, in->cols);
-        else
-            isa->pointwise->quantize_int16(out, x, in->cols);
+    float remainder[256];
+
+    for (int k = 0; k < cols; k += 256) {
+        int count = cols - k < 256 ? cols - k : 256;
+        isa->pointwise->remainder_int8(remainder, first + k / 32, x + k, count);
+        isa->pointwise->quantize_int8(second + k / 32, remainder, count);
     }
 }
 
-/* Panels [panel, panel + panels) of w times tokens [token, token + tokens), as rows of out_stride.
+void cpu_input_quantize(const struct cpu_isa *isa, const struct cpu_input *in, int token)
+{
+    const float *x = cpu_input_row(in, token);
+    size_t row = (size_t)token;
+
+    if (in->layouts & 1u << ACT_INT8) {
+        struct act_int8 *out = (void *)((char *)in->data[ACT_INT8] + row * in->row_bytes[ACT_INT8]);
+        isa->pointwise->quantize_int8(out, x, in->cols);
+        if (in->terms == 2) quantize_remainder(isa, out, out + in->cols / 32, x, in->cols);
+    }
+    if (in->layouts & 1u << ACT_INT16) {
+        void *out = (char *)in->data[ACT_INT16] + row * in->row_bytes[ACT_INT16];
+        isa->pointwise->quantize_int16(out, x, in->cols);
+    }
+}
+
+/* Both terms of a token go through the kernel as rows of their own, and the two results are added.
  */
+static void multiply_terms(const struct cpu_gemm_job *job, const struct cpu_packed *w, int panel,
+                           int panels, const char *x, int tokens, float *out, size_t out_stride)
+{
+    float cells[2 * TILE_CELLS * PANEL_ROWS];
+    size_t term_bytes = job->in->row_bytes[ACT_INT8] / 2;
+    int step = TILE_CELLS / tokens;
+
+    for (int p = 0, count; p < panels; p += count) {
+        count = panels - p < step ? panels - p : step;
+        int width = count * PANEL_ROWS;
+        job->isa->gemm[w->type].kernel(w, panel + p, count, x, term_bytes, 2 * tokens, cells,
+                                       (size_t)width);
+        for (int t = 0; t < tokens; t++) {
+            float *row = cells + 2 * t * width;
+            job->isa->pointwise->add(row, row + width, width);
+            memcpy(out + (size_t)t * out_stride + PANEL_ROWS * p, row, (size_t)width * sizeof *row);
+        }
+    }
+}
+
+/* Panels [panel, panel + panels) of w times tokens [token, token + tokens), at most TILE_TOKENS of
+ * them, as rows of out_stride. */
 static void multiply(const struct cpu_gemm_job *job, const struct cpu_packed *w, int panel,
                      int panels, int token, int tokens, float *out, size_t out_stride)
 {
@@ -37,7 +75,10 @@ static void multiply(const struct cpu_gemm_job *job, const struct cpu_packed *w,
     size_t row_bytes = in->row_bytes[layout];
     const char *x = (const char *)in->data[layout] + (size_t)token * row_bytes;
 
-    job->isa->gemm[w->type].kernel(w, panel, panels, x, row_bytes, tokens, out, out_stride);
+    if (layout == ACT_INT8 && in->terms == 2)
+        multiply_terms(job, w, panel, panels, x, tokens, out, out_stride);
+    else
+        job->isa->gemm[w->type].kernel(w, panel, panels, x, row_bytes, tokens, out, out_stride);
 }
 
 static void add_bias(const struct cpu_gemm_job *job, const struct cpu_gemm_part *part, float *out,

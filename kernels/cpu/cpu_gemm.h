@@ -12,9 +12,10 @@
 /* The rows of activations that a stage multiplies, in every layout that its matrices ask for. */
 struct cpu_input {
     int cols;
-    unsigned layouts;        // bit per enum act_layout that is kept, ACT_F32 always
-    void *data[ACT_LAYOUTS]; // [tokens_max][row_bytes], owned by the activation arena
-    size_t row_bytes[ACT_LAYOUTS];
+    unsigned layouts; // bit per enum act_layout that is kept, ACT_F32 always
+    int terms;        // rows of ACT_INT8 per token: x, and with 2 also what rounding left of it
+    void *data[ACT_LAYOUTS];       // [tokens_max][row_bytes], owned by the activation arena
+    size_t row_bytes[ACT_LAYOUTS]; // all terms
 };
 
 /* Which layouts `isa` needs for w; for cpu_input.layouts. */

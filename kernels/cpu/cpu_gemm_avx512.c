@@ -49,12 +49,11 @@ INLINE const struct act_int8 *token_block(const uint8_t *x, size_t x_bytes, int 
 
 /* Where the integer sum starts: what turns a dot product with unsigned q + offset into one with q.
  */
-enum start { START_0, START_8, START_128, START_32_FIRST, START_32_SECOND };
+enum start { START_0, START_8, START_32_FIRST, START_32_SECOND };
 
 INLINE __m512i start_of(const enum start start, const struct act_int8 *a)
 {
     if (start == START_8) return _mm512_set1_epi32(a->offset8);
-    if (start == START_128) return _mm512_slli_epi32(_mm512_set1_epi32(a->offset8), 4);
     if (start == START_32_FIRST) return _mm512_set1_epi32(a->offset32[0]);
     if (start == START_32_SECOND) return _mm512_set1_epi32(a->offset32[1]);
     return _mm512_setzero_si512();
@@ -147,14 +146,36 @@ INLINE void tile_q4_k(const int tokens, const uint8_t *panel, int blocks, const 
     }
 }
 
+/* Even and odd bytes apart, as unsigned 16-bit pairs for vpdpwssd. */
 INLINE void tile_q8_0(const int tokens, const uint8_t *panel, int blocks, const uint8_t *x,
                       size_t x_bytes, __m512 acc[TOKENS_MAX])
 {
     const struct pack_q8_0 *w = (const void *)panel;
+    const __m512i even_mask = _mm512_set1_epi16(255);
     for (int b = 0; b < blocks; b++) {
-        __m512i q[8];
-        UNROLL for (int i = 0; i < 8; i++) q[i] = load_words(w[b].q[i]);
-        add_products(tokens, acc, q, 0, 8, START_128, load_halves(w[b].d), x, x_bytes, b);
+        const struct act_int16 *a[TOKENS_MAX];
+        __m512i dot[TOKENS_MAX];
+        UNROLL for (int t = 0; t < tokens; t++)
+        {
+            a[t] = (const struct act_int16 *)(const void *)(x + (size_t)t * x_bytes) + b;
+            dot[t] = _mm512_set1_epi32(a[t]->offset128);
+        }
+        UNROLL for (int g = 0; g < 8; g++)
+        {
+            __m512i v = load_words(w[b].q[g]);
+            __m512i even = _mm512_and_si512(v, even_mask), odd = _mm512_srli_epi16(v, 8);
+            UNROLL for (int t = 0; t < tokens; t++)
+            {
+                dot[t] = _mm512_dpwssd_epi32(dot[t], even, broadcast_word(a[t]->q[g][0]));
+                dot[t] = _mm512_dpwssd_epi32(dot[t], odd, broadcast_word(a[t]->q[g][1]));
+            }
+        }
+        __m512 d = load_halves(w[b].d);
+        UNROLL for (int t = 0; t < tokens; t++)
+        {
+            __m512 scale = _mm512_mul_ps(d, _mm512_set1_ps(a[t]->scale));
+            acc[t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot[t]), acc[t]);
+        }
     }
 }
 
@@ -207,20 +228,23 @@ typedef void tile_fn(const uint8_t *panel, int blocks, const uint8_t *x, size_t 
             _mm512_storeu_ps(out + (size_t)t * out_stride, acc[t]);                                \
     }
 
-static int tile_tokens(int left)
+static int tile_tokens(int left, int max)
 {
-    return left >= 16 ? 16 : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    int tokens = max;
+    while (tokens > left)
+        tokens /= 2;
+    return tokens;
 }
 
-/* tiles[] by tokens. Token tiles outside, panels inside: a tile's activations stay in the first
- * cache. */
-static void run_tiles(tile_fn *const tiles[TOKENS_MAX + 1], const struct cpu_packed *w, int panel,
-                      int panels, const void *x, size_t x_bytes, int tokens, float *out,
+/* tiles[] by tokens, up to `max`. Token tiles outside, panels inside: a tile's activations stay in
+ * the first cache. */
+static void run_tiles(tile_fn *const tiles[TOKENS_MAX + 1], int max, const struct cpu_packed *w,
+                      int panel, int panels, const void *x, size_t x_bytes, int tokens, float *out,
                       size_t out_stride)
 {
     for (int t = 0, count; t < tokens; t += count) {
         const uint8_t *act = (const uint8_t *)x + (size_t)t * x_bytes;
-        count = tile_tokens(tokens - t);
+        count = tile_tokens(tokens - t, max);
         for (int i = 0; i < panels; i++) {
             const uint8_t *data = w->data + (size_t)(panel + i) * w->panel_bytes;
             float *y = out + (size_t)t * out_stride + PANEL_ROWS * i;
@@ -240,11 +264,11 @@ static void run_tiles(tile_fn *const tiles[TOKENS_MAX + 1], const struct cpu_pac
     {                                                                                           \
         static tile_fn *const tiles[] = {                                                       \
             [1] = name##_1, [2] = name##_2, [4] = name##_4, [8] = name##_8, [16] = name##_16};  \
-        run_tiles(tiles, w, panel, panels, x, x_bytes, tokens, out, out_stride);                \
+        run_tiles(tiles, TOKENS_MAX, w, panel, panels, x, x_bytes, tokens, out, out_stride);    \
     }
 
 KERNEL(gemm_q4_0_avx512, tile_q4_0)
 KERNEL(gemm_q4_1_avx512, tile_q4_1)
 KERNEL(gemm_q4_k_avx512, tile_q4_k)
-KERNEL(gemm_q8_0_avx512, tile_q8_0)
 KERNEL(gemm_q6_k_avx512, tile_q6_k)
+KERNEL(gemm_q8_0_avx512, tile_q8_0)

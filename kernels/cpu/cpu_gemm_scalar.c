@@ -60,14 +60,14 @@ static float lane_q4_k(const void *panel, int lane, const struct act_int8 *x, in
     return acc;
 }
 
-static float lane_q8_0(const void *panel, int lane, const struct act_int8 *x, int cols)
+static float lane_q8_0(const void *panel, int lane, const struct act_int16 *x, int cols)
 {
     const struct pack_q8_0 *w = panel;
     float acc = 0;
     for (int b = 0; b < cols / 32; b++) {
         int32_t dot = 0;
         for (int k = 0; k < 32; k++)
-            dot += (w[b].q[k / 4][lane][k % 4] - 128) * x[b].q[k];
+            dot += (w[b].q[k / 4][lane][k % 4] - 128) * x[b].q[k / 4][k & 1][k % 4 / 2];
         acc = fmaf(quant_half_to_float(w[b].d[lane]) * x[b].scale, (float)dot, acc);
     }
     return acc;

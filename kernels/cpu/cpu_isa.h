@@ -25,8 +25,8 @@ struct act_int8 {
     int32_t offset32[2]; // -32 * sum(q) of either 16
 };
 
-/* The same numbers widened, for 8-bit weights where there is no 8-bit dot product: word w of 32
- * bits holds k = 4 w, 4 w + 2 for even and 4 w + 1, 4 w + 3 for odd halves: q[w][half][2]. */
+/* Likewise with 16 bits, |q| <= 32767, for 8-bit weights, which deserve it. Word w of the weights
+ * meets q[w][0] (its even bytes, k = 4 w and 4 w + 2) and q[w][1] (its odd ones). */
 struct act_int16 {
     int16_t q[8][2][2];
     float scale;
@@ -48,6 +48,8 @@ struct cpu_pointwise {
     void (*rms_norm)(float *y, const float *x, const float *weight, int n, float eps); // y may be x
     void (*quantize_int8)(struct act_int8 *out, const float *x, int n);
     void (*quantize_int16)(struct act_int16 *out, const float *x, int n);
+    void (*remainder_int8)(float *r, const struct act_int8 *q, const float *x,
+                           int n); // x - scale * q
     void (*activate)(enum ffn_activation kind, float *gate, const float *up, int n); // into gate
     void (*softcap)(float *x, int n, float cap);                      // cap * tanh(x / cap)
     void (*add_scaled)(float *x, const float *y, float scale, int n); // x += scale * y

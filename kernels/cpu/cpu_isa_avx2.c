@@ -6,11 +6,15 @@
 #include "kernels/cpu/cpu_gemm_kernels.h"
 #include "kernels/cpu/cpu_pointwise_body.h"
 
-/* The builtin also asks the operating system (xgetbv) whether it saves the registers. */
+#include <cpuid.h>
+
+/* The builtin also asks the operating system (xgetbv) whether it saves the registers. clang 14
+ * doesn't know F16C by name; its registers are AVX's. */
 static bool available(void)
 {
+    unsigned eax, ebx, ecx = 0, edx;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+           __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
 
 const struct cpu_isa cpu_isa_avx2 = {

@@ -260,14 +260,20 @@ static int load_weights(struct backend *b, const struct model_params *p, struct 
 
 /* ---- activations ---- */
 
-static void lay_input(struct backend *b, struct cpu_input *in, int cols, int rows, unsigned layouts)
+/* floats NULL: rows of its own. */
+static void lay_input(struct backend *b, struct cpu_input *in, int cols, int rows, unsigned layouts,
+                      int terms, void *floats)
 {
     in->cols = cols;
     in->layouts = layouts;
+    in->terms = terms;
     for (int i = 0; i < ACT_LAYOUTS; i++) {
         if (!(layouts & 1u << i)) continue;
         in->row_bytes[i] = cpu_act_bytes((enum act_layout)i, cols);
-        in->data[i] = take(&b->activations, in->row_bytes[i] * (size_t)rows);
+        if (i == ACT_INT8) in->row_bytes[i] *= (size_t)terms;
+        in->data[i] = i == ACT_F32 && floats
+                          ? floats
+                          : take(&b->activations, in->row_bytes[i] * (size_t)rows);
     }
 }
 
@@ -280,20 +286,22 @@ static void lay_activations(struct backend *b)
 {
     const struct model_params *m = &b->model;
     int tokens = b->limits.tokens_max, rows = b->limits.rows_max;
-    unsigned h = 0, o = 0, g = 0;
+    unsigned attn = 0, ffn = 0, o = 0, g = 0;
 
     for (int i = 0; i < m->layers; i++) {
         const struct cpu_layer *l = &b->layer[i];
-        h |= cpu_gemm_layouts(b->isa, &l->q) | cpu_gemm_layouts(b->isa, &l->k) |
-             cpu_gemm_layouts(b->isa, &l->v) | cpu_gemm_layouts(b->isa, &l->gate) |
-             cpu_gemm_layouts(b->isa, &l->up);
+        attn |= cpu_gemm_layouts(b->isa, &l->q) | cpu_gemm_layouts(b->isa, &l->k) |
+                cpu_gemm_layouts(b->isa, &l->v);
+        ffn |= cpu_gemm_layouts(b->isa, &l->gate) | cpu_gemm_layouts(b->isa, &l->up);
         o |= cpu_gemm_layouts(b->isa, &l->o);
         g |= cpu_gemm_layouts(b->isa, &l->down);
     }
-    lay_input(b, &b->h, m->hidden, tokens, h);
-    lay_input(b, &b->o, m->heads * m->head_dim, tokens, o);
-    lay_input(b, &b->g, m->ffn, tokens, g);
-    lay_input(b, &b->last, m->hidden, rows, cpu_gemm_layouts(b->isa, &b->head));
+    /* Two terms where rounding to eight bits hurts most and costs least (README rule A5). */
+    lay_input(b, &b->attn_in, m->hidden, tokens, attn, 2, NULL);
+    lay_input(b, &b->ffn_in, m->hidden, tokens, ffn, 1, b->attn_in.data[ACT_F32]);
+    lay_input(b, &b->o, m->heads * m->head_dim, tokens, o, 1, NULL);
+    lay_input(b, &b->g, m->ffn, tokens, g, 1, NULL);
+    lay_input(b, &b->last, m->hidden, rows, cpu_gemm_layouts(b->isa, &b->head), 2, NULL);
     b->x = lay_rows(b, m->hidden, tokens);
     b->y = lay_rows(b, m->hidden, tokens);
     b->q = lay_rows(b, m->heads * m->head_dim, tokens);

@@ -21,29 +21,35 @@ static void pointwise_rms_norm(float *y, const float *x, const float *weight, in
     }
 }
 
-/* Scale and integers of one block of 32; q as int8. A block whose largest magnitude is below 2^-100
- * counts as zero, and one with an infinity or NaN gives a NaN scale, so that it is seen downstream.
- */
-SIMD float quantize_block(int8_t q[32], const float *x)
+/* Scale of a block of 32 for integers up to `limit`, and its inverse. A block whose largest
+ * magnitude is below 2^-100 counts as zero, and one with an infinity or NaN gets the scale NaN and
+ * zeros, so that it is seen downstream; both have inverse 0. */
+SIMD float block_scale(const float x[32], float limit, float *inverse)
 {
     uint32_t largest = simd_max_magnitude(x);
     float top;
 
     memcpy(&top, &largest, sizeof top);
-    if (largest >= 0x7f800000 || top < 0x1p-100f) {
-        memset(q, 0, 32);
-        return largest >= 0x7f800000 ? NAN : 0.0f;
-    }
-    struct vf inverse = vf_set1(127.0f / top);
-    vf_store_int8(q, vf_mul(vf_load(x), inverse));
-    vf_store_int8(q + 16, vf_mul(vf_load(x + 16), inverse));
-    return top / 127.0f;
+    *inverse = 0;
+    if (largest >= 0x7f800000) return NAN;
+    if (top < 0x1p-100f) return 0;
+    *inverse = limit / top;
+    return top / limit;
+}
+
+/* Sixteen elements ready to be rounded; zeros where the block has no inverse, whatever x holds. */
+SIMD struct vf block_part(const float *x, float inverse)
+{
+    return inverse == 0 ? vf_zero() : vf_mul(vf_load(x), vf_set1(inverse));
 }
 
 static void pointwise_quantize_int8(struct act_int8 *out, const float *x, int n)
 {
     for (int b = 0; b < n / 32; b++, out++, x += 32) {
-        out->scale = quantize_block(out->q, x);
+        float inverse;
+        out->scale = block_scale(x, 127.0f, &inverse);
+        vf_store_int8(out->q, block_part(x, inverse));
+        vf_store_int8(out->q + 16, block_part(x + 16, inverse));
         int sum[2] = {simd_sum_int8(out->q), simd_sum_int8(out->q + 16)};
         out->scaled_sum = out->scale * (float)(sum[0] + sum[1]);
         out->offset8 = -8 * (sum[0] + sum[1]);
@@ -55,13 +61,20 @@ static void pointwise_quantize_int8(struct act_int8 *out, const float *x, int n)
 static void pointwise_quantize_int16(struct act_int16 *out, const float *x, int n)
 {
     for (int b = 0; b < n / 32; b++, out++, x += 32) {
-        int8_t q[32];
-        out->scale = quantize_block(q, x);
-        for (int w = 0; w < 8; w++)
-            for (int i = 0; i < 4; i++)
-                out->q[w][i & 1][i / 2] = q[4 * w + i];
-        out->offset128 = -128 * (simd_sum_int8(q) + simd_sum_int8(q + 16));
+        float inverse;
+        out->scale = block_scale(x, 32767.0f, &inverse);
+        int16_t *q = (int16_t *)(void *)out->q; // all 32, not the innermost array's two
+        int sum = simd_store_int16(q, block_part(x, inverse));
+        sum += simd_store_int16(q + 16, block_part(x + 16, inverse));
+        out->offset128 = -128 * sum;
     }
+}
+
+static void pointwise_remainder_int8(float *r, const struct act_int8 *q, const float *x, int n)
+{
+    for (int b = 0; b < n / 32; b++)
+        for (int i = 0; i < 32; i++)
+            r[32 * b + i] = fmaf(-q[b].scale, (float)q[b].q[i], x[32 * b + i]);
 }
 
 /* x / (1 + e^-z): silu for z = x, gelu-tanh for z = 2 sqrt(2 / pi) (x + 0.044715 x^3). */
@@ -154,6 +167,7 @@ static const struct cpu_pointwise pointwise = {
     .rms_norm = pointwise_rms_norm,
     .quantize_int8 = pointwise_quantize_int8,
     .quantize_int16 = pointwise_quantize_int16,
+    .remainder_int8 = pointwise_remainder_int8,
     .activate = pointwise_activate,
     .softcap = pointwise_softcap,
     .add_scaled = pointwise_add_scaled,

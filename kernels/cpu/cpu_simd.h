@@ -355,6 +355,31 @@ SIMD uint32_t simd_max_magnitude(const float x[32])
 #endif
 }
 
+/* Round to nearest even and store 16 int16, |a| <= 32767, each four in the order 0 2 1 3; their
+ * sum. */
+SIMD int simd_store_int16(int16_t out[16], struct vf a)
+{
+#if defined(__AVX2__)
+    __m256i low = _mm256_cvtps_epi32(vf_low(a)), high = _mm256_cvtps_epi32(vf_high(a));
+    __m256i v =
+        _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8); // packs works per half
+    v = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(v, 0xd8), 0xd8);
+    _mm256_storeu_si256((void *)out, v);
+    __m256i s8 = _mm256_madd_epi16(v, _mm256_set1_epi16(1));
+    __m128i s4 = _mm_add_epi32(_mm256_castsi256_si128(s8), _mm256_extracti128_si256(s8, 1));
+    __m128i s2 = _mm_add_epi32(s4, _mm_shuffle_epi32(s4, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s2, _mm_shuffle_epi32(s2, 0xb1)));
+#else
+    int sum = 0;
+    for (int i = 0; i < 16; i++) {
+        int q = (int)lrintf(a.v[i]);
+        out[(i & ~3) + (i & 1) * 2 + (i & 3) / 2] = (int16_t)q;
+        sum += q;
+    }
+    return sum;
+#endif
+}
+
 SIMD int simd_sum_int8(const int8_t q[16])
 {
 #if defined(__AVX2__)

@@ -45,7 +45,8 @@ struct backend {
 
     /* activations, [tokens_max][...] unless said otherwise */
     float *x, *y;                     // [hidden]
-    struct cpu_input h, o, g;         // [hidden], [heads * head_dim], [ffn]
+    struct cpu_input attn_in, ffn_in; // [hidden]; both have their float rows in attn_in
+    struct cpu_input o, g;            // [heads * head_dim], [ffn]
     struct cpu_input last;            // [rows_max][hidden]: the rows whose logits are wanted
     float *q, *k, *v;                 // [heads * head_dim], [kv_heads * head_dim] twice
     float *rotation[ROPE_TABLES_MAX]; // [rope_dims]: cosines, then sines

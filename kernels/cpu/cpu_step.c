@@ -115,7 +115,7 @@ static void job_add(struct cpu_gemm_job *job, const struct cpu_packed *w, float 
 void cpu_qkv(struct backend *b, int layer)
 {
     const struct cpu_layer *l = &b->layer[layer];
-    struct cpu_gemm_job job = job_of(b, &b->h);
+    struct cpu_gemm_job job = job_of(b, &b->attn_in);
 
     job_add(&job, &l->q, b->q, l->q_bias);
     job_add(&job, &l->k, b->k, l->k_bias);
@@ -143,7 +143,7 @@ void cpu_out(struct backend *b, int layer)
 void cpu_gate_up(struct backend *b, int layer)
 {
     const struct cpu_layer *l = &b->layer[layer];
-    struct cpu_gemm_job job = job_of(b, &b->h);
+    struct cpu_gemm_job job = job_of(b, &b->ffn_in);
 
     job_add(&job, &l->gate, cpu_input_row(&b->g, 0), NULL);
     job_add(&job, &l->up, NULL, NULL);
@@ -169,38 +169,43 @@ void cpu_down(struct backend *b, int layer)
 
 /* ---- residual stream ---- */
 
-static void norm_row(struct backend *b, int token, const float *post_norm, const float *norm,
-                     bool add)
+/* x += scale * post_norm(y), unless this is the beginning. */
+static void add_y(struct backend *b, int token, const float *post_norm)
 {
     const struct cpu_pointwise *ops = b->isa->pointwise;
     int hidden = b->model.hidden;
     float *x = b->x + (size_t)token * (size_t)hidden, *y = b->y + (size_t)token * (size_t)hidden;
 
-    if (add) {
-        if (post_norm) ops->rms_norm(y, y, post_norm, hidden, b->model.norm_eps);
-        ops->add_scaled(x, y, b->model.residual_scale, hidden);
-    }
-    ops->rms_norm(cpu_input_row(&b->h, token), x, norm, hidden, b->model.norm_eps);
-    cpu_input_quantize(b->isa, &b->h, token);
+    if (post_norm) ops->rms_norm(y, y, post_norm, hidden, b->model.norm_eps);
+    ops->add_scaled(x, y, b->model.residual_scale, hidden);
+}
+
+/* in = norm(x), in the layouts that the next products want. */
+static void norm_x(struct backend *b, const struct cpu_input *in, int token, const float *norm)
+{
+    const float *x = b->x + (size_t)token * (size_t)b->model.hidden;
+    b->isa->pointwise->rms_norm(cpu_input_row(in, token), x, norm, b->model.hidden,
+                                b->model.norm_eps);
+    cpu_input_quantize(b->isa, in, token);
 }
 
 static void residual_begin(struct backend *b, int token, int layer)
 {
     (void)layer;
-    norm_row(b, token, NULL, b->layer[0].attn_norm, false);
+    norm_x(b, &b->attn_in, token, b->layer[0].attn_norm);
 }
 
 static void residual_attention(struct backend *b, int token, int layer)
 {
-    const struct cpu_layer *l = &b->layer[layer];
-    norm_row(b, token, l->attn_post_norm, l->ffn_norm, true);
+    add_y(b, token, b->layer[layer].attn_post_norm);
+    norm_x(b, &b->ffn_in, token, b->layer[layer].ffn_norm);
 }
 
 static void residual_ffn(struct backend *b, int token, int layer)
 {
     bool last = layer + 1 == b->model.layers;
-    const float *next = last ? b->final_norm : b->layer[layer + 1].attn_norm;
-    norm_row(b, token, b->layer[layer].ffn_post_norm, next, true);
+    add_y(b, token, b->layer[layer].ffn_post_norm);
+    norm_x(b, &b->attn_in, token, last ? b->final_norm : b->layer[layer + 1].attn_norm);
 }
 
 void cpu_residual(struct backend *b, enum residual_site site, int layer)
@@ -218,7 +223,7 @@ void cpu_residual(struct backend *b, enum residual_site site, int layer)
 static void last_row(struct backend *b, int row, int layer)
 {
     (void)layer;
-    memcpy(cpu_input_row(&b->last, row), cpu_input_row(&b->h, b->step->row[row]),
+    memcpy(cpu_input_row(&b->last, row), cpu_input_row(&b->attn_in, b->step->row[row]),
            (size_t)b->model.hidden * sizeof(float));
     cpu_input_quantize(b->isa, &b->last, row);
 }

@@ -78,7 +78,7 @@ int sse_parser_feed(struct sse_parser *p, const char *data, size_t len)
             }
         }
         size_t span = line_span(data, len);
-        if (span > p->line.max) goto fail; // however the bytes are cut
+        if (span > p->line.max) goto fail;    // however the bytes are cut
         if (span == len || p->line.len > 0) { // the line spans reads: collect it
             if (buf_append(&p->line, data, span) != 0) goto fail;
             if (span == len) return 0;

@@ -34,11 +34,12 @@ static void product_deinit(struct product *p)
 }
 
 static struct cpu_input input_of(const struct cpu_isa *isa, const struct cpu_packed *w,
-                                 const float *x, int tokens)
+                                 const float *x, int tokens, int terms)
 {
-    struct cpu_input in = {.cols = w->cols, .layouts = cpu_gemm_layouts(isa, w)};
+    struct cpu_input in = {.cols = w->cols, .layouts = cpu_gemm_layouts(isa, w), .terms = terms};
     for (int i = 0; i < ACT_LAYOUTS; i++) {
         in.row_bytes[i] = cpu_act_bytes((enum act_layout)i, w->cols);
+        if (i == ACT_INT8) in.row_bytes[i] *= (size_t)terms;
         in.data[i] = xaligned(in.row_bytes[i] * (size_t)tokens);
     }
     memcpy(in.data[ACT_F32], x, in.row_bytes[ACT_F32] * (size_t)tokens);
@@ -57,7 +58,7 @@ static void input_free(struct cpu_input *in)
 static void run_kernel(const struct cpu_isa *isa, const struct product *p, int batch, float *out)
 {
     enum act_layout layout = isa->gemm[p->w.type].layout;
-    struct cpu_input in = input_of(isa, &p->w, p->x, p->tokens);
+    struct cpu_input in = input_of(isa, &p->w, p->x, p->tokens, 1);
     size_t stride = (size_t)p->w.panels * PANEL_ROWS;
 
     for (int t = 0; t < p->tokens; t += batch) {
@@ -70,18 +71,22 @@ static void run_kernel(const struct cpu_isa *isa, const struct product *p, int b
 }
 
 /* Activations as a kernel sees them: exact for float formats, scale * q for the others. */
-static void activations_seen(const struct cpu_isa *isa, enum dtype type, const float *x, int cols,
-                             double *seen)
+static void activations_seen(enum dtype type, const float *x, int cols, double *seen)
 {
-    if (isa->gemm[type].layout == ACT_F32) {
-        for (int k = 0; k < cols; k++)
-            seen[k] = (double)x[k];
-        return;
+    enum act_layout layout = cpu_isa_scalar.gemm[type].layout;
+    void *blocks = xcalloc(1, cpu_act_bytes(layout, cols));
+    const struct act_int8 *a8 = blocks;
+    const struct act_int16 *a16 = blocks;
+
+    if (layout == ACT_INT8) cpu_isa_scalar.pointwise->quantize_int8(blocks, x, cols);
+    if (layout == ACT_INT16) cpu_isa_scalar.pointwise->quantize_int16(blocks, x, cols);
+    for (int k = 0; k < cols; k++) {
+        int b = k / 32, i = k % 32;
+        seen[k] = (double)x[k];
+        if (layout == ACT_INT8) seen[k] = (double)a8[b].scale * a8[b].q[i];
+        if (layout == ACT_INT16) seen[k] = (double)a16[b].scale * a16[b].q[i / 4][i & 1][i % 4 / 2];
+        EXPECT(fabs(seen[k] - (double)x[k]) <= (layout == ACT_INT8 ? 0.012 : 0.00005));
     }
-    struct act_int8 *blocks = xcalloc((size_t)(cols / 32), sizeof *blocks);
-    isa->pointwise->quantize_int8(blocks, x, cols);
-    for (int k = 0; k < cols; k++)
-        seen[k] = (double)blocks[k / 32].scale * (double)blocks[k / 32].q[k % 32];
     free(blocks);
 }
 
@@ -94,7 +99,7 @@ static void check_values(const struct product *p, const float *out)
     int wrong = 0;
 
     for (int t = 0; t<p->tokens; t += p->tokens> 4 ? p->tokens / 4 : 1) {
-        activations_seen(&cpu_isa_scalar, p->w.type, p->x + (size_t)t * (size_t)cols, cols, seen);
+        activations_seen(p->w.type, p->x + (size_t)t * (size_t)cols, cols, seen);
         for (int r = 0; r < p->w.rows; r++) {
             const uint8_t *src = (const uint8_t *)p->m.data + (size_t)r * row_bytes;
             double sum = 0, magnitude = 0;
@@ -240,7 +245,7 @@ static void run_stage(const struct cpu_isa *isa, struct cpu_pool *pool, struct s
     cpu_gemm_run(&job);
 }
 
-static void check_stage(struct rng *r, enum dtype type, int rows, int cols, int tokens)
+static void check_stage(struct rng *r, enum dtype type, int rows, int cols, int tokens, int terms)
 {
     float *want[2] = {NULL, NULL};
     struct stage s;
@@ -254,7 +259,7 @@ static void check_stage(struct rng *r, enum dtype type, int rows, int cols, int 
     size_t count = 2 * (size_t)rows * (size_t)tokens;
     s.out = xmalloc(count * sizeof *s.out);
     for (int i = 0; (isa = test_isa(i)) != NULL; i++) {
-        s.in = input_of(isa, &s.a.w, s.a.x, tokens);
+        s.in = input_of(isa, &s.a.w, s.a.x, tokens, terms);
         for (int variant = 0; variant < 12; variant++) {
             int gated = variant & 1, threads = variant / 2 % 2 ? 3 : 1;
             const int steps[] = {tokens, 1, 17};
@@ -291,14 +296,51 @@ static void test_stage(void)
 {
     struct rng r;
     rng_init(&r, 3);
-    check_stage(&r, DTYPE_Q4_1, 83, 64, 70);
-    check_stage(&r, DTYPE_Q8_0, 1536, 96, 33);
-    check_stage(&r, DTYPE_F16, 100, 37, 65);
-    check_stage(&r, DTYPE_Q6_K, 17, 256, 20);
+    check_stage(&r, DTYPE_Q4_1, 83, 64, 70, 1);
+    check_stage(&r, DTYPE_Q4_1, 83, 64, 70, 2);
+    check_stage(&r, DTYPE_Q6_K, 300, 256, 40, 2);
+    check_stage(&r, DTYPE_Q8_0, 1536, 96, 33, 1);
+    check_stage(&r, DTYPE_F16, 100, 37, 65, 1);
+    check_stage(&r, DTYPE_Q6_K, 17, 256, 20, 1);
+}
+
+/* With two terms the products are those of the floats, but for a part in 2^15. */
+static void test_terms(void)
+{
+    struct product p;
+    struct cpu_pool *pool;
+    struct error err;
+    struct rng r;
+
+    rng_init(&r, 4);
+    product_init(&p, &r, DTYPE_Q4_1, 48, 320, 5);
+    NEED(cpu_pool_create(1, NULL, &pool, &err) == 0);
+    float *out = xcalloc(48 * 5, sizeof *out), row[320];
+    struct cpu_input in = input_of(&cpu_isa_scalar, &p.w, p.x, 5, 2);
+    struct cpu_gemm_job job = {
+        .isa = &cpu_isa_scalar, .pool = pool, .in = &in, .tokens = 5, .parts = 1};
+    job.part[0] = (struct cpu_gemm_part){&p.w, out, 48, NULL};
+    cpu_gemm_run(&job);
+    for (int t = 0; t < 5; t++) {
+        for (int i = 0; i < 48; i++) {
+            double sum = 0, magnitude = 0;
+            cpu_pack_read_row(&p.w, i, row);
+            for (int k = 0; k < 320; k++) {
+                sum += (double)row[k] * (double)p.x[320 * t + k];
+                magnitude += fabs((double)row[k]) * 3;
+            }
+            EXPECT(fabs((double)out[48 * t + i] - sum) <= magnitude * 2e-5);
+        }
+    }
+    input_free(&in);
+    free(out);
+    cpu_pool_destroy(pool);
+    product_deinit(&p);
 }
 
 int main(void)
 {
+    RUN(test_terms);
     RUN(test_bits);
     RUN(test_extremes);
     RUN(test_stage);

@@ -200,7 +200,6 @@ static void test_quantize(void)
 {
     float x[32 * 12];
     struct act_int8 want[12], got[12];
-    struct act_int16 wide[12];
     const struct cpu_isa *isa;
     struct rng r;
 
@@ -226,16 +225,44 @@ static void test_quantize(void)
     EXPECT(want[1].scale == 0 && want[3].scale == 0 && want[4].scale > 0);
     EXPECT(isnan(want[9].scale) && isnan(want[10].scale));
     for (int j = 0; (isa = test_isa(j)) != NULL; j++) {
+        float rest[32 * 12];
         memset(got, 0, sizeof got);
         isa->pointwise->quantize_int8(got, x, 32 * 12);
         EXPECT(memcmp(got, want, sizeof got) == 0);
-        isa->pointwise->quantize_int16(wide, x, 32 * 12);
-        for (int b = 0; b < 12; b++) {
-            EXPECT(memcmp(&wide[b].scale, &want[b].scale, 4) == 0);
-            EXPECT_INT(wide[b].offset128, 16 * want[b].offset8);
-            for (int k = 0; k < 32; k++)
-                EXPECT_INT(wide[b].q[k / 4][k & 1][k % 4 / 2], want[b].q[k]);
+        isa->pointwise->remainder_int8(rest, got, x, 32 * 9);
+        for (int k = 0; k < 32 * 9; k++)
+            EXPECT(rest[k] == fmaf(-got[k / 32].scale, (float)got[k / 32].q[k % 32], x[k]));
+    }
+}
+
+static void test_quantize_wide(void)
+{
+    float x[32 * 12];
+    struct act_int16 want[12], got[12];
+    const struct cpu_isa *isa;
+    struct rng r;
+
+    rng_init(&r, 8);
+    fill_blocks(&r, x);
+    memset(want, 0, sizeof want);
+    cpu_isa_scalar.pointwise->quantize_int16(want, x, 32 * 12);
+    for (int b = 0; b < 12; b++) {
+        int sum = 0;
+        for (int k = 0; k < 32; k++) {
+            int q = want[b].q[k / 4][k & 1][k % 4 / 2];
+            sum += q;
+            EXPECT(abs(q) <= 32767);
+            if (b == 9 || b == 10) continue;
+            double error = fabs((double)x[32 * b + k] - (double)want[b].scale * q);
+            EXPECT(error <= 0.51 * (double)want[b].scale + 0x1p-100);
         }
+        EXPECT_INT(want[b].offset128, -128 * sum);
+    }
+    EXPECT(isnan(want[9].scale) && isnan(want[10].scale) && want[1].scale == 0);
+    for (int j = 0; (isa = test_isa(j)) != NULL; j++) {
+        memset(got, 0, sizeof got);
+        isa->pointwise->quantize_int16(got, x, 32 * 12);
+        EXPECT(memcmp(got, want, sizeof got) == 0);
     }
 }
 
@@ -248,5 +275,6 @@ int main(void)
     RUN(test_rope);
     RUN(test_narrow);
     RUN(test_quantize);
+    RUN(test_quantize_wide);
     return TEST_END();
 }
