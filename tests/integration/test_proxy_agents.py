@@ -179,7 +179,9 @@ def test_a_full_queue_is_429(serve, start):
         def refusal():
             answer = proxy.post(CHAT, {**SKY, "max_tokens": 1})
             return answer if answer.status_code == 429 else None
-        wait_until(lambda: refusal() is not None, 20, "a refusal")
+        # Asked earlier, this one could take the place in the queue itself, and wait.
+        wait_until(lambda: any(a["waiting"] for a in proxy.get("/nodes/status").json().values()), 20, "a full queue")
+        wait_until(lambda: refusal() is not None, 60, "a refusal")
         answer = refusal()
         assert int(answer.headers["retry-after"]) >= 1
         assert answer.json()["error"]["code"] == "rate_limit_exceeded"
