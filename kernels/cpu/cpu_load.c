@@ -260,9 +260,9 @@ static int load_weights(struct backend *b, const struct model_params *p, struct 
 
 /* ---- activations ---- */
 
-/* floats NULL: rows of its own. */
+/* Float rows are those of `shared`, or its own if that is NULL. */
 static void lay_input(struct backend *b, struct cpu_input *in, int cols, int rows, unsigned layouts,
-                      int terms, void *floats)
+                      int terms, const struct cpu_input *shared)
 {
     in->cols = cols;
     in->layouts = layouts;
@@ -271,9 +271,10 @@ static void lay_input(struct backend *b, struct cpu_input *in, int cols, int row
         if (!(layouts & 1u << i)) continue;
         in->row_bytes[i] = cpu_act_bytes((enum act_layout)i, cols);
         if (i == ACT_INT8) in->row_bytes[i] *= (size_t)terms;
-        in->data[i] = i == ACT_F32 && floats
-                          ? floats
-                          : take(&b->activations, in->row_bytes[i] * (size_t)rows);
+        if (i == ACT_F32 && shared)
+            in->data[i] = shared->data[i];
+        else
+            in->data[i] = take(&b->activations, in->row_bytes[i] * (size_t)rows);
     }
 }
 
@@ -298,7 +299,7 @@ static void lay_activations(struct backend *b)
     }
     /* Two terms where rounding to eight bits hurts most and costs least (README rule A5). */
     lay_input(b, &b->attn_in, m->hidden, tokens, attn, 2, NULL);
-    lay_input(b, &b->ffn_in, m->hidden, tokens, ffn, 1, b->attn_in.data[ACT_F32]);
+    lay_input(b, &b->ffn_in, m->hidden, tokens, ffn, 1, &b->attn_in);
     lay_input(b, &b->o, m->heads * m->head_dim, tokens, o, 1, NULL);
     lay_input(b, &b->g, m->ffn, tokens, g, 1, NULL);
     lay_input(b, &b->last, m->hidden, rows, cpu_gemm_layouts(b->isa, &b->head), 2, NULL);
