@@ -174,8 +174,7 @@ static void open_service(struct agent *a, const struct engine *engine)
     const struct engine_info *info = engine_info(engine);
     size_t requests_max = (size_t)a->config->queue_max + (size_t)info->max_batch_size;
     set_fingerprint(a, info);
-    a->worker =
-        text_worker_create(a->loop, (int)a->config->text_threads, (size_t)a->config->queue_max);
+    a->worker = text_worker_create(a->loop, (int)a->config->text_threads, requests_max);
     a->service.worker = a->worker;
     a->service.max_batch_size = info->max_batch_size;
     a->service.fingerprint = a->fingerprint;

@@ -35,8 +35,8 @@ struct engine_options {
     int64_t cache_max_tokens;      // bound on KV tokens; 0: none
     int max_batch_size;            // sequences that run at once
     int max_prefill_token_num;     // prompt tokens per step
-    int queue_max;                 // requests that may wait; beyond it submit gives E_BUSY
-    int pipeline_depth;            // steps in flight: 0 = backend's choice (CPU 1), 1 or 2
+    int queue_max; // requests beside max_batch_size running ones; beyond them submit gives E_BUSY
+    int pipeline_depth; // steps in flight: 0 = backend's choice (CPU 1), 1 or 2
     void (*on_events)(void *arg);
     void *on_events_arg;
 };

@@ -55,7 +55,7 @@ struct engine_thread {
     /* any thread */
     struct ring commands;
     struct wake wake;
-    atomic_int queued; // submitted and never run: bounds the queue
+    atomic_int open; // submitted, and their last event is not posted yet
     atomic_bool stopping, failed;
     struct outbox outbox;
     pthread_mutex_t stats_lock;
@@ -69,7 +69,6 @@ struct engine_thread {
     struct list zombies;          // finished requests that steps in flight still have
     struct buf text;              // of one token, scratch
     bool notify;                  // on_events is due this turn
-    int queued_seen;              // the scheduler's queued_count when `queued` was last adjusted
     struct engine_stats counters;
 };
 
@@ -77,8 +76,11 @@ struct engine_thread {
 
 static void post(struct engine_thread *t, struct request *r, const struct output_update *update)
 {
+    bool last = update->kind != ENGINE_EVENT_TOKENS;
+    /* Before the event: who reads it may submit the next one at once. */
+    if (last) atomic_fetch_sub(&t->open, 1);
     t->notify |= outbox_post(&t->outbox, r->output, update);
-    if (update->kind != ENGINE_EVENT_TOKENS) r->output = NULL;
+    if (last) r->output = NULL;
 }
 
 static void free_or_keep(struct engine_thread *t, struct request *r)
@@ -172,9 +174,6 @@ static void accept_request(struct engine_thread *t, struct request *r)
     int rc = t->failed ? error_set(&err, E_CLOSED, "the engine has failed")
                        : scheduler_submit(&t->scheduler, r, &err);
     if (rc == 0) return;
-    /* It counts as queued, but isn't in the scheduler's count, from which `queued` is adjusted. */
-    atomic_fetch_sub(&t->queued, 1);
-    t->queued_seen--;
     r->state = REQUEST_FINISHED;
     post(t, r,
          &(struct output_update){
@@ -192,7 +191,6 @@ static bool drain_commands(struct engine_thread *t)
             cancel(t, c.cancel_id);
             continue;
         }
-        t->queued_seen++;
         accept_request(t, c.submit);
     }
     return any;
@@ -299,10 +297,6 @@ static bool reap_steps(struct engine_thread *t)
 
 static void publish(struct engine_thread *t)
 {
-    int gone = t->queued_seen - t->scheduler.queued_count; // admitted, cancelled or failed
-    atomic_fetch_sub(&t->queued, gone);
-    t->queued_seen = t->scheduler.queued_count;
-
     struct engine_stats *c = &t->counters;
     c->running = t->scheduler.running_count;
     c->waiting = t->scheduler.waiting_count;
@@ -343,8 +337,7 @@ static struct engine_thread *create(const struct engine_thread_setup *setup)
     struct engine_thread *t = xcalloc(1, sizeof *t);
     t->setup = *setup;
     /* Every live request may be cancelled while its submission still waits. */
-    ring_init(&t->commands, 4 * (size_t)(setup->limits.queue_max + setup->limits.running_max),
-              sizeof(struct command));
+    ring_init(&t->commands, 4 * (size_t)scheduler_open_max(&setup->limits), sizeof(struct command));
     outbox_init(&t->outbox);
     pthread_mutex_init(&t->stats_lock, NULL);
     kv_cache_init(&t->kv, setup->kv_blocks);
@@ -419,17 +412,18 @@ void engine_thread_destroy(struct engine_thread *t)
 
 static int refuse(struct engine_thread *t, struct request *r, int code, struct error *err)
 {
-    atomic_fetch_sub(&t->queued, 1);
+    atomic_fetch_sub(&t->open, 1);
     request_destroy(r);
     if (code == E_CLOSED) return error_set(err, code, "the engine takes no requests");
-    return error_set(err, code, "%d requests wait already", t->setup.limits.queue_max);
+    return error_set(err, code, "%d requests run and wait already",
+                     scheduler_open_max(&t->setup.limits));
 }
 
 int engine_thread_submit_take(struct engine_thread *t, struct request *r, struct error *err)
 {
-    int queued = atomic_fetch_add(&t->queued, 1);
+    int open = atomic_fetch_add(&t->open, 1);
     if (t->failed || t->stopping) return refuse(t, r, E_CLOSED, err);
-    if (queued >= t->setup.limits.queue_max) return refuse(t, r, E_BUSY, err);
+    if (open >= scheduler_open_max(&t->setup.limits)) return refuse(t, r, E_BUSY, err);
     r->output = output_create(r->id, r->prompt_count);
     struct command c = {.submit = r};
     if (!ring_push(&t->commands, &c)) {

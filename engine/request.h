@@ -22,7 +22,7 @@ struct request {
     uint64_t id;
     enum request_state state;
     uint64_t arrival; // order of submission, set by the scheduler
-    bool admitted;    // ran at least once; a preempted request doesn't count as queued again
+    bool admitted;    // ran at least once
     int32_t *tokens;  // prompt, then generated; owned
     int count, cap;   // ids known
     int prompt_count;

@@ -59,15 +59,20 @@ int scheduler_tokens_max(const struct scheduler_limits *limits)
     return max_int(limits->prefill_max, all_decode);
 }
 
+int scheduler_open_max(const struct scheduler_limits *limits)
+{
+    return limits->running_max + limits->queue_max;
+}
+
 int scheduler_submit(struct scheduler *s, struct request *r, struct error *err)
 {
-    if (s->queued_count >= s->limits.queue_max)
-        return error_set(err, E_BUSY, "%d requests wait already", s->queued_count);
+    int open = s->running_count + s->waiting_count;
+    if (open >= scheduler_open_max(&s->limits))
+        return error_set(err, E_BUSY, "%d requests run and wait already", open);
     CHECK(r->state == REQUEST_WAITING && !r->admitted);
     r->arrival = s->next_arrival++;
     list_push_back(&s->waiting, &r->link);
     s->waiting_count++;
-    s->queued_count++;
     return 0;
 }
 
@@ -75,12 +80,10 @@ void scheduler_finish(struct scheduler *s, struct request *r)
 {
     if (r->state == REQUEST_FINISHED) return;
     list_remove(&r->link);
-    if (r->state == REQUEST_RUNNING) {
+    if (r->state == REQUEST_RUNNING)
         s->running_count--;
-    } else {
+    else
         s->waiting_count--;
-        if (!r->admitted) s->queued_count--;
-    }
     block_table_release(&r->table, s->kv);
     r->state = REQUEST_FINISHED;
 }
@@ -187,7 +190,6 @@ static void plan_waiting(struct scheduler *s, struct batch *b, int prefill_left)
         CHECK(block_table_reserve(&r->table, s->kv, r->count));
         list_remove(&r->link);
         s->waiting_count--;
-        if (!r->admitted) s->queued_count--;
         r->admitted = true;
         r->state = REQUEST_RUNNING;
         list_push_back(&s->running, &r->link);
@@ -248,7 +250,7 @@ void scheduler_check(const struct scheduler *s)
 {
     uint32_t *refs = xcalloc((size_t)s->kv->total, sizeof *refs);
     uint64_t last = 0;
-    int running = 0, waiting = 0, queued = 0;
+    int running = 0, waiting = 0;
     list_each (r, &s->running, struct request, link) {
         CHECK(r->state == REQUEST_RUNNING && r->admitted && (running == 0 || r->arrival > last));
         check_request(s, r, refs);
@@ -260,10 +262,9 @@ void scheduler_check(const struct scheduler *s)
         CHECK(r->table.count == 0 && r->computed == 0);
         last = r->arrival;
         waiting++;
-        queued += !r->admitted;
     }
     CHECK(running == s->running_count && running <= s->limits.running_max);
-    CHECK(waiting == s->waiting_count && queued == s->queued_count);
+    CHECK(waiting == s->waiting_count && running + waiting <= scheduler_open_max(&s->limits));
     for (int i = 0; i < s->kv->total; i++)
         CHECK(refs[i] == s->kv->refs[i]);
     kv_cache_check(s->kv);

@@ -11,7 +11,7 @@
 struct scheduler_limits {
     int running_max; // sequences that run at once
     int prefill_max; // tokens of a step that prompts may take
-    int queue_max;   // requests that wait for their first step
+    int queue_max;   // requests that wait while running_max others run
 };
 
 struct scheduler {
@@ -21,7 +21,6 @@ struct scheduler {
     struct list waiting; // by arrival; all of them arrived later than any that runs
     struct list failed;  // can never fit; taken by scheduler_take_failed
     int running_count, waiting_count;
-    int queued_count; // of the waiting: those that never ran
     uint64_t next_arrival;
     uint64_t preemptions;
 };
@@ -32,7 +31,11 @@ void scheduler_init(struct scheduler *s, const struct scheduler_limits *limits,
 /* Tokens that one step can have under these limits: what the backend must be sized for. */
 int scheduler_tokens_max(const struct scheduler_limits *limits);
 
-/* E_BUSY: the queue is full; the request stays the caller's. */
+/* Requests that can be here, running or waiting. What a burst brings to an idle engine waits a
+ * moment before it runs, so neither number is bounded by itself. */
+int scheduler_open_max(const struct scheduler_limits *limits);
+
+/* E_BUSY: scheduler_open_max are here; the request stays the caller's. */
 FALLIBLE int scheduler_submit(struct scheduler *s, struct request *r, struct error *err);
 
 /* Fill `b`, a cleared batch, with the next step and seal it. False: there is nothing to run now. */
