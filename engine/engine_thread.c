@@ -101,7 +101,7 @@ static void finish(struct engine_thread *t, struct request *r, const int32_t *to
                                  .token = token,
                                  .text = buf_str(&t->text),
                                  .finish = reason,
-                                 .completion_tokens = request_completion(r)});
+                                 .completion_tokens = request_generated(r)});
     free_or_keep(t, r);
 }
 
@@ -111,7 +111,7 @@ static void fail(struct engine_thread *t, struct request *r, int code, const cha
     post(t, r,
          &(struct output_update){.kind = ENGINE_EVENT_FAILED,
                                  .text = str_of(text),
-                                 .completion_tokens = request_completion(r),
+                                 .completion_tokens = request_generated(r),
                                  .error_code = code});
     free_or_keep(t, r);
 }
@@ -126,7 +126,6 @@ static void on_token(struct engine_thread *t, struct request *r)
     if (generated == 1) t->counters.prompt_tokens_total += (uint64_t)r->prompt_count;
 
     if (generated > r->min_tokens && request_is_stop(r, token)) {
-        r->closed_by_stop = true;
         stopping_flush(&r->stopping, &t->text);
         finish(t, r, &token, FINISH_STOP);
         return;
@@ -145,7 +144,7 @@ static void on_token(struct engine_thread *t, struct request *r)
          &(struct output_update){.kind = ENGINE_EVENT_TOKENS,
                                  .token = &token,
                                  .text = buf_str(&t->text),
-                                 .completion_tokens = request_completion(r)});
+                                 .completion_tokens = request_generated(r)});
 }
 
 /* ---- commands ---- */

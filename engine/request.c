@@ -118,11 +118,6 @@ int request_generated(const struct request *r)
     return r->count - r->prompt_count;
 }
 
-int request_completion(const struct request *r)
-{
-    return request_generated(r) - (r->closed_by_stop ? 1 : 0);
-}
-
 bool request_is_stop(const struct request *r, int32_t token)
 {
     for (int i = 0; i < r->stop_id_count; i++)

@@ -39,7 +39,6 @@ struct request {
     struct block_table table;
     struct stopping stopping;
     struct output *output;
-    bool closed_by_stop; // its last token is a stop token, which isn't counted as completion
 };
 
 /* Copies everything. max_tokens is cut to `context_len`; model_stops: the model's own stop tokens,
@@ -53,8 +52,7 @@ FALLIBLE int request_validate(const struct engine_request *in, int vocab, int co
                               struct error *err);
 
 void request_push_token(struct request *r, int32_t token);
-int request_generated(const struct request *r);  // ids known
-int request_completion(const struct request *r); // what usage counts: without a closing stop token
+int request_generated(const struct request *r); // ids known, a closing stop token too
 bool request_is_stop(const struct request *r, int32_t token);
 /* Positions not computed yet that must be, pending ones included; 0: nothing until a step ends. */
 int request_need(const struct request *r);

@@ -196,8 +196,8 @@ def test_end_of_turn(client):
     answer = client.chat.completions.create(**ask, extra_body={"return_token_ids": True})
     assert answer.choices[0].finish_reason == "stop"
     assert "<|im_end|>" not in answer.choices[0].message.content
-    assert answer.choices[0].token_ids[-1] == 2  # the closing token is shown, but not counted
-    assert answer.usage.completion_tokens == len(answer.choices[0].token_ids) - 1
+    assert answer.choices[0].token_ids[-1] == 2
+    assert answer.usage.completion_tokens == len(answer.choices[0].token_ids)  # the closing one too
     longer = client.chat.completions.create(**ask, max_tokens=20, extra_body={"ignore_eos": True})
     assert longer.usage.completion_tokens == 20
     assert longer.choices[0].finish_reason == "length"

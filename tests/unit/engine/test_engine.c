@@ -274,12 +274,12 @@ static void test_stops(void)
         submit(e, &r);
         wait_ended(e, 2);
         EXPECT_INT(by_id->last.finish, FINISH_STOP);
-        EXPECT_INT(by_id->token_count, at + 1);        // the closing token is told
-        EXPECT_INT(by_id->last.completion_tokens, at); // but not counted
+        EXPECT_INT(by_id->token_count, at + 1); // the closing token is told
+        EXPECT_INT(by_id->last.completion_tokens, at + 1);
         size_t shown = 0;
         for (int i = 0; i < at; i++)
             shown += fake_text(NULL, plain->tokens[i], false).len;
-        EXPECT_INT(by_id->text.len, shown); // nor shown
+        EXPECT_INT(by_id->text.len, shown); // but not shown
         EXPECT(memcmp(by_id->tokens, plain->tokens, sizeof(int32_t) * (size_t)(at + 1)) == 0);
 
         struct client *by_text = new_client(12, 4);
@@ -332,7 +332,7 @@ static void test_model_stop(void)
         if (c->last.finish == FINISH_STOP) {
             stopped++;
             EXPECT_INT(c->tokens[c->token_count - 1], MODEL_STOP);
-            EXPECT_INT(c->last.completion_tokens, c->token_count - 1);
+            EXPECT_INT(c->last.completion_tokens, c->token_count);
         } else {
             EXPECT_INT(c->last.completion_tokens, 100);
         }
