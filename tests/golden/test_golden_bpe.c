@@ -137,7 +137,12 @@ static void check(const char *name, const char *pre)
     char path[200];
     snprintf(path, sizeof path, "tokenizers/%s/cases.json", name);
     struct json *cases = fixture_json(path), *root = read_xz_json(name, "tokenizer.json.xz");
-    if (!cases || !root) test_skip("no fixtures tokenizers/*, or no xz");
+    if (!cases || !root) {
+        printf("skipped: tokenizers/%s isn't here, or xz isn't\n", name);
+        json_destroy(cases);
+        json_destroy(root);
+        return;
+    }
     struct tokenizer *t = load(root, pre);
     int count = 0, wrong = 0, normalised = 0;
     bool nfc = json_type(json_get(root, "normalizer")) == JSON_OBJECT;

@@ -112,7 +112,12 @@ static void check(const char *name, bool space_prefix)
     struct json *cases = fixture_json(path);
     snprintf(path, sizeof path, "tokenizers/%s/tokenizer.model", name);
     char *file = fixture_read(fixture_path(path), &len);
-    if (!cases || !file) test_skip("no fixtures tokenizers/spm_*");
+    if (!cases || !file) {
+        printf("skipped: tokenizers/%s isn't here\n", name);
+        json_destroy(cases);
+        free(file);
+        return;
+    }
     struct tokenizer *t = load(file, len, space_prefix);
     int count = 0, wrong = 0;
     for (const struct json *c = json_first(cases); c; c = json_next(c), count++)
