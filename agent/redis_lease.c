@@ -2,7 +2,8 @@
  *
  *     AWAY ◄──► HELD    the scripts answer "new" or "ok"
  *       ▲        ▲
- *       └► REFUSED ◄─ "duplicate": another process with our id is alive; "older": a newer one is
+ *       └► REFUSED ◄─ "duplicate": another process with our id lives elsewhere; "older": a newer
+ *                     one lives
  *
  * A refused agent goes on asking: it has the id when the other one is gone. Each state is logged
  * when it begins, once. Deadlines of a beat's length: an answer that comes later would be about the

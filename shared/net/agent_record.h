@@ -1,14 +1,16 @@
 /* agent_record.h - what an agent says about itself, to Redis and to POST /nodes/add; both sides.
  *
  * Redis (prefix lm:, protocol version 1):
- *   lm:agent:<id>   JSON facts, PX 3500, written every 1 s by one Lua script that is registration
- * and heartbeat in one; fenced by (start, incarnation): an older process with the same id can't
- * overwrite a newer one, a live duplicate is refused lm:load:<id>    JSON load, PX 3500, every 250
- * ms lm:agents       sorted set id -> expiry in ms by Redis' own clock lm:ev           channel:
- * hints "up <id>", "down <id>"; never the only source HTTP: {"url":..., "status":{"models":[...]},
- * "lm":{facts and load}}: LMDeploy's body plus ours; with `lm` it is a 3.5 s lease, without it a
- * foreign node that stays until removed. Unknown members are ignored, so either side may be newer.
- */
+ * - lm:agent:<id>  JSON facts, PX 3500, written every 1 s by one Lua script that is registration
+ *   and heartbeat in one; fenced by (start, incarnation): an older process with the same id can't
+ *   overwrite a newer one, a live duplicate is refused
+ * - lm:load:<id>  JSON load, PX 3500, every 250 ms
+ * - lm:agents  sorted set id -> expiry in ms by Redis' own clock
+ * - lm:ev  channel: hints "up <id>", "down <id>"; never the only source
+ *
+ * HTTP: {"url":..., "status":{"models":[...]}, "lm":{facts and load}}: LMDeploy's body plus ours;
+ * with `lm` it is a 3.5 s lease, without it a foreign node that stays until removed. Unknown
+ * members are ignored, so either side may be newer. */
 #ifndef LM_NET_AGENT_RECORD_H
 #define LM_NET_AGENT_RECORD_H
 
@@ -58,19 +60,21 @@ FALLIBLE int agent_load_parse(const struct json *v, struct agent_load *out, stru
 /* POST /nodes/add body: {"url","status":{"models"},"lm":{...}}. */
 void agent_record_print_node(struct buf *out, const struct agent_record *r);
 
-/* ---- Redis: Lua for redis_client_eval (struct redis_script .source) and its arguments, keys first
- * ----
+/* ---- Redis ----
+ *
+ * Lua for redis_client_eval (struct redis_script .source) and its arguments, keys first.
  *
  * Writers may be the agent or any proxy that heard its beat by HTTP; a beat that is older than what
  * stands there (load.sequence) changes nothing and is answered "ok".
  *
- *   beat   "new" (was not there: published "up <id>"), "ok", or refused: "older" (a newer process
- * holds the id: leave), "duplicate" (another one does, started before us and alive or not expired
- *          yet: try again with the next beat)
- *   load   "ok", or "unknown" (not our record: beat)
- *   leave  "ok" (gone, published "down <id>"), or "other" (not ours: nothing done)
- *   list   array: Redis' time in ms, then for each live agent id, expiry in ms, facts, load (or
- * nil). Members whose facts are gone are left out. */
+ * - beat: "new" (this process was not there: published "up <id>"), "ok", or refused: "older" (a
+ *   newer process holds the id: leave), "duplicate" (another one does at another URL, started
+ *   before us and alive or not expired yet: try again with the next beat). Who started earlier at
+ *   our own URL is gone, however fresh its record is: we have its port.
+ * - load: "ok", or "unknown" (not our record: beat)
+ * - leave: "ok" (gone, published "down <id>"), or "other" (not ours: nothing done)
+ * - list: array of Redis' time in ms, then for each live agent id, expiry in ms, facts, load (or
+ *   nil). Members whose facts are gone are left out. */
 extern const char agent_record_beat_lua[];
 extern const char agent_record_load_lua[];
 extern const char agent_record_leave_lua[];

@@ -205,3 +205,17 @@ def test_redis_and_two_proxies(redis, serve, start):
         wait_until(lambda: len(one.statuses) >= seen[0] + 4 and len(two.statuses) >= seen[1] + 4, 60,
                    "more answers")
     assert not one.failures and not two.failures
+
+
+def test_a_killed_agent_is_back_within_two_seconds(redis, serve, start):
+    """With its id and its port, while Redis still has the record of the process that is gone."""
+    proxy = serve("--redis-url", redis.url)
+    arguments = ("--redis-url", redis.url)
+    agent = start("a", arguments=arguments)
+    wait_up(proxy, "a")
+    agent.kill()
+    agent = start("a", arguments=(*arguments, "--server-port", agent.port))
+    answered = wait_until(lambda: proxy.post(CHAT, {**SKY, "max_tokens": 1}).status_code == 200, 2,
+                          "traffic")
+    assert answered < 2
+    assert agent.is_running()

@@ -274,6 +274,7 @@ static void test_scripts(void)
     older.start_ms -= 1;
     snprintf(twin.incarnation, sizeof twin.incarnation, "twin");
     snprintf(younger.incarnation, sizeof younger.incarnation, "younger");
+    snprintf(younger.url, sizeof younger.url, "http://10.0.0.6:23333");
     younger.start_ms += 1;
     expect_beat(&older, 3500, "older");
     expect_beat(&twin, 3500, "duplicate");
@@ -304,6 +305,17 @@ static void test_scripts(void)
     expect_load(&older, "unknown");
     expect_beat(&older, 3500, "ok");
     expect_load(&older, "ok");
+
+    events[0] = 0; // the process that held the id has lost its port to another one
+    older.load.sequence = 90;
+    struct agent_record restarted = sample();
+    snprintf(restarted.incarnation, sizeof restarted.incarnation, "restarted");
+    restarted.load.sequence = 1;
+    expect_beat(&restarted, 3500, "new");
+    expect_load(&restarted, "ok");
+    expect_beat(&older, 3500, "older");
+    spin_for(50);
+    EXPECT_STR(events, "[up node-1:23333]");
     close_redis();
     kill_redis();
 }
