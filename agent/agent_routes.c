@@ -5,6 +5,7 @@
 #include "shared/base/check.h"
 #include "shared/base/json.h"
 #include "shared/net/api_error.h"
+#include "shared/net/model_card.h"
 
 #include <string.h>
 
@@ -19,38 +20,11 @@ static void respond_json(struct http_exchange *x, int status, struct buf *body)
 
 /* ---- models ---- */
 
-/* OpenAI's four members, LMDeploy's three, and vLLM's context length. Old tools look into
- * `permission`. */
 static void put_model(struct json_writer *w, const struct agent *a)
 {
-    const char *name = a->config->model_name;
-    json_object_begin(w);
-    json_field_text(w, "id", name);
-    json_field_text(w, "object", "model");
-    json_field_int(w, "created", a->created);
-    json_field_text(w, "owned_by", "lm-cluster");
-    json_field_text(w, "root", name);
-    json_field_null(w, "parent");
     const struct engine *engine = engine_bridge_engine(a->bridge);
-    if (engine) json_field_int(w, "max_model_len", engine_info(engine)->context_len);
-    json_key(w, "permission");
-    json_array_begin(w);
-    json_object_begin(w);
-    json_field_text(w, "id", "modelperm-0");
-    json_field_text(w, "object", "model_permission");
-    json_field_int(w, "created", a->created);
-    json_field_bool(w, "allow_create_engine", false);
-    json_field_bool(w, "allow_sampling", true);
-    json_field_bool(w, "allow_logprobs", true);
-    json_field_bool(w, "allow_search_indices", true);
-    json_field_bool(w, "allow_view", true);
-    json_field_bool(w, "allow_fine_tuning", false);
-    json_field_text(w, "organization", "*");
-    json_field_null(w, "group");
-    json_field_bool(w, "is_blocking", false);
-    json_object_end(w);
-    json_array_end(w);
-    json_object_end(w);
+    model_card_print(w, str_of(a->config->model_name), a->created,
+                     engine ? engine_info(engine)->context_len : 0);
 }
 
 static void get_models(struct http_exchange *x, struct str param, void *arg)

@@ -2,6 +2,7 @@
 
 #include "shared/base/check.h"
 #include "shared/base/hash.h"
+#include "shared/base/min_heap.h"
 #include "shared/base/rng.h"
 
 #include <stdlib.h>
@@ -107,31 +108,8 @@ struct long_merge {
     const struct bpe *b;
     struct long_symbol *symbols;
     uint32_t count;
-    uint64_t *heap; // rank << 32 | position: one comparison orders by rank, then from the left
-    size_t heap_len;
+    struct min_heap heap; // rank << 32 | position: by rank, then from the left
 };
-
-static void heap_push(struct long_merge *m, uint64_t key)
-{
-    size_t i = m->heap_len++;
-    for (; i > 0 && key < m->heap[(i - 1) / 2]; i = (i - 1) / 2)
-        m->heap[i] = m->heap[(i - 1) / 2];
-    m->heap[i] = key;
-}
-
-static uint64_t heap_pop(struct long_merge *m)
-{
-    uint64_t top = m->heap[0], key = m->heap[--m->heap_len];
-    size_t i = 0, child;
-    while ((child = 2 * i + 1) < m->heap_len) {
-        if (child + 1 < m->heap_len && m->heap[child + 1] < m->heap[child]) child++;
-        if (key <= m->heap[child]) break;
-        m->heap[i] = m->heap[child];
-        i = child;
-    }
-    m->heap[i] = key;
-    return top;
-}
 
 static void long_rank(struct long_merge *m, uint32_t at)
 {
@@ -139,7 +117,7 @@ static void long_rank(struct long_merge *m, uint32_t at)
     s->rank = NO_RANK;
     if (s->next == m->count) return;
     s->rank = pair_rank(m->b, s->id, m->symbols[s->next].id, &s->merged);
-    if (s->rank != NO_RANK) heap_push(m, (uint64_t)s->rank << 32 | at);
+    if (s->rank != NO_RANK) min_heap_push(&m->heap, (uint64_t)s->rank << 32 | at);
 }
 
 static void *scratch_reserve(struct bpe_scratch *s, size_t size)
@@ -163,8 +141,8 @@ static void merge_long(const struct bpe *b, struct str piece, struct bpe_scratch
 {
     size_t n = piece.len;
     struct long_merge m = {.b = b};
-    m.heap = scratch_reserve(scratch, n * (3 * sizeof *m.heap + sizeof *m.symbols));
-    m.symbols = (struct long_symbol *)(m.heap + 3 * n);
+    m.heap.keys = scratch_reserve(scratch, n * (3 * sizeof *m.heap.keys + sizeof *m.symbols));
+    m.symbols = (struct long_symbol *)(m.heap.keys + 3 * n);
     for (size_t i = 0; i < n; i++) {
         int32_t id = b->byte_ids[(unsigned char)piece.data[i]];
         if (id >= 0) m.symbols[m.count++].id = id;
@@ -175,8 +153,8 @@ static void merge_long(const struct bpe *b, struct str piece, struct bpe_scratch
     }
     for (uint32_t i = 0; i < m.count; i++)
         long_rank(&m, i);
-    while (m.heap_len) {
-        uint64_t key = heap_pop(&m);
+    while (m.heap.count) {
+        uint64_t key = min_heap_pop(&m.heap);
         uint32_t at = (uint32_t)key;
         struct long_symbol *left = &m.symbols[at];
         if (left->rank != key >> 32) continue;

@@ -1,6 +1,7 @@
 #include "engine/tokenizer_spm.h"
 
 #include "shared/base/check.h"
+#include "shared/base/min_heap.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -75,32 +76,9 @@ struct merging {
     int32_t node_count;
     struct symbol *symbols;
     int32_t symbol_count;
-    uint64_t *heap; // key << 32 | position
-    size_t heap_len;
+    struct min_heap heap; // key << 32 | position
     struct token_list *out;
 };
-
-static void heap_push(struct merging *m, uint64_t key)
-{
-    size_t i = m->heap_len++;
-    for (; i > 0 && key < m->heap[(i - 1) / 2]; i = (i - 1) / 2)
-        m->heap[i] = m->heap[(i - 1) / 2];
-    m->heap[i] = key;
-}
-
-static uint64_t heap_pop(struct merging *m)
-{
-    uint64_t top = m->heap[0], key = m->heap[--m->heap_len];
-    size_t i = 0, child;
-    while ((child = 2 * i + 1) < m->heap_len) {
-        if (child + 1 < m->heap_len && m->heap[child + 1] < m->heap[child]) child++;
-        if (key <= m->heap[child]) break;
-        m->heap[i] = m->heap[child];
-        i = child;
-    }
-    m->heap[i] = key;
-    return top;
-}
 
 static void rank_pair(struct merging *m, int32_t at)
 {
@@ -111,7 +89,7 @@ static void rank_pair(struct merging *m, int32_t at)
     int32_t id = find_piece(m->v, (struct str){m->text.data + a->start, a->len + b->len});
     if (id < 0) return;
     s->key = score_key(m->spm->scores[id]);
-    heap_push(m, (uint64_t)s->key << 32 | (uint32_t)at);
+    min_heap_push(&m->heap, (uint64_t)s->key << 32 | (uint32_t)at);
 }
 
 static void merge_pair(struct merging *m, int32_t at)
@@ -176,7 +154,7 @@ void spm_encode(const struct spm *s, const struct vocab *v, struct str text, str
     struct merging m = {.spm = s, .v = v, .text = text, .out = out};
     m.nodes = xmalloc(2 * text.len * sizeof *m.nodes);
     m.symbols = xmalloc(text.len * sizeof *m.symbols);
-    m.heap = xmalloc(3 * text.len * sizeof *m.heap);
+    m.heap.keys = xmalloc(3 * text.len * sizeof *m.heap.keys);
     for (size_t at = 0, n; at < text.len; at += n) {
         n = char_len(text, at);
         m.nodes[m.node_count] = (struct node){(uint32_t)at, (uint32_t)n, -1, -1};
@@ -188,13 +166,13 @@ void spm_encode(const struct spm *s, const struct vocab *v, struct str text, str
     m.symbols[m.symbol_count - 1].next = -1;
     for (int32_t i = 0; i < m.symbol_count; i++)
         rank_pair(&m, i);
-    while (m.heap_len) {
-        uint64_t key = heap_pop(&m);
+    while (m.heap.count) {
+        uint64_t key = min_heap_pop(&m.heap);
         if (m.symbols[(uint32_t)key].key == key >> 32) merge_pair(&m, (int32_t)(uint32_t)key);
     }
     for (int32_t i = 0; i >= 0; i = m.symbols[i].next)
         push_node(&m, m.symbols[i].node, 0);
     free(m.nodes);
     free(m.symbols);
-    free(m.heap);
+    free(m.heap.keys);
 }

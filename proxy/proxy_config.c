@@ -74,15 +74,6 @@ const struct config_program proxy_program = {
 
 static int check_log_level(struct proxy_config *c, struct error *err)
 {
-    static const struct {
-        const char *name;
-        enum log_level level;
-    } more[] = {{"critical", LOG_ERROR}, {"fatal", LOG_ERROR}, {"notset", LOG_TRACE}};
-    for (size_t i = 0; i < ARRAY_LEN(more); i++) {
-        if (strcasecmp(c->log_level, more[i].name) != 0) continue;
-        c->log_level_value = more[i].level;
-        return 0;
-    }
     if (log_level_parse(c->log_level, &c->log_level_value) == 0) return 0;
     return error_set(err, E_INVALID, "--log-level: '%s' is not error, warn, info, debug or trace",
                      c->log_level);

@@ -47,6 +47,13 @@ void log_init(const char *program, enum log_level level)
     log_level_max = level;
 }
 
+/* Of Python's logging, which LMDeploy's --log-level takes. */
+static const struct {
+    const char *name;
+    enum log_level level;
+} python_levels[] = {
+    {"warning", LOG_WARN}, {"critical", LOG_ERROR}, {"fatal", LOG_ERROR}, {"notset", LOG_TRACE}};
+
 int log_level_parse(const char *name, enum log_level *level)
 {
     for (size_t i = 0; i < ARRAY_LEN(level_names); i++) {
@@ -55,8 +62,9 @@ int log_level_parse(const char *name, enum log_level *level)
             return 0;
         }
     }
-    if (strcasecmp(name, "warning") == 0) {
-        *level = LOG_WARN;
+    for (size_t i = 0; i < ARRAY_LEN(python_levels); i++) {
+        if (strcasecmp(name, python_levels[i].name) != 0) continue;
+        *level = python_levels[i].level;
         return 0;
     }
     return E_INVALID;

@@ -23,7 +23,8 @@ extern enum log_level log_level_max; // records above it are not formatted
 
 /* stderr until told otherwise. `program` stands in every line. */
 void log_init(const char *program, enum log_level level);
-FALLIBLE int log_level_parse(const char *name, enum log_level *level); // E_INVALID: unknown name
+/* Our names and those of Python's logging, in any case. E_INVALID: unknown name. */
+FALLIBLE int log_level_parse(const char *name, enum log_level *level);
 
 void log_write(enum log_level level, const char *module, const char *event, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));

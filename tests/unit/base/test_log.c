@@ -134,8 +134,10 @@ static void test_level_names(void)
     EXPECT_INT(level, LOG_WARN);
     EXPECT_INT(log_level_parse("Trace", &level), 0);
     EXPECT_INT(level, LOG_TRACE);
+    EXPECT_INT(log_level_parse("CRITICAL", &level), 0);
+    EXPECT_INT(level, LOG_ERROR);
     EXPECT_INT(log_level_parse("loud", &level), E_INVALID);
-    EXPECT_INT(level, LOG_TRACE);
+    EXPECT_INT(level, LOG_ERROR);
 }
 
 static void *log_many(void *arg)

@@ -241,7 +241,7 @@ static void on_hint(void *arg, struct str message)
     snprintf(events + len, sizeof events - len, "[%.*s]", (int)message.len, message.data);
 }
 
-static void test_scripts(void)
+static void begin_scripts(void)
 {
     start_redis("");
     open_redis("redis://127.0.0.1:%d");
@@ -249,8 +249,18 @@ static void test_scripts(void)
     events[0] = 0;
     redis_client_subscribe(redis, AGENT_EVENTS_CHANNEL, on_hint, NULL);
     spin_for(200);
+}
 
+static void end_scripts(void)
+{
+    close_redis();
+    kill_redis();
+}
+
+static void test_beats_and_loads(void)
+{
     struct agent_record r = sample();
+    begin_scripts();
     expect_load(&r, "unknown");
     expect_beat(&r, 3500, "new");
     expect_beat(&r, 3500, "ok");
@@ -268,14 +278,24 @@ static void test_scripts(void)
     expect_load(&r, "ok");
     expect_beat(&r, 3500, "ok");
     EXPECT(strstr(list().items[4], "\"sequence\":78") != NULL);
+    end_scripts();
+}
 
-    struct agent_record older = sample(), twin = sample(), younger = sample();
-    snprintf(older.incarnation, sizeof older.incarnation, "older");
-    older.start_ms -= 1;
-    snprintf(twin.incarnation, sizeof twin.incarnation, "twin");
-    snprintf(younger.incarnation, sizeof younger.incarnation, "younger");
+static struct agent_record incarnation(const char *name, int64_t started_later_ms)
+{
+    struct agent_record r = sample();
+    snprintf(r.incarnation, sizeof r.incarnation, "%s", name);
+    r.start_ms += started_later_ms;
+    return r;
+}
+
+static void test_fence(void)
+{
+    struct agent_record r = sample(), older = incarnation("older", -1);
+    struct agent_record twin = incarnation("twin", 0), younger = incarnation("younger", 1);
     snprintf(younger.url, sizeof younger.url, "http://10.0.0.6:23333");
-    younger.start_ms += 1;
+    begin_scripts();
+    expect_beat(&r, 3500, "new");
     expect_beat(&older, 3500, "older");
     expect_beat(&twin, 3500, "duplicate");
     expect_beat(&younger, 3500, "duplicate"); // the holder lives
@@ -299,25 +319,29 @@ static void test_scripts(void)
     EXPECT_STR(
         events,
         "[up node-1:23333][down node-1:23333][up node-1:23333][up node-1:23333][up node-2:1]");
+    end_scripts();
+}
 
-    struct answer broken; // what somebody else wrote there is replaced
-    ask(&broken, "SET lm:agent:node-1:23333 garbage");
-    expect_load(&older, "unknown");
-    expect_beat(&older, 3500, "ok");
-    expect_load(&older, "ok");
-
+static void test_takeover(void)
+{
+    struct agent_record r = sample(), restarted = incarnation("restarted", 1);
+    begin_scripts();
+    expect_beat(&r, 3500, "new");
     events[0] = 0; // the process that held the id has lost its port to another one
-    older.load.sequence = 90;
-    struct agent_record restarted = sample();
-    snprintf(restarted.incarnation, sizeof restarted.incarnation, "restarted");
+    r.load.sequence = 90;
     restarted.load.sequence = 1;
     expect_beat(&restarted, 3500, "new");
     expect_load(&restarted, "ok");
-    expect_beat(&older, 3500, "older");
+    expect_beat(&r, 3500, "older");
     spin_for(50);
     EXPECT_STR(events, "[up node-1:23333]");
-    close_redis();
-    kill_redis();
+
+    struct answer broken; // what somebody else wrote there is replaced
+    ask(&broken, "SET lm:agent:node-1:23333 garbage");
+    expect_load(&r, "unknown");
+    expect_beat(&r, 3500, "ok");
+    expect_load(&r, "ok");
+    end_scripts();
 }
 
 int main(void)
@@ -327,7 +351,9 @@ int main(void)
     RUN(test_tolerance);
     RUN(test_refusals);
     need_redis_binary();
-    RUN(test_scripts);
+    RUN(test_beats_and_loads);
+    RUN(test_fence);
+    RUN(test_takeover);
     remove_redis_dir();
     return TEST_END();
 }
