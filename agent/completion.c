@@ -7,14 +7,14 @@
  *
  * Rules:
  *  1. completion_close() is the only way to CLOSED; it cancels what the engine still does, so a
- * client that leaves frees its slots within a step.
+ *     client that leaves frees its slots within a step.
  *  2. While a worker has the job, the job's fields are the worker's; the struct stays until
- * on_prepared even when it is CLOSED.
+ *     on_prepared even when it is CLOSED.
  *  3. The exchange is dead once answered or gone, and `exchange` is NULL then.
  *  4. Until the engine has accepted every prompt nothing is written, so refusals are ordinary JSON
  *     answers. From then on a stream has its head out and errors are events.
- *  5. A slow reader: above PENDING_MAX text gathers in its choice (bounded by max_tokens) and goes
- * out as fewer, larger events. */
+ *  5. A slow reader: above PENDING_MAX text gathers in its choice (bounded by max_tokens) and
+ *     goes out as fewer, larger events. */
 #define LOG_MODULE "completion"
 #include "agent/completion.h"
 

@@ -5,7 +5,7 @@
  *
  * Rules:
  *  1. A request holds one slot from submit to its last event. Its id is (serial << SLOT_BITS) |
- * slot, so an id finds its slot without a search and old ids never match a reused slot.
+ *     slot, so an id finds its slot without a search and old ids never match a reused slot.
  *  2. A cancelled request keeps its slot, with nobody listening, until the engine's last event.
  *  3. One turn of the loop delivers at most EVENTS_PER_TURN events, so sockets get their turn too.
  */

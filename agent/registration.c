@@ -2,7 +2,7 @@
  *
  * Rules:
  *  1. A beat is registration and heartbeat in one: whoever lost us (a restart, a flush) has us
- * again after the next one.
+ *     again after the next one.
  *  2. While our address isn't known, a proxy gets GET /health instead: the connection tells us.
  *  3. One call per proxy at a time. A beat that finds the last one unanswered follows its answer.
  *  4. A target logs when its state changes, not when it stays as it is. */

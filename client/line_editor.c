@@ -1,7 +1,7 @@
 /* line_editor.c - libedit, with three things done here:
  *
  *  1. Reading a character. libedit's own reader tries again after the first interrupted read, so
- * that one Ctrl-C would go unseen; ours ends the line.
+ *     that one Ctrl-C would go unseen; ours ends the line.
  *  2. The locale. In the C locale libedit takes every byte beyond ASCII for a control character; a
  *     terminal today speaks UTF-8, so C.UTF-8 stands in where the environment names no better one.
  *  3. Keys that terminals send and libedit doesn't bind: Ctrl-arrows, Delete, search backwards. */

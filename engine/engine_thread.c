@@ -10,9 +10,9 @@
  *     wake_wait.
  *  2. Batches are a ring of depth + 1: a batch in flight may read the results of the one before it.
  *  3. With depth 2 a stop is noticed while the next step runs: that step's token of a finished
- * request is dropped, and the request freed when no step has it (`zombies`).
+ *     request is dropped, and the request freed when no step has it (`zombies`).
  *  4. A device error is final: every request fails, submissions are refused, the loop only waits
- * for its end. */
+ *     for its end. */
 #include "engine/engine_thread.h"
 
 #include "engine/outbox.h"

@@ -6,7 +6,7 @@
  *
  * Rules
  *  1. A backend is opened, loaded, used and closed by its rank's thread alone (memory lands near
- * it).
+ *     it).
  *  2. Rank 0 publishes `sampled` when its tokens are written; other ranks wait for that before they
  *     resolve the next batch. Rank 0 itself comes from there.
  *  3. A failed row has token 0, a valid id: a batch planned on top of it runs and is dropped. */

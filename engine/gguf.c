@@ -4,11 +4,11 @@
  *
  * Rules
  *  1. The file is hostile until shown otherwise: the reader hands out only bytes that it has
- * checked to lie inside the file, and every product of counts is formed after its factors were
- * bounded.
+ *     checked to lie inside the file, and every product of counts is formed after its factors were
+ *     bounded.
  *  2. What we allocate is bounded by the size of the file, not by a number written in it.
  *  3. After open nothing changes: keys and tensors are sorted once, so look-ups are binary searches
- * and any thread may read.
+ *     and any thread may read.
  *  4. Metadata values have no alignment; they are copied out. Tensor data is aligned by the format.
  */
 #include "engine/gguf.h"

@@ -2,12 +2,12 @@
  *
  * Rules:
  *  1. Errors are sticky: jinja_fail() keeps the first one, run->code is set from then on, and
- * whoever loops looks at it. Values made after a failure are undefined and nobody uses them.
+ *     whoever loops looks at it. Values made after a failure are undefined and nobody uses them.
  *  2. Everything comes from run->arena, which is bounded by JINJA_MEMORY_MAX; buffers are bounded
- * too.
+ *     too.
  *  3. Every node, element and stretch of text costs a step; JINJA_STEPS_MAX ends any loop.
- *  4. Recursion (nodes, macros, printing nested values) counts depth; JINJA_DEPTH_MAX is far from
- * the end of a thread's stack. */
+ *  4. Recursion (nodes, macros, printing nested values) counts depth; JINJA_DEPTH_MAX is far
+ *     from the end of a thread's stack. */
 #ifndef LM_ENGINE_JINJA_RUN_H
 #define LM_ENGINE_JINJA_RUN_H
 
@@ -15,8 +15,8 @@
 #include "engine/jinja_value.h"
 #include "shared/base/arena.h"
 
-#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION // set by fuzzers: they'd only wait for the real
-                                                // ones
+/* Fuzzers would only wait for the real ones. */
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
 #define JINJA_MEMORY_MAX ((size_t)16 << 20)
 #define JINJA_STEPS_MAX  ((uint64_t)100 * 1000)
 #else

@@ -9,9 +9,9 @@
  *  2. Only the engine thread calls in here; there is no lock to forget.
  *  3. Taking a block never waits. It fails, and the scheduler decides who yields.
  *  4. The block freed last is taken first: its memory is warm and already there, pages that were
- * never written cost nothing.
- *  5. A block may be freed and taken again while a step that writes it is in flight: steps run in
- * the order of their submission, so the old writes come before the new owner's. */
+ *     never written cost nothing.
+ *  5. A block may be freed and taken again while a step that writes it is in flight: steps run
+ *     in the order of their submission, so the old writes come before the new owner's. */
 #include "engine/kv_cache.h"
 
 #include "kernels/backend.h"

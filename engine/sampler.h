@@ -1,9 +1,11 @@
 /* sampler.h - one token from one row of logits.
  *
- *     temperature   p = softmax(logit / temperature); below 1e-5: greedy, the highest logit, the
- * lowest id on a tie top_k         the k most probable stay top_p         of these, renormalised,
- * the fewest most probable whose sum reaches top_p; at least one min_p         of these, those with
- * at least min_p times the probability of the most probable
+ *     temperature  p = softmax(logit / temperature); below 1e-5: greedy, the highest logit, the
+ *                  lowest id on a tie
+ *     top_k        the k most probable stay
+ *     top_p        of these, renormalised, the fewest most probable whose sum reaches top_p; at
+ *                  least one
+ *     min_p        of these, those with at least min_p times the probability of the most probable
  *
  * in this order (Hugging Face's), ties by the lower id. Then one draw by inversion in the order of
  * ids, from the number that (seed, choice 0, position) names: no state, so the same request gives

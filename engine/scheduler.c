@@ -10,13 +10,14 @@
  *
  * Rules
  *  1. First come, first served. Whoever runs arrived before anybody who waits, so the oldest
- * request can always take what it needs from younger ones, and ends: no deadlock, no starvation.
+ *     request can always take what it needs from younger ones, and ends: no deadlock, no
+ *     starvation.
  *  2. A waiting request is admitted only if its whole prompt fits at once, with a block to spare
- * for each that runs: half-filled prompts never hold each other up, and rarely get preempted at
- * once.
+ *     for each that runs: half-filled prompts never hold each other up, and rarely get preempted at
+ *     once.
  *  3. Who needs a block that isn't there preempts the youngest that runs; the youngest of all waits
  *     with its blocks kept. A victim is always later in the order than the taker, so it isn't in
- * the plan yet: a plan is never undone.
+ *     the plan yet: a plan is never undone.
  *  4. A request that can't be served by the whole pool fails as soon as it is alone.
  *  5. Plans may be made while earlier steps run. Then `pending` tokens are known by number, not by
  *     value; a preempted request comes back only when its own are known. */

@@ -5,9 +5,9 @@
  *
  * Rules
  *  1. Text leaves only when no stop string can begin in it: the longest suffix that is a proper
- * prefix of some stop string stays.
+ *     prefix of some stop string stays.
  *  2. Each stop string has a matcher after Knuth, Morris and Pratt (1977), so a byte costs
- * amortised constant time per string, whatever the strings are.
+ *     amortised constant time per string, whatever the strings are.
  *  3. Invalid UTF-8 becomes U+FFFD before matching, by the practice that utf8_invalid_len() states.
  *     What comes out is the same however the bytes were cut into tokens, except which of two
  *     overlapping stop strings is seen first: matches are compared once per token, and of those

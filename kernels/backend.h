@@ -21,16 +21,16 @@
  *       gate_up(l)           g = act(Wg h) * (Wu h)
  *       down(l)              y = Wd g;           all_reduce
  *       residual(FFN)        x += scale * post_norm(y); h = norm of the next layer, or the final
- * norm logits                 rows asked for only: L = head h step_end               may submit;
- * results are valid after sync()
+ *     logits                 rows asked for only: L = head h
+ *     step_end               may submit; results are valid after sync()
  *
  * Rules
  *  1. Enqueue calls return void. A device error is sticky and surfaces at sync() as one negative
- * code.
+ *     code.
  *  2. Slots are required unless marked (optional).
  *  3. Equal bits: a result row depends on its own inputs only, never on how many rows share the
- * step, how a prefill is cut into chunks, or which instruction set runs (kernels/cpu/README.md has
- * the arithmetic). Caches, preemption and resume rely on it.
+ *     step, how a prefill is cut into chunks, or which instruction set runs (kernels/cpu/README.md
+ *     has the arithmetic). Caches, preemption and resume rely on it.
  *  4. One thread (the rank thread) calls a backend; it may use a pool of its own inside.
  *  5. World size 1 makes all_reduce a no-op, so the decoder has no `if (tp)`. */
 #ifndef LM_KERNELS_BACKEND_H

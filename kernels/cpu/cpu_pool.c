@@ -6,13 +6,13 @@
  *
  * Rules
  *  1. A part is taken by advancing the ticket with one compare-and-swap over {run, parts, next
- * part}. A worker that comes late finds the ticket used up, or that of a newer run; it can't take a
- * part of a run that is over.
+ *     part}. A worker that comes late finds the ticket used up, or that of a newer run; it can't
+ *     take a part of a run that is over.
  *  2. `job` is written only while no part is pending, and read only behind a taken part: the
- * ticket's release publishes it, the release of `pending` publishes what the parts wrote.
+ *     ticket's release publishes it, the release of `pending` publishes what the parts wrote.
  *  3. Waiting = spin for SPIN_NS, then say so (a sleeper count or flag) and sleep on the futex. The
  *     announcement and the other side's change are both seq_cst, so either the waker sees the
- * sleeper or the sleeper sees the change: no wake-up is lost.
+ *     sleeper or the sleeper sees the change: no wake-up is lost.
  *  4. A waiter that was woken checks its condition again; spurious wake-ups are harmless. */
 #include "kernels/cpu/cpu_pool.h"
 

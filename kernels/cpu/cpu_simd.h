@@ -7,7 +7,7 @@
  *  1. No operation whose result depends on the width: sums across lanes go through vf_sum only.
  *  2. A multiply-add is fused only where vf_fma says so (the tree is built with -ffp-contract=off).
  *  3. Maxima are taken over numbers only; NaN in gives NaN or a number out, never undefined
- * behaviour. */
+ *     behaviour. */
 #ifndef LM_KERNELS_CPU_SIMD_H
 #define LM_KERNELS_CPU_SIMD_H
 

@@ -5,9 +5,9 @@
  * Rules:
  *  1. A line is one write(2), so lines of threads and processes that share a pipe don't mix.
  *  2. What comes from peers can't forge lines or drive a terminal: control characters and bytes
- * that aren't UTF-8 are escaped (\n, \x1b), and a line is cut at LINE_SIZE bytes.
+ *     that aren't UTF-8 are escaped (\n, \x1b), and a line is cut at LINE_SIZE bytes.
  *  3. The last LINES_KEPT lines stay in memory for the crash handler, which reads them with no
- * lock: a line that is being replaced then may come out mixed, nothing worse. */
+ *     lock: a line that is being replaced then may come out mixed, nothing worse. */
 #include "shared/base/log.h"
 
 #include "shared/base/check.h"

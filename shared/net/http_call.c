@@ -7,7 +7,7 @@
  * Rules:
  *  1. A call is freed before its last callback runs, so that the callback may do anything.
  *  2. Callbacks that run inside the parser may cancel the call: afterwards c->call is asked, not
- * the call that was there before.
+ *     the call that was there before.
  *  3. The body of the request is the caller's. Once the call has ended nothing reads it: closing a
  *     connection drops its writes. */
 #include "shared/net/http_call.h"

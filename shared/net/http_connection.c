@@ -9,13 +9,13 @@
  *
  * Rules:
  *  1. Requests of one connection are handled one after another. What arrives behind the current one
- * is kept in `pipeline`, at most PIPELINE_BYTES and one read; beyond that reading stops until the
- *     exchange ends. Below it reading goes on, so that a client that leaves is noticed.
+ *     is kept in `pipeline`, at most PIPELINE_BYTES and one read; beyond that reading stops until
+ *     the exchange ends. Below it reading goes on, so that a client that leaves is noticed.
  *  2. Writing tries the socket first and copies only what it doesn't take. One uv_write at a time,
- * of `flight`; what comes meanwhile collects in `out` and goes as one piece when that is done.
+ *     of `flight`; what comes meanwhile collects in `out` and goes as one piece when that is done.
  *  3. A lost connection is only recorded where a user may be on the stack (c->error, then defer).
- *  4. After our last byte comes FIN, then input is dropped for a while: closing with unread input
- * would send RST, which makes the client's kernel drop our answer. */
+ *  4. After our last byte comes FIN, then input is dropped for a while: closing with unread
+ *     input would send RST, which makes the client's kernel drop our answer. */
 #define LOG_MODULE "http"
 #include "shared/net/http_connection.h"
 

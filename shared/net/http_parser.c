@@ -6,12 +6,12 @@
  *
  * Rules:
  *  1. In HEAD and TRAILER llhttp is fed only what scan() has passed, and never a byte behind the
- * empty line in the same call, so the two can't disagree about where the head ends: if llhttp isn't
- *     through with it then, or was earlier, the message is refused.
+ *     empty line in the same call, so the two can't disagree about where the head ends: if llhttp
+ *     isn't through with it then, or was earlier, the message is refused.
  *  2. Every message gets a fresh llhttp; no state of one message reaches the next.
  *  3. Nothing a peer sends makes memory or framing grow beyond limits: target, header bytes and
- * count, raw bytes of head and trailer, framing bytes per body byte. The body is the callback's to
- * bound.
+ *     count, raw bytes of head and trailer, framing bytes per body byte. The body is the callback's
+ *     to bound.
  *  4. The first failure wins and is final. */
 #include "shared/net/http_parser.h"
 

@@ -2,11 +2,11 @@
  *
  * Rules:
  *  1. A connection has one call or none. Without one it rests in its origin's idle list, newest
- * first, and is still read: any byte or EOF then ends it.
+ *     first, and is still read: any byte or EOF then ends it.
  *  2. Before reuse the socket is asked once more, since what arrived in this turn of the loop may
- * not have been read yet.
+ *     not have been read yet.
  *  3. A failed write is not the end: a server that answers early and closes has sent its answer,
- * and reading will find it, or the reset. */
+ *     and reading will find it, or the reset. */
 #include "shared/base/check.h"
 #include "shared/net/http_call.h"
 

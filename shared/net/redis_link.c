@@ -6,13 +6,13 @@
  *
  * Rules:
  *  1. Replies come in the order of commands. A command whose deadline passes is told so and stays
- * in the line without a callback, so that its late reply is matched and dropped.
+ *     in the line without a callback, so that its late reply is matched and dropped.
  *  2. A server that leaves the oldest command unanswered for SILENCE_MS is taken for dead (stopped,
- * or the network swallows packets) and the connection is dropped, late replies with it.
+ *     or the network swallows packets) and the connection is dropped, late replies with it.
  *  3. Callbacks of commands run from the loop only: what fails inside a call waits in `failed` for
- * the turn handle, which also writes what was submitted since, in one piece.
- *  4. Reconnecting backs off from 0.1 to 2 s; only a greeting that succeeds resets it. One log line
- * a change of state or of reason. */
+ *     the turn handle, which also writes what was submitted since, in one piece.
+ *  4. Reconnecting backs off from 0.1 to 2 s; only a greeting that succeeds resets it. One log
+ *     line a change of state or of reason. */
 #define LOG_MODULE "redis"
 #include "shared/net/redis_link.h"
 
