@@ -19,7 +19,13 @@ struct tokenizer;     // engine/tokenizer.h
 struct chat_template; // engine/chat_template.h
 
 enum engine_dtype { ENGINE_DTYPE_AUTO, ENGINE_DTYPE_FLOAT32 };
-enum engine_kv_dtype { ENGINE_KV_AUTO, ENGINE_KV_F16, ENGINE_KV_BF16, ENGINE_KV_F32 };
+enum engine_kv_dtype {
+    ENGINE_KV_AUTO,
+    ENGINE_KV_F16,
+    ENGINE_KV_BF16,
+    ENGINE_KV_F32,
+    ENGINE_KV_INT8, // one scale per head and token
+};
 
 struct engine_options {
     const char *model_path;
@@ -35,6 +41,9 @@ struct engine_options {
     int64_t cache_max_tokens;      // bound on KV tokens; 0: none
     int max_batch_size;            // sequences that run at once
     int max_prefill_token_num;     // prompt tokens per step
+    bool prefix_caching;           // keep pages of ended requests for prompts that begin alike
+    double session_pin_ratio;      // share of the pages that sessions may keep from eviction
+    int64_t session_host_bytes;    // memory for copies of pages that sessions had to give up
     int queue_max; // requests beside max_batch_size running ones; beyond them submit gives E_BUSY
     int pipeline_depth; // steps in flight: 0 = backend's choice (CPU 1), 1 or 2
     void (*on_events)(void *arg);
@@ -65,12 +74,26 @@ const struct chat_template *engine_chat_template(const struct engine *e);
 
 /* ---- requests ---- */
 
+struct logit_bias {
+    int32_t token;
+    float bias; // added to its logit before anything else
+};
+
+/* Zero switches each of them off but top_p, which needs a number. */
 struct sampling_params {
-    float temperature; // 0: greedy, ties to the lowest id
-    float top_p;       // (0, 1]; at least one token is kept
-    float min_p;       // [0, 1]
-    int top_k;         // 0: off
-    uint64_t seed;     // counter-based: same request, same tokens, whatever the batch
+    float temperature;        // 0: greedy, ties to the lowest id
+    float top_p;              // (0, 1]; at least one token is kept
+    float min_p;              // [0, 1]
+    int top_k;                // 0: off
+    uint64_t seed;            // counter-based: same request, same tokens, whatever the batch
+    uint32_t choice;          // of several answers to one prompt: part of the counter
+    float repetition_penalty; // > 0, 0 and 1: off; divides (multiplies negative) logits of tokens
+                              // that prompt or answer have: Keskar et al. 2019, "CTRL", section 4.1
+    float presence_penalty;   // taken off the logit of each token that the answer has
+    float frequency_penalty;  // likewise, times how often
+    const struct logit_bias *bias; // [bias_count], copied by submit
+    int bias_count;
+    int logprobs; // 0: none; n: of the sampled token and of the n - 1 likeliest
 };
 
 struct engine_request {
@@ -78,6 +101,12 @@ struct engine_request {
     const int32_t *prompt; // copied by submit
     size_t prompt_count;   // >= 1
     struct sampling_params sampling;
+    /* Who waits for whom (engine/wait_queue.h). */
+    uint64_t tenant;      // waiting requests of all tenants take turns
+    int priority;         // the lower, the sooner; 0 is what most have
+    uint64_t deadline_ms; // clock_ms() at which it fails with E_TIMEOUT; 0: never
+    /* Not 0: its pages stay for this session when it ends (engine_session_state). */
+    uint64_t session;
     int max_tokens; // >= 1, or 0: until the context is full. Cut to what the context leaves.
     int min_tokens; // no stop (id or string) before that many
     bool ignore_eos;
@@ -124,6 +153,24 @@ struct engine_event {
  * max_tokens. */
 bool engine_next_event(struct engine *e, struct engine_event *event);
 void engine_event_deinit(struct engine_event *event);
+
+/* ---- sessions ----
+ *
+ * A session is the caller's: a key, and the ids of its turns so far. The engine only remembers for a
+ * key how much of the last request's computation is still there; a request that begins with the same
+ * ids finds it again, whoever sends it. Losing it costs time, never a token. */
+
+enum engine_session_state {
+    SESSION_TOKENS, // nothing is kept: the next turn computes its history again
+    SESSION_HOST,   // pages were copied to host memory and come back from there
+    SESSION_CACHED, // in the prefix cache, evicted when others need the room
+    SESSION_HOT,    // kept from eviction, within session_pin_ratio
+};
+
+/* Any thread. What a turn that came now would find. */
+enum engine_session_state engine_session_state(struct engine *e, uint64_t session);
+/* Any thread. Forget the key: its pages are ordinary cache from now on. */
+void engine_session_release(struct engine *e, uint64_t session);
 
 /* ---- state ---- */
 
