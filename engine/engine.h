@@ -24,7 +24,6 @@ enum engine_kv_dtype {
     ENGINE_KV_F16,
     ENGINE_KV_BF16,
     ENGINE_KV_F32,
-    ENGINE_KV_INT8, // one scale per head and token
 };
 
 struct engine_options {

@@ -76,6 +76,7 @@ struct request *request_create(const struct engine_request *in, int context_len,
 {
     struct request *r = xcalloc(1, sizeof *r);
     list_init(&r->link);
+    list_init(&r->flow_link);
     r->id = in->id;
     r->prompt_count = r->count = (int)in->prompt_count;
     r->cap = r->count + 64;
@@ -84,6 +85,9 @@ struct request *request_create(const struct engine_request *in, int context_len,
     int room = context_len - r->prompt_count;
     r->max_tokens = in->max_tokens > 0 && in->max_tokens < room ? in->max_tokens : room;
     r->min_tokens = in->min_tokens < r->max_tokens ? in->min_tokens : r->max_tokens;
+    r->tenant = in->tenant;
+    r->priority = in->priority;
+    r->deadline_ms = in->deadline_ms;
     r->skip_special = in->skip_special;
     r->sampling = in->sampling;
     unite_stop_ids(r, in, model_stops, model_stop_count);

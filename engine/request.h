@@ -21,10 +21,15 @@ struct request {
     struct list link; // the scheduler's: waiting or running
     uint64_t id;
     enum request_state state;
-    uint64_t arrival; // order of submission, set by the scheduler
-    bool admitted;    // ran at least once
-    int32_t *tokens;  // prompt, then generated; owned
-    int count, cap;   // ids known
+    uint64_t arrival; // order of submission, set by the wait queue
+    uint64_t tenant;  // as in struct engine_request, like the next two
+    int priority;
+    uint64_t deadline_ms;
+    struct wait_flow *flow; // the wait queue's, while it waits there
+    struct list flow_link;
+    bool admitted;   // ran at least once
+    int32_t *tokens; // prompt, then generated; owned
+    int count, cap;  // ids known
     int prompt_count;
     int pending;     // sampled in steps in flight, ids not known yet
     int pending_row; // row of the newest pending token in the step submitted last

@@ -229,7 +229,9 @@ static void test_batches_change_nothing(void)
             struct client *c = new_client(1 + i * 13 % 150, (uint64_t)i);
             struct engine_request r = request_of(c, 30 + i * 7);
             r.ignore_eos = i % 2;
-            if (i % 3 == 0) r.sampling = (struct sampling_params){1, 0.9f, 0, 20, (uint64_t)i};
+            if (i % 3 == 0)
+                r.sampling = (struct sampling_params){
+                    .temperature = 1, .top_p = 0.9f, .top_k = 20, .seed = (uint64_t)i};
             submit(e, &r);
         }
         wait_ended(e, 24);
