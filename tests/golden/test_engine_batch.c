@@ -110,7 +110,12 @@ static void submit(struct engine *e, int index, int max_tokens)
                                .max_tokens = max_tokens,
                                .ignore_eos = max_tokens > TOKENS, // a long run is to be long
                                .skip_special = true};
-    if (index % 2) r.sampling = (struct sampling_params){0.8f, 0.95f, 0.01f, 50, (uint64_t)index};
+    if (index % 2)
+        r.sampling = (struct sampling_params){.temperature = 0.8f,
+                                              .top_p = 0.95f,
+                                              .min_p = 0.01f,
+                                              .top_k = 50,
+                                              .seed = (uint64_t)index};
     NEED(engine_submit(e, &r, &err) == 0);
 }
 

@@ -166,16 +166,23 @@ static void test_distributions(void)
     rng_init(&rng, 99);
     for (int i = 0; i < VOCAB_MAX; i++)
         x[i] = (float)(rng_unit(&rng) + rng_unit(&rng) + rng_unit(&rng) - 1.5) * 6;
-    static const struct sampling_params cases[] = {
-        {1, 1, 0, 0, 1},         {0.7f, 1, 0, 0, 2},       {1, 0.9f, 0, 0, 3},
-        {1, 1, 0, 40, 4},        {1, 1, 0.1f, 0, 5},       {0.8f, 0.8f, 0, 40, 6},
-        {2, 0.95f, 0.02f, 0, 7}, {1, 1, 0, 1, 8},          {1, 1e-6f, 0, 0, 9},
-        {1, 0.5f, 0.3f, 10, 10}, {1, 0.999f, 0, 2999, 11}, {1, 1, 1, 0, 12},
-        {0.01f, 0.9f, 0, 0, 13}, {1, 1, 0, 100000, 14},
+    static const struct {
+        float temperature, top_p, min_p;
+        int top_k;
+    } cases[] = {
+        {1, 1, 0, 0},        {0.7f, 1, 0, 0},     {1, 0.9f, 0, 0},      {1, 1, 0, 40},
+        {1, 1, 0.1f, 0},     {0.8f, 0.8f, 0, 40}, {2, 0.95f, 0.02f, 0}, {1, 1, 0, 1},
+        {1, 1e-6f, 0, 0},    {1, 0.5f, 0.3f, 10}, {1, 0.999f, 0, 2999}, {1, 1, 1, 0},
+        {0.01f, 0.9f, 0, 0}, {1, 1, 0, 100000},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++)
         for (int n = 1; n <= VOCAB_MAX; n = n * 7 + 3)
-            check_against_reference(cases[i], x, n, 4000);
+            check_against_reference((struct sampling_params){.temperature = cases[i].temperature,
+                                                             .top_p = cases[i].top_p,
+                                                             .min_p = cases[i].min_p,
+                                                             .top_k = cases[i].top_k,
+                                                             .seed = i + 1},
+                                    x, n, 4000);
 }
 
 /* Equal logits: ties are kept by the lower id. */
