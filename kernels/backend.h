@@ -158,7 +158,15 @@ struct backend_ops {
     size_t (*kv_block_bytes)(const struct backend *b, enum dtype kv_type);
     /* Address space for `blocks` pages; memory is taken as pages are first written. */
     FALLIBLE int (*kv_open)(struct backend *b, enum dtype kv_type, int blocks, struct error *err);
+    /* Moves of the first `tokens` positions of a page, all layers; what lies behind them in the
+     * target is undefined afterwards. They are enqueued between step_end and step_begin and take
+     * effect in order with steps and each other: a save sees what every earlier step wrote, and a
+     * later step or copy sees what a restore brought. `host` has kv_block_bytes, is in the backend's
+     * own layout (of use only to a backend with the same model, KV type and rank), and belongs to
+     * the backend until sync() returns: the CPU copies at once, a device behind its queue. */
     void (*kv_copy)(struct backend *b, int from_block, int to_block, int tokens); // copy-on-write
+    void (*kv_save)(struct backend *b, int block, int tokens, void *host);
+    void (*kv_restore)(struct backend *b, int block, int tokens, const void *host);
 
     void (*step_begin)(struct backend *b, const struct step *step); // step stays valid until sync
     void (*embed)(struct backend *b);

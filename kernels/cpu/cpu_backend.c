@@ -89,15 +89,31 @@ static int cpu_kv_open(struct backend *b, enum dtype kv_type, int blocks, struct
     return 0;
 }
 
-/* K of a page is stored by element, so the first `tokens` positions are not one range: the whole
- * page goes. Positions behind them are never read before they are written. */
+/* K of a page is stored by element, so the first `tokens` positions are not one range: whole pages
+ * move. Positions behind them are never read before they are written. */
+static uint8_t *page_to_move(const struct backend *b, int block, int tokens)
+{
+    CHECK(b->kv && !b->step);
+    CHECK(block >= 0 && block < b->kv_blocks);
+    CHECK(tokens >= 0 && tokens <= KV_BLOCK_TOKENS);
+    return b->kv + (size_t)block * b->kv_page_bytes;
+}
+
 static void cpu_kv_copy(struct backend *b, int from_block, int to_block, int tokens)
 {
-    CHECK(from_block >= 0 && from_block < b->kv_blocks);
-    CHECK(to_block >= 0 && to_block < b->kv_blocks && to_block != from_block);
-    CHECK(tokens >= 0 && tokens <= KV_BLOCK_TOKENS);
-    memcpy(b->kv + (size_t)to_block * b->kv_page_bytes,
-           b->kv + (size_t)from_block * b->kv_page_bytes, b->kv_page_bytes);
+    CHECK(to_block != from_block);
+    memcpy(page_to_move(b, to_block, tokens), page_to_move(b, from_block, tokens),
+           b->kv_page_bytes);
+}
+
+static void cpu_kv_save(struct backend *b, int block, int tokens, void *host)
+{
+    memcpy(host, page_to_move(b, block, tokens), b->kv_page_bytes);
+}
+
+static void cpu_kv_restore(struct backend *b, int block, int tokens, const void *host)
+{
+    memcpy(page_to_move(b, block, tokens), host, b->kv_page_bytes);
 }
 
 /* ---- ends of a step ---- */
@@ -109,13 +125,13 @@ static void cpu_all_reduce(struct backend *b)
 
 static void cpu_step_end(struct backend *b)
 {
-    (void)b;
+    b->step = NULL;
 }
 
 static int cpu_sync(struct backend *b, struct error *err)
 {
+    (void)b;
     (void)err;
-    b->step = NULL;
     return 0;
 }
 
@@ -145,6 +161,8 @@ const struct backend_ops cpu_backend_ops = {
     .kv_block_bytes = cpu_kv_block_bytes,
     .kv_open = cpu_kv_open,
     .kv_copy = cpu_kv_copy,
+    .kv_save = cpu_kv_save,
+    .kv_restore = cpu_kv_restore,
     .step_begin = cpu_step_begin,
     .embed = cpu_embed,
     .qkv = cpu_qkv,

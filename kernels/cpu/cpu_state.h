@@ -62,7 +62,7 @@ struct backend {
     int kv_blocks;
     int value_stride; // head_dim rounded up to 16
 
-    const struct step *step; // between step_begin and sync
+    const struct step *step; // between step_begin and step_end
 };
 
 /* cpu_load.c: the load slot, and what close needs. */

@@ -28,7 +28,7 @@ struct fake_backend_script {
     atomic_int fail_at_step; // sync fails from this step on (1 = first); 0: never
     atomic_int nan_token;    // a row whose last token is this has a NaN logit; -1: none
     atomic_int steps, rows, tokens_max_seen, sequences_max_seen;
-    atomic_int kv_blocks;
+    atomic_int kv_blocks, kv_copies, kv_saves, kv_restores;
 };
 static struct fake_backend_script fake_backend = {.nan_token = -1};
 
@@ -90,10 +90,38 @@ static int fake_kv_open(struct backend *b, enum dtype kv_type, int blocks, struc
     return 0;
 }
 
+static uint64_t *fake_page(struct backend *b, int block, int tokens)
+{
+    CHECK(!b->in_step);
+    CHECK(block >= 0 && block < b->blocks);
+    CHECK(tokens >= 0 && tokens <= KV_BLOCK_TOKENS);
+    return b->pages + (size_t)block * KV_BLOCK_TOKENS;
+}
+
+/* Positions behind `tokens` get a value that no hash has: reading them changes the answer. */
+static void fake_move(uint64_t *to, const uint64_t *from, int tokens)
+{
+    memcpy(to, from, (size_t)tokens * sizeof *to);
+    memset(to + tokens, 0xee, (size_t)(KV_BLOCK_TOKENS - tokens) * sizeof *to);
+}
+
 static void fake_kv_copy(struct backend *b, int from, int to, int tokens)
 {
-    memcpy(b->pages + (size_t)to * KV_BLOCK_TOKENS, b->pages + (size_t)from * KV_BLOCK_TOKENS,
-           (size_t)tokens * sizeof *b->pages);
+    CHECK(from != to);
+    fake_move(fake_page(b, to, tokens), fake_page(b, from, tokens), tokens);
+    fake_backend.kv_copies++;
+}
+
+static void fake_kv_save(struct backend *b, int block, int tokens, void *host)
+{
+    fake_move(host, fake_page(b, block, tokens), tokens);
+    fake_backend.kv_saves++;
+}
+
+static void fake_kv_restore(struct backend *b, int block, int tokens, const void *host)
+{
+    fake_move(fake_page(b, block, tokens), host, tokens);
+    fake_backend.kv_restores++;
 }
 
 static uint64_t *fake_slot(struct backend *b, const struct step_sequence *s, int position)
@@ -250,6 +278,8 @@ static const struct backend_ops fake_backend_ops = {
     .kv_block_bytes = fake_kv_block_bytes,
     .kv_open = fake_kv_open,
     .kv_copy = fake_kv_copy,
+    .kv_save = fake_kv_save,
+    .kv_restore = fake_kv_restore,
     .step_begin = fake_step_begin,
     .embed = fake_embed,
     .qkv = fake_qkv,

@@ -7,6 +7,8 @@
 #define SEQUENCES 5
 #define PAGES     40
 
+static const enum dtype kv_types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+
 /* ---- models ---- */
 
 static struct model_params scalars(int hidden, int heads, int kv_heads, int head_dim, int ffn,
@@ -72,6 +74,7 @@ struct runner {
     const struct backend_ops *ops;
     struct backend *b;
     const struct model_params *p;
+    enum dtype kv_type;
     int sources_done;
     int32_t blocks[SEQUENCES][4]; // page tables: scattered, no page twice
     int past[SEQUENCES];
@@ -96,6 +99,7 @@ static void runner_open(struct runner *r, struct tiny_model *t, const char *isa,
     memset(r, 0, sizeof *r);
     r->ops = backend_find("cpu");
     r->p = &t->params;
+    r->kv_type = kv_type;
     NEED(r->ops);
     t->params.on_source_done = on_source_done;
     t->params.on_source_done_arg = r;
@@ -276,7 +280,31 @@ static void test_bits(void)
 /* ---- pages ---- */
 
 /* A copied page continues as the original does, and no longer follows it. */
-static void test_kv_copy(void)
+static void copy_page(struct runner *r, int from, int to, int tokens)
+{
+    r->ops->kv_copy(r->b, from, to, tokens);
+}
+
+/* A page that was kept on the host comes back as it was when it was saved. */
+static void page_through_host(struct runner *r, int from, int to, int tokens)
+{
+    size_t bytes = r->ops->kv_block_bytes(r->b, r->kv_type);
+    uint8_t *host = xmalloc(bytes), *other = xmalloc(bytes);
+    struct error err;
+
+    r->ops->kv_save(r->b, from, tokens, host);
+    r->ops->kv_save(r->b, (from + 1) % PAGES, tokens, other);
+    NEED(r->ops->sync(r->b, &err) == 0);
+    r->ops->kv_restore(r->b, to, tokens, other);
+    r->ops->kv_restore(r->b, to, tokens, host);
+    NEED(r->ops->sync(r->b, &err) == 0);
+    memset(host, 0xff, bytes);
+    free(host);
+    free(other);
+}
+
+static void check_moved_page(enum dtype kv_type,
+                             void (*move)(struct runner *r, int from, int to, int tokens))
 {
     struct tiny_model t = {0};
     int32_t ids[SEQUENCES][TOKENS];
@@ -289,12 +317,10 @@ static void test_kv_copy(void)
     memcpy(ids[1], ids[0], sizeof ids[0]);
     size_t count = (size_t)TOKENS * (size_t)t.params.vocab;
     float *a = xcalloc(count, sizeof *a), *b = xcalloc(count, sizeof *b);
-    runner_open(&r, &t, NULL, 1, COMPUTE_AUTO, DTYPE_F16);
-    EXPECT_INT(r.ops->kv_block_bytes(r.b, DTYPE_F16), 2 * 2 * (16 + 16) * 64 * 2);
-    EXPECT_INT(r.ops->kv_block_bytes(r.b, DTYPE_F32), 2 * 2 * (16 + 16) * 64 * 4);
+    runner_open(&r, &t, NULL, 1, COMPUTE_AUTO, kv_type);
     run_step(&r, ids, (int[SEQUENCES]){90}, (float *[SEQUENCES]){NULL});
     r.blocks[1][0] = r.blocks[0][0];
-    r.ops->kv_copy(r.b, r.blocks[0][1], r.blocks[1][1], 90 - 64);
+    move(&r, r.blocks[0][1], r.blocks[1][1], 90 - 64);
     r.past[1] = 90;
     run_step(&r, ids, (int[SEQUENCES]){20}, (float *[SEQUENCES]){a});
     run_step(&r, ids, (int[SEQUENCES]){0, 20}, (float *[SEQUENCES]){NULL, b});
@@ -303,6 +329,29 @@ static void test_kv_copy(void)
     runner_close(&r);
     free(a);
     free(b);
+    tiny_free(&t);
+}
+
+static void test_moved_pages(void)
+{
+    for (size_t i = 0; i < ARRAY_LEN(kv_types); i++) {
+        check_moved_page(kv_types[i], copy_page);
+        check_moved_page(kv_types[i], page_through_host);
+    }
+}
+
+static void test_page_bytes(void)
+{
+    struct tiny_model t = {0};
+    struct runner r;
+    struct rng rng;
+
+    rng_init(&rng, 8);
+    model_plain(&t, &rng);
+    runner_open(&r, &t, NULL, 1, COMPUTE_AUTO, DTYPE_F16);
+    EXPECT_INT(r.ops->kv_block_bytes(r.b, DTYPE_F16), 2 * 2 * (16 + 16) * 64 * 2);
+    EXPECT_INT(r.ops->kv_block_bytes(r.b, DTYPE_F32), 2 * 2 * (16 + 16) * 64 * 4);
+    runner_close(&r);
     tiny_free(&t);
 }
 
@@ -366,7 +415,8 @@ int main(void)
 {
     RUN(test_values);
     RUN(test_bits);
-    RUN(test_kv_copy);
+    RUN(test_moved_pages);
+    RUN(test_page_bytes);
     RUN(test_refusals);
     return TEST_END();
 }
