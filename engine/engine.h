@@ -104,6 +104,9 @@ struct engine_request {
     uint64_t tenant;      // waiting requests of all tenants take turns
     int priority;         // the lower, the sooner; 0 is what most have
     uint64_t deadline_ms; // clock_ms() at which it fails with E_TIMEOUT; 0: never
+    /* Not 0: one of several answers to the same prompt. They are submitted one after the other and
+     * share one prefill, also when prefix_caching is off. */
+    uint64_t group;
     /* Not 0: its pages stay for this session when it ends (engine_session_state). */
     uint64_t session;
     int max_tokens; // >= 1, or 0: until the context is full. Cut to what the context leaves.
@@ -165,6 +168,7 @@ enum engine_session_state {
     SESSION_CACHED, // in the prefix cache, evicted when others need the room
     SESSION_HOT,    // kept from eviction, within session_pin_ratio
 };
+#define ENGINE_SESSION_STATES 4
 
 /* Any thread. What a turn that came now would find. */
 enum engine_session_state engine_session_state(struct engine *e, uint64_t session);
@@ -176,8 +180,13 @@ void engine_session_release(struct engine *e, uint64_t session);
 struct engine_stats {
     int running, waiting;
     int64_t prefill_tokens_waiting; // prompt tokens not computed yet
-    int kv_blocks_used, kv_blocks_total;
+    /* Blocks: held by running requests; else kept for hot sessions; else in the prefix cache, to be
+     * evicted when needed; the rest is free. */
+    int kv_blocks_used, kv_blocks_pinned, kv_blocks_cached, kv_blocks_total;
+    int64_t kv_host_bytes;                   // copies of sessions' pages in host memory
+    int sessions[ENGINE_SESSION_STATES];     // keys remembered, by enum engine_session_state
     uint64_t steps, prompt_tokens_total, generated_tokens_total, preemptions_total;
+    uint64_t cached_tokens_total; // prompt tokens found in the prefix cache
     uint64_t last_step_ms;       // monotonic clock at the last finished step; for /health
     double prefill_tokens_per_s; // EWMA over busy time; 0 until known
     double inter_token_s;        // EWMA of decode step time
