@@ -63,8 +63,13 @@ static const struct option options[] = {
      .max = 1 << 20, .arg = "TOKENS", .group = "Engine", .help = "prompt tokens in one step"},
     {"dtype", OPTION_CHOICE, FIELD(dtype), .def = "auto", .choices = "auto|float32",
      .group = "Engine", .help = "arithmetic of activations; float32 is exact and slow"},
-    {"kv-dtype", OPTION_CHOICE, FIELD(kv_dtype), .def = "auto", .choices = "auto|f16|bf16|f32",
-     .group = "Engine", .help = "type of the KV cache; auto is f16, f32 with --dtype float32"},
+    {"kv-dtype", OPTION_CHOICE, FIELD(kv_dtype), .def = "auto", .choices = "auto|f16|bf16|f32|int8",
+     .group = "Engine",
+     .help = "type of the KV cache; auto is f16, f32 with --dtype float32; int8 takes half of f16"},
+    {"quant-policy", OPTION_CHOICE, FIELD(quant_policy), .def = "0", .choices = "0|4|8",
+     .group = "Engine",
+     .help = "LMDeploy's name for it: 8 is --kv-dtype int8, 0 leaves it as it "
+             "is; 4 is not offered"},
     {"chat-template", OPTION_STRING, FIELD(chat_template), .arg = "FILE", .group = "Engine",
      .help = "Jinja file that replaces the model's own chat template"},
     {"threads", OPTION_INT, FIELD(threads), .def = "0", .min = 0, .max = 1024, .arg = "N",
@@ -113,6 +118,24 @@ static int check_log_level(struct agent_config *c, struct error *err)
                      c->log_level);
 }
 
+/* LMDeploy's --quant-policy is another way to say --kv-dtype. */
+static int apply_quant_policy(struct agent_config *c, struct error *err)
+{
+    enum { POLICY_NONE, POLICY_4, POLICY_8 };
+
+    if (c->quant_policy == POLICY_NONE) return 0;
+    if (c->quant_policy == POLICY_4) {
+        return error_set(err, E_UNSUPPORTED,
+                         "--quant-policy: a 4-bit KV cache is not offered; use 8, or 0 for none");
+    }
+    if (c->kv_dtype != ENGINE_KV_AUTO && c->kv_dtype != ENGINE_KV_INT8) {
+        return error_set(err, E_INVALID,
+                         "--quant-policy: 8 means int8, but --kv-dtype says otherwise; give one");
+    }
+    c->kv_dtype = ENGINE_KV_INT8;
+    return 0;
+}
+
 static int check_urls(const struct agent_config *c, struct error *err)
 {
     for (size_t i = 0; i < c->proxy_urls.count; i++) {
@@ -159,7 +182,7 @@ int agent_config_parse(int argc, char **argv, struct agent_config *config, struc
     config->model_path = positional[0];
     if (!config->model_name) config->model_name = agent_model_name(config->model_path);
     if ((rc = check_log_level(config, err)) != 0 || (rc = check_urls(config, err)) != 0 ||
-        (rc = check_names(config, err)) != 0) {
+        (rc = check_names(config, err)) != 0 || (rc = apply_quant_policy(config, err)) != 0) {
         return rc;
     }
     return CONFIG_RUN;

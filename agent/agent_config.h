@@ -36,7 +36,8 @@ struct agent_config {
     int64_t max_batch_size;
     int64_t max_prefill_token_num;
     int dtype;    // enum engine_dtype
-    int kv_dtype; // enum engine_kv_dtype
+    int kv_dtype; // enum engine_kv_dtype, --quant-policy taken in
+    int quant_policy;
     char *chat_template;
     int64_t threads;
     char *cpu_list;

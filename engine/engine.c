@@ -76,19 +76,21 @@ static int fill_options(struct engine_options *o, int model_context, struct erro
     return 0;
 }
 
-static enum dtype kv_dtype(const struct engine_options *o)
+static enum kv_type kv_type(const struct engine_options *o)
 {
     switch (o->kv_dtype) {
     case ENGINE_KV_F16:
-        return DTYPE_F16;
+        return KV_F16;
     case ENGINE_KV_BF16:
-        return DTYPE_BF16;
+        return KV_BF16;
     case ENGINE_KV_F32:
-        return DTYPE_F32;
+        return KV_F32;
+    case ENGINE_KV_INT8:
+        return KV_INT8;
     case ENGINE_KV_AUTO:
         break;
     }
-    return o->dtype == ENGINE_DTYPE_FLOAT32 ? DTYPE_F32 : DTYPE_F16;
+    return o->dtype == ENGINE_DTYPE_FLOAT32 ? KV_F32 : KV_F16;
 }
 
 /* ---- sizes ---- */
@@ -132,7 +134,7 @@ static int count_kv_blocks(const struct engine_options *o, size_t block_bytes, i
 
 static int open_kv(struct engine *e, int *blocks, struct error *err)
 {
-    enum dtype type = kv_dtype(&e->options);
+    enum kv_type type = kv_type(&e->options);
     size_t block_bytes = executor_kv_block_bytes(e->executor, type);
     int rc = count_kv_blocks(&e->options, block_bytes, blocks, err);
     if (rc < 0 || (rc = executor_open_kv(e->executor, type, *blocks, err)) < 0) return rc;

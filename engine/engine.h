@@ -24,6 +24,7 @@ enum engine_kv_dtype {
     ENGINE_KV_F16,
     ENGINE_KV_BF16,
     ENGINE_KV_F32,
+    ENGINE_KV_INT8,
 };
 
 struct engine_options {

@@ -34,7 +34,7 @@ struct rank {
 struct rank_call {
     struct tp_work work;
     int (*function)(struct executor *x, int rank, struct rank_call *call, struct error *err);
-    enum dtype kv_type;
+    enum kv_type kv_type;
     int kv_blocks;
     int rc;
     struct error error;
@@ -260,13 +260,13 @@ void executor_close(struct executor *x)
     free(x);
 }
 
-int executor_open_kv(struct executor *x, enum dtype type, int blocks, struct error *err)
+int executor_open_kv(struct executor *x, enum kv_type type, int blocks, struct error *err)
 {
     struct rank_call call = {.function = open_kv_rank, .kv_type = type, .kv_blocks = blocks};
     return call_ranks(x, &call, err);
 }
 
-size_t executor_kv_block_bytes(const struct executor *x, enum dtype type)
+size_t executor_kv_block_bytes(const struct executor *x, enum kv_type type)
 {
     return x->setup.ops->kv_block_bytes(x->ranks[0].backend, type);
 }

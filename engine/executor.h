@@ -24,9 +24,9 @@ FALLIBLE int executor_open(const struct executor_setup *setup, struct executor *
                            struct error *err);
 void executor_close(struct executor *x); // finishes what was submitted; NULL is fine
 
-FALLIBLE int executor_open_kv(struct executor *x, enum dtype type, int blocks, struct error *err);
-size_t executor_kv_block_bytes(const struct executor *x, enum dtype type); // on one rank
-const char *executor_describe(const struct executor *x);                   // of rank 0
+FALLIBLE int executor_open_kv(struct executor *x, enum kv_type type, int blocks, struct error *err);
+size_t executor_kv_block_bytes(const struct executor *x, enum kv_type type); // on one rank
+const char *executor_describe(const struct executor *x);                     // of rank 0
 void executor_memory(const struct executor *x, size_t *weights, size_t *activations);
 
 /* Called by a rank thread whenever a batch is done; see tp_group_set_on_done. */

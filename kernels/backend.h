@@ -95,6 +95,18 @@ struct model_params {
     void *on_source_done_arg;
 };
 
+/* ---- KV pages ---- */
+
+/* How a page holds K and V. A token's K and V are rounded once, when qkv writes them; attention
+ * reads what is stored, in the same step too, so rule 3 holds for every type. */
+enum kv_type {
+    KV_F32,
+    KV_F16,
+    KV_BF16,
+    KV_INT8, // one float32 scale per token, head, and K or V; signed bytes, symmetric
+    KV_TYPES
+};
+
 /* ---- one step ---- */
 
 struct step_sequence {
@@ -154,10 +166,10 @@ struct backend_ops {
     FALLIBLE int (*load)(struct backend *b, const struct model_params *params,
                          const struct step_limits *limits, struct error *err);
 
-    /* Bytes of one KV page (all layers) for a KV element type: F32, F16 or BF16. */
-    size_t (*kv_block_bytes)(const struct backend *b, enum dtype kv_type);
+    /* Bytes of one KV page, all layers. */
+    size_t (*kv_block_bytes)(const struct backend *b, enum kv_type type);
     /* Address space for `blocks` pages; memory is taken as pages are first written. */
-    FALLIBLE int (*kv_open)(struct backend *b, enum dtype kv_type, int blocks, struct error *err);
+    FALLIBLE int (*kv_open)(struct backend *b, enum kv_type type, int blocks, struct error *err);
     /* Moves of the first `tokens` positions of a page, all layers; what lies behind them in the
      * target is undefined afterwards. They are enqueued between step_end and step_begin and take
      * effect in order with steps and each other: a save sees what every earlier step wrote, and a

@@ -26,38 +26,73 @@ static void rotate_head(struct backend *b, float *head, const float *norm, int t
 static uint8_t *page_of(const struct backend *b, int layer, int head, int32_t block)
 {
     size_t at = (size_t)layer * (size_t)b->model.kv_heads + (size_t)head;
-    return b->kv + (size_t)block * b->kv_page_bytes + at * b->kv_head_bytes;
-}
-
-static size_t element_bytes(enum dtype type)
-{
-    return type == DTYPE_F32 ? 4 : 2;
+    return b->kv + (size_t)block * b->kv_page_bytes + at * b->kv_layout.bytes;
 }
 
 /* K goes down a column of [head_dim][64], V along a row of [64][value_stride]. */
-static void store_kv(struct backend *b, uint8_t *page, int slot, const float *k, const float *v)
+static void store_floats(const struct kv_layout *l, uint8_t *page, int slot, const float *k,
+                         const float *v)
 {
-    int dim = b->model.head_dim;
-    size_t bytes = element_bytes(b->kv_type), stride = (size_t)b->value_stride;
-    uint8_t *values = page + (size_t)dim * KV_BLOCK_TOKENS * bytes + (size_t)slot * stride * bytes;
+    float *column = (float *)(void *)page + slot;
+    float *row = (float *)(void *)(page + l->values) + slot * l->value_stride;
 
-    if (b->kv_type == DTYPE_F32) {
-        float *column = (float *)(void *)page + slot;
-        for (int d = 0; d < dim; d++)
-            column[d * KV_BLOCK_TOKENS] = k[d];
-        memcpy(values, v, (size_t)dim * sizeof *v);
-        return;
-    }
-    void (*convert)(uint16_t *, const float *, int) =
-        b->kv_type == DTYPE_F16 ? b->isa->pointwise->to_half : b->isa->pointwise->to_bf16;
+    for (int d = 0; d < l->head_dim; d++)
+        column[d * KV_BLOCK_TOKENS] = k[d];
+    memcpy(row, v, (size_t)l->head_dim * sizeof *v);
+}
+
+static void store_halves(const struct kv_layout *l, uint8_t *page, int slot, const float *k,
+                         const float *v, void (*convert)(uint16_t *dst, const float *src, int n))
+{
     uint16_t *column = (uint16_t *)(void *)page + slot, narrow[16];
-    for (int d = 0; d < dim; d += 16) {
-        int count = dim - d < 16 ? dim - d : 16;
+    uint16_t *row = (uint16_t *)(void *)(page + l->values) + slot * l->value_stride;
+
+    for (int d = 0; d < l->head_dim; d += 16) {
+        int count = l->head_dim - d < 16 ? l->head_dim - d : 16;
         convert(narrow, k + d, count);
         for (int i = 0; i < count; i++)
             column[(d + i) * KV_BLOCK_TOKENS] = narrow[i];
     }
-    convert((uint16_t *)(void *)values, v, dim);
+    convert(row, v, l->head_dim);
+}
+
+static void store_int8(const struct kv_layout *l, uint8_t *page, int slot, const float *k,
+                       const float *v, const struct cpu_pointwise *ops)
+{
+    float *key_scales = (float *)(void *)(page + l->key_scales);
+    float *value_scales = (float *)(void *)(page + l->value_scales);
+    int8_t *column = (int8_t *)page + slot, *row = (int8_t *)page + l->values;
+    int8_t narrow[HEAD_DIM_MAX];
+
+    key_scales[slot] = ops->quantize_head(narrow, k, l->head_dim);
+    for (int d = 0; d < l->head_dim; d++)
+        column[d * KV_BLOCK_TOKENS] = narrow[d];
+    value_scales[slot] = ops->quantize_head(row + slot * l->value_stride, v, l->head_dim);
+}
+
+static void store_kv(const struct backend *b, uint8_t *page, int slot, const float *k,
+                     const float *v)
+{
+    const struct cpu_pointwise *ops = b->isa->pointwise;
+    const struct kv_layout *l = &b->kv_layout;
+
+    switch (l->type) {
+    case KV_F32:
+        store_floats(l, page, slot, k, v);
+        return;
+    case KV_F16:
+        store_halves(l, page, slot, k, v, ops->to_half);
+        return;
+    case KV_BF16:
+        store_halves(l, page, slot, k, v, ops->to_bf16);
+        return;
+    case KV_INT8:
+        store_int8(l, page, slot, k, v, ops);
+        return;
+    case KV_TYPES:
+        break;
+    }
+    UNREACHABLE();
 }
 
 static void rotate_and_store(struct backend *b, int token, int layer)
@@ -102,14 +137,11 @@ static void run_tile(struct backend *b, int layer, const struct tile_range *r, f
     struct attention_tile tile;
 
     tile.rows = 0;
-    tile.head_dim = m->head_dim;
-    tile.value_stride = b->value_stride;
     tile.softcap = m->attention_softcap;
     tile.blocks = s->blocks;
-    tile.keys = page_of(b, layer, r->kv_head, 0);
-    tile.values = tile.keys + (size_t)m->head_dim * KV_BLOCK_TOKENS * element_bytes(b->kv_type);
+    tile.layout = &b->kv_layout;
+    tile.pages = page_of(b, layer, r->kv_head, 0);
     tile.page_bytes = b->kv_page_bytes;
-    tile.kv_type = b->kv_type;
     tile.scratch = scratch;
     for (int t = r->token; t < r->token + r->tokens; t++) {
         int last = s->past + t;

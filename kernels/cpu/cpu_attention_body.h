@@ -26,16 +26,17 @@ struct attention_state {
     int from[ATTENTION_ROWS_MAX], to[ATTENTION_ROWS_MAX]; // visible positions within the block
 };
 
-SIMD struct vf kv_load(const enum dtype type, const uint8_t *p, size_t element)
+SIMD struct vf kv_load(const enum kv_type type, const uint8_t *p, size_t element)
 {
-    if (type == DTYPE_F16) return vf_load_f16((const uint16_t *)(const void *)p + element);
-    if (type == DTYPE_BF16) return vf_load_bf16((const uint16_t *)(const void *)p + element);
+    if (type == KV_INT8) return vf_load_int8((const int8_t *)p + element);
+    if (type == KV_F16) return vf_load_f16((const uint16_t *)(const void *)p + element);
+    if (type == KV_BF16) return vf_load_bf16((const uint16_t *)(const void *)p + element);
     return vf_load((const float *)(const void *)p + element);
 }
 
 /* c[row] [16 * groups lanes] = (accumulate ? c : 0) + sum over i < n of a[row][i] * b[i * stride
  * ...] */
-SIMD void product_tile(const enum dtype type, const int rows, const int groups,
+SIMD void product_tile(const enum kv_type type, const int rows, const int groups,
                        const bool accumulate, const float *const *a, size_t a_offset,
                        const uint8_t *b, size_t stride, int n, float *c, size_t c_stride)
 {
@@ -98,39 +99,49 @@ typedef void product_fn(bool accumulate, const float *const *a, size_t a_offset,
         {name##_6x1, name##_6xn},                          \
     };
 
-PRODUCTS(product_f32, DTYPE_F32)
-PRODUCTS(product_f16, DTYPE_F16)
-PRODUCTS(product_bf16, DTYPE_BF16)
-
-static size_t kv_bytes(enum dtype type)
-{
-    return type == DTYPE_F32 ? 4 : 2;
-}
+PRODUCTS(product_f32, KV_F32)
+PRODUCTS(product_f16, KV_F16)
+PRODUCTS(product_bf16, KV_BF16)
+PRODUCTS(product_int8, KV_INT8)
 
 /* All lanes of up to PRODUCT_ROWS rows (not 5). */
-static void product(enum dtype type, int rows, bool accumulate, const float *const *a,
-                    size_t a_offset, const uint8_t *b, size_t stride, int n, float *c,
-                    size_t c_stride, int lanes)
+static void product(const struct kv_layout *layout, int rows, bool accumulate,
+                    const float *const *a, size_t a_offset, const uint8_t *b, size_t stride, int n,
+                    float *c, size_t c_stride, int lanes)
 {
-    product_fn *const *tiles = type == DTYPE_F16    ? product_f16[rows]
-                               : type == DTYPE_BF16 ? product_bf16[rows]
-                                                    : product_f32[rows];
+    static product_fn *const(*const products[KV_TYPES])[2] = {[KV_F32] = product_f32,
+                                                              [KV_F16] = product_f16,
+                                                              [KV_BF16] = product_bf16,
+                                                              [KV_INT8] = product_int8};
+    product_fn *const *tiles = products[layout->type][rows];
+
     for (int lane = 0, step; lane < lanes; lane += step) {
-        const uint8_t *from = b + (size_t)lane * kv_bytes(type);
+        const uint8_t *from = b + (size_t)lane * layout->element_bytes;
         bool wide = lanes - lane >= 16 * PRODUCT_GROUPS;
         step = wide ? 16 * PRODUCT_GROUPS : 16;
         tiles[wide](accumulate, a, a_offset, from, stride, n, c + lane, c_stride);
     }
 }
 
-/* One row's scores of a block into probabilities; rescales what was summed before (rules T2-T4). */
-static void attention_softmax(const struct attention_tile *tile, struct attention_state *s, int row)
+SIMD void scale_lanes(float *x, const float *scales, int begin, int end)
 {
+    for (int i = begin; i < end; i += 16)
+        vf_store(x + i, vf_mul(vf_load(x + i), vf_load(scales + i)));
+}
+
+/* One row's scores of a block into probabilities; rescales what was summed before (rules T2-T4).
+ * Scales of K go to the scores and those of V to the probabilities (rules K3, K4). */
+static void attention_softmax(const struct attention_tile *tile, struct attention_state *s, int row,
+                              const uint8_t *page)
+{
+    const struct kv_layout *layout = tile->layout;
     float *p = s->scores + KV_BLOCK_TOKENS * row;
-    float *sums = s->sums + (size_t)tile->value_stride * (size_t)row;
+    float *sums = s->sums + (size_t)layout->value_stride * (size_t)row;
     int from = s->from[row], to = s->to[row];
     int begin = from & ~15, end = (to + 15) & ~15;
 
+    if (layout->type == KV_INT8)
+        scale_lanes(p, (const float *)(const void *)(page + layout->key_scales), begin, end);
     if (tile->softcap != 0) pointwise_softcap(p + begin, end - begin, tile->softcap);
     for (int i = begin; i < from; i++)
         p[i] = -INFINITY;
@@ -149,10 +160,12 @@ static void attention_softmax(const struct attention_tile *tile, struct attentio
     }
     float fade = simd_exp1(s->max[row] - max);
     if (fade != 1.0f)
-        for (int i = 0; i < tile->value_stride; i += 16)
+        for (int i = 0; i < layout->value_stride; i += 16)
             vf_store(sums + i, vf_mul(vf_load(sums + i), vf_set1(fade)));
     s->total[row] = fmaf(s->total[row], fade, vf_sum(total));
     s->max[row] = max;
+    if (layout->type == KV_INT8)
+        scale_lanes(p, (const float *)(const void *)(page + layout->value_scales), begin, end);
 }
 
 /* sums += p V for `rows` rows from `row`: positions that all of them see in one go, the others
@@ -160,8 +173,9 @@ static void attention_softmax(const struct attention_tile *tile, struct attentio
 static void attention_values(const struct attention_tile *tile, struct attention_state *s, int row,
                              int rows, const uint8_t *v)
 {
+    const struct kv_layout *layout = tile->layout;
     const float *p[PRODUCT_ROWS];
-    size_t stride = (size_t)tile->value_stride;
+    size_t stride = (size_t)layout->value_stride;
     float *sums = s->sums + stride * (size_t)row;
     int common_from = 0, common_to = KV_BLOCK_TOKENS;
 
@@ -173,9 +187,9 @@ static void attention_values(const struct attention_tile *tile, struct attention
     if (common_to < common_from) common_to = common_from;
     for (int pass = 0; pass < 3; pass++) {
         if (pass == 1) {
-            const uint8_t *from = v + (size_t)common_from * stride * kv_bytes(tile->kv_type);
-            product(tile->kv_type, rows, true, p, (size_t)common_from, from, stride,
-                    common_to - common_from, sums, stride, tile->value_stride);
+            const uint8_t *from = v + (size_t)common_from * stride * layout->element_bytes;
+            product(layout, rows, true, p, (size_t)common_from, from, stride,
+                    common_to - common_from, sums, stride, layout->value_stride);
             continue;
         }
         for (int r = 0; r < rows; r++) {
@@ -183,9 +197,9 @@ static void attention_values(const struct attention_tile *tile, struct attention
             if (pass == 0 && to > common_from) to = common_from;
             if (pass == 2 && from < common_to) from = common_to;
             if (from >= to) continue;
-            product(tile->kv_type, 1, true, p + r, (size_t)from,
-                    v + (size_t)from * stride * kv_bytes(tile->kv_type), stride, to - from,
-                    sums + stride * (size_t)r, stride, tile->value_stride);
+            product(layout, 1, true, p + r, (size_t)from,
+                    v + (size_t)from * stride * layout->element_bytes, stride, to - from,
+                    sums + stride * (size_t)r, stride, layout->value_stride);
         }
     }
 }
@@ -212,8 +226,8 @@ static bool attention_ranges(const struct attention_tile *tile, struct attention
 
 static void attention_block(const struct attention_tile *tile, struct attention_state *s, int block)
 {
-    size_t page = (size_t)tile->blocks[block] * tile->page_bytes;
-    const uint8_t *k = tile->keys + page, *v = tile->values + page;
+    const struct kv_layout *layout = tile->layout;
+    const uint8_t *page = tile->pages + (size_t)tile->blocks[block] * tile->page_bytes;
     int rows, from, to;
 
     for (int row = 0; row < tile->rows; row += rows) {
@@ -222,22 +236,23 @@ static void attention_block(const struct attention_tile *tile, struct attention_
         if (!attention_ranges(tile, s, row, rows, block * KV_BLOCK_TOKENS, &from, &to)) continue;
         from &= ~15;
         to = (to + 15) & ~15;
-        product(tile->kv_type, rows, false, tile->q + row, 0,
-                k + (size_t)from * kv_bytes(tile->kv_type), KV_BLOCK_TOKENS, tile->head_dim,
-                s->scores + KV_BLOCK_TOKENS * row + from, KV_BLOCK_TOKENS, to - from);
+        product(layout, rows, false, tile->q + row, 0, page + (size_t)from * layout->element_bytes,
+                KV_BLOCK_TOKENS, layout->head_dim, s->scores + KV_BLOCK_TOKENS * row + from,
+                KV_BLOCK_TOKENS, to - from);
         for (int r = row; r < row + rows; r++)
-            if (s->from[r] < s->to[r]) attention_softmax(tile, s, r);
-        attention_values(tile, s, row, rows, v);
+            if (s->from[r] < s->to[r]) attention_softmax(tile, s, r, page);
+        attention_values(tile, s, row, rows, page + layout->values);
     }
 }
 
 static void attend(const struct attention_tile *tile)
 {
+    const struct kv_layout *layout = tile->layout;
     struct attention_state s = {.scores = tile->scratch};
     int first = tile->first[0], last = tile->last[0];
 
     s.sums = s.scores + (size_t)tile->rows * KV_BLOCK_TOKENS;
-    memset(s.sums, 0, (size_t)tile->rows * (size_t)tile->value_stride * sizeof(float));
+    memset(s.sums, 0, (size_t)tile->rows * (size_t)layout->value_stride * sizeof(float));
     for (int r = 0; r < tile->rows; r++) {
         s.max[r] = -INFINITY;
         s.total[r] = 0;
@@ -248,9 +263,9 @@ static void attend(const struct attention_tile *tile)
         attention_block(tile, &s, block);
     for (int r = 0; r < tile->rows; r++) {
         struct vf inverse = vf_set1(1.0f / s.total[r]);
-        const float *sums = s.sums + (size_t)tile->value_stride * (size_t)r;
-        for (int i = 0; i < tile->head_dim; i += 16)
-            vf_store_n(tile->o[r] + i, vf_mul(vf_load(sums + i), inverse), tile->head_dim - i);
+        const float *sums = s.sums + (size_t)layout->value_stride * (size_t)r;
+        for (int i = 0; i < layout->head_dim; i += 16)
+            vf_store_n(tile->o[r] + i, vf_mul(vf_load(sums + i), inverse), layout->head_dim - i);
     }
 }
 

@@ -53,25 +53,19 @@ static const char *cpu_describe(const struct backend *b)
 
 /* ---- KV pages ---- */
 
-static size_t kv_head_bytes(const struct backend *b, enum dtype kv_type)
+static size_t cpu_kv_block_bytes(const struct backend *b, enum kv_type type)
 {
-    size_t elements =
-        (size_t)KV_BLOCK_TOKENS * ((size_t)b->model.head_dim + (size_t)b->value_stride);
-    return elements * (size_t)dtype_block_bytes(kv_type);
-}
-
-static size_t cpu_kv_block_bytes(const struct backend *b, enum dtype kv_type)
-{
+    struct kv_layout layout;
     CHECK(b->loaded);
-    CHECK(kv_type == DTYPE_F32 || kv_type == DTYPE_F16 || kv_type == DTYPE_BF16);
-    return kv_head_bytes(b, kv_type) * (size_t)b->model.layers * (size_t)b->model.kv_heads;
+    cpu_kv_layout_init(&layout, type, b->model.head_dim);
+    return layout.bytes * (size_t)b->model.layers * (size_t)b->model.kv_heads;
 }
 
-static int cpu_kv_open(struct backend *b, enum dtype kv_type, int blocks, struct error *err)
+static int cpu_kv_open(struct backend *b, enum kv_type type, int blocks, struct error *err)
 {
     CHECK(b->loaded && !b->kv);
     if (blocks < 1) return error_set(err, E_INVALID, "%d KV pages are too few", blocks);
-    size_t page = cpu_kv_block_bytes(b, kv_type);
+    size_t page = cpu_kv_block_bytes(b, type);
     if (page > SIZE_MAX / 2 / (size_t)blocks)
         return error_set(err, E_LIMIT, "%d KV pages of %zu bytes are too many", blocks, page);
     void *base = mmap(NULL, page * (size_t)blocks, PROT_READ | PROT_WRITE,
@@ -82,10 +76,9 @@ static int cpu_kv_open(struct backend *b, enum dtype kv_type, int blocks, struct
     }
     b->kv = base;
     b->kv_mapped = page * (size_t)blocks;
-    b->kv_type = kv_type;
     b->kv_blocks = blocks;
     b->kv_page_bytes = page;
-    b->kv_head_bytes = kv_head_bytes(b, kv_type);
+    cpu_kv_layout_init(&b->kv_layout, type, b->model.head_dim);
     return 0;
 }
 

@@ -27,6 +27,24 @@ size_t cpu_act_bytes(enum act_layout layout, int cols)
     UNREACHABLE();
 }
 
+void cpu_kv_layout_init(struct kv_layout *l, enum kv_type type, int head_dim)
+{
+    static const size_t element_bytes[KV_TYPES] = {
+        [KV_F32] = 4, [KV_F16] = 2, [KV_BF16] = 2, [KV_INT8] = 1};
+    CHECK((unsigned)type < KV_TYPES);
+    size_t element = element_bytes[type];
+    size_t scales = type == KV_INT8 ? KV_BLOCK_TOKENS * sizeof(float) : 0;
+
+    l->type = type;
+    l->head_dim = head_dim;
+    l->value_stride = (head_dim + 15) & ~15;
+    l->element_bytes = element;
+    l->key_scales = (size_t)head_dim * KV_BLOCK_TOKENS * element;
+    l->value_scales = l->key_scales + scales;
+    l->values = l->value_scales + scales;
+    l->bytes = l->values + (size_t)l->value_stride * KV_BLOCK_TOKENS * element;
+}
+
 const struct cpu_isa *cpu_isa_at(int index)
 {
     return index >= 0 && (size_t)index < ARRAY_LEN(isa_table) ? isa_table[index] : NULL;

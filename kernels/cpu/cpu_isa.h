@@ -58,6 +58,8 @@ struct cpu_pointwise {
     /* Turn the first `dims` elements of a head by angles whose cos and sin are given [dims / 2]. */
     void (*rope)(float *head, const float *cosine, const float *sine, int dims,
                  enum rope_style style);
+    /* x ~ scale * q, |q| <= 127 (README rules K1-K2); the scale is returned. */
+    float (*quantize_head)(int8_t *q, const float *x, int n);
     void (*to_half)(uint16_t *dst, const float *src, int n); // round to nearest even
     void (*to_bf16)(uint16_t *dst, const float *src, int n);
 };
@@ -65,22 +67,34 @@ struct cpu_pointwise {
 /* ---- attention ---- */
 
 #define ATTENTION_ROWS_MAX 32
+#define HEAD_DIM_MAX       1024 // what load accepts
+
+/* One layer and head in one page: K [head_dim][64], so that a lane is a position; its scales [64]
+ * where it has any; V's scales [64]; V [64][value_stride]: the order in which attention reads them.
+ */
+struct kv_layout {
+    enum kv_type type;
+    int head_dim, value_stride; // value_stride: head_dim rounded up to 16
+    size_t element_bytes;
+    size_t key_scales, value_scales, values; // byte offsets; float32 scales, KV_INT8 only
+    size_t bytes;
+};
+
+void cpu_kv_layout_init(struct kv_layout *l, enum kv_type type, int head_dim);
 
 /* Query rows that share one KV head of one sequence. A row is one query head of one token; it sees
- * the positions first[row] .. last[row]. K of a page is [head_dim][64], V is [64][value_stride]. */
+ * the positions first[row] .. last[row]. */
 struct attention_tile {
-    int rows; // <= ATTENTION_ROWS_MAX
-    int head_dim, value_stride;
+    int rows;                           // <= ATTENTION_ROWS_MAX
     float softcap;                      // 0: none
     const float *q[ATTENTION_ROWS_MAX]; // [head_dim], scaled already
     float *o[ATTENTION_ROWS_MAX];       // [head_dim]
     int first[ATTENTION_ROWS_MAX], last[ATTENTION_ROWS_MAX];
-    const int32_t *blocks; // page numbers of the sequence
-    const uint8_t *keys;   // K of this layer and head in page 0
-    const uint8_t *values; // V likewise
-    size_t page_bytes;     // from page to page
-    enum dtype kv_type;
-    float *scratch; // cpu_attention_scratch_floats()
+    const int32_t *blocks;          // page numbers of the sequence
+    const struct kv_layout *layout; // of what `pages` leads to
+    const uint8_t *pages;           // this layer and head in page 0
+    size_t page_bytes;              // from page to page
+    float *scratch;                 // cpu_attention_scratch_floats()
 };
 
 /* ---- the table ---- */
@@ -97,9 +111,9 @@ struct cpu_isa {
     void (*attend)(const struct attention_tile *tile);
 };
 
-static inline size_t cpu_attention_scratch_floats(int value_stride)
+static inline size_t cpu_attention_scratch_floats(int head_dim)
 {
-    return (size_t)ATTENTION_ROWS_MAX * (size_t)(KV_BLOCK_TOKENS + value_stride);
+    return (size_t)ATTENTION_ROWS_MAX * (size_t)(KV_BLOCK_TOKENS + ((head_dim + 15) & ~15));
 }
 
 /* "auto" or NULL: the best available. E_INVALID: no such name; E_UNSUPPORTED: not on this machine.

@@ -61,7 +61,7 @@ static int check_scalars(const struct model_params *p, struct error *err)
         {"hidden size", p->hidden, 1, DIM_MAX},
         {"heads", p->heads, 1, 4096},
         {"kv heads", p->kv_heads, 1, p->heads},
-        {"head size", p->head_dim, 2, 1024},
+        {"head size", p->head_dim, 2, HEAD_DIM_MAX},
         {"ffn size", p->ffn, 1, DIM_MAX},
         {"vocabulary", p->vocab, 1, DIM_MAX},
         {"rotated elements", p->rope_dims, 0, p->head_dim},
@@ -312,7 +312,7 @@ static void lay_activations(struct backend *b)
         b->rotation[i] = lay_rows(b, m->rope_dims, tokens);
     b->token = take(&b->activations, (size_t)tokens * sizeof *b->token);
     b->logits = lay_rows(b, m->vocab, rows);
-    b->scratch_floats = cpu_attention_scratch_floats(b->value_stride);
+    b->scratch_floats = cpu_attention_scratch_floats(m->head_dim);
     b->scratch = lay_rows(b, (int)b->scratch_floats, cpu_pool_threads(b->pool));
 }
 
@@ -326,7 +326,6 @@ static void keep_scalars(struct backend *b, const struct model_params *p)
     b->model.on_source_done_arg = NULL;
     for (int i = 0; i < ROPE_TABLES_MAX; i++)
         b->model.rope_tables[i].inv_freq = NULL;
-    b->value_stride = (p->head_dim + 15) & ~15;
 }
 
 int cpu_load(struct backend *b, const struct model_params *params, const struct step_limits *limits,

@@ -21,12 +21,11 @@ static void pointwise_rms_norm(float *y, const float *x, const float *weight, in
     }
 }
 
-/* Scale of a block of 32 for integers up to `limit`, and its inverse. A block whose largest
- * magnitude is below 2^-100 counts as zero, and one with an infinity or NaN gets the scale NaN and
+/* The scale for integers up to `limit`, and its inverse, of a block with that largest magnitude (as
+ * bits). A block below 2^-100 counts as zero, and one with an infinity or NaN gets the scale NaN and
  * zeros, so that it is seen downstream; both have inverse 0. */
-SIMD float block_scale(const float x[32], float limit, float *inverse)
+SIMD float scale_of(uint32_t largest, float limit, float *inverse)
 {
-    uint32_t largest = simd_max_magnitude(x);
     float top;
 
     memcpy(&top, &largest, sizeof top);
@@ -35,6 +34,11 @@ SIMD float block_scale(const float x[32], float limit, float *inverse)
     if (top < 0x1p-100f) return 0;
     *inverse = limit / top;
     return top / limit;
+}
+
+SIMD float block_scale(const float x[32], float limit, float *inverse)
+{
+    return scale_of(simd_max_magnitude(x), limit, inverse);
 }
 
 /* Sixteen elements ready to be rounded; zeros where the block has no inverse, whatever x holds. */
@@ -151,6 +155,30 @@ static void pointwise_rope(float *head, const float *cosine, const float *sine, 
     }
 }
 
+static float pointwise_quantize_head(int8_t *q, const float *x, int n)
+{
+    uint32_t largest = 0;
+    float inverse;
+
+    for (int i = 0; i < n; i += 32) {
+        float padded[32] = {0};
+        bool whole = n - i >= 32;
+        if (!whole) memcpy(padded, x + i, (size_t)(n - i) * sizeof *x);
+        uint32_t top = simd_max_magnitude(whole ? x + i : padded);
+        largest = top > largest ? top : largest;
+    }
+    float scale = scale_of(largest, 127.0f, &inverse);
+    for (int i = 0; i < n; i += VF_LANES) {
+        int8_t lanes[VF_LANES];
+        float padded[VF_LANES] = {0};
+        bool whole = n - i >= VF_LANES;
+        if (!whole) memcpy(padded, x + i, (size_t)(n - i) * sizeof *x);
+        vf_store_int8(whole ? q + i : lanes, block_part(whole ? x + i : padded, inverse));
+        if (!whole) memcpy(q + i, lanes, (size_t)(n - i));
+    }
+    return scale;
+}
+
 static void pointwise_to_half(uint16_t *dst, const float *src, int n)
 {
     for (int i = 0; i < n; i++)
@@ -174,6 +202,7 @@ static const struct cpu_pointwise pointwise = {
     .add = pointwise_add,
     .scale = pointwise_scale,
     .rope = pointwise_rope,
+    .quantize_head = pointwise_quantize_head,
     .to_half = pointwise_to_half,
     .to_bf16 = pointwise_to_bf16,
 };

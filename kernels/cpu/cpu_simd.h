@@ -94,6 +94,11 @@ SIMD struct vf vf_load_bf16(const uint16_t *p)
     return (struct vf){_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
 }
 
+SIMD struct vf vf_load_int8(const int8_t *p)
+{
+    return (struct vf){_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)))};
+}
+
 SIMD struct vf vf_fma(struct vf a, struct vf b, struct vf c) // a * b + c
 {
     return (struct vf){_mm512_fmadd_ps(a.v, b.v, c.v)};
@@ -193,6 +198,13 @@ SIMD struct vf vf_load_bf16(const uint16_t *p)
     return (struct vf){simd_bf16_256(p), simd_bf16_256(p + 8)};
 }
 
+SIMD struct vf vf_load_int8(const int8_t *p)
+{
+    __m256i low = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p));
+    __m256i high = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(p + 8)));
+    return (struct vf){_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)};
+}
+
 SIMD struct vf vf_fma(struct vf a, struct vf b, struct vf c)
 {
     return (struct vf){_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
@@ -283,6 +295,12 @@ SIMD struct vf vf_load_f16(const uint16_t *p)
 SIMD struct vf vf_load_bf16(const uint16_t *p)
 {
     VF_EACH r.v[i] = quant_bf16_to_float(p[i]);
+    return r;
+}
+
+SIMD struct vf vf_load_int8(const int8_t *p)
+{
+    VF_EACH r.v[i] = (float)p[i];
     return r;
 }
 

@@ -55,12 +55,11 @@ struct backend {
     float *scratch; // [threads][scratch_floats]
     size_t scratch_floats;
 
-    /* KV pages: [blocks][layers][kv_heads]{K [head_dim][64], V [64][value_stride]} */
-    enum dtype kv_type;
+    /* KV pages: [blocks][layers][kv_heads]{struct kv_layout} */
+    struct kv_layout kv_layout;
     uint8_t *kv;
-    size_t kv_head_bytes, kv_page_bytes, kv_mapped;
+    size_t kv_page_bytes, kv_mapped;
     int kv_blocks;
-    int value_stride; // head_dim rounded up to 16
 
     const struct step *step; // between step_begin and step_end
 };

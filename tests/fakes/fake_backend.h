@@ -73,16 +73,16 @@ static int fake_load(struct backend *b, const struct model_params *params,
     return 0;
 }
 
-static size_t fake_kv_block_bytes(const struct backend *b, enum dtype kv_type)
+static size_t fake_kv_block_bytes(const struct backend *b, enum kv_type type)
 {
     (void)b;
-    (void)kv_type;
+    (void)type;
     return KV_BLOCK_TOKENS * sizeof(uint64_t);
 }
 
-static int fake_kv_open(struct backend *b, enum dtype kv_type, int blocks, struct error *err)
+static int fake_kv_open(struct backend *b, enum kv_type type, int blocks, struct error *err)
 {
-    (void)kv_type;
+    (void)type;
     (void)err;
     b->blocks = blocks;
     fake_backend.kv_blocks = blocks;

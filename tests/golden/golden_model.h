@@ -42,7 +42,7 @@ static inline void golden_open(struct golden_model *m, struct weights *w, enum c
     kv_cache_init(&m->kv, GOLDEN_SEQUENCES * blocks_for(context));
     if (m->ops->open(&options, &m->backend, &err) < 0 ||
         m->ops->load(m->backend, &w->params, &m->limits, &err) < 0 ||
-        m->ops->kv_open(m->backend, exact ? DTYPE_F32 : DTYPE_F16, m->kv.total, &err) < 0) {
+        m->ops->kv_open(m->backend, exact ? KV_F32 : KV_F16, m->kv.total, &err) < 0) {
         printf("backend: %s\n", err.text);
         exit(1);
     }

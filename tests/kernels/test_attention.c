@@ -7,82 +7,107 @@
 #define CONTEXT 330 // positions stored, in scattered pages
 
 struct cache {
-    int head_dim, value_stride;
-    enum dtype type;
-    size_t element, page_bytes;
+    struct kv_layout layout;
     uint8_t *pages;
     int32_t blocks[PAGES];
 };
 
-static float stored(const struct cache *c, const uint8_t *page, size_t at)
+static const char *const type_names[KV_TYPES] = {
+    [KV_F32] = "f32", [KV_F16] = "f16", [KV_BF16] = "bf16", [KV_INT8] = "int8"};
+
+static float float_at(const uint8_t *p)
+{
+    float f;
+    memcpy(&f, p, sizeof f);
+    return f;
+}
+
+/* Element `at` of K or V, whose scale (where the type has one) is at `scale`. */
+static float stored(enum kv_type type, const uint8_t *p, size_t at, const uint8_t *scale)
 {
     uint16_t h;
-    float f;
-    if (c->type == DTYPE_F32) {
-        memcpy(&f, page + 4 * at, sizeof f);
-        return f;
-    }
-    memcpy(&h, page + 2 * at, sizeof h);
-    return c->type == DTYPE_F16 ? quant_half_to_float(h) : quant_bf16_to_float(h);
+    if (type == KV_F32) return float_at(p + 4 * at);
+    if (type == KV_INT8) return float_at(scale) * (float)(int8_t)p[at];
+    memcpy(&h, p + 2 * at, sizeof h);
+    return type == KV_F16 ? quant_half_to_float(h) : quant_bf16_to_float(h);
 }
 
-static void store(const struct cache *c, uint8_t *page, size_t at, float f)
+/* A random value in [-spread, spread]; integers have that spread by their scale. */
+static void store(struct rng *r, enum kv_type type, uint8_t *p, size_t at, float spread)
 {
-    if (c->type == DTYPE_F32) {
-        memcpy(page + 4 * at, &f, sizeof f);
-        return;
-    }
-    uint16_t h = c->type == DTYPE_F16 ? quant_float_to_half(f) : quant_float_to_bf16(f);
-    memcpy(page + 2 * at, &h, sizeof h);
+    float f = random_float(r, spread);
+    uint16_t h = type == KV_F16 ? quant_float_to_half(f) : quant_float_to_bf16(f);
+    if (type == KV_F32)
+        memcpy(p + 4 * at, &f, sizeof f);
+    else if (type == KV_INT8)
+        p[at] = (uint8_t)(int8_t)lrintf(random_float(r, 127));
+    else
+        memcpy(p + 2 * at, &h, sizeof h);
 }
 
-static size_t key_at(const struct cache *c, int position, int d)
+static uint8_t *page_of(const struct cache *c, int position)
 {
-    (void)c;
+    return c->pages + (size_t)c->blocks[position / KV_BLOCK_TOKENS] * c->layout.bytes;
+}
+
+static size_t key_at(int position, int d)
+{
     return (size_t)d * KV_BLOCK_TOKENS + (size_t)(position % KV_BLOCK_TOKENS);
 }
 
 static size_t value_at(const struct cache *c, int position, int d)
 {
-    return (size_t)c->head_dim * KV_BLOCK_TOKENS +
-           (size_t)(position % KV_BLOCK_TOKENS) * (size_t)c->value_stride + (size_t)d;
+    return (size_t)(position % KV_BLOCK_TOKENS) * (size_t)c->layout.value_stride + (size_t)d;
 }
 
-static uint8_t *page_of(const struct cache *c, int position)
+static size_t scale_at(size_t scales, int position)
 {
-    return c->pages + (size_t)c->blocks[position / KV_BLOCK_TOKENS] * c->page_bytes;
+    return scales + 4 * (size_t)(position % KV_BLOCK_TOKENS);
 }
 
-static void cache_init(struct cache *c, struct rng *r, int head_dim, enum dtype type)
+static double key(const struct cache *c, int position, int d)
 {
-    c->head_dim = head_dim;
-    c->value_stride = (head_dim + 15) & ~15;
-    c->type = type;
-    c->element = type == DTYPE_F32 ? 4 : 2;
-    c->page_bytes = c->element * KV_BLOCK_TOKENS * (size_t)(head_dim + c->value_stride);
-    c->pages = xaligned(PAGES * c->page_bytes);
-    memset(c->pages, 0xff, PAGES * c->page_bytes); // NaN in every type
+    const uint8_t *page = page_of(c, position);
+    return (double)stored(c->layout.type, page, key_at(position, d),
+                          page + scale_at(c->layout.key_scales, position));
+}
+
+static double value(const struct cache *c, int position, int d)
+{
+    const uint8_t *page = page_of(c, position);
+    return (double)stored(c->layout.type, page + c->layout.values, value_at(c, position, d),
+                          page + scale_at(c->layout.value_scales, position));
+}
+
+static void cache_init(struct cache *c, struct rng *r, int head_dim, enum kv_type type)
+{
+    const struct kv_layout *l = &c->layout;
+    cpu_kv_layout_init(&c->layout, type, head_dim);
+    c->pages = xaligned(PAGES * l->bytes);
+    memset(c->pages, 0xff, PAGES * l->bytes); // NaN in every type
     for (int i = 0; i < PAGES; i++)
         c->blocks[i] = (5 * i + 3) % PAGES;
     for (int p = 0; p < CONTEXT; p++) {
+        uint8_t *page = page_of(c, p);
         for (int d = 0; d < head_dim; d++) {
-            store(c, page_of(c, p), key_at(c, p, d), random_float(r, 2.0f));
-            store(c, page_of(c, p), value_at(c, p, d), random_float(r, 1.0f));
+            store(r, type, page, key_at(p, d), 2.0f);
+            store(r, type, page + l->values, value_at(c, p, d), 1.0f);
         }
+        if (type != KV_INT8) continue;
+        float scale[2] = {2.0f / 127, 1.0f / (127 + random_float(r, 60))};
+        memcpy(page + scale_at(l->key_scales, p), &scale[0], sizeof scale[0]);
+        memcpy(page + scale_at(l->value_scales, p), &scale[1], sizeof scale[1]);
     }
 }
 
 static struct attention_tile tile_of(const struct cache *c, float softcap, float *scratch)
 {
-    struct attention_tile t = {.rows = 0, .head_dim = c->head_dim, .value_stride = c->value_stride};
-    t.softcap = softcap;
-    t.blocks = c->blocks;
-    t.keys = c->pages;
-    t.values = c->pages + c->element * KV_BLOCK_TOKENS * (size_t)c->head_dim;
-    t.page_bytes = c->page_bytes;
-    t.kv_type = c->type;
-    t.scratch = scratch;
-    return t;
+    return (struct attention_tile){.softcap = softcap,
+                                   .blocks = c->blocks,
+                                   .layout = &c->layout,
+                                   .pages = c->pages,
+                                   .page_bytes = c->layout.bytes,
+                                   .scratch = scratch};
 }
 
 static void add_row(struct attention_tile *t, const float *q, float *o, int first, int last)
@@ -101,18 +126,18 @@ static double error_of(const struct cache *c, float softcap, const float *q, con
 
     for (int p = first; p <= last; p++) {
         double s = 0;
-        for (int d = 0; d < c->head_dim; d++)
-            s += (double)q[d] * (double)stored(c, page_of(c, p), key_at(c, p, d));
+        for (int d = 0; d < c->layout.head_dim; d++)
+            s += (double)q[d] * key(c, p, d);
         if (softcap > 0) s = (double)softcap * tanh(s / (double)softcap);
         score[p] = s;
         max = s > max ? s : max;
     }
     for (int p = first; p <= last; p++)
         total += exp(score[p] - max);
-    for (int d = 0; d < c->head_dim; d++) {
+    for (int d = 0; d < c->layout.head_dim; d++) {
         double sum = 0;
         for (int p = first; p <= last; p++)
-            sum += exp(score[p] - max) * (double)stored(c, page_of(c, p), value_at(c, p, d));
+            sum += exp(score[p] - max) * value(c, p, d);
         double error = fabs(sum / total - (double)o[d]);
         worst = error > worst || isnan(error) ? error : worst;
     }
@@ -136,7 +161,7 @@ static struct rows rows_of(int heads, int tokens, int past, int window)
     return r;
 }
 
-static void check_tile(struct rng *r, int head_dim, enum dtype type, const struct rows *rows,
+static void check_tile(struct rng *r, int head_dim, enum kv_type type, const struct rows *rows,
                        float softcap)
 {
     size_t count = (size_t)rows->count * (size_t)head_dim;
@@ -144,7 +169,7 @@ static void check_tile(struct rng *r, int head_dim, enum dtype type, const struc
     cache_init(&c, r, head_dim, type);
     float *q = xmalloc(count * sizeof *q), *want = xcalloc(count, sizeof *want);
     float *got = xcalloc(count, sizeof *got);
-    float *scratch = xaligned(cpu_attention_scratch_floats(c.value_stride) * sizeof *scratch);
+    float *scratch = xaligned(cpu_attention_scratch_floats(head_dim) * sizeof *scratch);
     const struct cpu_isa *isa;
 
     random_floats(r, q, count, 0.6f);
@@ -170,7 +195,7 @@ static void check_tile(struct rng *r, int head_dim, enum dtype type, const struc
                 isa->attend(&t);
             }
             if (!same_bits(got, want, count))
-                printf("%s %s dim %d, %d rows by %d: bits differ\n", isa->name, dtype_name(type),
+                printf("%s %s dim %d, %d rows by %d: bits differ\n", isa->name, type_names[type],
                        head_dim, rows->count, step);
             EXPECT(same_bits(got, want, count));
         }
@@ -185,15 +210,14 @@ static void check_tile(struct rng *r, int head_dim, enum dtype type, const struc
 static void test_shapes(void)
 {
     static const int dims[] = {2, 16, 18, 32, 64, 80, 96, 128, 256};
-    static const enum dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
     struct rng r;
 
     rng_init(&r, 1);
     for (size_t i = 0; i < ARRAY_LEN(dims); i++) {
-        for (size_t j = 0; j < ARRAY_LEN(types); j++) {
+        for (int type = 0; type < KV_TYPES; type++) {
             struct rows decode = rows_of(3, 1, 200, 0), prefill = rows_of(4, 7, 60, 0);
-            check_tile(&r, dims[i], types[j], &decode, 0);
-            check_tile(&r, dims[i], types[j], &prefill, 0);
+            check_tile(&r, dims[i], (enum kv_type)type, &decode, 0);
+            check_tile(&r, dims[i], (enum kv_type)type, &prefill, 0);
         }
     }
 }
@@ -207,7 +231,8 @@ static void test_positions(void)
     for (size_t i = 0; i < ARRAY_LEN(past); i++) {
         for (int heads = 1; heads <= 8; heads += heads == 1 ? 2 : 5) {
             struct rows rows = rows_of(heads, 24 / heads, past[i], 0);
-            check_tile(&r, 64, DTYPE_F16, &rows, 0);
+            check_tile(&r, 64, KV_F16, &rows, 0);
+            check_tile(&r, 64, KV_INT8, &rows, 0);
         }
     }
 }
@@ -221,8 +246,10 @@ static void test_windows(void)
     rng_init(&r, 3);
     for (size_t i = 0; i < ARRAY_LEN(windows); i++) {
         struct rows a = rows_of(2, 12, 122, windows[i]), b = rows_of(1, 30, 0, windows[i]);
-        check_tile(&r, 32, DTYPE_F16, &a, 0);
-        check_tile(&r, 32, DTYPE_F32, &b, 0);
+        check_tile(&r, 32, KV_F16, &a, 0);
+        check_tile(&r, 32, KV_INT8, &a, 0);
+        check_tile(&r, 32, KV_F32, &b, 0);
+        check_tile(&r, 32, KV_INT8, &b, 0);
     }
 }
 
@@ -232,8 +259,9 @@ static void test_softcap(void)
     struct rows rows = rows_of(2, 8, 100, 40);
 
     rng_init(&r, 4);
-    check_tile(&r, 64, DTYPE_F16, &rows, 3.0f);
-    check_tile(&r, 64, DTYPE_F32, &rows, 50.0f);
+    check_tile(&r, 64, KV_F16, &rows, 3.0f);
+    check_tile(&r, 64, KV_INT8, &rows, 3.0f);
+    check_tile(&r, 64, KV_F32, &rows, 50.0f);
 }
 
 int main(void)

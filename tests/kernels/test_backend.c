@@ -7,8 +7,6 @@
 #define SEQUENCES 5
 #define PAGES     40
 
-static const enum dtype kv_types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
-
 /* ---- models ---- */
 
 static struct model_params scalars(int hidden, int heads, int kv_heads, int head_dim, int ffn,
@@ -74,7 +72,7 @@ struct runner {
     const struct backend_ops *ops;
     struct backend *b;
     const struct model_params *p;
-    enum dtype kv_type;
+    enum kv_type kv_type;
     int sources_done;
     int32_t blocks[SEQUENCES][4]; // page tables: scattered, no page twice
     int past[SEQUENCES];
@@ -88,7 +86,7 @@ static void on_source_done(void *arg, const struct matrix *m)
 }
 
 static void runner_open(struct runner *r, struct tiny_model *t, const char *isa, int threads,
-                        enum compute_type compute, enum dtype kv_type)
+                        enum compute_type compute, enum kv_type kv_type)
 {
     struct backend_options options = {
         .threads = threads, .isa = isa, .compute = compute, .world = 1};
@@ -194,7 +192,7 @@ static void check_values(void (*build)(struct tiny_model *, struct rng *), const
     for (int i = 0; (isa = test_isa(i)) != NULL; i++) {
         struct runner r;
         double worst = 0;
-        runner_open(&r, &t, isa->name, 2, COMPUTE_F32, DTYPE_F32);
+        runner_open(&r, &t, isa->name, 2, COMPUTE_F32, KV_F32);
         run_step(&r, ids, (int[SEQUENCES]){TOKENS}, (float *[SEQUENCES]){got});
         runner_close(&r);
         for (size_t k = 0; k < count; k++)
@@ -234,7 +232,7 @@ static void run_all(struct runner *r, const int32_t ids[SEQUENCES][TOKENS], int 
 }
 
 static void check_bits(void (*build)(struct tiny_model *, struct rng *), enum compute_type compute,
-                       enum dtype kv_type)
+                       enum kv_type kv_type)
 {
     static const int chunks[] = {TOKENS, 1, 7, 64};
     struct tiny_model t = {0};
@@ -271,10 +269,12 @@ static void check_bits(void (*build)(struct tiny_model *, struct rng *), enum co
 
 static void test_bits(void)
 {
-    check_bits(model_plain, COMPUTE_AUTO, DTYPE_F16);
-    check_bits(model_plain, COMPUTE_F32, DTYPE_F32);
-    check_bits(model_extras, COMPUTE_AUTO, DTYPE_BF16);
-    check_bits(model_k_quants, COMPUTE_AUTO, DTYPE_F16);
+    check_bits(model_plain, COMPUTE_AUTO, KV_F16);
+    check_bits(model_plain, COMPUTE_F32, KV_F32);
+    check_bits(model_extras, COMPUTE_AUTO, KV_BF16);
+    check_bits(model_k_quants, COMPUTE_AUTO, KV_F16);
+    check_bits(model_plain, COMPUTE_AUTO, KV_INT8);
+    check_bits(model_extras, COMPUTE_AUTO, KV_INT8);
 }
 
 /* ---- pages ---- */
@@ -303,7 +303,7 @@ static void page_through_host(struct runner *r, int from, int to, int tokens)
     free(other);
 }
 
-static void check_moved_page(enum dtype kv_type,
+static void check_moved_page(enum kv_type kv_type,
                              void (*move)(struct runner *r, int from, int to, int tokens))
 {
     struct tiny_model t = {0};
@@ -334,9 +334,9 @@ static void check_moved_page(enum dtype kv_type,
 
 static void test_moved_pages(void)
 {
-    for (size_t i = 0; i < ARRAY_LEN(kv_types); i++) {
-        check_moved_page(kv_types[i], copy_page);
-        check_moved_page(kv_types[i], page_through_host);
+    for (int type = 0; type < KV_TYPES; type++) {
+        check_moved_page((enum kv_type)type, copy_page);
+        check_moved_page((enum kv_type)type, page_through_host);
     }
 }
 
@@ -348,9 +348,10 @@ static void test_page_bytes(void)
 
     rng_init(&rng, 8);
     model_plain(&t, &rng);
-    runner_open(&r, &t, NULL, 1, COMPUTE_AUTO, DTYPE_F16);
-    EXPECT_INT(r.ops->kv_block_bytes(r.b, DTYPE_F16), 2 * 2 * (16 + 16) * 64 * 2);
-    EXPECT_INT(r.ops->kv_block_bytes(r.b, DTYPE_F32), 2 * 2 * (16 + 16) * 64 * 4);
+    runner_open(&r, &t, NULL, 1, COMPUTE_AUTO, KV_F16);
+    EXPECT_INT(r.ops->kv_block_bytes(r.b, KV_F16), 2 * 2 * (16 + 16) * 64 * 2);
+    EXPECT_INT(r.ops->kv_block_bytes(r.b, KV_F32), 2 * 2 * (16 + 16) * 64 * 4);
+    EXPECT_INT(r.ops->kv_block_bytes(r.b, KV_INT8), 2 * 2 * (16 + 16 + 8) * 64);
     runner_close(&r);
     tiny_free(&t);
 }

@@ -266,6 +266,49 @@ static void test_quantize_wide(void)
     }
 }
 
+/* Heads of any length: one scale, halves that are never past it, nothing written behind the end. */
+static void check_head(const float *x, int n, bool number)
+{
+    int8_t want[96], got[96];
+    const struct cpu_isa *isa;
+
+    memset(want, 0x55, sizeof want);
+    float scale = cpu_isa_scalar.pointwise->quantize_head(want, x, n);
+    for (int k = 0; k < n; k++) {
+        double error = fabs((double)x[k] - (double)scale * want[k]);
+        if (number) EXPECT(error <= 0.50001 * (double)scale + 0x1p-100);
+        if (!number) EXPECT(want[k] == 0);
+        EXPECT(want[k] != -128);
+    }
+    for (int k = n; k < 96; k++)
+        EXPECT(want[k] == 0x55);
+    EXPECT(number ? scale >= 0 : isnan(scale));
+    for (int j = 0; (isa = test_isa(j)) != NULL; j++) {
+        memset(got, 0x55, sizeof got);
+        float other = isa->pointwise->quantize_head(got, x, n);
+        EXPECT(same_bits(&other, &scale, 1));
+        EXPECT(memcmp(got, want, sizeof got) == 0);
+    }
+}
+
+static void test_quantize_head(void)
+{
+    static const int lengths[] = {2, 16, 18, 22, 32, 40, 64, 80};
+    float x[32 * 12];
+    struct rng r;
+
+    rng_init(&r, 9);
+    fill_blocks(&r, x);
+    for (size_t i = 0; i < ARRAY_LEN(lengths); i++) {
+        for (int b = 0; b < 6; b++)
+            check_head(x + 32 * b, lengths[i], true);
+        check_head(x + 32 * 9 + 3, lengths[i], false); // begins with NaN
+    }
+    check_head(x + 32 * 9 - 80, 80, true); // ends before it
+    check_head(x + 32 * 10, 31, true);
+    check_head(x + 32 * 10, 32, false); // ends with an infinity
+}
+
 int main(void)
 {
     RUN(test_rms_norm);
@@ -276,5 +319,6 @@ int main(void)
     RUN(test_narrow);
     RUN(test_quantize);
     RUN(test_quantize_wide);
+    RUN(test_quantize_head);
     return TEST_END();
 }

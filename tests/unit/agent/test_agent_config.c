@@ -53,6 +53,43 @@ static void test_lmdeploy_spelling(void)
     agent_config_deinit(&c);
 }
 
+static void test_kv_dtype(void)
+{
+    static const struct {
+        const char *arg[2];
+        enum engine_kv_dtype want;
+        const char *refused; // part of the text
+    } rows[] = {
+        {{"--kv-dtype=auto"}, ENGINE_KV_AUTO, NULL},
+        {{"--kv-dtype=f16"}, ENGINE_KV_F16, NULL},
+        {{"--kv-dtype=bf16"}, ENGINE_KV_BF16, NULL},
+        {{"--kv-dtype=f32"}, ENGINE_KV_F32, NULL},
+        {{"--kv-dtype=int8"}, ENGINE_KV_INT8, NULL},
+        {{"--quant-policy=0"}, ENGINE_KV_AUTO, NULL},
+        {{"--quant_policy=8"}, ENGINE_KV_INT8, NULL},
+        {{"--quant-policy=8", "--kv-dtype=int8"}, ENGINE_KV_INT8, NULL},
+        {{"--quant-policy=0", "--kv-dtype=bf16"}, ENGINE_KV_BF16, NULL},
+        {{"--quant-policy=8", "--kv-dtype=f16"}, ENGINE_KV_AUTO, "give one"},
+        {{"--quant-policy=4"}, ENGINE_KV_AUTO, "4-bit KV cache is not offered"},
+        {{"--quant-policy=16"}, ENGINE_KV_AUTO, "quant-policy"},
+        {{"--kv-dtype=int4"}, ENGINE_KV_AUTO, "kv-dtype"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct agent_config c;
+        struct engine_options o;
+        struct error err;
+        int rc = parse(&c, &err, ARGS("m.gguf", rows[i].arg[0], rows[i].arg[1]));
+        if (rows[i].refused) {
+            EXPECT(rc < 0 && strstr(err.text, rows[i].refused));
+        } else {
+            EXPECT_INT(rc, CONFIG_RUN);
+            agent_config_engine_options(&c, &o);
+            EXPECT_INT(o.kv_dtype, rows[i].want);
+        }
+        agent_config_deinit(&c);
+    }
+}
+
 static void test_refused(void)
 {
     static const char *const rows[][4] = {
@@ -100,6 +137,7 @@ int main(void)
 {
     RUN(test_defaults);
     RUN(test_lmdeploy_spelling);
+    RUN(test_kv_dtype);
     RUN(test_refused);
     RUN(test_model_names);
     return TEST_END();

@@ -44,7 +44,7 @@ static void sim_init(struct sim *s, struct scheduler_limits limits, int blocks, 
                                      .context_max = CONTEXT};
     NEED(fake_backend_ops.open(&(struct backend_options){0}, &s->backend, &err) == 0);
     NEED(fake_backend_ops.load(s->backend, &fake_params, &s->limits, &err) == 0);
-    NEED(fake_backend_ops.kv_open(s->backend, DTYPE_F32, blocks, &err) == 0);
+    NEED(fake_backend_ops.kv_open(s->backend, KV_F32, blocks, &err) == 0);
     for (int i = 0; i < 3; i++)
         batch_init(&s->batches[i], &s->limits);
 }

@@ -100,7 +100,7 @@ static void test_links_reach_every_rank(void)
     struct engine_request in = {.id = 1, .prompt = prompt, .prompt_count = 5, .max_tokens = 100};
     in.sampling.top_p = 1;
     NEED(executor_open(&setup, &x, &err) == 0);
-    NEED(executor_open_kv(x, DTYPE_F32, 8, &err) == 0);
+    NEED(executor_open_kv(x, KV_F32, 8, &err) == 0);
     kv_cache_init(&kv, 8);
     scheduler_init(&s, &limits, &kv);
     for (int i = 0; i < 3; i++)
