@@ -3,6 +3,7 @@
 #include "engine/request.h"
 #include "shared/base/check.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,7 @@ void batch_init(struct batch *b, const struct step_limits *limits)
     b->link = xcalloc(sequences, sizeof *b->link);
     b->row = xcalloc(rows, sizeof *b->row);
     b->row_info = xcalloc(rows, sizeof *b->row_info);
+    b->logprobs = xcalloc(rows * LOGPROBS_MAX, sizeof *b->logprobs);
 }
 
 void batch_deinit(struct batch *b)
@@ -26,13 +28,14 @@ void batch_deinit(struct batch *b)
     free(b->link);
     free(b->row);
     free(b->row_info);
+    free(b->logprobs);
     free(b->blocks);
     *b = (struct batch){0};
 }
 
 void batch_clear(struct batch *b, const struct batch *previous)
 {
-    b->tokens = b->sequences = b->rows = b->links = b->prefill_tokens = 0;
+    b->tokens = b->sequences = b->rows = b->links = b->prefill_tokens = b->scored_rows = 0;
     b->blocks_len = 0;
     b->previous = previous;
     b->status = 0;
@@ -52,16 +55,55 @@ static void add_blocks(struct batch *b, const struct block_table *table, int cou
     b->blocks_len += (size_t)count;
 }
 
-static void add_row(struct batch *b, const struct request *r)
+/* The row of logits after the step's token at `index`. */
+static struct batch_row *add_row(struct batch *b, const struct request *r, int index)
 {
     CHECK(b->rows < b->limits.rows_max);
     struct batch_row *row = &b->row_info[b->rows];
-    *row = (struct batch_row){.sampling = r->sampling, .position = r->count + r->pending};
-    if (request_generated(r) + r->pending < r->min_tokens) {
-        row->banned = r->stop_ids;
-        row->banned_count = r->stop_id_count;
+    *row = (struct batch_row){.input = {.params = &r->sampling}, .scored = -1};
+    if (r->sampling.logprobs > 0) row->logprobs = &b->logprobs[b->rows * LOGPROBS_MAX];
+    b->row[b->rows++] = index;
+    return row;
+}
+
+static void add_sampled_row(struct batch *b, const struct request *r)
+{
+    struct sampler_input *in = &add_row(b, r, b->tokens - 1)->input;
+    in->position = r->count + r->pending;
+    if (penalties_are_on(&r->sampling)) {
+        CHECK(r->pending == 0); // the history has all tokens before this one
+        in->history = &r->history;
     }
-    b->row[b->rows++] = b->tokens - 1;
+    if (request_generated(r) + r->pending < r->min_tokens) {
+        in->banned = r->stop_ids;
+        in->banned_count = r->stop_id_count;
+    }
+}
+
+/* Prompt tokens that the next positions predict, each once: a preempted prompt goes on where it
+ * was. */
+static void add_scored_rows(struct batch *b, struct batch_entry *e, struct request *r)
+{
+    int end = r->computed + e->count;
+    if (end > r->prompt_count - 1) end = r->prompt_count - 1;
+    e->scored_row = b->rows;
+    for (int at = r->scored > r->computed ? r->scored : r->computed; at < end; at++) {
+        struct batch_row *row = add_row(b, r, b->tokens + at - r->computed);
+        row->input.position = at + 1;
+        row->scored = r->tokens[at + 1];
+        e->scored_rows++;
+        r->scored = at + 1;
+    }
+    b->scored_rows += e->scored_rows;
+}
+
+int batch_room(const struct batch *b, const struct request *r)
+{
+    if (!r->prompt_logprobs) return INT_MAX;
+    int next = r->scored > r->computed ? r->scored : r->computed;
+    int rows = b->limits.rows_max - b->limits.sequences_max - b->scored_rows;
+    if (r->prompt_count - 1 - next <= rows) return INT_MAX;
+    return next - r->computed + rows;
 }
 
 void batch_add(struct batch *b, struct request *r, int count, bool sample)
@@ -73,6 +115,7 @@ void batch_add(struct batch *b, struct request *r, int count, bool sample)
     *s = (struct step_sequence){.first = b->tokens, .count = count, .past = r->computed};
     *e = (struct batch_entry){.request = r, .count = count, .row = -1};
     add_blocks(b, &r->table, blocks_for(r->computed + count));
+    if (r->prompt_logprobs) add_scored_rows(b, e, r);
     for (int i = 0; i < count; i++) {
         int position = r->computed + i;
         if (position < r->count) {
@@ -87,7 +130,7 @@ void batch_add(struct batch *b, struct request *r, int count, bool sample)
     if (count > 1) b->prefill_tokens += count;
     if (!sample) return;
     e->row = b->rows;
-    add_row(b, r);
+    add_sampled_row(b, r);
 }
 
 void batch_seal(struct batch *b)

@@ -5,6 +5,7 @@
 #define LM_ENGINE_BATCH_H
 
 #include "engine/engine.h"
+#include "engine/sampler.h"
 #include "engine/tp_group.h"
 #include "kernels/backend.h"
 #include "shared/base/error.h"
@@ -16,17 +17,22 @@ struct batch_entry {
     struct request *request; // engine thread only
     int count;               // tokens of this step
     int row;                 // of its sampled token; -1: a prefill that goes on
+    int scored_row;          // the first of scored_rows rows, one after the other
+    int scored_rows;         // prompt tokens whose log-probabilities this step gives
 };
 
-/* One row of logits and the token drawn from it. */
+/* One row of logits and the token drawn from it, or the prompt token scored by it. */
 struct batch_row {
-    struct sampling_params sampling;
-    int64_t position;      // of the token to be sampled, in its sequence
-    const int32_t *banned; // tokens that can't be drawn (borrowed from the request), or NULL
-    int banned_count;
-    int32_t token; // result
-    int status;    // result: 0, or why this row has none
+    struct sampler_input input;     // borrows from the request
+    int32_t scored;                 // the prompt's token at input.position; -1: draw one
+    struct token_logprob *logprobs; // result [input.params->logprobs], the batch's; NULL: not asked
+    int32_t token;                  // result
+    int status;                     // result: 0, or why this row has none
 };
+
+/* Rows beside those of sampled tokens, with which a step scores prompts: each is a row of logits over
+ * the vocabulary in memory. */
+#define SCORED_ROWS_MAX 32
 
 /* ids[token] is what the previous batch samples in `row`: not known yet when this batch is planned.
  */
@@ -44,7 +50,9 @@ struct batch {
     struct batch_entry *entry;      // [limits.sequences_max]
     struct batch_row *row_info;     // [limits.rows_max]
     struct batch_link *link;        // [limits.sequences_max]
-    int32_t *blocks;                // block tables, one after the other
+    struct token_logprob *logprobs; // [limits.rows_max][LOGPROBS_MAX]
+    int scored_rows;
+    int32_t *blocks; // block tables, one after the other
     size_t blocks_len, blocks_cap;
     const struct batch *previous; // the step before, for links; it outlives this one
     int prefill_tokens;           // tokens beyond one a sequence, for rates
@@ -58,7 +66,10 @@ void batch_init(struct batch *b, const struct step_limits *limits); // allocates
 void batch_deinit(struct batch *b);
 void batch_clear(struct batch *b, const struct batch *previous);
 
-/* Add the next `count` positions of a sequence whose ids are known or linked. Its blocks are
+/* How many of r's next positions this step can still take: INT_MAX, but for a prompt whose tokens are
+ * scored no more than there are rows for. */
+int batch_room(const struct batch *b, const struct request *r);
+/* Add the next `count` positions, at most batch_room, of a sequence whose ids are known or linked. Its blocks are
  * copied. */
 void batch_add(struct batch *b, struct request *r, int count, bool sample);
 /* After the last add: what was written as offsets becomes pointers. */

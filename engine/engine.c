@@ -107,7 +107,7 @@ static struct step_limits step_limits(const struct engine_options *o)
     struct scheduler_limits limits = scheduler_limits(o);
     return (struct step_limits){.tokens_max = scheduler_tokens_max(&limits),
                                 .sequences_max = o->max_batch_size,
-                                .rows_max = o->max_batch_size,
+                                .rows_max = o->max_batch_size + SCORED_ROWS_MAX,
                                 .context_max = o->session_len};
 }
 
@@ -460,6 +460,8 @@ bool engine_next_event(struct engine *e, struct engine_event *event)
 void engine_event_deinit(struct engine_event *event)
 {
     free(event->tokens);
+    free(event->logprobs);
+    free(event->prompt_logprobs);
     free(event->text);
     *event = (struct engine_event){0};
 }

@@ -74,6 +74,9 @@ const struct chat_template *engine_chat_template(const struct engine *e);
 
 /* ---- requests ---- */
 
+#define LOGIT_BIAS_MAX 4096 // tokens of one request that may have one
+#define LOGPROBS_MAX   21   // of a sampled token and the 20 likeliest
+
 struct logit_bias {
     int32_t token;
     float bias; // added to its logit before anything else
@@ -93,7 +96,7 @@ struct sampling_params {
     float frequency_penalty;  // likewise, times how often
     const struct logit_bias *bias; // [bias_count], copied by submit
     int bias_count;
-    int logprobs; // 0: none; n: of the sampled token and of the n - 1 likeliest
+    int logprobs; // 0: none; n <= LOGPROBS_MAX: of the sampled token and of the n - 1 likeliest
 };
 
 struct engine_request {
@@ -112,6 +115,9 @@ struct engine_request {
     uint64_t session;
     int max_tokens; // >= 1, or 0: until the context is full. Cut to what the context leaves.
     int min_tokens; // no stop (id or string) before that many
+    bool
+        prompt_logprobs; // of the prompt's tokens, too; sampling.logprobs says how many. Nothing of
+                         // such a prompt is taken from the prefix cache
     bool ignore_eos;
     bool skip_special;       // special tokens don't appear in the text
     const char *const *stop; // stop strings, copied; matched in the text, never part of it
@@ -130,6 +136,13 @@ void engine_cancel(struct engine *e, uint64_t id);
 
 /* ---- events ---- */
 
+/* The logarithm of a token's probability, temperature 1: after logit_bias, penalties and the ban of
+ * stop tokens for sampled tokens, of the bare model for the prompt's. -INFINITY: it can't be drawn. */
+struct token_logprob {
+    int32_t token; // -1: there were no more tokens
+    float logprob;
+};
+
 enum finish_reason { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED };
 
 enum engine_event_kind {
@@ -143,11 +156,20 @@ struct engine_event {
     enum engine_event_kind kind;
     int32_t *tokens; // ids sampled since the last event, a closing stop token included
     int token_count;
+    /* [token_count][sampling.logprobs]: the sampled token, then the likeliest, descending, ties to
+     * the lowest id. NULL: none asked for. */
+    struct token_logprob *logprobs;
+    /* Likewise of the prompt's tokens from the second on, as far as computed since the last event;
+     * all come before or with the first sampled token. */
+    struct token_logprob *prompt_logprobs;
+    int prompt_logprob_count; // prompt tokens
     char *text; // text released since the last event: whole UTF-8 characters, no stop text
     size_t text_len;
     enum finish_reason finish;
     int prompt_tokens, cached_tokens,
         completion_tokens; // running totals; cached: prompt tokens reused
+    int released_tokens;   // of completion_tokens, the first ones whose text is out or began to be:
+                           // no stop token or string. Only with sampling.logprobs
     int error_code;        // FAILED: negative code, text in `text`
 };
 

@@ -91,17 +91,29 @@ static void free_or_keep(struct engine_thread *t, struct request *r)
         request_destroy(r);
 }
 
+/* Of r's tokens, those whose text is out or began to be. */
+static int released_tokens(const struct engine_thread *t, const struct request *r)
+{
+    int count = request_generated(r);
+    size_t withheld = r->stopping.withheld;
+    for (; count > 0 && withheld > 0; count--) {
+        int32_t token = r->tokens[r->prompt_count + count - 1];
+        struct str bytes = t->setup.text.bytes(t->setup.text.arg, token, !r->skip_special);
+        if (bytes.len > withheld) break; // it began before what is withheld
+        withheld -= bytes.len;
+    }
+    return count;
+}
+
 /* r may be gone afterwards. */
-static void finish(struct engine_thread *t, struct request *r, const int32_t *token,
+static void finish(struct engine_thread *t, struct request *r, struct output_update *update,
                    enum finish_reason reason)
 {
     scheduler_finish(&t->scheduler, r);
-    post(t, r,
-         &(struct output_update){.kind = ENGINE_EVENT_DONE,
-                                 .token = token,
-                                 .text = buf_str(&t->text),
-                                 .finish = reason,
-                                 .completion_tokens = request_generated(r)});
+    update->kind = ENGINE_EVENT_DONE;
+    update->text = buf_str(&t->text);
+    update->finish = reason;
+    post(t, r, update);
     free_or_keep(t, r);
 }
 
@@ -117,34 +129,35 @@ static void fail(struct engine_thread *t, struct request *r, int code, const cha
 }
 
 /* r got a token: text, stops, limits. */
-static void on_token(struct engine_thread *t, struct request *r)
+static void on_token(struct engine_thread *t, struct request *r,
+                     const struct token_logprob *logprobs)
 {
     int32_t token = r->tokens[r->count - 1];
     int generated = request_generated(r);
+    struct output_update update = {
+        .token = &token, .logprobs = logprobs, .completion_tokens = generated};
     buf_clear(&t->text);
     t->counters.generated_tokens_total++;
     if (generated == 1) t->counters.prompt_tokens_total += (uint64_t)r->prompt_count;
 
     if (generated > r->min_tokens && request_is_stop(r, token)) {
         stopping_flush(&r->stopping, &t->text);
-        finish(t, r, &token, FINISH_STOP);
+        update.released_tokens = generated - 1; // it has no text
+        finish(t, r, &update, FINISH_STOP);
         return;
     }
     struct str bytes = t->setup.text.bytes(t->setup.text.arg, token, !r->skip_special);
-    if (stopping_feed(&r->stopping, bytes, generated >= r->min_tokens, &t->text)) {
-        finish(t, r, &token, FINISH_STOP);
+    bool stopped = stopping_feed(&r->stopping, bytes, generated >= r->min_tokens, &t->text);
+    bool at_limit = generated == r->max_tokens;
+    if (!stopped && at_limit) stopping_flush(&r->stopping, &t->text);
+    if (logprobs) update.released_tokens = released_tokens(t, r);
+    if (stopped || at_limit) {
+        finish(t, r, &update, stopped ? FINISH_STOP : FINISH_LENGTH);
         return;
     }
-    if (generated == r->max_tokens) {
-        stopping_flush(&r->stopping, &t->text);
-        finish(t, r, &token, FINISH_LENGTH);
-        return;
-    }
-    post(t, r,
-         &(struct output_update){.kind = ENGINE_EVENT_TOKENS,
-                                 .token = &token,
-                                 .text = buf_str(&t->text),
-                                 .completion_tokens = request_generated(r)});
+    update.kind = ENGINE_EVENT_TOKENS;
+    update.text = buf_str(&t->text);
+    post(t, r, &update);
 }
 
 /* ---- commands ---- */
@@ -164,7 +177,10 @@ static void cancel(struct engine_thread *t, uint64_t id)
     if (!r) return; // it ended before
     buf_clear(&t->text);
     stopping_flush(&r->stopping, &t->text);
-    finish(t, r, NULL, FINISH_CANCELLED);
+    finish(t, r,
+           &(struct output_update){.completion_tokens = request_generated(r),
+                                   .released_tokens = request_generated(r)},
+           FINISH_CANCELLED);
 }
 
 static void accept_request(struct engine_thread *t, struct request *r)
@@ -257,20 +273,34 @@ static void fail_all(struct engine_thread *t, int code, const char *text)
         fail(t, w, code, text);
 }
 
+/* The log-probabilities of prompt tokens that a step gave, or why it didn't. */
+static int post_scores(struct engine_thread *t, const struct batch *b, const struct batch_entry *e)
+{
+    if (e->request->state == REQUEST_FINISHED) return 0;
+    for (int i = 0; i < e->scored_rows; i++) {
+        const struct batch_row *row = &b->row_info[e->scored_row + i];
+        if (row->status < 0) return row->status;
+        outbox_add_prompt_logprobs(&t->outbox, e->request->output, row->logprobs);
+    }
+    return 0;
+}
+
 static void finish_entry(struct engine_thread *t, struct batch *b, int index)
 {
     struct batch_entry *e = &b->entry[index];
     struct request *r = e->request;
+    int status = post_scores(t, b, e);
     bool has_token = scheduler_complete_entry(b, index);
     if (r->state == REQUEST_FINISHED) {
         if (r->in_flight == 0) {
             list_remove(&r->link);
             request_destroy(r);
         }
+    } else if (status < 0 || (e->row >= 0 && !has_token)) {
+        if (status == 0) status = b->row_info[e->row].status;
+        fail(t, r, status, "the model's logits are not finite numbers");
     } else if (has_token) {
-        on_token(t, r);
-    } else if (e->row >= 0) {
-        fail(t, r, b->row_info[e->row].status, "the model's logits are not finite numbers");
+        on_token(t, r, b->row_info[e->row].logprobs);
     }
 }
 
@@ -423,7 +453,7 @@ int engine_thread_submit_take(struct engine_thread *t, struct request *r, struct
     int open = atomic_fetch_add(&t->open, 1);
     if (t->failed || t->stopping) return refuse(t, r, E_CLOSED, err);
     if (open >= scheduler_open_max(&t->setup.limits)) return refuse(t, r, E_BUSY, err);
-    r->output = output_create(r->id, r->prompt_count);
+    r->output = output_create(r->id, r->prompt_count, r->sampling.logprobs);
     struct command c = {.submit = r};
     if (!ring_push(&t->commands, &c)) {
         output_destroy(r->output);

@@ -135,8 +135,12 @@ static void sample_row(struct sampling *s, int row, struct sampler_scratch *scra
 {
     struct batch_row *info = &s->batch->row_info[row];
     const float *logits = s->logits + (size_t)row * (size_t)s->x->row_len;
-    int token = sampler_draw(&info->sampling, info->position, logits, s->x->setup.vocab,
-                             info->banned, info->banned_count, scratch);
+    int vocab = s->x->setup.vocab, token;
+    if (info->scored >= 0)
+        token = sampler_score(info->scored, logits, vocab, scratch, info->logprobs,
+                              info->input.params->logprobs);
+    else
+        token = sampler_draw(&info->input, logits, vocab, scratch, info->logprobs);
     info->status = token < 0 ? token : 0;
     info->token = token < 0 ? 0 : token; // rule 3
 }

@@ -21,20 +21,26 @@ struct outbox {
 void outbox_init(struct outbox *o);
 void outbox_deinit(struct outbox *o); // frees outputs whose last event nobody took
 
-struct output *output_create(uint64_t id, int prompt_tokens);
+/* logprobs: log-probabilities that come with each token. */
+struct output *output_create(uint64_t id, int prompt_tokens, int logprobs);
 void output_destroy(struct output *out); // only before its last event was posted; NULL is fine
 
 /* What happened since the last post. kind DONE or FAILED is the last: the output then belongs to
  * the outbox. True: nothing was ready before, so the consumer must be woken. */
 struct output_update {
     enum engine_event_kind kind;
-    const int32_t *token; // NULL: none
-    struct str text;      // for FAILED: what went wrong
+    const int32_t *token;                 // NULL: none
+    const struct token_logprob *logprobs; // of the token; NULL: none
+    int released_tokens;
+    struct str text; // for FAILED: what went wrong
     enum finish_reason finish;
     int cached_tokens, completion_tokens;
     int error_code;
 };
 bool outbox_post(struct outbox *o, struct output *out, const struct output_update *update);
+/* The log-probabilities of the prompt's next token; it goes out with what is posted next. */
+void outbox_add_prompt_logprobs(struct outbox *o, struct output *out,
+                                const struct token_logprob *logprobs);
 
 /* The consumer's side: see engine_next_event. */
 bool outbox_take(struct outbox *o, struct engine_event *event);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define STOP_IDS_MAX 1024
+#define BIAS_LIMIT   100.0f // enough to ban or to force a token, and no row overflows
 
 static int validate_sampling(const struct sampling_params *s, struct error *err)
 {
@@ -17,6 +18,27 @@ static int validate_sampling(const struct sampling_params *s, struct error *err)
     if (!(s->min_p >= 0 && s->min_p <= 1))
         return error_set(err, E_INVALID, "min_p must be from 0 to 1");
     if (s->top_k < 0) return error_set(err, E_INVALID, "top_k must not be negative");
+    if (!(s->repetition_penalty >= 0) || !isfinite(s->repetition_penalty))
+        return error_set(err, E_INVALID, "repetition_penalty must be a number above 0");
+    if (!isfinite(s->presence_penalty) || !isfinite(s->frequency_penalty))
+        return error_set(err, E_INVALID, "a penalty must be a finite number");
+    if (s->logprobs < 0 || s->logprobs > LOGPROBS_MAX)
+        return error_set(err, E_INVALID, "at most %d log-probabilities a token", LOGPROBS_MAX);
+    return 0;
+}
+
+static int validate_bias(const struct sampling_params *s, int vocab, struct error *err)
+{
+    if (s->bias_count < 0 || s->bias_count > LOGIT_BIAS_MAX)
+        return error_set(err, E_INVALID, "at most %d tokens may have a logit_bias", LOGIT_BIAS_MAX);
+    for (int i = 0; i < s->bias_count; i++) {
+        if (s->bias[i].token < 0 || s->bias[i].token >= vocab)
+            return error_set(err, E_INVALID,
+                             "logit_bias token %d is not in the vocabulary of %d tokens",
+                             s->bias[i].token, vocab);
+        if (!(s->bias[i].bias >= -BIAS_LIMIT && s->bias[i].bias <= BIAS_LIMIT))
+            return error_set(err, E_INVALID, "a logit_bias must be from -100 to 100");
+    }
     return 0;
 }
 
@@ -55,6 +77,9 @@ int request_validate(const struct engine_request *in, int vocab, int context_len
     if (in->max_tokens < 0) return error_set(err, E_INVALID, "max_tokens must not be negative");
     if (in->min_tokens < 0) return error_set(err, E_INVALID, "min_tokens must not be negative");
     if ((rc = validate_sampling(&in->sampling, err)) < 0) return rc;
+    if ((rc = validate_bias(&in->sampling, vocab, err)) < 0) return rc;
+    if (in->prompt_logprobs && in->sampling.logprobs == 0)
+        return error_set(err, E_INVALID, "prompt_logprobs needs logprobs");
     return validate_stops(in, vocab, err);
 }
 
@@ -69,6 +94,18 @@ static void unite_stop_ids(struct request *r, const struct engine_request *in,
         r->stop_ids[i] = model_stops[i];
     for (int i = 0; i < in->stop_id_count; i++)
         r->stop_ids[model_stop_count + i] = in->stop_ids[i];
+}
+
+static void copy_sampling(struct request *r, const struct engine_request *in)
+{
+    struct sampling_params *s = &r->sampling;
+    *s = in->sampling;
+    s->bias = NULL;
+    if (s->bias_count > 0)
+        s->bias = r->bias = xmemdup(in->sampling.bias, (size_t)s->bias_count * sizeof *r->bias);
+    if (s->repetition_penalty != 0 && s->repetition_penalty != 1)
+        token_history_add_prompt(&r->history, r->tokens, r->prompt_count);
+    r->prompt_logprobs = in->prompt_logprobs;
 }
 
 struct request *request_create(const struct engine_request *in, int context_len,
@@ -89,7 +126,7 @@ struct request *request_create(const struct engine_request *in, int context_len,
     r->priority = in->priority;
     r->deadline_ms = in->deadline_ms;
     r->skip_special = in->skip_special;
-    r->sampling = in->sampling;
+    copy_sampling(r, in);
     unite_stop_ids(r, in, model_stops, model_stop_count);
     struct str stops[STOP_STRINGS_MAX];
     for (int i = 0; i < in->stop_count; i++)
@@ -103,6 +140,8 @@ void request_destroy(struct request *r)
     if (!r) return;
     CHECK(r->table.count == 0 && r->in_flight == 0);
     stopping_deinit(&r->stopping);
+    token_history_deinit(&r->history);
+    free(r->bias);
     free(r->stop_ids);
     free(r->tokens);
     free(r);
@@ -115,6 +154,7 @@ void request_push_token(struct request *r, int32_t token)
         r->tokens = xrealloc_array(r->tokens, (size_t)r->cap, sizeof *r->tokens);
     }
     r->tokens[r->count++] = token;
+    if (penalties_are_on(&r->sampling)) token_history_add(&r->history, token);
 }
 
 int request_generated(const struct request *r)
@@ -133,5 +173,6 @@ int request_need(const struct request *r)
 {
     /* The last token that max_tokens allows is only answered, never fed back. */
     if (request_generated(r) + r->pending >= r->max_tokens) return 0;
+    if (r->pending > 0 && penalties_are_on(&r->sampling)) return 0; // the next draw needs its value
     return r->count + r->pending - r->computed;
 }

@@ -6,6 +6,7 @@
 
 #include "engine/engine.h"
 #include "engine/kv_cache.h"
+#include "engine/penalties.h"
 #include "engine/stopping.h"
 #include "shared/base/list.h"
 
@@ -38,8 +39,12 @@ struct request {
     int max_tokens;  // generated tokens allowed; at least 1
     int min_tokens;
     bool skip_special;
+    bool prompt_logprobs;
+    int scored; // prompt positions whose successor's log-probability is known or being computed
     struct sampling_params sampling;
-    int32_t *stop_ids; // tokens that end it, template's and caller's united; owned
+    struct logit_bias *bias;      // what sampling.bias points at, owned
+    struct token_history history; // kept while penalties are on, else empty
+    int32_t *stop_ids;            // tokens that end it, template's and caller's united; owned
     int stop_id_count;
     struct block_table table;
     struct stopping stopping;

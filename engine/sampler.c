@@ -20,7 +20,7 @@
 #define CHUNK           256 // tokens a partial sum or maximum stands for
 
 struct sampler_candidate {
-    float p;
+    float p; // or a logit: only the order counts
     int32_t id;
 };
 
@@ -80,20 +80,34 @@ static float row_max(const float *x, int n)
     return max[0] + bad[0];
 }
 
-/* x without the banned tokens, in `masked`, and its maximum; x as it is if nothing would be left.
- */
-static const float *mask(const float *x, int n, const int32_t *banned, int banned_count,
-                         float *masked, float *max)
+static float highest(const float *x, int n)
 {
-    float allowed = -INFINITY;
-    memcpy(masked, x, (size_t)n * sizeof *masked);
-    for (int i = 0; i < banned_count; i++)
-        if (banned[i] < n) masked[banned[i]] = -INFINITY;
+    float max = -INFINITY;
     for (int i = 0; i < n; i++)
-        allowed = masked[i] > allowed ? masked[i] : allowed;
-    if (!isfinite(allowed)) return x;
-    *max = allowed;
-    return masked;
+        max = x[i] > max ? x[i] : max;
+    return max;
+}
+
+static bool is_adjusted(const struct sampler_input *in)
+{
+    return in->params->bias_count > 0 || in->history || in->banned_count > 0;
+}
+
+/* x with bias, penalties and bans in `out`; returns its maximum. */
+static float adjust(const struct sampler_input *in, const float *x, int n, float *out)
+{
+    const struct sampling_params *s = in->params;
+    memcpy(out, x, (size_t)n * sizeof *out);
+    for (int i = 0; i < s->bias_count; i++)
+        if (s->bias[i].token < n) out[s->bias[i].token] += s->bias[i].bias;
+    if (in->history) penalties_apply(s, in->history, out, n);
+    for (int i = 0; i < in->banned_count; i++)
+        if (in->banned[i] < n) out[in->banned[i]] = -INFINITY;
+    float max = highest(out, n);
+    if (isfinite(max)) return max;
+    struct sampler_input unbanned = *in; // all are banned, so none is
+    unbanned.banned_count = 0;
+    return adjust(&unbanned, x, n, out);
 }
 
 static int index_of(const float *x, int n, float value)
@@ -226,17 +240,17 @@ static int collect(const float *p, int n, float at_least, struct sampler_candida
     return count;
 }
 
-/* A probability that at least k tokens reach: the k-th highest of the maxima of chunks. */
+/* A value that at least k tokens reach: the k-th highest of the maxima of chunks. */
 static float rank_bound(const float *p, int n, int k, struct sampler_candidate *scratch)
 {
     int chunks = 0, width = CHUNK / 4;
     for (int begin = 0; begin < n; begin += width, chunks++) {
-        float max = 0;
+        float max = -INFINITY;
         for (int i = begin; i < begin + width && i < n; i++)
             max = p[i] > max ? p[i] : max;
         scratch[chunks] = (struct sampler_candidate){max, chunks};
     }
-    return k <= chunks ? select_rank(scratch, chunks, k).p : 0;
+    return k <= chunks ? select_rank(scratch, chunks, k).p : -INFINITY;
 }
 
 /* Where top_k and top_p cut; {0, n} keeps everything. */
@@ -285,12 +299,40 @@ static int draw(const float *p, int n, struct sampler_candidate cut, float floor
     return last; // by rounding u * mass may be the whole sum: then it is the last one kept
 }
 
+/* ---- log-probabilities ---- */
+
+/* out[0]: of `token`; then the count - 1 likeliest. max: of x. Overwrites the scratch. */
+static void report(const float *x, int n, float max, int32_t token, struct sampler_scratch *scratch,
+                   struct token_logprob *out, int count)
+{
+    struct sampler_candidate *c = scratch->candidate;
+    double log_sum = log(exponentials(x, n, max, 1, scratch->probability));
+    int top = count - 1 < n ? count - 1 : n;
+    if (top > 0) {
+        int found = collect(x, n, rank_bound(x, n, top, c), c);
+        select_rank(c, found, top);
+    }
+    for (int i = 1; i < top; i++) // the few that are reported are sorted by insertion
+        for (int j = i; j > 0 && before(c[j], c[j - 1]); j--)
+            swap(&c[j], &c[j - 1]);
+    float own = token < n ? x[token] : -INFINITY;
+    out[0] = (struct token_logprob){token, (float)((double)(own - max) - log_sum)};
+    for (int i = 1; i < count; i++) {
+        bool is_there = i <= top && isfinite(c[i - 1].p);
+        out[i] = (struct token_logprob){-1, -INFINITY};
+        if (is_there) out[i].token = c[i - 1].id;
+        if (is_there) out[i].logprob = (float)((double)(c[i - 1].p - max) - log_sum);
+    }
+}
+
+/* ---- the whole ---- */
+
 static void reserve(struct sampler_scratch *s, int vocab)
 {
     if (s->cap >= vocab) return;
     sampler_scratch_deinit(s);
     s->probability = xaligned((size_t)vocab * sizeof *s->probability);
-    s->masked = xaligned((size_t)vocab * sizeof *s->masked);
+    s->adjusted = xaligned((size_t)vocab * sizeof *s->adjusted);
     s->candidate = xaligned((size_t)vocab * sizeof *s->candidate);
     s->cap = vocab;
 }
@@ -298,24 +340,44 @@ static void reserve(struct sampler_scratch *s, int vocab)
 void sampler_scratch_deinit(struct sampler_scratch *s)
 {
     free(s->probability);
-    free(s->masked);
+    free(s->adjusted);
     free(s->candidate);
     *s = (struct sampler_scratch){0};
 }
 
-int sampler_draw(const struct sampling_params *params, int64_t position, const float *logits,
-                 int vocab, const int32_t *banned, int banned_count,
-                 struct sampler_scratch *scratch)
+static int choose(const struct sampler_input *in, const float *logits, int vocab, float max,
+                  struct sampler_scratch *scratch)
+{
+    const struct sampling_params *params = in->params;
+    if (params->temperature < TEMPERATURE_MIN) return index_of(logits, vocab, max);
+    float *p = scratch->probability;
+    double total = exponentials(logits, vocab, max, params->temperature, p);
+    struct sampler_candidate cut = find_cut(params, p, vocab, total, scratch->candidate);
+    double u = sampler_uniform(params->seed, params->choice, (uint64_t)in->position);
+    return draw(p, vocab, cut, params->min_p, u); // the most probable has p = 1
+}
+
+int sampler_draw(const struct sampler_input *in, const float *logits, int vocab,
+                 struct sampler_scratch *scratch, struct token_logprob *logprobs)
 {
     float max = row_max(logits, vocab);
     if (!isfinite(max)) return E_DEVICE;
     reserve(scratch, vocab);
-    if (banned_count > 0) logits = mask(logits, vocab, banned, banned_count, scratch->masked, &max);
-    if (params->temperature < TEMPERATURE_MIN) return index_of(logits, vocab, max);
+    if (is_adjusted(in)) {
+        max = adjust(in, logits, vocab, scratch->adjusted);
+        logits = scratch->adjusted;
+    }
+    int token = choose(in, logits, vocab, max, scratch);
+    if (logprobs) report(logits, vocab, max, token, scratch, logprobs, in->params->logprobs);
+    return token;
+}
 
-    float *p = scratch->probability;
-    double total = exponentials(logits, vocab, max, params->temperature, p);
-    struct sampler_candidate cut = find_cut(params, p, vocab, total, scratch->candidate);
-    double u = sampler_uniform(params->seed, 0, (uint64_t)position);
-    return draw(p, vocab, cut, params->min_p, u); // the most probable has p = 1
+int sampler_score(int32_t token, const float *logits, int vocab, struct sampler_scratch *scratch,
+                  struct token_logprob *logprobs, int count)
+{
+    float max = row_max(logits, vocab);
+    if (!isfinite(max)) return E_DEVICE;
+    reserve(scratch, vocab);
+    report(logits, vocab, max, token, scratch, logprobs, count);
+    return 0;
 }

@@ -156,6 +156,7 @@ static bool plan_running(struct scheduler *s, struct batch *b, int *prefill_left
         struct request *r = list_entry(at, struct request, link);
         int need = request_need(r);
         int count = need > 1 ? min_int(need, *prefill_left) : need;
+        count = min_int(count, batch_room(b, r));
         bool fits = count == 0 || reserve(s, r, count);
         at = at->next; // after reserve: it may have removed what came next
         if (!fits && s->running_count == 1) {
@@ -186,6 +187,7 @@ static void plan_waiting(struct scheduler *s, struct batch *b, int prefill_left)
             fail(s, r); // rule 4
             continue;
         }
+        if (batch_room(b, r) == 0) return;
         if (prefill_left == 0 || s->running_count == s->limits.running_max || !may_admit(s, r))
             return;
         CHECK(block_table_reserve(&r->table, s->kv, r->count));
@@ -195,7 +197,7 @@ static void plan_waiting(struct scheduler *s, struct batch *b, int prefill_left)
         r->state = REQUEST_RUNNING;
         list_push_back(&s->running, &r->link);
         s->running_count++;
-        int count = min_int(request_need(r), prefill_left);
+        int count = min_int(min_int(request_need(r), prefill_left), batch_room(b, r));
         add(b, r, count);
         prefill_left -= count;
     }

@@ -146,6 +146,7 @@ bool stopping_feed(struct stopping *s, struct str bytes, bool may_stop, struct b
     size_t from = s->text.len, start, held = 0;
     decode(s, bytes, false);
     if (match(s, from, may_stop, &start)) {
+        s->withheld = s->text.len - start + s->cut_len;
         release(s, start, out);
         buf_clear(&s->text);
         s->cut_len = 0;
@@ -157,6 +158,7 @@ bool stopping_feed(struct stopping *s, struct str bytes, bool may_stop, struct b
     }
     /* Held text of an unfinished match is always still here: it was held when it came. */
     CHECK(held <= s->text.len);
+    s->withheld = held + s->cut_len;
     release(s, s->text.len - held, out);
     return false;
 }
@@ -164,5 +166,6 @@ bool stopping_feed(struct stopping *s, struct str bytes, bool may_stop, struct b
 void stopping_flush(struct stopping *s, struct buf *out)
 {
     decode(s, (struct str){0}, true);
+    s->withheld = 0;
     release(s, s->text.len, out);
 }

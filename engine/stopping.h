@@ -21,6 +21,7 @@ struct stopping {
     struct buf text; // valid text not released yet: a stop string may have begun in it
     char cut[4];     // bytes of a character that isn't complete
     size_t cut_len;
+    size_t withheld; // bytes at the end of what was fed that did not come out: held, or stop text
 };
 
 /* Strings are copied; each has 1..STOP_STRING_BYTES_MAX bytes. */

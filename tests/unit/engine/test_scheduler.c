@@ -142,9 +142,8 @@ static void sim_execute(struct sim *s, struct batch *b)
     for (int i = 0; i < b->rows; i++) {
         struct batch_row *row = &b->row_info[i];
         row->status = 0;
-        row->token =
-            sampler_draw(&row->sampling, row->position, s->backend->logits + i * FAKE_VOCAB,
-                         FAKE_VOCAB, NULL, 0, &s->scratch);
+        row->token = sampler_draw(&row->input, s->backend->logits + i * FAKE_VOCAB, FAKE_VOCAB,
+                                  &s->scratch, NULL);
     }
 }
 
