@@ -115,9 +115,9 @@ struct engine_request {
     uint64_t session;
     int max_tokens; // >= 1, or 0: until the context is full. Cut to what the context leaves.
     int min_tokens; // no stop (id or string) before that many
-    bool
-        prompt_logprobs; // of the prompt's tokens, too; sampling.logprobs says how many. Nothing of
-                         // such a prompt is taken from the prefix cache
+    /* Of the prompt's tokens, too; sampling.logprobs says how many. Then nothing of the prompt is
+     * taken from the prefix cache. */
+    bool prompt_logprobs;
     bool ignore_eos;
     bool skip_special;       // special tokens don't appear in the text
     const char *const *stop; // stop strings, copied; matched in the text, never part of it
@@ -206,14 +206,14 @@ struct engine_stats {
     /* Blocks: held by running requests; else kept for hot sessions; else in the prefix cache, to be
      * evicted when needed; the rest is free. */
     int kv_blocks_used, kv_blocks_pinned, kv_blocks_cached, kv_blocks_total;
-    int64_t kv_host_bytes;                   // copies of sessions' pages in host memory
-    int sessions[ENGINE_SESSION_STATES];     // keys remembered, by enum engine_session_state
+    int64_t kv_host_bytes;               // copies of sessions' pages in host memory
+    int sessions[ENGINE_SESSION_STATES]; // keys remembered, by enum engine_session_state
     uint64_t steps, prompt_tokens_total, generated_tokens_total, preemptions_total;
     uint64_t cached_tokens_total; // prompt tokens found in the prefix cache
-    uint64_t last_step_ms;       // monotonic clock at the last finished step; for /health
-    double prefill_tokens_per_s; // EWMA over busy time; 0 until known
-    double inter_token_s;        // EWMA of decode step time
-    bool failed;                 // a device error stopped the engine
+    uint64_t last_step_ms;        // monotonic clock at the last finished step; for /health
+    double prefill_tokens_per_s;  // EWMA over busy time; 0 until known
+    double inter_token_s;         // EWMA of decode step time
+    bool failed;                  // a device error stopped the engine
 };
 void engine_stats(const struct engine *e, struct engine_stats *out);
 
