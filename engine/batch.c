@@ -30,13 +30,16 @@ void batch_deinit(struct batch *b)
     free(b->row_info);
     free(b->logprobs);
     free(b->blocks);
+    kv_moves_deinit(&b->moves);
     *b = (struct batch){0};
 }
 
 void batch_clear(struct batch *b, const struct batch *previous)
 {
-    b->tokens = b->sequences = b->rows = b->links = b->prefill_tokens = b->scored_rows = 0;
+    b->tokens = b->sequences = b->rows = b->links = b->scored_rows = 0;
+    b->answers = b->prefill_tokens = 0;
     b->blocks_len = 0;
+    kv_moves_clear(&b->moves);
     b->previous = previous;
     b->status = 0;
     b->sampled = false;
@@ -127,7 +130,10 @@ void batch_add(struct batch *b, struct request *r, int count, bool sample)
         b->link[b->links++] = (struct batch_link){b->tokens, r->pending_row};
         b->ids[b->tokens++] = 0;
     }
-    if (count > 1) b->prefill_tokens += count;
+    if (count == 1 && sample)
+        b->answers++;
+    else
+        b->prefill_tokens += count;
     if (!sample) return;
     e->row = b->rows;
     add_sampled_row(b, r);

@@ -5,6 +5,7 @@
 #define LM_ENGINE_BATCH_H
 
 #include "engine/engine.h"
+#include "engine/kv_moves.h"
 #include "engine/sampler.h"
 #include "engine/tp_group.h"
 #include "kernels/backend.h"
@@ -54,8 +55,10 @@ struct batch {
     int scored_rows;
     int32_t *blocks; // block tables, one after the other
     size_t blocks_len, blocks_cap;
+    struct kv_moves moves;        // copies of pages that come before the step
     const struct batch *previous; // the step before, for links; it outlives this one
-    int prefill_tokens;           // tokens beyond one a sequence, for rates
+    int answers;                  // sequences that decode
+    int prefill_tokens;           // tokens of the others
     int status;                   // result of the whole step
     struct error error;
     bool sampled; // row_info has the tokens; under the executor's lock

@@ -70,6 +70,11 @@ static int fill_options(struct engine_options *o, int model_context, struct erro
     if ((rc = check_range("session_len", o->session_len, 2, 1 << 30, err)) < 0) return rc;
     if ((rc = check_range("cache_max_tokens", o->cache_max_tokens, 0, INT64_MAX, err)) < 0)
         return rc;
+    if (!(o->session_pin_ratio >= 0 && o->session_pin_ratio <= 1))
+        return error_set(err, E_INVALID, "session_pin_ratio is %g, expected 0 to 1",
+                         o->session_pin_ratio);
+    if ((rc = check_range("session_host_bytes", o->session_host_bytes, 0, INT64_MAX, err)) < 0)
+        return rc;
     if (!(o->cache_max_entry_count > 0 && o->cache_max_entry_count <= 1))
         return error_set(err, E_INVALID, "cache_max_entry_count is %g, expected 0 to 1",
                          o->cache_max_entry_count);
@@ -163,7 +168,7 @@ static int run_self_test_step(struct engine *e, struct scheduler *s, struct batc
     if (rc == 0 && b->row_info[0].status < 0)
         rc = error_set(err, b->row_info[0].status, "logits are not finite numbers");
     b->row_info[0].status = rc;
-    CHECK(scheduler_complete_entry(b, 0) == (rc == 0));
+    CHECK(scheduler_complete_entry(s, b, 0) == (rc == 0));
     return rc;
 }
 
@@ -180,13 +185,13 @@ static int self_test(struct engine *e, struct error *err)
                                .rows_max = 1,
                                .context_max = context};
     struct scheduler scheduler;
-    struct kv_cache kv;
+    struct kv_memory memory;
     struct batch batch;
     in.sampling.top_p = 1;
     in.max_tokens = SELF_TEST_TOKENS;
-    kv_cache_init(&kv, 1);
+    kv_memory_init(&memory, &(struct kv_memory_setup){.blocks = 1, .ranks = 1});
     batch_init(&batch, &step);
-    scheduler_init(&scheduler, &limits, &kv);
+    scheduler_init(&scheduler, &limits, &memory);
     struct request *r = request_create(&in, context, NULL, 0);
     int rc = scheduler_submit(&scheduler, r, err);
     for (int i = 0; rc == 0 && i < r->max_tokens; i++)
@@ -194,7 +199,8 @@ static int self_test(struct engine *e, struct error *err)
     scheduler_finish(&scheduler, r);
     request_destroy(r);
     batch_deinit(&batch);
-    kv_cache_deinit(&kv);
+    scheduler_deinit(&scheduler);
+    kv_memory_deinit(&memory);
     return rc < 0 ? error_prefix(err, rc, "self-test failed") : 0;
 }
 
@@ -230,7 +236,12 @@ static int start(struct engine *e, const struct engine_parts *parts, struct erro
     struct engine_thread_setup setup = {
         .limits = scheduler_limits(&e->options),
         .step_limits = step_limits(&e->options),
-        .kv_blocks = blocks,
+        .memory = {.blocks = blocks,
+                   .prefix_caching = e->options.prefix_caching,
+                   .session_pin_ratio = e->options.session_pin_ratio,
+                   .session_host_bytes = e->options.session_host_bytes,
+                   .page_bytes = executor_kv_block_bytes(e->executor, kv_type(&e->options)),
+                   .ranks = 1},
         .depth = e->options.pipeline_depth,
         .text = parts->text,
         .on_events = e->options.on_events,
@@ -464,6 +475,16 @@ void engine_event_deinit(struct engine_event *event)
     free(event->prompt_logprobs);
     free(event->text);
     *event = (struct engine_event){0};
+}
+
+enum engine_session_state engine_session_state(struct engine *e, uint64_t session)
+{
+    return engine_thread_session_state(e->thread, session);
+}
+
+void engine_session_release(struct engine *e, uint64_t session)
+{
+    engine_thread_session_release(e->thread, session);
 }
 
 void engine_stats(const struct engine *e, struct engine_stats *out)

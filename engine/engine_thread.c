@@ -43,7 +43,8 @@
 
 struct command {
     struct request *submit; // or NULL:
-    uint64_t cancel_id;
+    uint64_t cancel_id;     // or 0:
+    uint64_t release_session;
 };
 
 struct engine_thread {
@@ -63,7 +64,7 @@ struct engine_thread {
 
     /* engine thread */
     struct scheduler scheduler;
-    struct kv_cache kv;
+    struct kv_memory memory;
     struct batch batches[DEPTH_MAX + 1];
     unsigned submitted, finished; // steps; their difference is in flight
     struct list zombies;          // finished requests that steps in flight still have
@@ -74,8 +75,10 @@ struct engine_thread {
 
 /* ---- events ---- */
 
-static void post(struct engine_thread *t, struct request *r, const struct output_update *update)
+static void post(struct engine_thread *t, struct request *r, struct output_update *update)
 {
+    update->cached_tokens = r->cached;
+    update->completion_tokens = request_generated(r);
     bool last = update->kind != ENGINE_EVENT_TOKENS;
     /* Before the event: who reads it may submit the next one at once. */
     if (last) atomic_fetch_sub(&t->open, 1);
@@ -119,12 +122,12 @@ static void finish(struct engine_thread *t, struct request *r, struct output_upd
 
 static void fail(struct engine_thread *t, struct request *r, int code, const char *text)
 {
+    if (code == E_DEVICE && r->state != REQUEST_FINISHED)
+        scheduler_finish_distrusted(&t->scheduler, r);
     scheduler_finish(&t->scheduler, r);
     post(t, r,
-         &(struct output_update){.kind = ENGINE_EVENT_FAILED,
-                                 .text = str_of(text),
-                                 .completion_tokens = request_generated(r),
-                                 .error_code = code});
+         &(struct output_update){
+             .kind = ENGINE_EVENT_FAILED, .text = str_of(text), .error_code = code});
     free_or_keep(t, r);
 }
 
@@ -138,7 +141,10 @@ static void on_token(struct engine_thread *t, struct request *r,
         .token = &token, .logprobs = logprobs, .completion_tokens = generated};
     buf_clear(&t->text);
     t->counters.generated_tokens_total++;
-    if (generated == 1) t->counters.prompt_tokens_total += (uint64_t)r->prompt_count;
+    if (generated == 1) {
+        t->counters.prompt_tokens_total += (uint64_t)r->prompt_count;
+        t->counters.cached_tokens_total += (uint64_t)r->cached;
+    }
 
     if (generated > r->min_tokens && request_is_stop(r, token)) {
         stopping_flush(&r->stopping, &t->text);
@@ -162,18 +168,9 @@ static void on_token(struct engine_thread *t, struct request *r,
 
 /* ---- commands ---- */
 
-static struct request *find_request(struct engine_thread *t, uint64_t id)
-{
-    list_each (r, &t->scheduler.running, struct request, link)
-        if (r->id == id) return r;
-    list_each (r, &t->scheduler.waiting, struct request, link)
-        if (r->id == id) return r;
-    return NULL;
-}
-
 static void cancel(struct engine_thread *t, uint64_t id)
 {
-    struct request *r = find_request(t, id);
+    struct request *r = scheduler_find(&t->scheduler, id);
     if (!r) return; // it ended before
     buf_clear(&t->text);
     stopping_flush(&r->stopping, &t->text);
@@ -190,6 +187,7 @@ static void accept_request(struct engine_thread *t, struct request *r)
                        : scheduler_submit(&t->scheduler, r, &err);
     if (rc == 0) return;
     r->state = REQUEST_FINISHED;
+    r->cached = 0;
     post(t, r,
          &(struct output_update){
              .kind = ENGINE_EVENT_FAILED, .text = str_of(err.text), .error_code = rc});
@@ -202,11 +200,22 @@ static bool drain_commands(struct engine_thread *t)
     bool any = false;
     while (ring_pop(&t->commands, &c)) {
         any = true;
-        if (!c.submit) {
+        if (c.submit)
+            accept_request(t, c.submit);
+        else if (c.cancel_id)
             cancel(t, c.cancel_id);
-            continue;
-        }
-        accept_request(t, c.submit);
+        else
+            session_pages_forget(&t->memory.sessions, c.release_session);
+    }
+    return any;
+}
+
+static bool expire_requests(struct engine_thread *t)
+{
+    bool any = false;
+    for (struct request *r; (r = scheduler_take_expired(&t->scheduler, clock_ms())) != NULL;) {
+        fail(t, r, E_TIMEOUT, "the request's deadline is over");
+        any = true;
     }
     return any;
 }
@@ -238,7 +247,7 @@ static bool submit_steps(struct engine_thread *t)
         char text[160];
         snprintf(text, sizeof text,
                  "the sequence of %d tokens doesn't fit the key-value cache of %d tokens", r->count,
-                 t->kv.total * KV_BLOCK_TOKENS);
+                 t->memory.kv.total * KV_BLOCK_TOKENS);
         fail(t, r, E_LIMIT, text);
         any = true;
     }
@@ -257,6 +266,7 @@ static void measure(struct engine_thread *t, const struct batch *b)
     c->steps++;
     c->last_step_ms = clock_ms();
     if (seconds <= 0) return;
+    scheduler_measure(&t->scheduler, b, seconds);
     if (b->prefill_tokens > 0)
         ewma(&c->prefill_tokens_per_s, b->prefill_tokens / seconds);
     else
@@ -267,10 +277,8 @@ static void fail_all(struct engine_thread *t, int code, const char *text)
 {
     log_error("engine failed", "code=%s error=\"%s\"", error_name(code), text);
     t->failed = true;
-    list_each_safe (r, &t->scheduler.running, struct request, link)
+    for (struct request *r; (r = scheduler_any(&t->scheduler)) != NULL;)
         fail(t, r, code, text);
-    list_each_safe (w, &t->scheduler.waiting, struct request, link)
-        fail(t, w, code, text);
 }
 
 /* The log-probabilities of prompt tokens that a step gave, or why it didn't. */
@@ -290,7 +298,7 @@ static void finish_entry(struct engine_thread *t, struct batch *b, int index)
     struct batch_entry *e = &b->entry[index];
     struct request *r = e->request;
     int status = post_scores(t, b, e);
-    bool has_token = scheduler_complete_entry(b, index);
+    bool has_token = scheduler_complete_entry(&t->scheduler, b, index);
     if (r->state == REQUEST_FINISHED) {
         if (r->in_flight == 0) {
             list_remove(&r->link);
@@ -327,11 +335,16 @@ static bool reap_steps(struct engine_thread *t)
 static void publish(struct engine_thread *t)
 {
     struct engine_stats *c = &t->counters;
+    const struct kv_memory *m = &t->memory;
     c->running = t->scheduler.running_count;
-    c->waiting = t->scheduler.waiting_count;
+    c->waiting = scheduler_waiting(&t->scheduler);
     c->prefill_tokens_waiting = scheduler_prefill_waiting(&t->scheduler);
-    c->kv_blocks_total = t->kv.total;
-    c->kv_blocks_used = t->kv.total - t->kv.free_count;
+    c->kv_blocks_total = m->kv.total;
+    c->kv_blocks_used = m->kv.count[KV_ACTIVE];
+    c->kv_blocks_pinned = m->kv.count[KV_PINNED];
+    c->kv_blocks_cached = m->kv.count[KV_CACHED];
+    c->kv_host_bytes = m->cache.host_used;
+    memcpy(c->sessions, m->sessions.count, sizeof c->sessions);
     c->preemptions_total = t->scheduler.preemptions;
     c->failed = t->failed;
     pthread_mutex_lock(&t->stats_lock);
@@ -350,6 +363,7 @@ static void *engine_main(void *arg)
         unsigned ticket = wake_ticket(&t->wake);
         bool any = drain_commands(t);
         any |= reap_steps(t);
+        any |= expire_requests(t);
         any |= submit_steps(t);
         if (CHECK_EACH_TURN) scheduler_check(&t->scheduler);
         if (any) publish(t);
@@ -369,13 +383,13 @@ static struct engine_thread *create(const struct engine_thread_setup *setup)
     ring_init(&t->commands, 4 * (size_t)scheduler_open_max(&setup->limits), sizeof(struct command));
     outbox_init(&t->outbox);
     pthread_mutex_init(&t->stats_lock, NULL);
-    kv_cache_init(&t->kv, setup->kv_blocks);
-    scheduler_init(&t->scheduler, &setup->limits, &t->kv);
+    kv_memory_init(&t->memory, &setup->memory);
+    scheduler_init(&t->scheduler, &setup->limits, &t->memory);
     for (int i = 0; i <= setup->depth; i++)
         batch_init(&t->batches[i], &setup->step_limits);
     list_init(&t->zombies);
     buf_init(&t->text, BUF_MAX_INTERNAL);
-    t->stats.kv_blocks_total = setup->kv_blocks;
+    t->stats.kv_blocks_total = setup->memory.blocks;
     t->stats.last_step_ms = t->counters.last_step_ms = clock_ms();
     return t;
 }
@@ -417,10 +431,8 @@ void engine_thread_destroy(struct engine_thread *t)
     wake_signal(&t->wake);
     if (t->started) pthread_join(t->thread, NULL);
     executor_set_on_done(t->executor, NULL, NULL);
-    list_each_safe (r, &t->scheduler.running, struct request, link)
+    for (struct request *r; (r = scheduler_any(&t->scheduler)) != NULL;)
         drop(t, r);
-    list_each_safe (w, &t->scheduler.waiting, struct request, link)
-        drop(t, w);
     while (ring_pop(&t->commands, &c)) {
         if (!c.submit) continue;
         output_destroy(c.submit->output);
@@ -429,7 +441,8 @@ void engine_thread_destroy(struct engine_thread *t)
     CHECK(list_is_empty(&t->zombies));
     for (int i = 0; i <= t->setup.depth; i++)
         batch_deinit(&t->batches[i]);
-    kv_cache_deinit(&t->kv);
+    scheduler_deinit(&t->scheduler);
+    kv_memory_deinit(&t->memory);
     buf_deinit(&t->text);
     outbox_deinit(&t->outbox);
     pthread_mutex_destroy(&t->stats_lock);
@@ -463,9 +476,8 @@ int engine_thread_submit_take(struct engine_thread *t, struct request *r, struct
     return 0;
 }
 
-void engine_thread_cancel(struct engine_thread *t, uint64_t id)
+static void push_command(struct engine_thread *t, struct command c)
 {
-    struct command c = {.cancel_id = id};
     /* Full only when somebody cancels the same requests over and over; the engine thread empties it
      * every turn. */
     while (!ring_push(&t->commands, &c)) {
@@ -473,6 +485,22 @@ void engine_thread_cancel(struct engine_thread *t, uint64_t id)
         nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
     }
     wake_signal(&t->wake);
+}
+
+void engine_thread_cancel(struct engine_thread *t, uint64_t id)
+{
+    if (id) push_command(t, (struct command){.cancel_id = id});
+}
+
+enum engine_session_state engine_thread_session_state(struct engine_thread *t, uint64_t session)
+{
+    return session_pages_state(&t->memory.sessions, session);
+}
+
+void engine_thread_session_release(struct engine_thread *t, uint64_t session)
+{
+    session_pages_forget_soon(&t->memory.sessions, session);
+    push_command(t, (struct command){.release_session = session});
 }
 
 void engine_thread_stats(struct engine_thread *t, struct engine_stats *out)

@@ -20,7 +20,7 @@ struct token_text {
 struct engine_thread_setup {
     struct scheduler_limits limits;
     struct step_limits step_limits;
-    int kv_blocks;
+    struct kv_memory_setup memory;
     int depth; // steps in flight: 1 or 2
     struct token_text text;
     void (*on_events)(void *arg); // may be NULL
@@ -38,6 +38,8 @@ void engine_thread_destroy(struct engine_thread *t);
 FALLIBLE int engine_thread_submit_take(struct engine_thread *t, struct request *r,
                                        struct error *err);
 void engine_thread_cancel(struct engine_thread *t, uint64_t id);
+enum engine_session_state engine_thread_session_state(struct engine_thread *t, uint64_t session);
+void engine_thread_session_release(struct engine_thread *t, uint64_t session);
 void engine_thread_stats(struct engine_thread *t, struct engine_stats *out);
 /* One consumer. */
 bool engine_thread_next_event(struct engine_thread *t, struct engine_event *event);

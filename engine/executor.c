@@ -1,6 +1,7 @@
 /* executor.c - what a rank thread does with a batch:
  *
  *     resolve   ids that the previous batch sampled            (each rank, its own copy)
+ *     move      pages, as the prefix cache decided            (each rank, its own pages)
  *     forward   decoder_forward, sync
  *     sample    rows on rank 0, in parallel on the backend's pool when there are several
  *
@@ -125,6 +126,22 @@ static void resolve_ids(struct executor *x, int rank, const struct batch *b)
         ids[b->link[i].token] = b->previous->row_info[b->link[i].row].token;
 }
 
+static void move_pages(struct executor *x, int rank, const struct batch *b)
+{
+    const struct backend_ops *ops = x->setup.ops;
+    struct backend *backend = x->ranks[rank].backend;
+    for (int i = 0; i < b->moves.count; i++) {
+        const struct kv_move *m = &b->moves.move[i];
+        char *host = m->page ? m->page->bytes + (size_t)rank * m->page->rank_bytes : NULL;
+        if (m->kind == KV_MOVE_COPY)
+            ops->kv_copy(backend, m->from, m->to, m->tokens);
+        else if (m->kind == KV_MOVE_SAVE)
+            ops->kv_save(backend, m->from, m->tokens, host);
+        else
+            ops->kv_restore(backend, m->to, m->tokens, host);
+    }
+}
+
 struct sampling {
     struct executor *x;
     struct batch *batch;
@@ -191,6 +208,7 @@ static void run_batch(struct tp_work *work, int rank, void *arg)
     struct error error = {0};
     if (rank == 0) b->begun_ns = clock_ns();
     resolve_ids(x, rank, b);
+    move_pages(x, rank, b);
     struct step step = batch_step(b, x->ranks[rank].ids);
     decoder_forward(ops, backend, x->layers, &step);
     int rc = ops->sync(backend, &error);

@@ -125,6 +125,8 @@ struct request *request_create(const struct engine_request *in, int context_len,
     r->tenant = in->tenant;
     r->priority = in->priority;
     r->deadline_ms = in->deadline_ms;
+    r->group = in->group;
+    r->session = in->session;
     r->skip_special = in->skip_special;
     copy_sampling(r, in);
     unite_stop_ids(r, in, model_stops, model_stop_count);

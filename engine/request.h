@@ -10,7 +10,9 @@
 #include "engine/stopping.h"
 #include "shared/base/list.h"
 
-struct output; // engine/outbox.h
+struct output;       // engine/outbox.h
+struct prefix_space; // engine/prefix_cache.h
+struct wait_flow;    // engine/wait_queue.c
 
 enum request_state {
     REQUEST_WAITING,  // holds no blocks
@@ -25,10 +27,15 @@ struct request {
     uint64_t arrival; // order of submission, set by the wait queue
     uint64_t tenant;  // as in struct engine_request, like the next two
     int priority;
-    uint64_t deadline_ms;
+    uint64_t deadline_ms, group, session;
     struct wait_flow *flow; // the wait queue's, while it waits there
     struct list flow_link;
-    bool admitted;   // ran at least once
+    /* The scheduler's: */
+    uint64_t order;  // of first admission; 0: not admitted yet
+    int rank;        // its priority, or RANK_FIRST once it was passed over too often
+    int passed;      // times that others went first
+    int cached;      // prompt tokens that were not computed for it
+    uint64_t plan;   // the last one that it is part of
     int32_t *tokens; // prompt, then generated; owned
     int count, cap;  // ids known
     int prompt_count;
@@ -47,6 +54,9 @@ struct request {
     int32_t *stop_ids;            // tokens that end it, template's and caller's united; owned
     int stop_id_count;
     struct block_table table;
+    struct prefix_space *space; // whose pages it finds, and who finds its; NULL: nobody's
+    int whole;                  // blocks of the table that the prefix cache has as whole
+    int published;              // tokens that others can find
     struct stopping stopping;
     struct output *output;
 };

@@ -191,6 +191,12 @@ struct request *wait_queue_peek(struct wait_queue *q)
     return q->next;
 }
 
+bool wait_queue_is_overdue(const struct wait_queue *q)
+{
+    return q->next &&
+           q->next->priority > list_first(&q->classes, struct wait_class, link)->priority;
+}
+
 static void take_out(struct wait_queue *q, struct request *r, int64_t tokens)
 {
     struct wait_flow *f = r->flow;

@@ -27,6 +27,9 @@ void wait_queue_push(struct wait_queue *q, struct request *r);
  * lower priority number comes. */
 struct request *wait_queue_peek(struct wait_queue *q);
 
+/* The one that peek gave goes before a better class, because others wait too long. */
+bool wait_queue_is_overdue(const struct wait_queue *q);
+
 /* The one that peek gave runs now, and its tenant pays `tokens` for it: what of its prompt must be
  * computed. */
 void wait_queue_admit(struct wait_queue *q, struct request *r, int64_t tokens);

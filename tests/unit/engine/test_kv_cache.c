@@ -18,9 +18,9 @@ static void test_take_and_give_back(void)
     EXPECT_INT(kv_cache_take(&kv), 1); // the one freed last
     kv_cache_ref(&kv, 2);
     kv_cache_unref(&kv, 2);
-    EXPECT_INT(kv.free_count, 0); // still held once
+    EXPECT_INT(kv.count[KV_FREE], 0); // still held once
     kv_cache_unref(&kv, 2);
-    EXPECT_INT(kv.free_count, 1);
+    EXPECT_INT(kv.count[KV_FREE], 1);
     kv_cache_check(&kv);
     kv_cache_deinit(&kv);
 }
@@ -39,14 +39,14 @@ static void test_tables_grow_whole_or_not_at_all(void)
     EXPECT_INT(a.count, 3);
     EXPECT(!block_table_reserve(&b, &kv, 3 * KV_BLOCK_TOKENS));
     EXPECT_INT(b.count, 0);
-    EXPECT_INT(kv.free_count, 2);
+    EXPECT_INT(kv.count[KV_FREE], 2);
     EXPECT(block_table_reserve(&b, &kv, 2 * KV_BLOCK_TOKENS));
     EXPECT(!block_table_reserve(&a, &kv, 3 * KV_BLOCK_TOKENS + 1));
     kv_cache_check(&kv);
     block_table_release(&a, &kv);
-    EXPECT_INT(kv.free_count, 3);
+    EXPECT_INT(kv.count[KV_FREE], 3);
     block_table_release(&b, &kv);
-    EXPECT_INT(kv.free_count, 5);
+    EXPECT_INT(kv.count[KV_FREE], 5);
     kv_cache_check(&kv);
     kv_cache_deinit(&kv);
 }
@@ -68,7 +68,7 @@ static void test_random_owners(void)
         kv_cache_check(&kv);
         for (int i = 0; i < 8; i++)
             held += tables[i].count;
-        EXPECT_INT(held + kv.free_count, 20);
+        EXPECT_INT(held + kv.count[KV_FREE], 20);
     }
     for (int i = 0; i < 8; i++)
         block_table_release(&tables[i], &kv);

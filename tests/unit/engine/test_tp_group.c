@@ -93,7 +93,7 @@ static void test_links_reach_every_rank(void)
     };
     struct executor *x;
     struct error err;
-    struct kv_cache kv;
+    struct kv_memory memory;
     struct scheduler s;
     struct batch batches[3];
     int32_t prompt[] = {3, 1, 4, 1, 5};
@@ -101,8 +101,8 @@ static void test_links_reach_every_rank(void)
     in.sampling.top_p = 1;
     NEED(executor_open(&setup, &x, &err) == 0);
     NEED(executor_open_kv(x, KV_F32, 8, &err) == 0);
-    kv_cache_init(&kv, 8);
-    scheduler_init(&s, &limits, &kv);
+    kv_memory_init(&memory, &(struct kv_memory_setup){.blocks = 8, .ranks = 1});
+    scheduler_init(&s, &limits, &memory);
     for (int i = 0; i < 3; i++)
         batch_init(&batches[i], &setup.limits);
     struct request *r = request_create(&in, 500, NULL, 0);
@@ -120,7 +120,7 @@ static void test_links_reach_every_rank(void)
         executor_wait(x, b);
         EXPECT(executor_is_done(b));
         EXPECT_INT(b->status, 0);
-        EXPECT(scheduler_complete_entry(b, 0));
+        EXPECT(scheduler_complete_entry(&s, b, 0));
         EXPECT_INT(r->tokens[r->count - 1], fake_next_token(r->tokens, r->count - 1));
     }
     EXPECT_INT(submitted, finished);
@@ -128,7 +128,8 @@ static void test_links_reach_every_rank(void)
     request_destroy(r);
     for (int i = 0; i < 3; i++)
         batch_deinit(&batches[i]);
-    kv_cache_deinit(&kv);
+    scheduler_deinit(&s);
+    kv_memory_deinit(&memory);
     executor_close(x);
 }
 
