@@ -70,6 +70,16 @@ static const struct option options[] = {
      .group = "Engine",
      .help = "LMDeploy's name for it: 8 is --kv-dtype int8, 0 leaves it as it "
              "is; 4 is not offered"},
+    {"enable-prefix-caching", OPTION_FLAG, FIELD(enable_prefix_caching), .def = "true",
+     .group = "Engine", .help = "keep the KV pages of ended requests for prompts that begin alike"},
+    {"disable-prefix-caching", OPTION_FLAG, FIELD(disable_prefix_caching), .group = "Engine",
+     .help = "keep nothing of a request once it has ended"},
+    {"session-pin-ratio", OPTION_DOUBLE, FIELD(session_pin_ratio), .def = "0.5", .min = 0, .max = 1,
+     .arg = "SHARE", .group = "Engine",
+     .help = "share of the KV cache that the sessions used last keep from eviction"},
+    {"session-host-bytes", OPTION_BYTES, FIELD(session_host_bytes), .def = "256M", .arg = "BYTES",
+     .group = "Engine",
+     .help = "memory for copies of KV pages that sessions had to give up; 0 means none"},
     {"chat-template", OPTION_STRING, FIELD(chat_template), .arg = "FILE", .group = "Engine",
      .help = "Jinja file that replaces the model's own chat template"},
     {"threads", OPTION_INT, FIELD(threads), .def = "0", .min = 0, .max = 1024, .arg = "N",
@@ -209,6 +219,11 @@ void agent_config_engine_options(const struct agent_config *config, struct engin
         .cache_max_tokens = config->cache_max_tokens,
         .max_batch_size = (int)config->max_batch_size,
         .max_prefill_token_num = (int)config->max_prefill_token_num,
+        .prefix_caching = config->enable_prefix_caching && !config->disable_prefix_caching,
+        .session_pin_ratio = config->session_pin_ratio,
+        .session_host_bytes = config->session_host_bytes > INT64_MAX
+                                  ? INT64_MAX
+                                  : (int64_t)config->session_host_bytes,
         .queue_max = (int)config->queue_max,
     };
 }

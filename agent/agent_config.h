@@ -38,6 +38,9 @@ struct agent_config {
     int dtype;    // enum engine_dtype
     int kv_dtype; // enum engine_kv_dtype, --quant-policy taken in
     int quant_policy;
+    bool enable_prefix_caching, disable_prefix_caching;
+    double session_pin_ratio;
+    uint64_t session_host_bytes;
     char *chat_template;
     int64_t threads;
     char *cpu_list;

@@ -26,7 +26,15 @@
     X(GAUGE, waiting, "sequences that wait for the batch")                                    \
     X(GAUGE, prefill_tokens_waiting, "prompt tokens not computed yet")                        \
     X(GAUGE, kv_blocks_used, "KV blocks held by sequences")                                   \
+    X(GAUGE, kv_blocks_pinned, "KV blocks kept for hot sessions")                             \
+    X(GAUGE, kv_blocks_cached, "KV blocks in the prefix cache only")                          \
+    X(GAUGE, kv_blocks_free, "KV blocks that hold nothing")                                   \
     X(GAUGE, kv_blocks_total, "KV blocks there are")                                          \
+    X(GAUGE, kv_host_bytes, "bytes of host memory with copies of sessions' KV blocks")        \
+    X(GAUGE, sessions_hot, "sessions whose KV blocks are kept from eviction")                 \
+    X(GAUGE, sessions_cached, "sessions with KV blocks in the prefix cache")                  \
+    X(GAUGE, sessions_host, "sessions with KV blocks in host memory")                         \
+    X(GAUGE, sessions_tokens, "sessions whose KV blocks are gone")                            \
     X(GAUGE, connections, "client connections")                                               \
     X(GAUGE, ready, "1 while new requests are taken")                                         \
     X(HISTOGRAM, prepare_seconds, "request received to prompt tokenised")                     \

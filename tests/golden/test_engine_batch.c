@@ -1,5 +1,6 @@
 /* The default model through the whole engine: a request gives the same tokens alone and among 16
- * others, whatever the chunks of its prefill, the steps in flight, or preemptions. */
+ * others, whatever the chunks of its prefill, the steps in flight, or preemptions, and whether its
+ * prompt was computed, found in the prefix cache or brought back from host memory. */
 #include "engine/engine.h"
 #include "engine/tokenizer.h"
 #include "shared/base/buf.h"
@@ -108,6 +109,7 @@ static void submit(struct engine *e, int index, int max_tokens)
                                .prompt_count = (size_t)c->prompt_count,
                                .sampling = {.top_p = 1},
                                .max_tokens = max_tokens,
+                               .session = (uint64_t)index + 1,
                                .ignore_eos = max_tokens > TOKENS, // a long run is to be long
                                .skip_special = true};
     if (index % 2)
@@ -227,6 +229,49 @@ static void test_small_chunks_two_in_flight(void)
     expect_same_tokens(CLIENTS);
 }
 
+/* All at once, then once more: the second time all but the last token of each prompt is found. */
+static void test_from_the_prefix_cache(void)
+{
+    struct engine *e =
+        open_engine((struct engine_options){.prefix_caching = true, .max_prefill_token_num = 300});
+    for (int round = 0; round < 2; round++) {
+        reset();
+        for (int i = 0; i < CLIENTS; i++)
+            submit(e, i, TOKENS);
+        wait_for(e, 0, CLIENTS);
+        expect_same_tokens(CLIENTS);
+        for (int i = 0; round == 1 && i < CLIENTS; i++)
+            EXPECT_INT(clients[i].last.cached_tokens, clients[i].prompt_count - 1);
+    }
+    engine_close(e);
+}
+
+/* A pool for one conversation at a time: the others' pages go to host memory and come back. */
+static void test_from_host_memory(void)
+{
+    struct engine *e = open_engine((struct engine_options){.prefix_caching = true,
+                                                           .cache_max_tokens = 640,
+                                                           .session_pin_ratio = 0.5,
+                                                           .session_host_bytes = 64 << 20});
+    struct engine_stats stats;
+    const int first = CLIENTS - 4; // the long ones
+    for (int round = 0; round < 2; round++) {
+        reset();
+        for (int i = first; i < CLIENTS; i++) {
+            submit(e, i, TOKENS);
+            wait_for(e, i, 1);
+            if (round == 1) EXPECT_INT(clients[i].last.cached_tokens, clients[i].prompt_count - 1);
+            EXPECT_INT(clients[i].token_count, expected_count[i]);
+            EXPECT(memcmp(clients[i].tokens, expected[i],
+                          sizeof(int32_t) * (size_t)expected_count[i]) == 0);
+        }
+    }
+    engine_stats(e, &stats);
+    EXPECT(stats.kv_host_bytes > 0);
+    EXPECT(stats.sessions[SESSION_HOST] > 0);
+    engine_close(e);
+}
+
 /* Preempted and computed again by prefill: what decode had computed comes out the same. */
 static void test_small_cache_preempts(void)
 {
@@ -288,6 +333,8 @@ int main(void)
     RUN(test_among_others);
     RUN(test_small_chunks_two_in_flight);
     RUN(test_one_thread);
+    RUN(test_from_the_prefix_cache);
+    RUN(test_from_host_memory);
     RUN(test_small_cache_preempts);
     RUN(test_stop_string_and_cancel);
     reset();

@@ -33,6 +33,8 @@ static void test_defaults(void)
     EXPECT_STR(o.cpu_isa, "auto");
     EXPECT(o.dtype == ENGINE_DTYPE_AUTO && o.kv_dtype == ENGINE_KV_AUTO && o.session_len == 0);
     EXPECT(o.queue_max == 256 && !o.chat_template);
+    EXPECT(o.prefix_caching && o.session_pin_ratio == 0.5);
+    EXPECT_INT(o.session_host_bytes, 256 << 20);
     agent_config_deinit(&c);
 }
 
@@ -51,6 +53,26 @@ static void test_lmdeploy_spelling(void)
     agent_config_engine_options(&c, &o);
     EXPECT_INT(o.dtype, ENGINE_DTYPE_FLOAT32);
     agent_config_deinit(&c);
+}
+
+static void test_prefix_caching(void)
+{
+    static const struct {
+        const char *arg;
+        bool want;
+    } rows[] = {{"--enable-prefix-caching", true},
+                {"--no-enable-prefix-caching", false},
+                {"--disable-prefix-caching", false},
+                {"--session-host-bytes=0", true}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct agent_config c;
+        struct engine_options o;
+        struct error err;
+        NEED(parse(&c, &err, ARGS("m.gguf", rows[i].arg)) == CONFIG_RUN);
+        agent_config_engine_options(&c, &o);
+        EXPECT_INT(o.prefix_caching, rows[i].want);
+        agent_config_deinit(&c);
+    }
 }
 
 static void test_kv_dtype(void)
@@ -137,6 +159,7 @@ int main(void)
 {
     RUN(test_defaults);
     RUN(test_lmdeploy_spelling);
+    RUN(test_prefix_caching);
     RUN(test_kv_dtype);
     RUN(test_refused);
     RUN(test_model_names);

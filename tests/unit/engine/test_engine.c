@@ -557,6 +557,169 @@ static void test_close_with_work_open(void)
     engine_close(NULL);
 }
 
+/* ---- what is kept ---- */
+
+static struct client *client_like(const struct client *other, int prompt_count)
+{
+    struct client *c = new_client(0, 0);
+    memcpy(c->prompt, other->prompt, sizeof c->prompt);
+    c->prompt_count = prompt_count;
+    return c;
+}
+
+/* A client that goes on where another one ended, with `more` tokens of its own. */
+static struct client *client_after(const struct client *other, int more)
+{
+    struct client *c = new_client(other->prompt_count + other->token_count + more, 77);
+    memcpy(c->prompt, other->prompt, (size_t)other->prompt_count * sizeof *c->prompt);
+    memcpy(c->prompt + other->prompt_count, other->tokens,
+           (size_t)other->token_count * sizeof *c->prompt);
+    return c;
+}
+
+static void run_client(struct engine *e, struct client *c, int max_tokens, uint64_t session)
+{
+    struct engine_request r = request_of(c, max_tokens);
+    r.session = session;
+    submit(e, &r);
+    wait_ended(e, client_count);
+    expect_greedy(c);
+}
+
+static void test_cached_tokens_are_exact(void)
+{
+    for (int depth = 1; depth <= 2; depth++) {
+        struct engine *e =
+            open_engine((struct engine_options){.prefix_caching = true, .pipeline_depth = depth});
+        struct client *first = new_client(150, 1);
+        run_client(e, first, 20, 0);
+        EXPECT_INT(first->last.cached_tokens, 0);
+        struct client *same = client_like(first, 150);
+        run_client(e, same, 20, 0);
+        EXPECT_INT(same->last.cached_tokens, 149); // the last one's logits are needed
+        struct client *begins = client_like(first, 128);
+        run_client(e, begins, 5, 0);
+        EXPECT_INT(begins->last.cached_tokens, 127);
+        struct client *differs = client_like(first, 150);
+        differs->prompt[100] ^= 1;
+        run_client(e, differs, 5, 0);
+        EXPECT_INT(differs->last.cached_tokens, 100);
+        /* The last token of an answer was sampled, but never computed. */
+        struct client *next = client_after(first, 30);
+        run_client(e, next, 5, 0);
+        EXPECT_INT(next->last.cached_tokens, 150 + 19);
+        struct engine_stats stats;
+        wait_idle(e);
+        engine_stats(e, &stats);
+        EXPECT_INT(stats.cached_tokens_total, 149 + 127 + 100 + 169);
+        EXPECT(stats.kv_blocks_cached > 0);
+        engine_close(e);
+        reset_clients();
+    }
+}
+
+static void test_nothing_is_kept_without_the_cache(void)
+{
+    struct engine *e = open_engine((struct engine_options){0});
+    struct engine_stats stats;
+    struct client *first = new_client(150, 1);
+    run_client(e, first, 20, 5);
+    struct client *same = client_like(first, 150);
+    run_client(e, same, 20, 5);
+    EXPECT_INT(same->last.cached_tokens, 0);
+    wait_idle(e);
+    engine_stats(e, &stats);
+    EXPECT_INT(stats.kv_blocks_cached + stats.kv_blocks_pinned, 0);
+    EXPECT_INT(engine_session_state(e, 5), SESSION_TOKENS);
+    engine_close(e);
+    reset_clients();
+}
+
+/* Several answers to one prompt compute it once, also when it is shorter than a block, nothing else
+ * is kept, and not all of them fit in the batch. */
+static void test_a_group_shares_one_prefill(void)
+{
+    static const int lengths[] = {30, 64, 200};
+    for (int run = 0; run < 12; run++) {
+        bool caching = run % 2;
+        int length = lengths[run / 4];
+        struct engine *e = open_engine((struct engine_options){
+            .prefix_caching = caching, .max_batch_size = 3, .pipeline_depth = 1 + run / 2 % 2});
+        struct client *first = new_client(length, 1);
+        for (int i = 1; i < 6; i++)
+            client_like(first, length);
+        for (int i = 0; i < 6; i++) {
+            struct engine_request r = request_of(&clients[i], 20);
+            r.group = 9;
+            r.sampling.choice = (uint32_t)i;
+            submit(e, &r);
+        }
+        wait_ended(e, 6);
+        for (int i = 0; i < 6; i++) {
+            expect_greedy(&clients[i]);
+            EXPECT_INT(clients[i].last.cached_tokens, i == 0 ? 0 : length - 1);
+        }
+        wait_idle(e);
+        engine_close(e);
+        reset_clients();
+    }
+}
+
+static void test_deadlines(void)
+{
+    struct engine *e = open_engine((struct engine_options){.max_batch_size = 1});
+    fake_backend.step_us = 2000;
+    for (int i = 0; i < 3; i++) {
+        struct engine_request r = request_of(new_client(20, (uint64_t)i), 60);
+        if (i > 0) r.deadline_ms = clock_ms() + (i == 1 ? 30 : 60000);
+        submit(e, &r);
+    }
+    wait_ended(e, 3);
+    EXPECT_INT(clients[0].token_count, 60);
+    EXPECT_INT(clients[1].last.kind, ENGINE_EVENT_FAILED);
+    EXPECT_INT(clients[1].last.error_code, E_TIMEOUT);
+    EXPECT_INT(clients[2].token_count, 60);
+    fake_backend.step_us = 0;
+    wait_idle(e);
+    engine_close(e);
+    reset_clients();
+}
+
+/* One session after the other in a small pool: down the ladder, and up again. */
+static void test_sessions(void)
+{
+    struct engine *e = open_engine((struct engine_options){
+        .prefix_caching = true,
+        .cache_max_tokens = (int64_t)12 * KV_BLOCK_TOKENS,
+        .session_pin_ratio = 0.5,
+        .session_host_bytes = 7 * (int64_t)sizeof(uint64_t) * KV_BLOCK_TOKENS});
+    struct client *first = new_client(200, 1);
+    EXPECT_INT(engine_session_state(e, 1), SESSION_TOKENS);
+    run_client(e, first, 40, 1);
+    EXPECT_INT(engine_session_state(e, 1), SESSION_HOT);
+    run_client(e, new_client(200, 2), 40, 2); // over the budget with the first one
+    EXPECT_INT(engine_session_state(e, 1), SESSION_CACHED);
+    EXPECT_INT(engine_session_state(e, 2), SESSION_HOT);
+    run_client(e, new_client(500, 3), 40, 0); // needs more than what is free
+    EXPECT_INT(engine_session_state(e, 1), SESSION_HOST);
+    struct client *next = client_after(first, 10);
+    run_client(e, next, 10, 1);
+    EXPECT_INT(next->last.cached_tokens, 239);
+    EXPECT_INT(engine_session_state(e, 1), SESSION_HOT);
+    engine_session_release(e, 1);
+    EXPECT_INT(engine_session_state(e, 1), SESSION_TOKENS);
+    for (int i = 0; i < 4; i++)
+        run_client(e, new_client(500, 10 + (uint64_t)i), 40, 10 + (uint64_t)i);
+    EXPECT_INT(engine_session_state(e, 2), SESSION_TOKENS); // host memory has its budget, too
+    struct engine_stats stats;
+    wait_idle(e);
+    engine_stats(e, &stats);
+    EXPECT_INT(stats.sessions[0] + stats.sessions[1] + stats.sessions[2] + stats.sessions[3], 5);
+    EXPECT(stats.kv_host_bytes <= 7 * (int64_t)sizeof(uint64_t) * KV_BLOCK_TOKENS);
+    engine_close(e);
+    reset_clients();
+}
+
 static double cpu_seconds(void)
 {
     struct rusage u;
@@ -592,6 +755,11 @@ int main(void)
     RUN(test_self_test_refuses_a_broken_model);
     RUN(test_slow_consumer);
     RUN(test_close_with_work_open);
+    RUN(test_cached_tokens_are_exact);
+    RUN(test_nothing_is_kept_without_the_cache);
+    RUN(test_a_group_shares_one_prefill);
+    RUN(test_deadlines);
+    RUN(test_sessions);
     RUN(test_idle_costs_nothing);
     return TEST_END();
 }
