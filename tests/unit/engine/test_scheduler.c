@@ -305,7 +305,9 @@ static void sim_random_turn(struct sim *s)
 static long number_from(const char *name, long otherwise)
 {
     const char *text = getenv(name);
-    return text && atol(text) > 0 ? atol(text) : otherwise;
+    int64_t number;
+    if (!text || str_to_int(str_of(text), &number) < 0 || number < 1) return otherwise;
+    return (long)number;
 }
 
 struct totals {
