@@ -178,10 +178,12 @@ static void open_service(struct agent *a, const struct engine *engine)
     a->service.worker = a->worker;
     a->service.max_batch_size = info->max_batch_size;
     a->service.fingerprint = a->fingerprint;
+    a->service.join_key = a->config->join_key;
     a->service.limits = (struct request_limits){
         .model = a->config->model_name,
         .vocab_size = info->vocab_size,
         .prompts_max = requests_max < PROMPTS_MAX ? requests_max : PROMPTS_MAX,
+        .choices_max = requests_max,
     };
     prompt_context_init(&a->service.prompts, engine_tokenizer(engine), engine_chat_template(engine),
                         info->context_len);

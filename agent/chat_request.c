@@ -4,118 +4,106 @@
 #include "agent/request_field.h"
 #include "shared/base/check.h"
 
-#include <float.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
 /* ---- fields that both routes share ---- */
 
-static int parse_sampling(const struct json *body, struct chat_request *r, struct api_error *e)
-{
-    static const struct field_range temperature_range = {0, 2, "must be in [0, 2]",
-                                                         "must be in [0, 2]"};
-    static const struct field_range top_p_range = {0, 1, "must be in (0, 1].",
-                                                   "must be in (0, 1]."};
-    static const struct field_range top_k_range = {0, INT_MAX, "cannot be a negative integer.",
-                                                   NULL};
-    static const struct field_range min_p_range = {0, 1, NULL, NULL};
-    double temperature = 1, top_p = 1, min_p = 0;
-    int64_t top_k = 0;
-    if (field_number(body, "temperature", &temperature_range, &temperature, e) != 0 ||
-        field_number(body, "top_p", &top_p_range, &top_p, e) != 0 ||
-        field_integer(body, "top_k", &top_k_range, &top_k, e) != 0 ||
-        field_number(body, "min_p", &min_p_range, &min_p, e) != 0 ||
-        field_seed(body, "seed", &r->sampling.seed, &r->has_seed, e) != 0) {
-        return -1;
-    }
-    r->sampling.temperature = (float)temperature;
-    // OpenAI allows 0, which means the most likely token only; the engine wants a positive share.
-    r->sampling.top_p = top_p < FLT_MIN ? FLT_MIN : (float)top_p;
-    r->sampling.top_k = (int)top_k;
-    r->sampling.min_p = (float)min_p;
-    return 0;
-}
-
 static int parse_lengths(const struct json *body, struct chat_request *r, struct api_error *e)
 {
     struct field_range range = {r->kind == COMPLETION_CHAT ? 1 : 0, INT_MAX, NULL, NULL};
-    int64_t max_tokens = -1, min_tokens = 0;
+    int64_t max_tokens = -1;
     if (field_integer(body, "max_tokens", &range, &max_tokens, e) != 0 ||
         field_integer(body, "max_completion_tokens", &range, &max_tokens, e) != 0) {
         return -1;
     }
-    range.min = 0;
-    if (field_integer(body, "min_new_tokens", &range, &min_tokens, e) != 0) return -1;
     if (max_tokens < 0 && r->kind == COMPLETION_TEXT) max_tokens = 16;
     r->has_max_tokens = max_tokens >= 0;
     r->max_tokens = r->has_max_tokens ? (int)max_tokens : 0;
-    r->min_tokens = (int)min_tokens;
     return 0;
 }
 
-static int add_stop(struct chat_request *r, const char *path, const struct json *v,
-                    struct api_error *e)
+static int parse_chat_logprobs(const struct json *body, struct chat_request *r, struct api_error *e)
 {
-    if (json_type(v) != JSON_STRING) return field_type_error(e, path, "a string", v);
-    struct str text = field_str(v);
-    if (text.len == 0) {
-        return api_error_set(e, 400, "invalid_value", path,
-                             "Invalid '%s': a stop string must not be empty.", path);
+    static const struct field_range top_range = {0, 20, NULL, NULL};
+    int64_t top = 0;
+    if (field_bool(body, "logprobs", &r->logprobs, e) != 0 ||
+        field_integer(body, "top_logprobs", &top_range, &top, e) != 0) {
+        return -1;
     }
-    if (text.len > STOP_BYTES_MAX) {
-        return api_error_set(
-            e, 400, "string_above_max_length", path,
-            "Invalid '%s': string too long. Expected at most %d bytes, but got %zu "
-            "instead.",
-            path, STOP_BYTES_MAX, text.len);
+    if (top > 0 && !r->logprobs) {
+        return api_error_set(e, 400, NULL, "top_logprobs",
+                             "The 'top_logprobs' parameter is only allowed when 'logprobs' is "
+                             "enabled.");
     }
-    r->stop[r->stop_count++] = text;
+    r->top_logprobs = (int)top;
     return 0;
 }
 
-static int parse_stop(const struct json *body, struct chat_request *r, struct api_error *e)
+/* A number: 0 asks for the chosen tokens only. false (LMDeploy's clients) asks for none. */
+static int parse_text_logprobs(const struct json *body, struct chat_request *r, struct api_error *e)
 {
-    const struct json *stop = json_get_set(body, "stop");
-    if (!stop) return 0;
-    if (json_type(stop) == JSON_STRING) return add_stop(r, "stop", stop, e);
-    if (json_type(stop) != JSON_ARRAY) {
-        return field_type_error(e, "stop", "a string or an array of strings", stop);
+    static const struct field_range range = {0, 5, NULL, NULL};
+    const struct json *logprobs = json_get_set(body, "logprobs");
+    int64_t top = 0;
+    if (!logprobs || (json_type(logprobs) == JSON_BOOL && !json_is_true(logprobs))) return 0;
+    if (field_integer(body, "logprobs", &range, &top, e) != 0) return -1;
+    r->logprobs = true;
+    r->top_logprobs = (int)top;
+    return 0;
+}
+
+static int parse_best_of(const struct json *body, struct chat_request *r, struct api_error *e)
+{
+    static const struct field_range range = {0, 20, NULL, NULL};
+    int64_t best_of = 0; // as absent
+    if (field_integer(body, "best_of", &range, &best_of, e) != 0) return -1;
+    r->candidates = best_of > 0 ? (int)best_of : r->n;
+    if (r->candidates < r->n) {
+        return api_error_set(e, 400, "invalid_value", "best_of",
+                             "Invalid 'best_of': %d is less than 'n', which is %d.", r->candidates,
+                             r->n);
     }
-    if (json_len(stop) == 0) {
-        return api_error_set(e, 400, "empty_array", "stop",
-                             "Invalid 'stop': empty array. Expected an array with minimum length "
-                             "1, but got an empty array instead.");
-    }
-    if (json_len(stop) > STOP_STRINGS_MAX) {
-        return api_error_set(e, 400, "array_above_max_length", "stop",
-                             "Invalid 'stop': array too long. Expected an array with maximum "
-                             "length %d, but got an array with length %zu instead.",
-                             STOP_STRINGS_MAX, json_len(stop));
-    }
-    char path[32];
-    size_t index = 0;
-    for (const struct json *v = json_first(stop); v; v = json_next(v)) {
-        snprintf(path, sizeof path, "stop[%zu]", index++);
-        if (add_stop(r, path, v, e) != 0) return -1;
+    if (r->stream && r->candidates > r->n) {
+        return api_error_set(e, 400, "invalid_value", "best_of",
+                             "Invalid 'best_of': the best of several answers is known when all are "
+                             "complete, so it must not be above 'n' when 'stream' is enabled.");
     }
     return 0;
+}
+
+static int parse_choices(const struct json *body, struct chat_request *r,
+                         const struct request_limits *limits, struct api_error *e)
+{
+    static const struct field_range n_range = {1, CHOICES_MAX, "must be a positive int.",
+                                               "exceeds the maximum supported choices (128)."};
+    int64_t n = 1;
+    if (field_integer(body, "n", &n_range, &n, e) != 0) return -1;
+    r->n = r->candidates = (int)n;
+    if (r->kind == COMPLETION_CHAT) {
+        if (parse_chat_logprobs(body, r, e) != 0) return -1;
+    } else if (parse_text_logprobs(body, r, e) != 0 || parse_best_of(body, r, e) != 0 ||
+               field_bool(body, "echo", &r->echo, e) != 0) {
+        return -1;
+    }
+    size_t wanted = r->prompt_count * (size_t)r->candidates;
+    if (wanted <= limits->choices_max) return 0;
+    const char *param = r->candidates > r->n ? "best_of" : "n";
+    return api_error_set(e, 400, "integer_above_max_value", param,
+                         "Invalid '%s': %zu answers at once are asked for, and this server can "
+                         "hold %zu.",
+                         param, wanted, limits->choices_max);
 }
 
 static int parse_output(const struct json *body, struct chat_request *r, struct api_error *e)
 {
     const struct json *options;
-    bool keep_stop_text = false;
-    r->skip_special = true;
     if (field_bool(body, "stream", &r->stream, e) != 0 ||
         field_typed(body, "stream_options", JSON_OBJECT, &options, e) != 0 ||
-        field_bool(body, "return_token_ids", &r->return_token_ids, e) != 0 ||
-        field_bool(body, "ignore_eos", &r->ignore_eos, e) != 0 ||
-        field_bool(body, "skip_special_tokens", &r->skip_special, e) != 0 ||
-        field_bool(body, "include_stop_str_in_output", &keep_stop_text, e) != 0) {
+        field_bool(body, "return_token_ids", &r->return_token_ids, e) != 0) {
         return -1;
     }
-    if (keep_stop_text) return field_unsupported_error(e, "include_stop_str_in_output");
     if (options && !r->stream) {
         return api_error_set(e, 400, NULL, "stream_options",
                              "The 'stream_options' parameter is only allowed when 'stream' is "
@@ -130,34 +118,6 @@ static int parse_output(const struct json *body, struct chat_request *r, struct 
 }
 
 /* ---- features that are not built: neutral values pass, anything else gets a clear 400 ---- */
-
-static int refuse_penalties(const struct json *body, struct api_error *e)
-{
-    static const struct field_range penalty_range = {-2, 2, NULL, NULL};
-    static const struct field_range repetition_range = {DBL_MIN, DBL_MAX, NULL, NULL};
-    static const char *const names[] = {"presence_penalty", "frequency_penalty"};
-    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        double value = 0;
-        if (field_number(body, names[i], &penalty_range, &value, e) != 0) return -1;
-        if (value != 0) return field_unsupported_error(e, names[i]);
-    }
-    double repetition = 1;
-    if (field_number(body, "repetition_penalty", &repetition_range, &repetition, e) != 0) return -1;
-    if (repetition != 1) return field_unsupported_error(e, "repetition_penalty");
-
-    const struct json *bias;
-    if (field_typed(body, "logit_bias", JSON_OBJECT, &bias, e) != 0) return -1;
-    return json_len(bias) > 0 ? field_unsupported_error(e, "logit_bias") : 0;
-}
-
-static int refuse_many_choices(const struct json *body, struct api_error *e)
-{
-    static const struct field_range n_range = {1, 128, "must be a positive int.",
-                                               "exceeds the maximum supported choices (128)."};
-    int64_t n = 1;
-    if (field_integer(body, "n", &n_range, &n, e) != 0) return -1;
-    return n > 1 ? field_unsupported_error(e, "n") : 0;
-}
 
 static int refuse_tools(const struct json *body, struct api_error *e)
 {
@@ -224,61 +184,21 @@ static int refuse_modalities(const struct json *body, struct api_error *e)
     return 0;
 }
 
-static int refuse_chat_logprobs(const struct json *body, struct api_error *e)
-{
-    static const struct field_range top_range = {0, 20, NULL, NULL};
-    bool logprobs = false;
-    int64_t top = 0;
-    if (field_bool(body, "logprobs", &logprobs, e) != 0 ||
-        field_integer(body, "top_logprobs", &top_range, &top, e) != 0) {
-        return -1;
-    }
-    if (logprobs) return field_unsupported_error(e, "logprobs");
-    if (top > 0) {
-        return api_error_set(e, 400, NULL, "top_logprobs",
-                             "The 'top_logprobs' parameter is only allowed when 'logprobs' is "
-                             "enabled.");
-    }
-    return 0;
-}
-
-static int refuse_text_features(const struct json *body, struct api_error *e)
-{
-    static const struct field_range logprobs_range = {0, 5, NULL, NULL};
-    static const struct field_range best_of_range = {0, 20, NULL, NULL};
-    const struct json *logprobs = json_get_set(body, "logprobs");
-    if (logprobs && (json_type(logprobs) != JSON_BOOL || json_is_true(logprobs))) {
-        int64_t count = 0;
-        if (field_integer(body, "logprobs", &logprobs_range, &count, e) != 0) return -1;
-        return field_unsupported_error(e, "logprobs"); // 0 asks for the chosen tokens' values
-    }
-    int64_t best_of = 1;
-    bool echo = false;
-    struct str suffix = {0};
-    if (field_integer(body, "best_of", &best_of_range, &best_of, e) != 0 ||
-        field_bool(body, "echo", &echo, e) != 0 ||
-        field_string(body, "suffix", NULL, &suffix, e) != 0) {
-        return -1;
-    }
-    if (best_of > 1) return field_unsupported_error(e, "best_of");
-    if (echo) return field_unsupported_error(e, "echo");
-    return suffix.len > 0 ? field_unsupported_error(e, "suffix") : 0;
-}
-
 static int refuse_unbuilt(const struct json *body, enum completion_kind kind, struct api_error *e)
 {
     static const struct field_range session_range = {-1, 9007199254740991.0, NULL, NULL};
     int64_t session = -1; // these routes keep no history; the number changes nothing
-    if (field_integer(body, "session_id", &session_range, &session, e) != 0 ||
-        refuse_many_choices(body, e) != 0 || refuse_penalties(body, e) != 0) {
-        return -1;
+    if (field_integer(body, "session_id", &session_range, &session, e) != 0) return -1;
+    if (kind == COMPLETION_TEXT) {
+        struct str suffix = {0};
+        if (field_string(body, "suffix", NULL, &suffix, e) != 0) return -1;
+        if (suffix.len == 0) return 0;
+        return api_error_set(e, 400, "unsupported_parameter", "suffix",
+                             "Unsupported parameter: 'suffix' needs a model that was trained to "
+                             "fill in the middle, which this one was not.");
     }
-    if (kind == COMPLETION_TEXT) return refuse_text_features(body, e);
-    if (refuse_tools(body, e) != 0 || refuse_response_format(body, e) != 0 ||
-        refuse_modalities(body, e) != 0) {
-        return -1;
-    }
-    return refuse_chat_logprobs(body, e);
+    if (refuse_tools(body, e) != 0 || refuse_response_format(body, e) != 0) return -1;
+    return refuse_modalities(body, e);
 }
 
 /* ---- prompts ---- */
@@ -308,18 +228,6 @@ static int parse_messages(const struct json *body, struct chat_request *r, struc
     return 0;
 }
 
-static int check_token(const struct json *v, const char *list, size_t index, int vocab_size,
-                       struct api_error *e)
-{
-    if (json_is_integer(v) && json_number(v) >= 0 && json_number(v) < vocab_size) return 0;
-    char path[64];
-    snprintf(path, sizeof path, "%s[%zu]", list, index);
-    if (!json_is_integer(v)) return field_type_error(e, path, "a token id", v);
-    return api_error_set(e, 400, "invalid_value", path,
-                         "Invalid '%s': token id %.0f is out of the vocabulary's range [0, %d).",
-                         path, json_number(v), vocab_size);
-}
-
 static int check_token_list(const struct json *list, const char *path, int vocab_size,
                             struct api_error *e)
 {
@@ -329,7 +237,7 @@ static int check_token_list(const struct json *list, const char *path, int vocab
     }
     size_t index = 0;
     for (const struct json *v = json_first(list); v; v = json_next(v)) {
-        if (check_token(v, path, index++, vocab_size, e) != 0) return -1;
+        if (field_token(v, path, index++, vocab_size, e) != 0) return -1;
     }
     return 0;
 }
@@ -416,8 +324,9 @@ static int parse_body(struct chat_request *r, const struct request_limits *limit
     if (check_model(body, r, limits, e) != 0) return -1;
     int rc =
         r->kind == COMPLETION_CHAT ? parse_messages(body, r, e) : parse_prompt(body, r, limits, e);
-    if (rc != 0 || parse_sampling(body, r, e) != 0 || parse_lengths(body, r, e) != 0 ||
-        parse_stop(body, r, e) != 0 || parse_output(body, r, e) != 0) {
+    if (rc != 0 || sampling_fields_parse(&r->fields, body, limits->vocab_size, e) != 0 ||
+        parse_lengths(body, r, e) != 0 || parse_output(body, r, e) != 0 ||
+        parse_choices(body, r, limits, e) != 0) {
         return -1;
     }
     return refuse_unbuilt(body, r->kind, e);
@@ -429,6 +338,7 @@ int chat_request_parse(enum completion_kind kind, struct str body,
 {
     memset(out, 0, sizeof *out);
     out->kind = kind;
+    sampling_fields_init(&out->fields);
     struct error err = {0};
     out->document = json_parse(body.data, body.len, &err);
     if (!out->document) {
@@ -444,6 +354,7 @@ int chat_request_parse(enum completion_kind kind, struct str body,
 
 void chat_request_deinit(struct chat_request *r)
 {
+    sampling_fields_deinit(&r->fields);
     json_destroy(r->rewritten);
     json_destroy(r->document);
     memset(r, 0, sizeof *r);

@@ -9,22 +9,22 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/engine.h"
+#include "agent/sampling_fields.h"
 #include "shared/base/json.h"
 #include "shared/base/str.h"
 #include "shared/net/api_error.h"
 
 enum completion_kind { COMPLETION_CHAT, COMPLETION_TEXT };
 
-#define STOP_STRINGS_MAX 4    // OpenAI's
-#define STOP_BYTES_MAX   1024 // of one stop string: what the engine may have to hold back
-#define PROMPTS_MAX      128  // in one completions request
+#define PROMPTS_MAX 128 // in one completions request
+#define CHOICES_MAX 128 // n
 
 /* What a request is checked against. */
 struct request_limits {
     const char *model; // the served name
     int vocab_size;
     size_t prompts_max; // <= PROMPTS_MAX
+    size_t choices_max; // answers in the making for one request: what the engine takes at once
 };
 
 /* How the prompt was given. */
@@ -47,19 +47,19 @@ struct chat_request {
     const struct json *messages;        // PROMPT_MESSAGES
     const struct json *template_kwargs; // object or NULL
     const struct json *prompts;         // PROMPT_TEXTS, _TOKENS, _TOKEN_LISTS
-    size_t prompt_count;                // choices of the answer
+    size_t prompt_count;
+    int n;          // choices for each prompt
+    int candidates; // >= n: answers of which the n best become choices
+    bool echo;      // completions: choices begin with their prompt
+    bool logprobs;
+    int top_logprobs; // how many of the likeliest tokens beside the drawn one
 
     bool stream, include_usage, return_token_ids;
     bool service_tier; // was set, so that the answer names it
 
-    struct sampling_params sampling;
-    bool has_seed; // else the caller draws one
+    struct sampling_fields fields;
     bool has_max_tokens;
     int max_tokens; // 0 with has_max_tokens: nothing is generated (completions only)
-    int min_tokens;
-    bool ignore_eos, skip_special;
-    struct str stop[STOP_STRINGS_MAX];
-    int stop_count;
 };
 
 /* 0 and *out (chat_request_deinit it), or -1 and *e; nothing to free then. */

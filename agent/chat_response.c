@@ -1,5 +1,6 @@
 #include "agent/chat_response.h"
 
+#include "agent/response_logprobs.h"
 #include "shared/base/check.h"
 #include "shared/base/json.h"
 #include "shared/net/sse.h"
@@ -62,7 +63,10 @@ static void put_usage(struct json_writer *w, const struct response_usage *usage)
 static void put_choice_tail(struct json_writer *w, const struct response_head *head,
                             const struct response_choice *choice)
 {
-    json_field_null(w, "logprobs");
+    if (head->logprobs)
+        response_logprobs_put(w, head, choice);
+    else
+        json_field_null(w, "logprobs");
     json_field_text(w, "finish_reason", finish_name(choice->finish));
     if (!head->return_token_ids) return;
     put_ids(w, "token_ids", choice->tokens, choice->token_count);

@@ -10,6 +10,7 @@
 
 #include "agent/chat_request.h"
 #include "engine/engine.h"
+#include "engine/tokenizer.h"
 #include "shared/base/buf.h"
 
 /* What every chunk of an answer repeats. */
@@ -20,8 +21,21 @@ struct response_head {
     struct str model;        // as asked for
     const char *fingerprint; // names weights and build
     bool include_usage;      // streams: "usage": null in each chunk, totals in one more
+    bool is_stream;
     bool return_token_ids;
-    bool service_tier; // "service_tier": "default"
+    bool logprobs;                     // were asked for: choices have `scores`
+    const struct tokenizer *tokenizer; // for them
+    bool service_tier;                 // "service_tier": "default"
+};
+
+/* How likely tokens were. Of each, a row: the token itself, then the likeliest. */
+struct response_scores {
+    const struct token_logprob *rows; // [count][width]
+    size_t count;
+    int width;         // >= 1
+    bool keep_special; // special tokens are in the text
+    size_t invisible;  // tokens at the front that are not in the text
+    int64_t offset;    // characters of prompt and text before the first token
 };
 
 /* One choice: all of it in a body, a part of it in a chunk. */
@@ -33,6 +47,9 @@ struct response_choice {
     size_t token_count;
     const int32_t *prompt; // printed where not NULL and return_token_ids
     size_t prompt_count;
+    struct response_scores echoed,
+        scores; // of the prompt's tokens, where they stand in the text, and
+                // of the sampled ones
 };
 
 struct response_usage {

@@ -13,20 +13,20 @@
  *  3. The exchange is dead once answered or gone, and `exchange` is NULL then.
  *  4. Until the engine has accepted every prompt nothing is written, so refusals are ordinary JSON
  *     answers. From then on a stream has its head out and errors are events.
- *  5. A slow reader: above PENDING_MAX text gathers in its choice (bounded by max_tokens) and
- *     goes out as fewer, larger events. */
+ *  5. A slow reader: above PENDING_MAX text gathers in the answer (bounded by max_tokens) and goes
+ *     out as fewer, larger events. */
 #define LOG_MODULE "completion"
 #include "agent/completion.h"
 
 #include "agent/agent_metrics.h"
-#include "agent/chat_response.h"
+#include "agent/answer.h"
 #include "agent/engine_state.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
-#include "shared/base/hash.h"
 #include "shared/base/log.h"
 #include "shared/base/rng.h"
 #include "shared/net/api_error.h"
+#include "shared/net/peer_trust.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -39,16 +39,11 @@
 
 enum completion_state { COMPLETION_PREPARING, COMPLETION_RUNNING, COMPLETION_CLOSED };
 
-struct completion_choice {
+/* An engine request. */
+struct completion_call {
     struct completion *owner;
-    int index;
-    uint64_t engine_id;       // 0: not with the engine
-    struct buf text;          // plain: all of it; stream: what wasn't written yet
-    struct token_list tokens; // likewise; kept only for return_token_ids
-    enum finish_reason finish;
-    bool has_begun;    // stream: its first event was written
-    bool has_finished; // stream: its finish event was written
-    int prompt_tokens, cached_tokens, completion_tokens;
+    size_t index;       // its candidate in the answer
+    uint64_t engine_id; // 0: not with the engine
 };
 
 struct completion {
@@ -68,24 +63,21 @@ struct completion {
     struct api_error error;
     int prepare_status;
 
-    struct response_head head;
     char id[48];
-    struct completion_choice *choices; // NULL until accepted
-    size_t choice_count, choices_open;
-    struct buf out;  // scratch for what is written next
-    bool is_stream;  // once accepted
-    bool is_blocked; // rule 5
+    uint64_t tenant;
+    struct answer answer;          // empty until accepted
+    struct completion_call *calls; // [answer.count]
+    struct buf out;                // scratch for what is written next
+    bool is_stream;                // once accepted
+    bool is_blocked;               // rule 5
 };
 
 /* ---- end of life ---- */
 
 static void completion_free(struct completion *c)
 {
-    for (size_t i = 0; i < c->choice_count; i++) {
-        buf_deinit(&c->choices[i].text);
-        token_list_deinit(&c->choices[i].tokens);
-    }
-    free(c->choices);
+    answer_deinit(&c->answer);
+    free(c->calls);
     prompt_set_deinit(&c->prompts);
     chat_request_deinit(&c->request);
     buf_deinit(&c->body);
@@ -99,8 +91,8 @@ static void completion_close(struct completion *c)
     CHECK(c->state != COMPLETION_CLOSED);
     c->state = COMPLETION_CLOSED;
     c->exchange = NULL;
-    for (size_t i = 0; i < c->choice_count; i++) {
-        if (c->choices[i].engine_id) engine_bridge_cancel(s->bridge, c->choices[i].engine_id);
+    for (size_t i = 0; i < c->answer.count; i++) {
+        if (c->calls[i].engine_id) engine_bridge_cancel(s->bridge, c->calls[i].engine_id);
     }
     list_remove(&c->link);
     s->live_count--;
@@ -166,11 +158,9 @@ static void on_gone(void *arg)
 static void completion_done(struct completion *c)
 {
     uint64_t now_ms = clock_ms();
-    int64_t tokens = 0;
-    for (size_t i = 0; i < c->choice_count; i++) {
-        tokens += c->choices[i].completion_tokens;
-        metric_add(&agent_metrics.cached_tokens_total, c->choices[i].cached_tokens);
-    }
+    struct response_usage usage = answer_usage(&c->answer);
+    int64_t tokens = usage.completion_tokens;
+    metric_add(&agent_metrics.cached_tokens_total, usage.cached_tokens);
     metric_add(&agent_metrics.requests_done_total, 1);
     metric_add(&agent_metrics.completion_tokens_total, tokens);
     metric_observe(&agent_metrics.request_seconds, (double)(now_ms - c->started_ms) / 1000);
@@ -178,108 +168,34 @@ static void completion_done(struct completion *c)
         double span_s = (double)(now_ms - c->first_token_ms) / 1000;
         metric_observe(&agent_metrics.inter_token_seconds, span_s / (double)(tokens - 1));
     }
-    log_debug("request done", "id=%s choices=%zu tokens=%" PRId64 " ms=%" PRIu64, c->id,
-              c->choice_count, tokens, now_ms - c->started_ms);
+    log_debug("request done", "id=%s candidates=%zu tokens=%" PRId64 " ms=%" PRIu64, c->id,
+              c->answer.count, tokens, now_ms - c->started_ms);
     completion_close(c);
 }
 
 /* ---- answering ---- */
 
-static struct response_choice view_choice(const struct completion *c,
-                                          const struct completion_choice *choice)
-{
-    const struct token_list *prompt = &c->prompts.items[choice->index];
-    return (struct response_choice){
-        .index = choice->index,
-        .text = buf_str(&choice->text),
-        .finish = choice->finish,
-        .tokens = choice->tokens.ids,
-        .token_count = choice->tokens.count,
-        .prompt = prompt->ids,
-        .prompt_count = prompt->count,
-    };
-}
-
-static struct response_usage sum_usage(const struct completion *c)
-{
-    struct response_usage usage = {0};
-    for (size_t i = 0; i < c->choice_count; i++) {
-        usage.prompt_tokens += c->choices[i].prompt_tokens;
-        usage.cached_tokens += c->choices[i].cached_tokens;
-        usage.completion_tokens += c->choices[i].completion_tokens;
-    }
-    return usage;
-}
-
 static void respond_whole(struct completion *c)
 {
-    struct response_choice *views = xcalloc(c->choice_count, sizeof *views);
-    for (size_t i = 0; i < c->choice_count; i++) {
-        views[i] = view_choice(c, &c->choices[i]);
-    }
-    struct response_usage usage = sum_usage(c);
-    chat_response_print(&c->out, &c->head, views, c->choice_count, &usage);
-    free(views);
+    answer_print_whole(&c->answer, &c->out);
     set_processing_header(c);
     http_respond(c->exchange, 200, JSON_TYPE, buf_str(&c->out));
     completion_done(c);
 }
 
-/* What a choice has to say now: role, text, finish, each in its own event. */
-static void print_events(struct completion *c, struct completion_choice *choice)
-{
-    if (choice->has_finished) return;
-    struct response_choice view = view_choice(c, choice);
-    enum finish_reason finish = view.finish;
-    view.finish = FINISH_NONE;
-    if (choice->has_begun) view.prompt = NULL; // said once, in the first event
-    bool has_news = view.text.len > 0 || finish != FINISH_NONE;
-    if (!choice->has_begun && c->kind == COMPLETION_CHAT &&
-        (has_news || choice->completion_tokens)) {
-        struct response_choice role = view;
-        role.text = STR("");
-        role.token_count = 0;
-        chat_response_event_role(&c->out, &c->head, &role);
-        choice->has_begun = true;
-        view.prompt = NULL;
-    }
-    if (view.text.len > 0) {
-        chat_response_event_text(&c->out, &c->head, &view);
-        choice->has_begun = true;
-        view.prompt = NULL;
-        view.token_count = 0;
-        choice->tokens.count = 0;
-    }
-    if (finish != FINISH_NONE) {
-        view.finish = finish;
-        view.text = STR("");
-        chat_response_event_finish(&c->out, &c->head, &view);
-        choice->has_begun = choice->has_finished = true;
-        choice->tokens.count = 0;
-    }
-    buf_clear(&choice->text);
-}
-
 static void respond_stream(struct completion *c)
 {
-    bool is_last = c->choices_open == 0;
+    bool is_last = c->answer.open == 0;
     if (c->is_blocked && !is_last) return;
     buf_clear(&c->out);
-    for (size_t i = 0; i < c->choice_count; i++) {
-        print_events(c, &c->choices[i]);
-    }
+    answer_print_events(&c->answer, &c->out);
     if (!is_last) {
         if (c->out.len == 0) return;
         c->is_blocked = http_respond_write(c->exchange, c->out.data, c->out.len) > PENDING_MAX;
         return;
     }
-    if (c->head.include_usage) {
-        struct response_usage usage = sum_usage(c);
-        chat_response_event_usage(&c->out, &c->head, &usage);
-    }
     /* [DONE] and the closing chunk in one write: clients close the connection after [DONE], and a
      * closing chunk that comes later would find nobody. */
-    chat_response_event_done(&c->out);
     http_respond_end(c->exchange, c->out.data, c->out.len);
     completion_done(c);
 }
@@ -288,7 +204,7 @@ static void completion_advance(struct completion *c)
 {
     if (c->is_stream) {
         respond_stream(c);
-    } else if (c->choices_open == 0) {
+    } else if (c->answer.open == 0) {
         respond_whole(c);
     }
 }
@@ -313,31 +229,11 @@ static void set_event_error(struct api_error *e, const struct engine_event *even
     }
 }
 
-static void record_event(struct completion_choice *choice, const struct engine_event *event)
-{
-    struct completion *c = choice->owner;
-    buf_append(&choice->text, event->text, event->text_len);
-    for (int i = 0; c->head.return_token_ids && i < event->token_count; i++) {
-        token_list_push(&choice->tokens, event->tokens[i]);
-    }
-    choice->cached_tokens = event->cached_tokens;
-    choice->completion_tokens = event->completion_tokens;
-    if (event->token_count > 0 && c->first_token_ms == 0) {
-        c->first_token_ms = clock_ms();
-        metric_observe(&agent_metrics.first_token_seconds,
-                       (double)(c->first_token_ms - c->started_ms) / 1000);
-    }
-    if (event->kind == ENGINE_EVENT_DONE) {
-        choice->finish = event->finish;
-        c->choices_open--;
-    }
-}
-
 static void on_event(void *arg, const struct engine_event *event)
 {
-    struct completion_choice *choice = arg;
-    struct completion *c = choice->owner;
-    if (event->kind != ENGINE_EVENT_TOKENS) choice->engine_id = 0;
+    struct completion_call *call = arg;
+    struct completion *c = call->owner;
+    if (event->kind != ENGINE_EVENT_TOKENS) call->engine_id = 0;
     bool was_cut = event->kind == ENGINE_EVENT_DONE && event->finish == FINISH_CANCELLED;
     if (event->kind == ENGINE_EVENT_FAILED || was_cut) {
         struct api_error e = {0};
@@ -345,41 +241,16 @@ static void on_event(void *arg, const struct engine_event *event)
         completion_fail(c, &e);
         return;
     }
-    record_event(choice, event);
+    answer_record(&c->answer, call->index, event);
+    if (event->token_count > 0 && c->first_token_ms == 0) {
+        c->first_token_ms = clock_ms();
+        metric_observe(&agent_metrics.first_token_seconds,
+                       (double)(c->first_token_ms - c->started_ms) / 1000);
+    }
     completion_advance(c);
 }
 
 /* ---- handing over to the engine ---- */
-
-static int submit_choice(struct completion *c, struct completion_choice *choice, struct error *err)
-{
-    const struct chat_request *r = &c->request;
-    const char *stop[STOP_STRINGS_MAX];
-    size_t stop_len[STOP_STRINGS_MAX];
-    for (int i = 0; i < r->stop_count; i++) {
-        stop[i] = r->stop[i].data;
-        stop_len[i] = r->stop[i].len;
-    }
-    struct engine_request request = {
-        .prompt = c->prompts.items[choice->index].ids,
-        .prompt_count = c->prompts.items[choice->index].count,
-        .sampling = r->sampling,
-        .max_tokens = r->max_tokens,
-        .min_tokens = r->min_tokens,
-        .ignore_eos = r->ignore_eos,
-        .skip_special = r->skip_special,
-        .stop = stop,
-        .stop_len = stop_len,
-        .stop_count = r->stop_count,
-    };
-    /* Equal prompts in one array must not give equal samples; the first is as if it came alone. */
-    if (choice->index > 0) {
-        request.sampling.seed = hash_mix(r->sampling.seed + (uint64_t)choice->index);
-    }
-    int rc = engine_bridge_submit(c->service->bridge, &request, on_event, choice, err);
-    if (rc == 0) choice->engine_id = request.id;
-    return rc;
-}
 
 static void set_queue_full(const struct completion_service *s, struct api_error *e)
 {
@@ -410,46 +281,42 @@ static void set_submit_error(const struct completion_service *s, int code, const
     }
 }
 
-static void create_choices(struct completion *c)
+static int submit(struct completion *c, struct completion_call *call, uint64_t group,
+                  struct error *err)
 {
-    c->choice_count = c->choices_open = c->prompts.count;
-    c->choices = xcalloc(c->choice_count, sizeof *c->choices);
-    for (size_t i = 0; i < c->choice_count; i++) {
-        c->choices[i].owner = c;
-        c->choices[i].index = (int)i;
-        c->choices[i].prompt_tokens = (int)c->prompts.items[i].count;
-        buf_init(&c->choices[i].text, BUF_MAX_INTERNAL);
-    }
+    struct engine_request request = {.tenant = c->tenant, .group = group};
+    sampling_fields_apply(&c->request.fields, &request);
+    if (!answer_request(&c->answer, call->index, &request)) return 0;
+    int rc = engine_bridge_submit(c->service->bridge, &request, on_event, call, err);
+    if (rc == 0) call->engine_id = request.id;
+    return rc;
 }
 
 static int submit_all(struct completion *c, struct api_error *e)
 {
-    create_choices(c);
-    bool wants_nothing = c->request.has_max_tokens && c->request.max_tokens == 0;
-    int64_t prompt_tokens = 0;
-    for (size_t i = 0; i < c->choice_count; i++) {
+    size_t per_prompt = (size_t)c->request.candidates;
+    c->calls = xcalloc(c->answer.count, sizeof *c->calls);
+    for (size_t i = 0; i < c->answer.count; i++)
+        c->calls[i] = (struct completion_call){.owner = c, .index = i};
+    for (size_t i = 0; i < c->answer.count; i++) {
         struct error err = {0};
-        prompt_tokens += c->choices[i].prompt_tokens;
-        if (wants_nothing) {
-            c->choices[i].finish = FINISH_LENGTH;
-            c->choices_open--;
-            continue;
-        }
-        int rc = submit_choice(c, &c->choices[i], &err);
+        if (i % per_prompt == 0) c->service->groups++;
+        int rc = submit(c, &c->calls[i], per_prompt > 1 ? c->service->groups : 0, &err);
         if (rc != 0) {
             set_submit_error(c->service, rc, &err, e);
             return -1; // completion_close cancels those before it
         }
     }
-    metric_add(&agent_metrics.prompt_tokens_total, prompt_tokens);
+    metric_add(&agent_metrics.prompt_tokens_total, answer_usage(&c->answer).prompt_tokens);
     return 0;
 }
 
 static void completion_accept(struct completion *c)
 {
     struct chat_request *r = &c->request;
-    if (!r->has_seed) random_bytes(&r->sampling.seed, sizeof r->sampling.seed);
-    c->head = (struct response_head){
+    struct sampling_fields *f = &r->fields;
+    if (!f->has_seed) random_bytes(&f->sampling.seed, sizeof f->sampling.seed);
+    struct response_head head = {
         .kind = c->kind,
         .id = c->id,
         .created = clock_wall_ms() / 1000,
@@ -459,6 +326,7 @@ static void completion_accept(struct completion *c)
         .return_token_ids = r->return_token_ids,
         .service_tier = r->service_tier,
     };
+    answer_init(&c->answer, &head, r, &c->prompts, c->service->prompts.tokenizer);
     struct api_error e = {0};
     if (submit_all(c, &e) != 0) {
         completion_fail(c, &e);
@@ -528,8 +396,10 @@ void completion_start(struct completion_service *s, struct http_exchange *x,
         return;
     }
     struct completion *c = xcalloc(1, sizeof *c);
-    struct str body = http_exchange_request(x)->body;
+    const struct http_request *request = http_exchange_request(x);
+    struct str body = request->body;
     c->service = s;
+    c->tenant = peer_tenant(request, s->join_key);
     c->kind = kind;
     c->exchange = x;
     c->started_ms = clock_ms();

@@ -1,4 +1,4 @@
-/* completion.h - one HTTP request for text and the engine requests behind it (one for each prompt),
+/* completion.h - one HTTP request for text and the engine requests behind it (one or more for each prompt),
  * from the body to the last byte of the answer. Loop thread only. */
 #ifndef LM_AGENT_COMPLETION_H
 #define LM_AGENT_COMPLETION_H
@@ -27,6 +27,8 @@ struct completion_service {
     struct request_limits limits; // from here on: valid once open
     struct prompt_context prompts;
     const char *fingerprint;
+    const char *join_key; // NULL: none; see shared/net/peer_trust.h
+    uint64_t groups;      // prompts that were submitted; names those with several answers
 
     struct list live; // of struct completion
     int live_count;

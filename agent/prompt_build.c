@@ -115,6 +115,42 @@ static int build_each(const struct chat_request *r, const struct prompt_context 
     return 0;
 }
 
+/* ---- prompts as text ---- */
+
+static void decode_ids(const struct tokenizer *t, const struct token_list *ids, struct buf *out)
+{
+    for (size_t i = 0; i < ids->count; i++) {
+        struct str bytes = tokenizer_token_bytes(t, ids->ids[i], true);
+        buf_append(out, bytes.data, bytes.len);
+    }
+}
+
+static void build_text(const struct chat_request *r, const struct tokenizer *t, struct str sent,
+                       const struct token_list *ids, struct prompt_text *out)
+{
+    buf_init(&out->text, BUF_MAX_INTERNAL);
+    if (r->form == PROMPT_TOKENS || r->form == PROMPT_TOKEN_LISTS) {
+        decode_ids(t, ids, &out->text);
+        return;
+    }
+    buf_append(&out->text, sent.data, sent.len);
+    int32_t first = ids->ids[0];
+    if (first != tokenizer_bos(t) && sent.len > 0) return;
+    out->invisible = !str_starts_with(sent, tokenizer_token_bytes(t, first, true));
+}
+
+static void build_texts(const struct chat_request *r, const struct prompt_context *c,
+                        struct prompt_set *out)
+{
+    const struct json *v = json_first(r->prompts);
+    out->texts = xcalloc(out->count, sizeof *out->texts);
+    for (size_t i = 0; i < out->count; i++) {
+        struct str sent = r->form == PROMPT_TEXTS ? field_str(v) : r->text;
+        build_text(r, c->tokenizer, sent, &out->items[i], &out->texts[i]);
+        if (r->form == PROMPT_TEXTS) v = json_next(v);
+    }
+}
+
 int prompt_build(const struct chat_request *request, const struct prompt_context *context,
                  int64_t now, struct prompt_set *out, struct api_error *e)
 {
@@ -136,7 +172,11 @@ int prompt_build(const struct chat_request *request, const struct prompt_context
         rc = build_each(request, context, out, e);
         break;
     }
-    if (rc != 0) prompt_set_deinit(out);
+    if (rc != 0) {
+        prompt_set_deinit(out);
+    } else if (request->kind == COMPLETION_TEXT && (request->echo || request->logprobs)) {
+        build_texts(request, context, out);
+    }
     return rc;
 }
 
@@ -144,8 +184,11 @@ void prompt_set_deinit(struct prompt_set *set)
 {
     for (size_t i = 0; i < set->count; i++) {
         token_list_deinit(&set->items[i]);
+        if (set->texts) buf_deinit(&set->texts[i].text);
     }
     free(set->items);
+    free(set->texts);
     set->items = NULL;
+    set->texts = NULL;
     set->count = 0;
 }

@@ -23,8 +23,16 @@ struct prompt_context {
 void prompt_context_init(struct prompt_context *c, const struct tokenizer *tokenizer,
                          const struct chat_template *chat_template, int context_len);
 
+/* A prompt as its author sees it, for completions that repeat it (echo) or count characters from its
+ * beginning (logprobs). */
+struct prompt_text {
+    struct buf text;  // as sent; the tokens' text where ids were sent
+    size_t invisible; // tokens at the front that are not in the text: an added bos
+};
+
 struct prompt_set {
-    struct token_list *items; // owned
+    struct token_list *items;  // owned
+    struct prompt_text *texts; // owned; NULL where nobody needs them
     size_t count;
 };
 

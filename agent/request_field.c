@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -162,4 +163,16 @@ int field_typed(const struct json *object, const char *name, enum json_type type
     if (json_type(v) != type) return field_type_error(e, name, json_type_name(type), v);
     *value = v;
     return 0;
+}
+
+int field_token(const struct json *v, const char *list, size_t index, int vocab_size,
+                struct api_error *e)
+{
+    if (json_is_integer(v) && json_number(v) >= 0 && json_number(v) < vocab_size) return 0;
+    char path[64];
+    snprintf(path, sizeof path, "%s[%zu]", list, index);
+    if (!json_is_integer(v)) return field_type_error(e, path, "a token id", v);
+    return api_error_set(e, 400, "invalid_value", path,
+                         "Invalid '%s': token id %.0f is out of the vocabulary's range [0, %d).",
+                         path, json_number(v), vocab_size);
 }

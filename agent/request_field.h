@@ -37,6 +37,10 @@ FALLIBLE int field_string(const struct json *object, const char *name, const cha
 FALLIBLE int field_typed(const struct json *object, const char *name, enum json_type type,
                          const struct json **value, struct api_error *e);
 
+/* Is v, element `index` of `list`, a token id below vocab_size? */
+FALLIBLE int field_token(const struct json *v, const char *list, size_t index, int vocab_size,
+                         struct api_error *e);
+
 /* "Invalid type for 'x': expected a string, but got an object instead." */
 int field_type_error(struct api_error *e, const char *path, const char *expected,
                      const struct json *got);

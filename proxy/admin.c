@@ -6,50 +6,36 @@
 #include "shared/base/json.h"
 #include "shared/base/log.h"
 #include "shared/net/api_error.h"
+#include "shared/net/peer_trust.h"
 
 #include <stdio.h>
 
 #define BODY_MAX     ((size_t)64 << 10)
 #define TERMINATE_MS 5000
-#define BEARER       "Bearer "
 
 /* ---- who may ---- */
-
-bool admin_secret_equals(struct str given, struct str secret)
-{
-    if (given.len != secret.len) return false;
-    volatile unsigned char differs = 0;
-    for (size_t i = 0; i < secret.len; i++)
-        differs |= (unsigned char)(given.data[i] ^ secret.data[i]);
-    return differs == 0;
-}
 
 bool admin_may_join(const struct proxy *p, const struct http_request *request)
 {
     const char *key = p->config->join_key;
     if (!key) return true;
     struct str given = http_headers_get(&request->headers, "x-lm-join-key");
-    return given.data && admin_secret_equals(given, str_of(key));
+    return given.data && peer_secret_equals(given, str_of(key));
 }
 
-static bool shows_admin_key(const struct proxy *p, const struct http_headers *headers)
+static bool shows_admin_key(const struct proxy *p, const struct http_request *request)
 {
     const char *key = p->config->admin_key;
     if (!key) return false;
-    struct str given = http_headers_get(headers, "x-lm-admin-key");
-    struct str authorization = http_headers_get(headers, "authorization");
-    struct str bearer = STR(BEARER);
-    if (!given.data && authorization.len >= bearer.len &&
-        str_equal_nocase((struct str){authorization.data, bearer.len}, bearer)) {
-        given = (struct str){authorization.data + bearer.len, authorization.len - bearer.len};
-    }
-    return given.data && admin_secret_equals(str_trim(given), str_of(key));
+    struct str given = http_headers_get(&request->headers, "x-lm-admin-key");
+    if (!given.data) given = peer_bearer_token(request);
+    return given.data && peer_secret_equals(str_trim(given), str_of(key));
 }
 
 bool admin_is_allowed(const struct proxy *p, const struct http_request *request)
 {
     const struct http_headers *h = &request->headers;
-    if (shows_admin_key(p, h)) return true;
+    if (shows_admin_key(p, request)) return true;
     static const char *const speaks_for_others[] = {"origin", "sec-fetch-site", "forwarded",
                                                     "x-forwarded-for"};
     for (size_t i = 0; i < sizeof speaks_for_others / sizeof speaks_for_others[0]; i++) {

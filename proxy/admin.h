@@ -7,8 +7,6 @@
 
 struct proxy;
 
-/* Takes the same time wherever the texts differ; only their lengths show. */
-bool admin_secret_equals(struct str given, struct str secret);
 /* POST /nodes/add: by x-lm-join-key, where --join-key is set. */
 bool admin_may_join(const struct proxy *p, const struct http_request *request);
 /* By key (Authorization: Bearer, or x-lm-admin-key); else from loopback, unless a browser page or a

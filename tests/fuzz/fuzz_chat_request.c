@@ -8,19 +8,32 @@
 
 #include <string.h>
 
-static const struct request_limits limits = {.model = "m", .vocab_size = 100, .prompts_max = 8};
+static const struct request_limits limits = {
+    .model = "m", .vocab_size = 100, .prompts_max = 8, .choices_max = 64};
 
 static void check_accepted(const struct chat_request *r)
 {
-    const struct sampling_params *s = &r->sampling;
+    const struct sampling_fields *f = &r->fields;
+    const struct sampling_params *s = &f->sampling;
     CHECK(s->temperature >= 0 && s->temperature <= 2 && s->top_p > 0 && s->top_p <= 1);
     CHECK(s->min_p >= 0 && s->min_p <= 1 && s->top_k >= 0);
-    CHECK(r->max_tokens >= 0 && r->min_tokens >= 0 && r->prompt_count >= 1);
+    CHECK(r->max_tokens >= 0 && f->min_tokens >= 0 && r->prompt_count >= 1);
+    CHECK(s->presence_penalty >= -2 && s->presence_penalty <= 2);
+    CHECK(s->frequency_penalty >= -2 && s->frequency_penalty <= 2);
+    CHECK(s->repetition_penalty >= 0 && s->repetition_penalty <= 100);
+    for (int i = 0; i < s->bias_count; i++) {
+        CHECK(s->bias[i].token >= 0 && s->bias[i].token < limits.vocab_size);
+        CHECK(s->bias[i].bias >= -100 && s->bias[i].bias <= 100);
+    }
+    for (int i = 0; i < f->stop_id_count; i++)
+        CHECK(f->stop_ids[i] >= 0 && f->stop_ids[i] < limits.vocab_size);
+    CHECK(r->n >= 1 && r->n <= r->candidates && r->top_logprobs >= 0 && r->top_logprobs <= 20);
+    CHECK(r->prompt_count * (size_t)r->candidates <= limits.choices_max);
     CHECK(r->prompt_count <= limits.prompts_max || r->form == PROMPT_TOKENS);
-    CHECK(r->stop_count <= STOP_STRINGS_MAX && (r->stream || !r->include_usage));
-    for (int i = 0; i < r->stop_count; i++) {
-        CHECK(r->stop[i].len > 0 && r->stop[i].len <= STOP_BYTES_MAX);
-        CHECK(utf8_is_valid(r->stop[i].data, r->stop[i].len));
+    CHECK(f->stop_count <= REQUEST_STOPS_MAX && (r->stream || !r->include_usage));
+    for (int i = 0; i < f->stop_count; i++) {
+        CHECK(f->stop_len[i] > 0 && f->stop_len[i] <= STOP_BYTES_MAX);
+        CHECK(utf8_is_valid(f->stop[i], f->stop_len[i]));
     }
     if (r->form == PROMPT_TOKENS) {
         for (const struct json *v = json_first(r->prompts); v; v = json_next(v)) {

@@ -238,8 +238,8 @@ def test_errors_by_class(client):
     assert failure.value.param == "temperature"
     assert failure.value.type == "invalid_request_error"
     with pytest.raises(openai.BadRequestError) as failure:
-        client.chat.completions.create(model="smollm2", messages=SKY, stream=True, n=2)
-    assert failure.value.code == "unsupported_parameter"
+        client.chat.completions.create(model="smollm2", messages=SKY, stream=True, n=129)
+    assert failure.value.code == "integer_above_max_value" and failure.value.param == "n"
     with pytest.raises(openai.BadRequestError) as failure:
         client.chat.completions.create(model="smollm2",
                                        messages=[{"role": "user", "content": "a b " * 9000}])

@@ -3,7 +3,8 @@
 
 #include "tests/test.h"
 
-static const struct request_limits limits = {.model = "m", .vocab_size = 100, .prompts_max = 3};
+static const struct request_limits limits = {
+    .model = "m", .vocab_size = 100, .prompts_max = 3, .choices_max = 40};
 
 struct bad {
     const char *body;
@@ -116,14 +117,27 @@ static const struct bad bad_chats[] = {
     {CHAT("\"frequency_penalty\":-3"), 400, "decimal_below_min_value", "frequency_penalty",
      ">= -2"},
     {CHAT("\"repetition_penalty\":0"), 400, "decimal_below_min_value", "repetition_penalty", ""},
+    {CHAT("\"priority\":\"high\""), 400, "invalid_type", "priority", "an integer"},
+    {CHAT("\"priority\":1e10"), 400, "integer_above_max_value", "priority", "<= 2147483647"},
+    {CHAT("\"n\":41"), 400, "integer_above_max_value", "n", "41 answers at once are asked for"},
+    // bias
+    {CHAT("\"logit_bias\":[]"), 400, "invalid_type", "logit_bias", "an object"},
+    {CHAT("\"logit_bias\":{\"x\":1}"), 400, "invalid_value", "logit_bias.x", "a token id"},
+    {CHAT("\"logit_bias\":{\"\":1}"), 400, "invalid_value", "logit_bias.", "a token id"},
+    {CHAT("\"logit_bias\":{\"-1\":1}"), 400, "invalid_value", "logit_bias.-1", "a token id"},
+    {CHAT("\"logit_bias\":{\"5\":1,\"05\":1}"), 400, "invalid_value", "logit_bias.05", ""},
+    {CHAT("\"logit_bias\":{\"100\":1}"), 400, "invalid_value", "logit_bias.100", "[0, 100)"},
+    {CHAT("\"logit_bias\":{\"5\":101}"), 400, "decimal_above_max_value", "logit_bias.5", "<= 100"},
+    {CHAT("\"logit_bias\":{\"5\":\"1\"}"), 400, "invalid_type", "logit_bias.5", "a decimal"},
     // stop
     {CHAT("\"stop\":\"\""), 400, "invalid_value", "stop", "must not be empty"},
     {CHAT("\"stop\":7"), 400, "invalid_type", "stop", "a string or an array of strings"},
     {CHAT("\"stop\":[]"), 400, "empty_array", "stop", "empty array"},
     {CHAT("\"stop\":[\"a\",\"\"]"), 400, "invalid_value", "stop[1]", "must not be empty"},
     {CHAT("\"stop\":[\"a\",null]"), 400, "invalid_type", "stop[1]", "a string, but got null"},
-    {CHAT("\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"]"), 400, "array_above_max_length", "stop",
-     "maximum length 4, but got an array with length 5"},
+    {CHAT("\"stop_token_ids\":5"), 400, "invalid_type", "stop_token_ids", "an array"},
+    {CHAT("\"stop_token_ids\":[5,100]"), 400, "invalid_value", "stop_token_ids[1]", "range"},
+    {CHAT("\"stop_token_ids\":[\"a\"]"), 400, "invalid_type", "stop_token_ids[0]", "token id"},
     // output
     {CHAT("\"stream\":1"), 400, "invalid_type", "stream", "a boolean, but got a number"},
     {CHAT("\"stream\":\"yes\""), 400, "invalid_type", "stream", "a boolean"},
@@ -135,12 +149,8 @@ static const struct bad bad_chats[] = {
     {CHAT("\"session_id\":\"1\""), 400, "invalid_type", "session_id", "an integer"},
     {CHAT("\"session_id\":-2"), 400, "integer_below_min_value", "session_id", ">= -1"},
     // features that are not built
-    {CHAT("\"n\":2"), 400, "unsupported_parameter", "n", "'n' is not supported"},
-    {CHAT("\"presence_penalty\":0.1"), 400, "unsupported_parameter", "presence_penalty", ""},
-    {CHAT("\"frequency_penalty\":1"), 400, "unsupported_parameter", "frequency_penalty", ""},
-    {CHAT("\"repetition_penalty\":1.1"), 400, "unsupported_parameter", "repetition_penalty", ""},
-    {CHAT("\"logit_bias\":{\"5\":1}"), 400, "unsupported_parameter", "logit_bias", ""},
-    {CHAT("\"logprobs\":true"), 400, "unsupported_parameter", "logprobs", ""},
+    {CHAT("\"include_stop_str_in_output\":true"), 400, "unsupported_parameter",
+     "include_stop_str_in_output", ""},
     {CHAT("\"top_logprobs\":2"), 400, NULL, "top_logprobs", "only allowed when 'logprobs'"},
     {CHAT("\"tools\":[{\"type\":\"function\"}]"), 400, "unsupported_parameter", "tools", ""},
     {CHAT("\"tools\":{}"), 400, "invalid_type", "tools", "an array"},
@@ -155,8 +165,6 @@ static const struct bad bad_chats[] = {
      "'xml'"},
     {CHAT("\"modalities\":[\"text\",\"audio\"]"), 400, "unsupported_parameter", "modalities", ""},
     {CHAT("\"audio\":{\"voice\":\"x\"}"), 400, "unsupported_parameter", "audio", ""},
-    {CHAT("\"include_stop_str_in_output\":true"), 400, "unsupported_parameter",
-     "include_stop_str_in_output", ""},
 };
 
 static void test_bad_chats(void)
@@ -183,12 +191,15 @@ static const struct bad bad_texts[] = {
     {"{\"model\":\"m\",\"prompt\":[\"a\",\"b\",\"c\",\"d\"]}", 400, "array_above_max_length",
      "prompt", "maximum length 3"},
     {TEXT("\"max_tokens\":-1"), 400, "integer_below_min_value", "max_tokens", ">= 0"},
-    {TEXT("\"echo\":true"), 400, "unsupported_parameter", "echo", ""},
-    {TEXT("\"suffix\":\"x\""), 400, "unsupported_parameter", "suffix", ""},
-    {TEXT("\"best_of\":2"), 400, "unsupported_parameter", "best_of", ""},
+    {TEXT("\"echo\":1"), 400, "invalid_type", "echo", "a boolean"},
+    {TEXT("\"suffix\":\"x\""), 400, "unsupported_parameter", "suffix", "fill in the middle"},
+    {TEXT("\"best_of\":2,\"n\":3"), 400, "invalid_value", "best_of", "less than 'n', which is 3"},
+    {TEXT("\"best_of\":2,\"stream\":true"), 400, "invalid_value", "best_of", "'stream'"},
     {TEXT("\"best_of\":21"), 400, "integer_above_max_value", "best_of", "<= 20"},
+    {"{\"model\":\"m\",\"prompt\":[\"a\",\"b\",\"c\"],\"best_of\":14}", 400,
+     "integer_above_max_value", "best_of", "42 answers at once"},
     {TEXT("\"logprobs\":6"), 400, "integer_above_max_value", "logprobs", "<= 5"},
-    {TEXT("\"logprobs\":0"), 400, "unsupported_parameter", "logprobs", ""},
+    {TEXT("\"logprobs\":true"), 400, "invalid_type", "logprobs", "an integer"},
     {TEXT("\"temperature\":2.5"), 400, "decimal_above_max_value", "temperature", "`2.5`"},
 };
 
@@ -214,11 +225,13 @@ static void test_defaults(void)
 {
     struct chat_request r = need(COMPLETION_CHAT, "{\"model\":\"m\"," HI "}");
     EXPECT(r.form == PROMPT_MESSAGES && r.prompt_count == 1 && !r.rewritten);
-    EXPECT(r.sampling.temperature == 1 && r.sampling.top_p == 1 && r.sampling.min_p == 0);
-    EXPECT_INT(r.sampling.top_k, 0);
-    EXPECT(!r.has_seed && !r.has_max_tokens && !r.stream && !r.ignore_eos && r.skip_special);
+    EXPECT(r.fields.sampling.temperature == 1 && r.fields.sampling.top_p == 1 &&
+           r.fields.sampling.min_p == 0);
+    EXPECT_INT(r.fields.sampling.top_k, 0);
+    EXPECT(!r.fields.has_seed && !r.has_max_tokens && !r.stream && !r.fields.ignore_eos &&
+           r.fields.skip_special);
     EXPECT_INT(r.max_tokens, 0); // the engine's "until the context is full"
-    EXPECT_INT(r.stop_count, 0);
+    EXPECT_INT(r.fields.stop_count, 0);
     chat_request_deinit(&r);
 
     r = need(COMPLETION_TEXT, "{\"model\":\"m\",\"prompt\":\"x\"}");
@@ -268,15 +281,70 @@ static void test_values(void)
                   "\"stream\":\"true\",\"stream_options\":{\"include_usage\":true,\"other\":1},"
                   "\"ignore_eos\":true,\"skip_special_tokens\":false,\"return_token_ids\":true,"
                   "\"service_tier\":\"auto\",\"chat_template_kwargs\":{\"x\":1}"));
-    EXPECT(r.sampling.temperature == 0.25f && r.sampling.top_p == 0.5f);
-    EXPECT(r.sampling.min_p == 0.125f && r.sampling.top_k == 40);
-    EXPECT(r.has_seed && r.sampling.seed == (uint64_t)-3);
+    EXPECT(r.fields.sampling.temperature == 0.25f && r.fields.sampling.top_p == 0.5f);
+    EXPECT(r.fields.sampling.min_p == 0.125f && r.fields.sampling.top_k == 40);
+    EXPECT(r.fields.has_seed && r.fields.sampling.seed == (uint64_t)-3);
     EXPECT_INT(r.max_tokens, 7); // the newer name wins
-    EXPECT_INT(r.min_tokens, 2);
-    EXPECT(r.stop_count == 2 && str_equal(r.stop[1], STR("bc")));
-    EXPECT(r.stream && r.include_usage && r.ignore_eos && !r.skip_special && r.return_token_ids);
+    EXPECT_INT(r.fields.min_tokens, 2);
+    EXPECT(r.fields.stop_count == 2 && strcmp(r.fields.stop[1], "bc") == 0 &&
+           r.fields.stop_len[1] == 2);
+    EXPECT(r.stream && r.include_usage && r.fields.ignore_eos && !r.fields.skip_special &&
+           r.return_token_ids);
     EXPECT(r.service_tier && json_len(r.template_kwargs) == 1);
     chat_request_deinit(&r);
+}
+
+static void test_sampling_values(void)
+{
+    struct chat_request r = need(
+        COMPLETION_CHAT,
+        CHAT(
+            "\"n\":5,\"presence_penalty\":-2,\"frequency_penalty\":1.5,\"repetition_penalty\":1.25,"
+            "\"logit_bias\":{\"5\":-100,\"99\":0.5,\"0\":null},\"logprobs\":true,\"top_logprobs\":"
+            "20,"
+            "\"stop_token_ids\":[3,7],\"priority\":-4"));
+    const struct sampling_params *s = &r.fields.sampling;
+    EXPECT(r.n == 5 && r.candidates == 5 && r.logprobs && r.top_logprobs == 20 && !r.echo);
+    EXPECT(s->presence_penalty == -2 && s->frequency_penalty == 1.5f);
+    EXPECT(s->repetition_penalty == 1.25f);
+    EXPECT(s->bias_count == 3 && s->bias[0].token == 5 && s->bias[0].bias == -100);
+    EXPECT(s->bias[1].token == 99 && s->bias[1].bias == 0.5f && s->bias[2].bias == 0);
+    EXPECT(r.fields.stop_id_count == 2 && r.fields.stop_ids[1] == 7 && r.fields.priority == -4);
+    struct engine_request out = {0};
+    sampling_fields_apply(&r.fields, &out);
+    EXPECT(out.sampling.bias == s->bias && out.stop_id_count == 2 && out.priority == -4);
+    chat_request_deinit(&r);
+
+    r = need(COMPLETION_CHAT, CHAT("\"logprobs\":true"));
+    EXPECT(r.logprobs && r.top_logprobs == 0);
+    chat_request_deinit(&r);
+    r = need(COMPLETION_TEXT, TEXT("\"n\":2,\"best_of\":4,\"echo\":true,\"logprobs\":0"));
+    EXPECT(r.n == 2 && r.candidates == 4 && r.echo && r.logprobs && r.top_logprobs == 0);
+    chat_request_deinit(&r);
+    r = need(COMPLETION_TEXT, TEXT("\"n\":3,\"best_of\":3,\"stream\":true"));
+    EXPECT(r.n == 3 && r.candidates == 3 && !r.logprobs);
+    chat_request_deinit(&r);
+}
+
+/* As many stop strings as there may be, and one more. */
+static void test_many_stops(void)
+{
+    struct buf body;
+    buf_init(&body, 1024);
+    buf_append_str(&body, "{\"model\":\"m\",\"prompt\":\"x\",\"stop\":[\"a\"");
+    for (int i = 1; i < REQUEST_STOPS_MAX; i++)
+        buf_append_str(&body, ",\"b\"");
+    size_t len = body.len;
+    buf_append_str(&body, "]}");
+    struct chat_request r = need(COMPLETION_TEXT, body.data);
+    EXPECT_INT(r.fields.stop_count, REQUEST_STOPS_MAX);
+    chat_request_deinit(&r);
+    body.len = len;
+    buf_append_str(&body, ",\"c\"]}");
+    expect_bad(COMPLETION_TEXT,
+               &(struct bad){body.data, 400, "array_above_max_length", "stop",
+                             "maximum length 32, but got an array with length 33"});
+    buf_deinit(&body);
 }
 
 static void test_seeds(void)
@@ -295,7 +363,7 @@ static void test_seeds(void)
         char body[256];
         snprintf(body, sizeof body, CHAT("\"seed\":%s"), rows[i].text);
         struct chat_request r = need(COMPLETION_CHAT, body);
-        EXPECT(r.has_seed && r.sampling.seed == rows[i].seed);
+        EXPECT(r.fields.has_seed && r.fields.sampling.seed == rows[i].seed);
         chat_request_deinit(&r);
     }
 }
@@ -305,7 +373,7 @@ static void test_seeds(void)
 static void test_top_p_zero(void)
 {
     struct chat_request r = need(COMPLETION_CHAT, CHAT("\"top_p\":0"));
-    EXPECT(r.sampling.top_p > 0 && r.sampling.top_p < 1e-30f);
+    EXPECT(r.fields.sampling.top_p > 0 && r.fields.sampling.top_p < 1e-30f);
     chat_request_deinit(&r);
 }
 
@@ -369,9 +437,9 @@ static void test_messages(void)
 /* Every prefix of a valid body, and every one-byte change of it: an answer, never a crash. */
 static void test_mutations(void)
 {
-    static const char body[] =
-        CHAT("\"stop\":[\"a\"],\"seed\":12345678901234567,\"logit_bias\":{},\"max_tokens\":3,"
-             "\"stream\":true,\"stream_options\":{\"include_usage\":true},\"temperature\":0.5");
+    static const char body[] = CHAT(
+        "\"stop\":[\"a\"],\"seed\":12345678901234567,\"logit_bias\":{\"7\":1.5},\"max_tokens\":3,"
+        "\"stream\":true,\"stream_options\":{\"include_usage\":true},\"temperature\":0.5");
     static const char bytes[] = {'"', '{', ']', ',', '9', '-', '\\', ' ', 'n', (char)0xff, 0};
     size_t refused = 0, total = 0;
     char copy[sizeof body];
@@ -406,6 +474,8 @@ int main(void)
     RUN(test_defaults);
     RUN(test_neutral_values);
     RUN(test_values);
+    RUN(test_sampling_values);
+    RUN(test_many_stops);
     RUN(test_seeds);
     RUN(test_top_p_zero);
     RUN(test_prompt_forms);

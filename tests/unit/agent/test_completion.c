@@ -246,7 +246,8 @@ static void begin(enum completion_kind kind, const char *body)
     completion_service_init(&service);
     service.phase = SERVICE_OPEN;
     service.max_batch_size = 4;
-    service.limits = (struct request_limits){.model = "m", .vocab_size = 256, .prompts_max = 8};
+    service.limits = (struct request_limits){
+        .model = "m", .vocab_size = 256, .prompts_max = 8, .choices_max = 8};
     service.fingerprint = "fp_0";
     service.on_idle = on_idle;
     prompt_context_init(&service.prompts, NULL, NULL, 100);

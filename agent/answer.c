@@ -1,0 +1,316 @@
+/* answer.c - from engine events to choices.
+ *
+ *     prompt p ─┬─ candidate p * per_prompt + 0 ─┐
+ *               ├─ ...                           ├─ choices p * n + 0 .. p * n + n - 1
+ *               └─ candidate p * per_prompt + k ─┘  all of them; or the n best when complete
+ *
+ * Rules:
+ *  1. Candidate k of a prompt draws with choice k of the same seed, so the first is what the prompt
+ *     gets alone. Further prompts have seeds of their own: equal prompts give different answers.
+ *  2. A prompt that is echoed with log-probabilities is scored by its first candidate; a stream's
+ *     other choices wait for that with their first event.
+ *  3. A chat stream's choices begin in the order of their indexes, whoever has text first: the
+ *     official Python client appends them to a list.
+ *  4. Each token's log-probabilities go out with its text, not before; what a stop string took away
+ *     has none. So the bytes of the tokens are the text. */
+#include "agent/answer.h"
+
+#include "agent/response_logprobs.h"
+#include "shared/base/check.h"
+#include "shared/base/hash.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- lists of rows ---- */
+
+static void score_list_push(struct score_list *l, int width, const struct token_logprob *row)
+{
+    size_t row_bytes = (size_t)width * sizeof *l->rows;
+    if (l->count == l->cap) {
+        l->cap = l->cap ? 2 * l->cap : 16;
+        l->rows = xrealloc_array(l->rows, l->cap, row_bytes);
+    }
+    memcpy(l->rows + l->count++ * (size_t)width, row, row_bytes);
+}
+
+static void score_list_consume(struct score_list *l, int width, size_t count)
+{
+    size_t row_bytes = (size_t)width * sizeof *l->rows;
+    l->count -= count;
+    memmove(l->rows, l->rows + count * (size_t)width, l->count * row_bytes);
+}
+
+/* ---- life ---- */
+
+/* Nothing stands before a prompt's first token that could say how likely it was. */
+static void push_first_score(struct answer *a, size_t prompt)
+{
+    struct token_logprob row[LOGPROBS_MAX];
+    for (int i = 0; i < a->width; i++)
+        row[i] = (struct token_logprob){-1, -INFINITY};
+    row[0] = (struct token_logprob){a->prompts->items[prompt].ids[0], NAN};
+    score_list_push(&a->prompt_scores[prompt], a->width, row);
+}
+
+static void init_candidate(struct answer *a, struct candidate *c, size_t prompt)
+{
+    buf_init(&c->text, BUF_MAX_INTERNAL);
+    if (!a->prompts->texts) return;
+    struct str text = buf_str(&a->prompts->texts[prompt].text);
+    c->offset = response_count_characters(text);
+    if (a->echo) buf_append(&c->text, text.data, text.len);
+}
+
+void answer_init(struct answer *a, const struct response_head *head, const struct chat_request *r,
+                 const struct prompt_set *prompts, const struct tokenizer *tokenizer)
+{
+    *a = (struct answer){
+        .head = *head,
+        .prompts = prompts,
+        .n = r->n,
+        .per_prompt = r->candidates,
+        .echo = r->echo,
+        .scores_prompt = r->echo && r->logprobs,
+        .is_empty = r->has_max_tokens && r->max_tokens == 0,
+        .width = r->logprobs ? 1 + r->top_logprobs : 0,
+        .max_tokens = r->max_tokens,
+        .seed = r->fields.sampling.seed,
+        .keep_special = !r->fields.skip_special,
+        .count = prompts->count * (size_t)r->candidates,
+    };
+    a->head.logprobs = r->logprobs;
+    a->head.tokenizer = tokenizer;
+    a->head.is_stream = r->stream;
+    a->candidates = xcalloc(a->count, sizeof *a->candidates);
+    for (size_t i = 0; i < a->count; i++)
+        init_candidate(a, &a->candidates[i], i / (size_t)a->per_prompt);
+    if (!a->scores_prompt) return;
+    a->prompt_scores = xcalloc(prompts->count, sizeof *a->prompt_scores);
+    for (size_t i = 0; i < prompts->count; i++)
+        push_first_score(a, i);
+}
+
+void answer_deinit(struct answer *a)
+{
+    for (size_t i = 0; i < a->count; i++) {
+        buf_deinit(&a->candidates[i].text);
+        token_list_deinit(&a->candidates[i].tokens);
+        free(a->candidates[i].scores.rows);
+    }
+    for (size_t i = 0; a->prompt_scores && i < a->prompts->count; i++)
+        free(a->prompt_scores[i].rows);
+    free(a->prompt_scores);
+    free(a->candidates);
+    *a = (struct answer){0};
+}
+
+/* ---- the engine's side ---- */
+
+static bool is_first(const struct answer *a, size_t index)
+{
+    return index % (size_t)a->per_prompt == 0;
+}
+
+bool answer_request(struct answer *a, size_t index, struct engine_request *out)
+{
+    size_t prompt = index / (size_t)a->per_prompt;
+    const struct token_list *ids = &a->prompts->items[prompt];
+    bool scores = a->scores_prompt && is_first(a, index) && ids->count > 1;
+    if (a->is_empty && !scores) {
+        a->candidates[index].finish = FINISH_LENGTH;
+        return false;
+    }
+    out->prompt = ids->ids;
+    out->prompt_count = ids->count;
+    out->sampling.choice = (uint32_t)(index % (size_t)a->per_prompt);
+    if (prompt > 0) out->sampling.seed = hash_mix(a->seed + prompt); // rule 1
+    out->sampling.logprobs = a->width;
+    if (a->per_prompt > a->n && a->width == 0) out->sampling.logprobs = 1; // to know the best
+    out->prompt_logprobs = scores;
+    out->max_tokens = a->is_empty ? 1 : a->max_tokens; // one is drawn where the scores end
+    a->open++;
+    return true;
+}
+
+void answer_record(struct answer *a, size_t index, const struct engine_event *event)
+{
+    struct candidate *c = &a->candidates[index];
+    size_t prompt = index / (size_t)a->per_prompt;
+    int width = a->width > 0 ? a->width : 1;
+    for (int i = 0; i < event->prompt_logprob_count; i++)
+        score_list_push(&a->prompt_scores[prompt], width, event->prompt_logprobs + i * width);
+    c->cached_tokens = event->cached_tokens;
+    if (event->kind == ENGINE_EVENT_DONE) {
+        c->finish = event->finish;
+        a->open--;
+    }
+    if (a->is_empty) {
+        if (c->finish != FINISH_NONE) c->finish = FINISH_LENGTH;
+        return;
+    }
+    buf_append(&c->text, event->text, event->text_len);
+    for (int i = 0; i < event->token_count; i++) {
+        if (a->head.return_token_ids) token_list_push(&c->tokens, event->tokens[i]);
+        if (!event->logprobs) continue;
+        c->logprob_sum += (double)event->logprobs[i * width].logprob;
+        if (a->width > 0) score_list_push(&c->scores, width, event->logprobs + i * width);
+    }
+    c->completion_tokens = event->completion_tokens;
+    c->released = (size_t)event->released_tokens;
+}
+
+struct response_usage answer_usage(const struct answer *a)
+{
+    struct response_usage usage = {0};
+    for (size_t i = 0; i < a->prompts->count; i++)
+        usage.prompt_tokens += (int64_t)a->prompts->items[i].count;
+    for (size_t i = 0; i < a->count; i++) {
+        usage.completion_tokens += a->candidates[i].completion_tokens;
+        if (is_first(a, i)) usage.cached_tokens += a->candidates[i].cached_tokens;
+    }
+    return usage;
+}
+
+/* ---- printing ---- */
+
+/* Of the log-probabilities of c, `count` from the first that are still here. */
+static struct response_scores view_scores(const struct answer *a, const struct candidate *c,
+                                          size_t count)
+{
+    return (struct response_scores){.rows = c->scores.rows,
+                                    .count = count,
+                                    .width = a->width,
+                                    .keep_special = a->keep_special,
+                                    .offset = c->offset};
+}
+
+/* All that is here of a candidate, as choice number `number` of its prompt. */
+static struct response_choice view(const struct answer *a, size_t index, int number)
+{
+    const struct candidate *c = &a->candidates[index];
+    size_t prompt = index / (size_t)a->per_prompt;
+    struct response_choice choice = {
+        .index = (int)prompt * a->n + number,
+        .text = buf_str(&c->text),
+        .finish = c->finish,
+        .tokens = c->tokens.ids,
+        .token_count = c->tokens.count,
+        .prompt = a->prompts->items[prompt].ids,
+        .prompt_count = a->prompts->items[prompt].count,
+    };
+    if (a->width > 0) choice.scores = view_scores(a, c, c->released - c->printed_scores);
+    if (!a->scores_prompt || c->has_begun) return choice;
+    choice.echoed = (struct response_scores){.rows = a->prompt_scores[prompt].rows,
+                                             .count = a->prompt_scores[prompt].count,
+                                             .width = a->width,
+                                             .keep_special = true,
+                                             .invisible = a->prompts->texts[prompt].invisible};
+    return choice;
+}
+
+static double mean_logprob(const struct candidate *c)
+{
+    return c->completion_tokens > 0 ? c->logprob_sum / c->completion_tokens : 0;
+}
+
+/* The candidate that comes next after `taken` ones: the likeliest a token, then the earlier. */
+static int take_best(const struct answer *a, size_t first, bool *is_taken)
+{
+    int best = -1;
+    for (int k = 0; k < a->per_prompt; k++) {
+        const struct candidate *c = &a->candidates[first + (size_t)k];
+        if (is_taken[k]) continue;
+        if (best < 0 || mean_logprob(c) > mean_logprob(&a->candidates[first + (size_t)best]))
+            best = k;
+    }
+    is_taken[best] = true;
+    return best;
+}
+
+void answer_print_whole(struct answer *a, struct buf *out)
+{
+    size_t count = a->prompts->count * (size_t)a->n, at = 0;
+    struct response_choice *choices = xcalloc(count, sizeof *choices);
+    for (size_t first = 0; first < a->count; first += (size_t)a->per_prompt) {
+        bool is_taken[CHOICES_MAX] = {false};
+        for (int k = 0; k < a->n; k++) {
+            int number = a->per_prompt > a->n ? take_best(a, first, is_taken) : k;
+            choices[at++] = view(a, first + (size_t)number, k);
+        }
+    }
+    struct response_usage usage = answer_usage(a);
+    chat_response_print(out, &a->head, choices, count, &usage);
+    free(choices);
+}
+
+/* Rule 3. */
+static void print_roles(struct answer *a, size_t last, struct buf *out)
+{
+    for (size_t i = 0; i <= last; i++) {
+        struct candidate *c = &a->candidates[i];
+        if (c->has_begun) continue;
+        struct response_choice role = view(a, i, (int)i);
+        role.finish = FINISH_NONE;
+        if (i > 0) role.prompt = NULL; // it is the same
+        role.text = STR("");
+        role.token_count = role.scores.count = 0;
+        chat_response_event_role(out, &a->head, &role);
+        c->has_begun = true;
+    }
+}
+
+static void print_text(struct answer *a, struct candidate *c, struct response_choice *v,
+                       struct buf *out)
+{
+    enum finish_reason finish = v->finish;
+    v->finish = FINISH_NONE;
+    chat_response_event_text(out, &a->head, v);
+    v->finish = finish;
+    v->text = STR("");
+    v->token_count = v->echoed.count = 0;
+    v->prompt = NULL;
+    c->tokens.count = 0;
+    c->has_begun = true;
+    if (v->scores.count == 0) return;
+    c->offset += response_scores_characters(&a->head, &v->scores);
+    score_list_consume(&c->scores, a->width, v->scores.count);
+    c->printed_scores += v->scores.count;
+    v->scores.count = 0;
+}
+
+/* What a choice has to say now: role, text, finish, each in its own event. */
+static void print_choice(struct answer *a, size_t index, struct buf *out)
+{
+    struct candidate *c = &a->candidates[index];
+    size_t prompt = index / (size_t)a->per_prompt;
+    if (c->has_finished) return;
+    if (a->scores_prompt && a->prompt_scores[prompt].count < a->prompts->items[prompt].count)
+        return; // rule 2
+    bool is_finished = c->finish != FINISH_NONE;
+    bool has_news = c->text.len > 0 || is_finished || c->completion_tokens > 0;
+    if (a->head.kind == COMPLETION_CHAT && has_news) print_roles(a, index, out);
+    struct response_choice v = view(a, index, (int)(index % (size_t)a->per_prompt));
+    if (c->has_begun) v.prompt = NULL; // said once, in the first event
+    bool scores_wait = v.echoed.count > 0 || (is_finished && v.scores.count > 0);
+    if (v.text.len > 0 || scores_wait) print_text(a, c, &v, out);
+    if (is_finished) {
+        chat_response_event_finish(out, &a->head, &v);
+        c->has_begun = c->has_finished = true;
+        c->tokens.count = 0;
+    }
+    buf_clear(&c->text);
+}
+
+void answer_print_events(struct answer *a, struct buf *out)
+{
+    for (size_t i = 0; i < a->count; i++)
+        print_choice(a, i, out);
+    if (a->open > 0) return;
+    if (a->head.include_usage) {
+        struct response_usage usage = answer_usage(a);
+        chat_response_event_usage(out, &a->head, &usage);
+    }
+    chat_response_event_done(out);
+}
