@@ -30,11 +30,10 @@ struct golden_sequence {
 #define GOLDEN_SEQUENCES 16
 
 static inline void golden_open(struct golden_model *m, struct weights *w, enum compute_type compute,
-                               int tokens_max, int context)
+                               enum kv_type kv_type, int tokens_max, int context)
 {
     struct error err = {0};
     struct backend_options options = {.compute = compute, .world = 1};
-    bool exact = compute == COMPUTE_F32;
     *m = (struct golden_model){.weights = w, .ops = backend_find("cpu")};
     m->vocab = w->params.vocab;
     m->layers = w->params.layers;
@@ -42,7 +41,7 @@ static inline void golden_open(struct golden_model *m, struct weights *w, enum c
     kv_cache_init(&m->kv, GOLDEN_SEQUENCES * blocks_for(context));
     if (m->ops->open(&options, &m->backend, &err) < 0 ||
         m->ops->load(m->backend, &w->params, &m->limits, &err) < 0 ||
-        m->ops->kv_open(m->backend, exact ? KV_F32 : KV_F16, m->kv.total, &err) < 0) {
+        m->ops->kv_open(m->backend, kv_type, m->kv.total, &err) < 0) {
         printf("backend: %s\n", err.text);
         exit(1);
     }

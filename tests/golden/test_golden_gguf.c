@@ -75,7 +75,8 @@ static struct comparison compare(struct weights *w, const struct json *ref,
 {
     struct golden_model m;
     struct comparison c = {0};
-    golden_open(&m, w, compute, PROMPT_MAX, PROMPT_MAX + GREEDY);
+    golden_open(&m, w, compute, compute == COMPUTE_F32 ? KV_F32 : KV_F16, PROMPT_MAX,
+                PROMPT_MAX + GREEDY);
     const struct json *prompt = json_first(json_get(ref, "prompts"));
     const struct json *top = json_first(json_get(ref, "top"));
     const struct json *rows = json_first(json_get(ref, "logits"));

@@ -10,6 +10,7 @@
 struct bounds {
     const char *name;
     enum compute_type compute;
+    enum kv_type kv_type;
     double logit;   // top-20 logits after removing their common offset
     double margin;  // greedy must agree up to the first margin below it
     double nll;     // of the mean
@@ -17,8 +18,11 @@ struct bounds {
     int steps;      // greedy steps to compare at most: the float path is slow under sanitizers
 };
 
-static const struct bounds float_path = {"float", COMPUTE_F32, 0.02, 0.02, 0.002, 2, 32};
-static const struct bounds int8_path = {"int8", COMPUTE_AUTO, 0.35, 0.35, 0.02, 46, GREEDY_MAX};
+static const struct bounds float_path = {"float", COMPUTE_F32, KV_F32, 0.02, 0.02, 0.002, 2, 32};
+static const struct bounds int8_path = {"int8", COMPUTE_AUTO, KV_F16, 0.35,
+                                        0.35,   0.02,         46,     GREEDY_MAX};
+static const struct bounds int8_pages = {
+    "int8, int8 pages", COMPUTE_AUTO, KV_INT8, 0.45, 0.35, 0.02, 46, GREEDY_MAX};
 
 static struct json *reference;
 static struct weights *weights;
@@ -196,7 +200,7 @@ static void test_long_context(void)
 static void run(const struct bounds *b)
 {
     bounds = b;
-    golden_open(&model, weights, b->compute, 256, LONG);
+    golden_open(&model, weights, b->compute, b->kv_type, 256, LONG);
     RUN(test_prompts_and_greedy);
     RUN(test_likelihood);
     RUN(test_long_context);
@@ -213,6 +217,7 @@ int main(void)
     NEED(weights_open(path, &weights, &err) == 0);
     NEED(tokenizer_load_gguf(weights->gguf, &tokenizer, &err) == 0);
     run(&int8_path);
+    run(&int8_pages);
     run(&float_path);
     tokenizer_destroy(tokenizer);
     weights_close(weights);
