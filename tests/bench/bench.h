@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "shared/base/config.h"
 #include "shared/base/error.h"
@@ -19,7 +20,13 @@ struct bench_options {
     char *agent;        // lm-agent, for `startup`
     char *isa;
     char *cpu_list;
-    char *prompt; // load: user message
+    char *prompt;                    // load: user message
+    int kv_type;                     // perplexity: 0 is all, else enum kv_type + 1
+    int dtype;                       // perplexity: enum compute_type
+    int64_t context;                 // perplexity
+    int64_t seconds, distinct, seed; // soak
+    double pool;                     // soak: share of the demand
+    struct option_list agent_args;   // soak: more arguments for the agent
     int64_t threads, rounds, prefill, decode, batch, concurrency, requests, max_tokens;
 };
 
@@ -48,10 +55,28 @@ FALLIBLE int bench_peer_prefill(const struct bench_options *o, double *rate, str
 FALLIBLE int bench_peer_decode(const struct bench_options *o, double *rate, struct error *err);
 FALLIBLE int bench_peer_batch(const struct bench_options *o, double *rate, struct error *err);
 
+/* An lm-agent on a free port of this machine that serves o->model as "bench". */
+struct bench_agent {
+    pid_t pid; // 0: none
+    int port;
+    double ready_ms; // from exec to the first 200 of /ready
+};
+
+/* `extra`: more arguments, NULL at the end, or NULL. quiet: its log goes nowhere, else to stderr. */
+FALLIBLE int bench_agent_start(const struct bench_options *o, const char *const *extra, bool quiet,
+                               struct bench_agent *a, struct error *err);
+/* E_UPSTREAM: it did not end with status 0 after SIGTERM. */
+FALLIBLE int bench_agent_stop(struct bench_agent *a, struct error *err);
+/* One request on a connection of its own; the status, or -1 when nobody answers. */
+int bench_agent_request(int port, const char *text);
+double bench_agent_resident_mb(const struct bench_agent *a);
+
 /* Subcommands: each prints its table and returns an exit code. */
 int bench_engine(const struct bench_options *o);
 int bench_startup(const struct bench_options *o);
 int bench_load(const struct bench_options *o, const char *url);
+int bench_soak(const struct bench_options *o, const char *url); // NULL: starts an agent
 int bench_kernels(int threads);
+int bench_perplexity(const struct bench_options *o, const char *path);
 
 #endif

@@ -32,6 +32,13 @@ static const struct option bench_option_table[] = {
      .group = "Engine", .help = "tokens generated in the decode rows"},
     {"batch", OPTION_INT, FIELD(batch), .def = "16", .min = 1, .max = 1024, .arg = "N",
      .group = "Engine", .help = "parallel sequences of the batch row"},
+    {"kv-dtype", OPTION_CHOICE, FIELD(kv_type), .def = "all", .choices = "all|f32|f16|bf16|int8",
+     .group = "Perplexity", .help = "type of the KV pages to compare with f32"},
+    {"dtype", OPTION_CHOICE, FIELD(dtype), .def = "auto", .choices = "auto|float32",
+     .group = "Perplexity",
+     .help = "arithmetic of everything else; float32 shows what the pages alone do"},
+    {"context", OPTION_INT, FIELD(context), .def = "1500", .min = 64, .max = 1 << 20, .arg = "N",
+     .group = "Perplexity", .help = "positions in front of the tokens of the decode columns"},
     {"agent", OPTION_STRING, FIELD(agent), .arg = "PATH", .group = "Startup",
      .help = "lm-agent to start; default: the one beside lm-bench"},
     {"concurrency", OPTION_INT, FIELD(concurrency), .def = "8", .min = 1, .max = 10000, .arg = "N",
@@ -42,17 +49,30 @@ static const struct option bench_option_table[] = {
      .group = "Load", .help = "tokens per answer"},
     {"prompt", OPTION_STRING, FIELD(prompt), .def = "Why is the sky blue?", .arg = "TEXT",
      .group = "Load", .help = "user message; a number is put before it to keep prompts apart"},
+    {"seconds", OPTION_INT, FIELD(seconds), .def = "60", .min = 1, .max = 1 << 30, .arg = "N",
+     .group = "Soak", .help = "time in which clients begin requests"},
+    {"distinct", OPTION_INT, FIELD(distinct), .def = "48", .min = 2, .max = 100000, .arg = "N",
+     .group = "Soak", .help = "requests of the set; each is answered alone first"},
+    {"pool", OPTION_DOUBLE, FIELD(pool), .def = "0.25", .min = 0.01, .max = 10, .arg = "SHARE",
+     .group = "Soak", .help = "KV tokens of the agent, as a share of what all clients ask for"},
+    {"seed", OPTION_INT, FIELD(seed), .def = "1", .min = 0, .max = 1 << 30, .arg = "N",
+     .group = "Soak", .help = "another set and another order"},
+    {"agent-arg", OPTION_LIST, FIELD(agent_args), .arg = "ARG", .group = "Soak",
+     .help = "one more argument for the agent, as in --agent-arg=--kv-dtype=int8; repeat it"},
 };
 
 static const struct config_program bench_program = {
     .name = "lm-bench",
-    .usage = "lm-bench [options] engine|kernels|startup|load [URL]",
+    .usage = "lm-bench [options] engine|kernels|startup|perplexity FILE|load URL|soak [URL]",
     .summary =
-        "Measure the engine, the kernels, an agent's start or a served URL, and print ratios.",
+        "Measure the engine, the kernels, types of KV pages, an agent's start or a served URL, and "
+        "print ratios.",
     .footer =
         "  lm-bench engine --model M.gguf --peer llama-bench --peer-batched llama-batched-bench\n"
         "  lm-bench kernels --threads 2\n"
         "  lm-bench startup --model M.gguf\n"
+        "  lm-bench perplexity --model M.gguf tests/fixtures/text/harbour.txt\n"
+        "  lm-bench soak --model M.gguf --concurrency 64 --seconds 600\n"
         "  lm-bench load http://127.0.0.1:8000 --concurrency 16\n",
     .options = bench_option_table,
     .count = ARRAY_LEN(bench_option_table),
@@ -67,16 +87,26 @@ static int usage(const char *text)
 
 static int run(const struct bench_options *o, const char **args, size_t count)
 {
-    if (count == 0) return usage("say what to measure: engine, kernels, startup or load");
+    if (count == 0)
+        return usage("say what to measure: engine, kernels, startup, perplexity, load or soak");
     if (!strcmp(args[0], "kernels")) return bench_kernels((int)o->threads);
+    if (!strcmp(args[0], "soak")) {
+        return o->model || count == 2 ? bench_soak(o, count == 2 ? args[1] : NULL)
+                                      : usage("soak wants --model FILE or the URL of an agent");
+    }
     if (!strcmp(args[0], "load")) {
         return count == 2 ? bench_load(o, args[1])
                           : usage("load wants the URL of an agent or proxy");
     }
-    if (strcmp(args[0], "engine") != 0 && strcmp(args[0], "startup") != 0) {
-        return usage("unknown subject; it is one of engine, kernels, startup, load");
+    bool perplexity = !strcmp(args[0], "perplexity");
+    if (strcmp(args[0], "engine") != 0 && strcmp(args[0], "startup") != 0 && !perplexity) {
+        return usage(
+            "unknown subject; it is one of engine, kernels, startup, perplexity, load, soak");
     }
     if (!o->model) return usage("--model wants a GGUF file");
+    if (perplexity) {
+        return count == 2 ? bench_perplexity(o, args[1]) : usage("perplexity wants a file of text");
+    }
     return !strcmp(args[0], "engine") ? bench_engine(o) : bench_startup(o);
 }
 
