@@ -6,12 +6,11 @@
 #include <string.h>
 
 #include "tests/bench/bench.h"
+#include "tests/bench/bench_http.h"
 
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 #include "shared/base/json.h"
-#include "shared/net/http_client.h"
-#include "shared/net/loop.h"
 #include "shared/net/sse.h"
 
 struct load;
@@ -27,11 +26,8 @@ struct load_stream {
 
 struct load {
     const struct bench_options *options;
-    struct http_url url;
-    struct http_client *client;
+    struct bench_http http;
     char *model;
-    struct buf listing;
-    bool listed;
     int64_t issued, finished, failed, tokens;
     double *first_s, *gap_s; // grown
     size_t first_count, gap_count, gap_cap;
@@ -136,50 +132,21 @@ static void next_stream(struct load *l, struct load_stream *s)
     json_object_end(&w);
 
     const struct http_header header = {STR("Content-Type"), STR("application/json")};
-    snprintf(target, sizeof target, "%s/v1/chat/completions", l->url.path);
-    http_call_start(l->client, &(struct http_call_options){
-                                   .host = l->url.host,
-                                   .port = l->url.port,
-                                   .method = "POST",
-                                   .target = str_of(target),
-                                   .headers = &header,
-                                   .header_count = 1,
-                                   .body = buf_str(&s->body),
-                                   .on_head = stream_head,
-                                   .on_body = stream_body,
-                                   .on_end = stream_end,
-                                   .on_fail = stream_fail,
-                                   .arg = s,
-                               });
-}
-
-static void listing_head(void *arg, int status, const struct http_headers *headers)
-{
-    (void)arg;
-    (void)headers;
-    if (status != 200) fprintf(stderr, "lm-bench: /v1/models answered %d\n", status);
-}
-
-static void listing_body(void *arg, const char *data, size_t len)
-{
-    buf_append(&((struct load *)arg)->listing, data, len);
-}
-
-static void listing_end(void *arg)
-{
-    struct load *l = arg;
-    struct json *list = json_parse(l->listing.data, l->listing.len, NULL);
-    const struct json *id = json_get(json_first(json_get(list, "data")), "id");
-
-    if (id && json_type(id) == JSON_STRING) l->model = xstrdup(json_string(id, NULL));
-    json_destroy(list);
-    l->listed = true;
-}
-
-static void listing_fail(void *arg, const struct http_failure *failure)
-{
-    fprintf(stderr, "lm-bench: %s\n", failure->text);
-    ((struct load *)arg)->listed = true;
+    snprintf(target, sizeof target, "%s/v1/chat/completions", l->http.url.path);
+    http_call_start(l->http.client, &(struct http_call_options){
+                                        .host = l->http.url.host,
+                                        .port = l->http.url.port,
+                                        .method = "POST",
+                                        .target = str_of(target),
+                                        .headers = &header,
+                                        .header_count = 1,
+                                        .body = buf_str(&s->body),
+                                        .on_head = stream_head,
+                                        .on_body = stream_body,
+                                        .on_end = stream_end,
+                                        .on_fail = stream_fail,
+                                        .arg = s,
+                                    });
 }
 
 static int compare(const void *a, const void *b)
@@ -210,29 +177,13 @@ int bench_load(const struct bench_options *o, const char *url)
 {
     struct load load = {.options = o};
     struct error err;
-    uv_loop_t loop;
+    int code = 1;
 
-    if (http_url_parse(url, &load.url, &err) < 0) {
+    if (bench_http_open(&load.http, url, (int)o->concurrency, &err) < 0) {
         fprintf(stderr, "lm-bench: %s\n", err.text);
         return EXIT_USAGE;
     }
-    uv_loop_init(&loop);
-    load.client = http_client_create(&loop, &(struct http_client_options){0});
-    buf_init(&load.listing, 1 << 20);
-    char target[600];
-    snprintf(target, sizeof target, "%s/v1/models", load.url.path);
-    http_call_start(load.client, &(struct http_call_options){.host = load.url.host,
-                                                             .port = load.url.port,
-                                                             .method = "GET",
-                                                             .target = str_of(target),
-                                                             .on_head = listing_head,
-                                                             .on_body = listing_body,
-                                                             .on_end = listing_end,
-                                                             .on_fail = listing_fail,
-                                                             .arg = &load});
-    while (!load.listed)
-        uv_run(&loop, UV_RUN_ONCE);
-    int code = 1;
+    load.model = bench_http_model(&load.http);
     if (load.model) {
         struct load_stream *streams = xcalloc((size_t)o->concurrency, sizeof *streams);
         load.first_s = xcalloc((size_t)o->requests, sizeof *load.first_s);
@@ -240,17 +191,12 @@ int bench_load(const struct bench_options *o, const char *url)
         for (int64_t i = 0; i < o->concurrency; i++)
             next_stream(&load, &streams[i]);
         while (load.finished < o->requests)
-            uv_run(&loop, UV_RUN_ONCE);
+            uv_run(&load.http.loop, UV_RUN_ONCE);
         print_load(&load, (double)(clock_ns() - start) * 1e-9);
         code = load.failed == 0 ? 0 : 1;
         free(streams);
-    } else {
-        fprintf(stderr, "lm-bench: %s serves no model\n", url);
     }
-    http_client_destroy(load.client, NULL, NULL);
-    loop_close_all(&loop);
-    uv_loop_close(&loop);
-    buf_deinit(&load.listing);
+    bench_http_close(&load.http);
     free(load.model);
     free(load.first_s);
     free(load.gap_s);

@@ -16,14 +16,13 @@
 #include <string.h>
 
 #include "tests/bench/bench.h"
+#include "tests/bench/bench_http.h"
 #include "tests/bench/soak_requests.h"
 
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 #include "shared/base/json.h"
 #include "shared/base/rng.h"
-#include "shared/net/http_client.h"
-#include "shared/net/loop.h"
 #include "shared/net/sse.h"
 
 #define LEAVE_ONE_IN 16 // clients that leave in mid-stream
@@ -52,14 +51,11 @@ struct client {
 struct soak {
     const struct bench_options *options;
     struct soak_set set;
-    struct http_url url;
-    uv_loop_t loop;
+    struct bench_http http;
     uv_timer_t tick; // so that the loop turns when nothing else happens
-    struct http_client *http;
     struct client *clients;
     int client_count, live;
     struct rng rng;
-    char *model;
     uint64_t end_ns;
     bool solo;
     int64_t answers, mismatches, errors, left;
@@ -186,20 +182,21 @@ static void client_start(struct client *c, const struct soak_request *request)
     c->start_ns = clock_ns();
     sse_parser_init(&c->parser, ANSWER_MAX, on_data, c);
     soak_answer_init(&c->answer, ANSWER_MAX);
-    snprintf(target, sizeof target, "%s/v1/completions", s->url.path);
+    snprintf(target, sizeof target, "%s/v1/completions", s->http.url.path);
     s->live++;
-    c->call = http_call_start(s->http, &(struct http_call_options){.host = s->url.host,
-                                                                   .port = s->url.port,
-                                                                   .method = "POST",
-                                                                   .target = str_of(target),
-                                                                   .headers = &header,
-                                                                   .header_count = 1,
-                                                                   .body = buf_str(&request->body),
-                                                                   .on_head = on_head,
-                                                                   .on_body = on_body,
-                                                                   .on_end = on_end,
-                                                                   .on_fail = on_fail,
-                                                                   .arg = c});
+    c->call =
+        http_call_start(s->http.client, &(struct http_call_options){.host = s->http.url.host,
+                                                                    .port = s->http.url.port,
+                                                                    .method = "POST",
+                                                                    .target = str_of(target),
+                                                                    .headers = &header,
+                                                                    .header_count = 1,
+                                                                    .body = buf_str(&request->body),
+                                                                    .on_head = on_head,
+                                                                    .on_body = on_body,
+                                                                    .on_end = on_end,
+                                                                    .on_fail = on_fail,
+                                                                    .arg = c});
 }
 
 /* Outside of callbacks, where a call may be cancelled. */
@@ -229,7 +226,7 @@ static bool run_clients(struct soak *s, int count)
     }
     while (s->live > 0 && (s->solo || clock_ns() < s->end_ns + DRAIN_NS) &&
            (!s->solo || s->errors == 0)) {
-        uv_run(&s->loop, UV_RUN_ONCE);
+        uv_run(&s->http.loop, UV_RUN_ONCE);
         let_leave(s);
     }
     bool all = s->live == 0;
@@ -244,78 +241,6 @@ static bool run_clients(struct soak *s, int count)
     s->clients = NULL;
     s->live = 0;
     return all;
-}
-
-struct fetch {
-    struct buf body;
-    int status;
-    bool ended;
-};
-
-static void fetch_head(void *arg, int status, const struct http_headers *headers)
-{
-    (void)headers;
-    ((struct fetch *)arg)->status = status;
-}
-
-static void fetch_body(void *arg, const char *data, size_t len)
-{
-    buf_append(&((struct fetch *)arg)->body, data, len);
-}
-
-static void fetch_end(void *arg)
-{
-    ((struct fetch *)arg)->ended = true;
-}
-
-static void fetch_fail(void *arg, const struct http_failure *failure)
-{
-    (void)failure;
-    ((struct fetch *)arg)->ended = true;
-}
-
-/* GET; false unless it answers 200. The caller owns the body. */
-static bool fetch(struct soak *s, const char *path, struct buf *body)
-{
-    struct fetch f = {0};
-    char target[600];
-
-    buf_init(&f.body, ANSWER_MAX);
-    snprintf(target, sizeof target, "%s%s", s->url.path, path);
-    http_call_start(s->http, &(struct http_call_options){.host = s->url.host,
-                                                         .port = s->url.port,
-                                                         .method = "GET",
-                                                         .target = str_of(target),
-                                                         .head_timeout_ms = 5000,
-                                                         .on_head = fetch_head,
-                                                         .on_body = fetch_body,
-                                                         .on_end = fetch_end,
-                                                         .on_fail = fetch_fail,
-                                                         .arg = &f});
-    while (!f.ended)
-        uv_run(&s->loop, UV_RUN_ONCE);
-    *body = f.body;
-    return f.status == 200;
-}
-
-static int find_model(struct soak *s)
-{
-    struct buf body;
-    bool ok = fetch(s, "/v1/models", &body);
-    struct json *list = ok ? json_parse(body.data, body.len, NULL) : NULL;
-    const struct json *id = json_get(json_first(json_get(list, "data")), "id");
-
-    if (id && json_type(id) == JSON_STRING) {
-        free(s->model);
-        s->model = xstrdup(json_string(id, NULL));
-        ok = true;
-    } else {
-        fprintf(stderr, "lm-bench: the server names no model\n");
-        ok = false;
-    }
-    json_destroy(list);
-    buf_deinit(&body);
-    return ok ? 0 : -1;
 }
 
 /* ---- what is left in the end ---- */
@@ -342,13 +267,13 @@ static int check_idle(struct soak *s)
 
     for (;;) {
         int64_t held = 0;
-        bool ok = fetch(s, "/metrics", &text);
+        bool ok = bench_http_get(&s->http, "/metrics", &text);
         for (size_t i = 0; ok && i < ARRAY_LEN(left_over); i++)
             held += metric(&text, left_over[i]) != 0;
         if ((ok && held == 0) || clock_ns() - start > IDLE_NS) break;
         buf_deinit(&text);
         for (int i = 0; i < 10; i++)
-            uv_run(&s->loop, UV_RUN_ONCE);
+            uv_run(&s->http.loop, UV_RUN_ONCE);
     }
     int bad = 0;
     printf("left in the end:");
@@ -391,10 +316,10 @@ static int solo_part(struct soak *s)
 {
     uint64_t start = clock_ns();
 
-    if (find_model(s) != 0) return 1;
-    if (s->set.count == 0) {
-        soak_set_init(&s->set, s->model, (int)s->options->distinct, (uint64_t)s->options->seed);
-    }
+    char *model = bench_http_model(&s->http);
+    if (!model) return 1;
+    soak_set_init(&s->set, model, (int)s->options->distinct, (uint64_t)s->options->seed);
+    free(model);
     s->solo = true;
     s->answers = 0;
     bool all = run_clients(s, 1);
@@ -424,49 +349,65 @@ static int load_part(struct soak *s)
     return !all || s->mismatches > 0 || s->errors > 0 || held > 0 || s->answers == 0;
 }
 
-static void use_agent(struct soak *s, const struct bench_agent *a)
+/* The connections are made for a server, and end before it does. */
+static int open_http(struct soak *s, const char *url, struct error *err)
 {
-    s->url = (struct http_url){.host = "127.0.0.1", .port = a->port};
+    int rc = bench_http_open(&s->http, url, (int)s->options->concurrency, err);
+    if (rc < 0) return rc;
+    uv_timer_init(&s->http.loop, &s->tick);
+    uv_timer_start(&s->tick, on_tick, 10, 10);
+    return 0;
+}
+
+/* Start one, let `part` use it, stop it: its exit status counts too. */
+static int with_agent(struct soak *s, const char *const *args, int (*part)(struct soak *s))
+{
+    struct bench_agent agent;
+    struct error err;
+    char url[64];
+    int code = 1;
+
+    if (bench_agent_start(s->options, args, false, &agent, &err) < 0) {
+        fprintf(stderr, "lm-bench: %s\n", err.text);
+        return 1;
+    }
+    double before = bench_agent_resident_mb(&agent);
+    snprintf(url, sizeof url, "http://127.0.0.1:%d", agent.port);
+    if (open_http(s, url, &err) == 0) {
+        code = part(s);
+        bench_http_close(&s->http);
+        printf("resident: %.1f MiB at the start, %.1f MiB at the end\n", before,
+               bench_agent_resident_mb(&agent));
+    } else {
+        fprintf(stderr, "lm-bench: %s\n", err.text);
+    }
+    if (bench_agent_stop(&agent, &err) < 0) {
+        fprintf(stderr, "lm-bench: %s\n", err.text);
+        code = 1;
+    }
+    return code;
 }
 
 /* First an agent with room for all, then one with the pool that is asked for. */
 static int with_agents(struct soak *s)
 {
     const struct bench_options *o = s->options;
-    struct bench_agent agent = {0};
-    const char *args[24] = {"--log-level", "warn"};
+    const char *args[24] = {"--log-level", "error"};
     char tokens[24];
-    struct error err = {0};
-    int n = 2, code = 1;
+    int n = 2;
 
     for (size_t i = 0; i < o->agent_args.count && n < 20; i++)
         args[n++] = o->agent_args.items[i];
-    int rc = bench_agent_start(o, args, false, &agent, &err);
-    if (rc == 0) {
-        use_agent(s, &agent);
-        code = solo_part(s);
-        rc = bench_agent_stop(&agent, &err);
-    }
-    if (rc == 0 && code == 0) {
-        int64_t demand = soak_set_demand(&s->set, (int)o->concurrency);
-        int64_t pool = (int64_t)((double)demand * o->pool);
-        snprintf(tokens, sizeof tokens, "%lld", (long long)pool);
-        args[n++] = "--cache-max-tokens";
-        args[n] = tokens;
-        printf("pool: %lld tokens, %.0f %% of the demand of %lld\n", (long long)pool, o->pool * 100,
-               (long long)demand);
-        rc = bench_agent_start(o, args, false, &agent, &err);
-    }
-    if (rc == 0 && code == 0) {
-        use_agent(s, &agent);
-        double before = bench_agent_resident_mb(&agent);
-        code = load_part(s);
-        printf("resident: %.1f MiB at the start, %.1f MiB at the end\n", before,
-               bench_agent_resident_mb(&agent));
-        rc = bench_agent_stop(&agent, &err);
-    }
-    if (rc < 0) fprintf(stderr, "lm-bench: %s\n", err.text);
-    return rc < 0 ? 1 : code;
+    if (with_agent(s, args, solo_part) != 0) return 1;
+    int64_t demand = soak_set_demand(&s->set, (int)o->concurrency);
+    int64_t pool = (int64_t)((double)demand * o->pool);
+    snprintf(tokens, sizeof tokens, "%lld", (long long)pool);
+    args[n++] = "--cache-max-tokens";
+    args[n] = tokens;
+    printf("pool: %lld tokens, %.0f %% of the demand of %lld\n", (long long)pool, o->pool * 100,
+           (long long)demand);
+    fflush(stdout);
+    return with_agent(s, args, load_part);
 }
 
 int bench_soak(const struct bench_options *o, const char *url)
@@ -475,26 +416,18 @@ int bench_soak(const struct bench_options *o, const char *url)
     struct error err;
     int code;
 
-    if (url && http_url_parse(url, &s.url, &err) < 0) {
+    rng_init(&s.rng, (uint64_t)o->seed);
+    if (!url) {
+        code = with_agents(&s);
+    } else if (open_http(&s, url, &err) < 0) {
         fprintf(stderr, "lm-bench: %s\n", err.text);
         return EXIT_USAGE;
-    }
-    rng_init(&s.rng, (uint64_t)o->seed);
-    uv_loop_init(&s.loop);
-    uv_timer_init(&s.loop, &s.tick);
-    uv_timer_start(&s.tick, on_tick, 10, 10);
-    s.http = http_client_create(
-        &s.loop, &(struct http_client_options){.idle_per_origin_max = (int)o->concurrency});
-    if (url)
+    } else {
         code = solo_part(&s) != 0 || load_part(&s) != 0;
-    else
-        code = with_agents(&s);
+        bench_http_close(&s.http);
+    }
     printf("%s\n", code == 0 ? "passed" : "FAILED");
-    http_client_destroy(s.http, NULL, NULL);
-    loop_close_all(&s.loop);
-    uv_loop_close(&s.loop);
     soak_set_deinit(&s.set);
-    free(s.model);
     free(s.first.seconds);
     free(s.gap.seconds);
     return code;
