@@ -136,7 +136,9 @@ static void build_text(const struct chat_request *r, const struct tokenizer *t, 
     buf_append(&out->text, sent.data, sent.len);
     int32_t first = ids->ids[0];
     if (first != tokenizer_bos(t) && sent.len > 0) return;
-    out->invisible = !str_starts_with(sent, tokenizer_token_bytes(t, first, true));
+    bool was_sent = str_starts_with(sent, tokenizer_token_bytes(t, first, true));
+    bool is_double = ids->count > 1 && ids->ids[1] == first; // sent, and added before it
+    out->invisible = !was_sent || is_double;
 }
 
 static void build_texts(const struct chat_request *r, const struct prompt_context *c,
