@@ -20,7 +20,9 @@
  *  5. Above the server's high-water mark reading from the agent stops until the client has
  *     caught up (relay.c).
  *  6. This struct lives in the arena of its http_exchange and dies with it: where that is
- *     answered, and in on_gone(). */
+ *     answered, and in on_gone().
+ *  7. A stale connection is forgiven once: from then on only new ones are used, whose loss counts.
+ *     A request that kills whom it reaches would else look like stale connections everywhere. */
 #define LOG_MODULE "exchange"
 #include "proxy/exchange.h"
 
@@ -64,7 +66,7 @@ struct exchange {
     struct ledger_entry entry;
     struct route_excluded excluded;
     int attempts, retries;
-    bool fresh;                         // next attempt: on a new connection
+    bool fresh;                         // next attempts: on new connections (rule 7)
     int busy_status;                    // an agent said 429 or 503; 0: none did
     const struct http_failure *failure; // of the attempt, while x_advance() runs; else NULL
     bool ended;                         // the whole answer is in
@@ -399,9 +401,10 @@ static void retry_or_fail(struct exchange *e)
     log_debug("retry", "id=" STR_FMT " agent=%s next=%s reason=\"%s\"",
               STR_ARG(http_router_request_id(e->client)), e->agent->id, next->id, failure->text);
     count_retry(verdict, failure->connected);
-    e->fresh = verdict == RETRY_FRESH;
-    fleet_agent_ref(next); // may be the one that end_attempt() lets go
-    end_attempt(e, e->fresh ? LEDGER_ABANDONED : LEDGER_FAILED);
+    bool stale = verdict == RETRY_FRESH;
+    if (stale) e->fresh = true; // rule 7
+    fleet_agent_ref(next);      // may be the one that end_attempt() lets go
+    end_attempt(e, stale ? LEDGER_ABANDONED : LEDGER_FAILED);
     call(e, next);
     fleet_agent_unref(next);
 }

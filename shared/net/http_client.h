@@ -39,6 +39,7 @@ struct http_failure {
     bool connected;     // false: no byte of the request was sent
     bool reused;        // the connection had served a request before
     bool head_received; // on_head was called
+    uint64_t waited_ms; // since the request began to be sent
 };
 
 struct http_call_options {

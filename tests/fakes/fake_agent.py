@@ -264,6 +264,15 @@ class FakeAgent:
     def close_before_head(self, connection, request):
         return False
 
+    def close_late(self, connection, request):
+        """As if it had crashed over a long prompt."""
+        time.sleep(1.2)
+        return False
+
+    def die_of_it(self, connection, request):
+        self.die()
+        return False
+
     def reset_after_head(self, connection, request):
         begin_stream(connection)
         time.sleep(0.05)

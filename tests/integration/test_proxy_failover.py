@@ -113,6 +113,40 @@ def test_retries_are_bounded(serve, fakes):
     assert all(len(a.requests) <= 1 for a in agents)
 
 
+def warm_up(proxy, agents):
+    """Each agent has served a request, so that the proxy has an idle connection to it."""
+    for _ in range(200):
+        if all(agent.requests for agent in agents):
+            break
+        assert proxy.post(CHAT, chat()).status_code == 200
+    for agent in agents:
+        agent.requests.clear()
+
+
+def test_a_request_that_kills_agents_does_not_kill_the_fleet(serve, fakes):
+    proxy = serve("--retries", "1")
+    agents = [fakes(f"n{i}", [proxy]) for i in range(6)]
+    wait_up(proxy, *(a.name for a in agents))
+    warm_up(proxy, agents)
+    for agent in agents:
+        agent.behave = "die_of_it"
+    assert proxy.post(CHAT, chat()).status_code == 502
+    # One on an idle connection, which may have been stale, then --retries counts.
+    assert sum(len(a.requests) for a in agents) <= 3
+
+
+def test_a_late_loss_is_no_stale_connection(serve, fakes):
+    proxy = serve("--retries", "0")
+    agents = [fakes(f"n{i}", [proxy]) for i in range(2)]
+    wait_up(proxy, *(a.name for a in agents))
+    warm_up(proxy, agents)
+    for agent in agents:
+        agent.behave = "close_late"
+    answer = proxy.post(CHAT, chat())
+    assert answer.status_code == 502
+    assert sum(len(a.requests) for a in agents) == 1
+
+
 def test_stale_connections_are_no_failures(proxy, fakes):
     fakes("a", [proxy], behave="answer_and_close")
     wait_up(proxy, "a")
