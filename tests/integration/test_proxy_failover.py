@@ -301,8 +301,9 @@ def test_the_drain_has_an_end(serve, fakes):
 
 
 def test_idle_proxy_ends_at_once(serve):
-    proxy = serve()
-    begin = time.monotonic()
-    proxy.signal(signal.SIGTERM)
-    assert proxy.wait(5) == 0
-    assert time.monotonic() - begin < 2
+    for _ in range(8):  # the signal comes right behind the line that says where it serves
+        proxy = serve()
+        begin = time.monotonic()
+        proxy.signal(signal.SIGTERM)
+        assert proxy.wait(5) == 0
+        assert time.monotonic() - begin < 2
