@@ -151,6 +151,7 @@ static void test_refusals(void)
         {"{" BASE ",\"load\":{\"kv_used_share\":1.5}}", "'kv_used_share'", E_INVALID},
         {"{" BASE ",\"load\":{\"kv_used_share\":-0.1}}", "'kv_used_share'", E_INVALID},
         {"{" BASE ",\"load\":{\"running\":-5}}", "'running'", E_INVALID},
+        {"{" BASE ",\"load\":{\"waiting\":2147483647}}", "'waiting'", E_INVALID},
         {"{" BASE ",\"load\":{\"inter_token_s\":\"x\"}}", "'inter_token_s'", E_FORMAT},
         {"{" BASE ",\"load\":{\"sequence\":1e300}}", "'sequence'", E_FORMAT},
     };
