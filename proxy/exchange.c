@@ -353,7 +353,7 @@ static void count_retry(enum retry_verdict verdict, bool connected)
 static void note_failure(struct exchange *e, const struct http_failure *failure)
 {
     struct registry *registry = &e->proxy->registry;
-    if (failure->connected) return;
+    if (failure->connected || http_failure_is_ours(failure)) return;
     uint64_t now_ms = clock_ms();
     if (failure->code == UV_ECONNREFUSED) {
         registry_note_refused(registry, e->agent, now_ms);

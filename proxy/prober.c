@@ -114,7 +114,8 @@ static void on_fail(void *arg, const struct http_failure *failure)
     q->call = NULL;
     log_debug("probe failed", "agent=%s reason=\"%s\"", q->id, failure->text);
     bool refused = !failure->connected && failure->code == UV_ECONNREFUSED;
-    finish(q, refused ? REGISTRY_PROBE_REFUSED : REGISTRY_PROBE_FAILED);
+    enum registry_probe result = refused ? REGISTRY_PROBE_REFUSED : REGISTRY_PROBE_FAILED;
+    finish(q, http_failure_is_ours(failure) ? REGISTRY_PROBE_NOT_MADE : result);
 }
 
 static struct probe *start(struct prober *p, const char *url_text, bool wants_models)

@@ -508,6 +508,8 @@ void registry_probed(struct registry *r, const char *id, enum registry_probe res
     if (m->presence != REGISTRY_PRESENT) return;
     if (result == REGISTRY_PROBE_OK) {
         probe_succeeded(r, m, models, model_count, now_ms);
+    } else if (result == REGISTRY_PROBE_NOT_MADE) {
+        m->next_probe_ms = now_ms + REGISTRY_PROBE_MS;
     } else {
         probe_failed(r, m, result == REGISTRY_PROBE_REFUSED, now_ms);
     }

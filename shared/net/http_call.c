@@ -69,6 +69,20 @@ void http_call_fail(struct http_call *call, int code, const char *fmt, ...)
     if (on_fail) on_fail(arg, &failure);
 }
 
+bool http_failure_is_ours(const struct http_failure *failure)
+{
+    switch (failure->code) {
+    case UV_EMFILE:
+    case UV_ENFILE:
+    case UV_ENOBUFS:
+    case UV_ENOMEM:
+    case UV_EADDRNOTAVAIL:
+        return !failure->connected;
+    default:
+        return false;
+    }
+}
+
 void http_call_fail_deferred(struct http_call *call)
 {
     int code = call->failure;

@@ -42,6 +42,9 @@ struct http_failure {
     uint64_t waited_ms; // since the request began to be sent
 };
 
+/* It says something about this machine (out of descriptors, memory, ports), nothing about the peer. */
+bool http_failure_is_ours(const struct http_failure *failure);
+
 struct http_call_options {
     const char *host; // copied
     int port;
