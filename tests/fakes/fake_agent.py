@@ -306,6 +306,10 @@ class FakeAgent:
         connection.sendall(b"\x00\x01\x02 this is no HTTP\r\n\r\n")
         return False
 
+    def status_below_100(self, connection, request):
+        connection.sendall(b"HTTP/1.1 099 Low\r\nContent-Length: 2\r\n\r\n{}")
+        return False
+
     def head_bomb(self, connection, request):
         connection.sendall(b"HTTP/1.1 200 OK\r\n" + b"x-bomb: " + b"a" * 200000 + b"\r\n\r\n")
         return False

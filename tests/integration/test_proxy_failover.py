@@ -24,7 +24,8 @@ def ask_until_both_were_asked(proxy, first, second, **more):
 
 
 @pytest.mark.parametrize("behave", ["busy429", "busy503", "not_started502", "reset_before_head",
-                                    "close_before_head", "garbage", "head_bomb", "short_body"])
+                                    "close_before_head", "garbage", "head_bomb", "short_body",
+                                    "status_below_100"])
 def test_another_agent_takes_over(proxy, fakes, behave):
     bad = fakes("bad", [proxy], behave=behave)
     good = fakes("good", [proxy])
