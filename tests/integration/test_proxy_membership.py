@@ -1,10 +1,12 @@
 """Who belongs to the fleet: beats over HTTP, foreign nodes, operators, keys; LMDeploy's /nodes routes."""
 
+import contextlib
+import socket
 import time
 
 import httpx
 import pytest
-from proxy_fixtures import (CHAT, Traffic, chat, fakes, models_of, proxy,  # noqa: F401
+from proxy_fixtures import (CHAT, Traffic, chat, fakes, models_of, proxy, raw_request,  # noqa: F401
                             status_of, serve, wait_until, wait_up)
 
 
@@ -180,6 +182,21 @@ def test_a_node_that_does_not_answer_is_not_added(proxy, fakes):
     assert answer.json() == {"error_code": 10402,
                              "text": "Failed to get response after a period of time"}
     assert proxy.get("/nodes/status").json() == {}
+
+
+def test_many_registrations_do_not_keep_the_proxy_from_probing(proxy, fakes):
+    node = fakes("f")
+    assert proxy.post("/nodes/add", {"url": node.url, "status": {"models": ["fake-model"]}}).status_code == 200
+    wait_until(lambda: status_of(proxy)[node.url]["state"] == "up", 5, "the node up")
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512))
+        request = raw_request(b'{"url":"http://127.0.0.1:%d"}' % silent.getsockname()[1], "/nodes/add", close=False)
+        askers = [stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port))) for _ in range(300)]
+        for asker in askers:
+            asker.sendall(request * 4)
+        assert askers[-1].recv(100).startswith(b"HTTP/1.1 503 ")
+        node.die()
+        wait_until(lambda: status_of(proxy)[node.url]["state"] == "down", 4, "the dead node down")
 
 
 def test_a_foreign_node_stays_listed_and_comes_back(serve, fakes):
