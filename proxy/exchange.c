@@ -538,9 +538,11 @@ static int check_model(struct proxy *p, struct str model, struct api_error *erro
 {
     struct fleet *fleet = registry_fleet(&p->registry);
     if (fleet_find_model(fleet, model)) return 0;
-    if (fleet->model_count == 0) {
-        api_error_set(error, 503, "service_unavailable", NULL,
-                      "No agent is registered at this proxy yet. Please retry shortly.");
+    bool missed = registry_misses_model(&p->registry, model);
+    if (missed || fleet->model_count == 0) {
+        api_error_set(error, 503, "service_unavailable", NULL, "%s",
+                      missed ? "No agent can take this request now. Please retry shortly."
+                             : "No agent is registered at this proxy yet. Please retry shortly.");
         error->retry_after_s = RETRY_AFTER_S;
         return -1;
     }

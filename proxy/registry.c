@@ -200,6 +200,17 @@ struct registry_member *registry_find_url(const struct registry *r, const char *
     return NULL;
 }
 
+bool registry_misses_model(const struct registry *r, struct str model)
+{
+    list_each (m, &r->members, struct registry_member, link) {
+        if (m->visible || m->presence == REGISTRY_REMOVED) continue;
+        for (int i = 0; i < m->record.model_count; i++) {
+            if (str_equal(str_of(m->record.models[i]), model)) return true;
+        }
+    }
+    return false;
+}
+
 static int add_member(struct registry *r, const char *url, struct registry_member **out,
                       struct error *err)
 {

@@ -123,6 +123,8 @@ enum registry_probe {
 void registry_probed(struct registry *r, const char *id, enum registry_probe result,
                      const char (*models)[128], int model_count, uint64_t now_ms);
 
+/* True while an agent that served this model is remembered as lost: it may come back. */
+bool registry_misses_model(const struct registry *r, struct str model);
 struct registry_member *registry_find(const struct registry *r, const char *id);
 struct registry_member *registry_find_url(const struct registry *r, const char *url);
 const char *registry_state_name(const struct registry_member *m); // "up", "suspect", "down", ...

@@ -103,6 +103,21 @@ def test_everybody_dead(proxy, fakes):
     assert int(answer.headers["retry-after"]) >= 1
 
 
+def test_a_model_whose_only_agent_died_is_unavailable_not_unknown(proxy, fakes):
+    """404 would tell clients to give up, though the agent is perhaps only being restarted."""
+    only = fakes("a", [proxy], models=["m"])
+    fakes("b", [proxy], models=["n"])
+    wait_up(proxy, "a", "b")
+    only.die()
+    for _ in range(3):
+        answer = proxy.post(CHAT, chat("m"))
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+    wait_until(lambda: "a" not in status_of(proxy), 5, "a gone")
+    assert proxy.post(CHAT, chat("m")).status_code == 503
+    assert proxy.post(CHAT, chat("other")).status_code == 404
+
+
 def test_retries_are_bounded(serve, fakes):
     proxy = serve("--retries", "1")
     agents = [fakes(f"n{i}", [proxy], behave="reset_before_head") for i in range(5)]

@@ -52,7 +52,7 @@ def test_the_dead_are_gone_within_six_seconds(proxy, fakes):
     took = wait_until(lambda: "dead" not in status_of(proxy), 6, "gone")
     assert took > 1
     assert models_of(proxy) == ["other"]
-    assert proxy.post(CHAT, chat()).status_code == 404
+    wait_until(lambda: proxy.post(CHAT, chat()).status_code == 404, 6, "forgotten")
 
 
 def test_a_hung_agent_is_gone_within_six_seconds(proxy, fakes):
