@@ -551,6 +551,18 @@ static int check_model(struct proxy *p, struct str model, struct api_error *erro
                          shown, model.data);
 }
 
+/* A node may turn out to be this proxy, or another one that has it for a node. Whoever sent the
+ * request here, we in the end, asks somebody else then. */
+static int check_loop(const struct proxy *p, const struct http_request *request,
+                      struct api_error *error)
+{
+    if (!http_headers_has_token(&request->headers, "via", p->via)) return 0;
+    api_error_set(error, 503, "request_loop", NULL,
+                  "This request has been here before: a node of this proxy leads back to it.");
+    error->retry_after_s = RETRY_AFTER_S;
+    return -1;
+}
+
 void exchange_handle(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
@@ -565,7 +577,7 @@ void exchange_handle(struct http_exchange *x, struct str param, void *arg)
         refuse(x, &error, &proxy_metrics.requests_invalid_total);
         return;
     }
-    if (check_model(p, peek.model, &error) < 0) {
+    if (check_loop(p, request, &error) < 0 || check_model(p, peek.model, &error) < 0) {
         refuse(x, &error,
                error.status == 503 ? &proxy_metrics.requests_no_agent_total
                                    : &proxy_metrics.requests_invalid_total);
@@ -577,7 +589,7 @@ void exchange_handle(struct http_exchange *x, struct str param, void *arg)
     e->request = request;
     e->peek = peek;
     e->started_ns = started_ns;
-    e->request_headers = forward_request(arena, request, http_router_request_id(x));
+    e->request_headers = forward_request(arena, request, http_router_request_id(x), str_of(p->via));
     buf_init(&e->held, HOLD_BYTES);
     list_push_back(&p->exchanges, &e->link);
     p->exchange_count++;

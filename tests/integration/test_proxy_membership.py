@@ -184,6 +184,20 @@ def test_a_node_that_does_not_answer_is_not_added(proxy, fakes):
     assert proxy.get("/nodes/status").json() == {}
 
 
+def test_a_proxy_among_its_own_nodes(proxy, fakes):
+    agent = fakes("a", [proxy])
+    wait_up(proxy, "a")
+    assert proxy.post("/nodes/add", {"url": proxy.url}).status_code == 200
+    wait_up(proxy, proxy.url)
+    for _ in range(10):
+        assert proxy.post(CHAT, chat()).json()["agent"] == "a"
+    assert proxy.metrics()["dispatches_total"] <= 30  # a is asked, or the proxy, its own agent in vain
+    agent.die()
+    wait_until(lambda: "a" not in status_of(proxy), 6, "gone")
+    answer = proxy.post(CHAT, chat())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "request_loop")
+
+
 def test_many_registrations_do_not_keep_the_proxy_from_probing(proxy, fakes):
     node = fakes("f")
     assert proxy.post("/nodes/add", {"url": node.url, "status": {"models": ["fake-model"]}}).status_code == 200
