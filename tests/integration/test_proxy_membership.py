@@ -274,6 +274,7 @@ def test_who_may_change_the_fleet(serve, fakes):
         # A page in a browser on this machine, or a reverse proxy, isn't an operator on this machine.
         for headers in ({"Origin": "http://evil"}, {"X-Forwarded-For": "1.2.3.4"},
                         {"Origin": "null", "Authorization": "Bearer wrong"},
+                        {"Host": "evil.example"}, {"Host": "evil.example:8000"}, {"Host": "127.0.0.1.evil"},
                         {"Sec-Fetch-Site": "cross-site", "x-lm-admin-key": "secreT"}):
             answer = httpx.post(proxy.url + path, json={"url": "http://x"}, headers=headers)
             assert answer.status_code == 403
@@ -281,6 +282,9 @@ def test_who_may_change_the_fleet(serve, fakes):
     for headers in ({"Origin": "http://good", "Authorization": "Bearer secret"},
                     {"X-Forwarded-For": "1.2.3.4", "x-lm-admin-key": "secret"}):
         answer = httpx.post(proxy.url + "/nodes/remove", json={"url": "http://x"}, headers=headers)
+        assert answer.status_code == 404
+    for host in ("localhost", f"localhost:{proxy.port}", "127.0.0.1", "[::1]:8000", "proxy"):
+        answer = httpx.post(proxy.url + "/nodes/remove", json={"url": "http://x"}, headers={"Host": host})
         assert answer.status_code == 404
     assert "a" in status_of(proxy)
 
