@@ -1,6 +1,7 @@
 /* text_worker.c - one mutex, one condition, two lists.
  *
  *     submit ─► waiting ─► (a thread: run) ─► finished ─► uv_async ─► (the loop: done)
+ *                  └────────── cancel ───────────┘
  *
  * Rules:
  *  1. A job is in exactly one list, or with one thread.
@@ -25,6 +26,13 @@ struct text_worker {
     pthread_t threads[];
 };
 
+static void leave_waiting(struct text_worker *w, struct text_job *job) // under lock
+{
+    list_remove(&job->link);
+    job->is_waiting = false;
+    w->waiting_count--;
+}
+
 static struct text_job *take_waiting(struct text_worker *w)
 {
     while (list_is_empty(&w->waiting) && !w->stopping) {
@@ -32,8 +40,7 @@ static struct text_job *take_waiting(struct text_worker *w)
     }
     if (w->stopping) return NULL;
     struct text_job *job = list_first(&w->waiting, struct text_job, link);
-    list_remove(&job->link);
-    w->waiting_count--;
+    leave_waiting(w, job);
     return job;
 }
 
@@ -52,12 +59,13 @@ static void *thread_main(void *arg)
     return NULL;
 }
 
-/* Takes one list's jobs off under the lock, so that done() may submit again. */
-static void finish_jobs(struct text_worker *w, struct list *jobs)
+/* Takes them off one by one under the lock, so that done() may submit again. */
+static void finish_jobs(struct text_worker *w)
 {
     for (;;) {
         pthread_mutex_lock(&w->lock);
-        struct text_job *job = list_is_empty(jobs) ? NULL : list_first(jobs, struct text_job, link);
+        struct text_job *job =
+            list_is_empty(&w->finished) ? NULL : list_first(&w->finished, struct text_job, link);
         if (job) list_remove(&job->link);
         pthread_mutex_unlock(&w->lock);
         if (!job) return;
@@ -68,7 +76,7 @@ static void finish_jobs(struct text_worker *w, struct list *jobs)
 static void on_async(uv_async_t *async)
 {
     struct text_worker *w = async->data;
-    finish_jobs(w, &w->finished);
+    finish_jobs(w);
 }
 
 struct text_worker *text_worker_create(uv_loop_t *loop, int threads, size_t queue_max)
@@ -94,6 +102,8 @@ int text_worker_submit(struct text_worker *w, struct text_job *job)
     pthread_mutex_lock(&w->lock);
     bool has_room = w->waiting_count < w->queue_max && !w->stopping;
     if (has_room) {
+        job->worker = w;
+        job->is_waiting = true;
         list_push_back(&w->waiting, &job->link);
         w->waiting_count++;
         pthread_cond_signal(&w->wake);
@@ -104,7 +114,15 @@ int text_worker_submit(struct text_worker *w, struct text_job *job)
 
 void text_job_cancel(struct text_job *job)
 {
+    struct text_worker *w = job->worker;
     atomic_store(&job->cancelled, true);
+    pthread_mutex_lock(&w->lock);
+    if (job->is_waiting) {
+        leave_waiting(w, job);
+        list_push_back(&w->finished, &job->link);
+        uv_async_send(&w->async);
+    }
+    pthread_mutex_unlock(&w->lock);
 }
 
 static void on_closed(uv_handle_t *handle)
@@ -125,9 +143,8 @@ void text_worker_destroy(struct text_worker *w)
     for (int i = 0; i < w->thread_count; i++) {
         pthread_join(w->threads[i], NULL);
     }
-    finish_jobs(w, &w->finished);
-    list_each (job, &w->waiting, struct text_job, link)
+    list_each_safe (job, &w->waiting, struct text_job, link)
         text_job_cancel(job);
-    finish_jobs(w, &w->waiting);
+    finish_jobs(w);
     uv_close((uv_handle_t *)&w->async, on_closed);
 }

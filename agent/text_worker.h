@@ -21,7 +21,10 @@ struct text_job {
     void (*run)(struct text_job *job);  // on a worker thread; not called once cancelled
     void (*done)(struct text_job *job); // on the loop, exactly once, cancelled or not
     atomic_bool cancelled;
-    struct list link; // the worker's
+    /* the worker's */
+    struct text_worker *worker;
+    struct list link;
+    bool is_waiting;
 };
 
 /* Aborts if the machine has no thread to give. queue_max: jobs waiting for a thread. */
@@ -29,7 +32,8 @@ struct text_worker *text_worker_create(uv_loop_t *loop, int threads, size_t queu
 
 /* E_BUSY: the queue is full, and done() won't be called. Never runs or finishes the job inside. */
 FALLIBLE int text_worker_submit(struct text_worker *w, struct text_job *job);
-/* Nobody needs the result any more. A job that hasn't begun is skipped. done() still comes. */
+/* Nobody needs the result any more. A job that hasn't begun gives its place in the queue to others
+ * at once. done() still comes, never from inside. */
 void text_job_cancel(struct text_job *job);
 
 /* Waits for the jobs that run, calls done() for all that are left, frees. The handle closes on the

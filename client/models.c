@@ -1,5 +1,6 @@
 #include "client/models.h"
 
+#include "client/plain_text.h"
 #include "shared/base/check.h"
 #include "shared/base/json.h"
 
@@ -66,8 +67,14 @@ int models_command(struct api_client *api, struct error *err)
 {
     struct model_list list;
     int rc = models_fetch(api, &list, err);
-    for (size_t i = 0; rc == 0 && i < list.count; i++)
-        printf("%s\n", list.names[i]);
+    struct buf out; // names come from outside: one line each, and nothing that drives a terminal
+    buf_init(&out, BUF_MAX_INTERNAL);
+    for (size_t i = 0; rc == 0 && i < list.count; i++) {
+        plain_text_append_line(&out, str_of(list.names[i]));
+        buf_append_char(&out, '\n');
+    }
+    if (out.len > 0) fwrite(out.data, 1, out.len, stdout);
+    buf_deinit(&out);
     models_deinit(&list);
     return rc;
 }

@@ -32,10 +32,24 @@ static bool shows_admin_key(const struct proxy *p, const struct http_request *re
     return given.data && peer_secret_equals(str_trim(given), str_of(key));
 }
 
+/* A browser that was given a name for 127.0.0.1 (DNS rebinding) sends that name. Whoever means us
+ * says an address, localhost or, in a container, a name without a domain. */
+static bool names_a_local_host(struct str host)
+{
+    struct str name = host;
+    if (!host.data || (host.len && host.data[0] == '[')) return true; // IPv6, with its colons
+    (void)str_split(&host, ':', &name);
+    if (!memchr(name.data, '.', name.len)) return true;
+    for (size_t i = 0; i < name.len; i++)
+        if (name.data[i] != '.' && (name.data[i] < '0' || name.data[i] > '9')) return false;
+    return true;
+}
+
 bool admin_is_allowed(const struct proxy *p, const struct http_request *request)
 {
     const struct http_headers *h = &request->headers;
     if (shows_admin_key(p, request)) return true;
+    if (!names_a_local_host(http_headers_get(h, "host"))) return false;
     static const char *const speaks_for_others[] = {"origin", "sec-fetch-site", "forwarded",
                                                     "x-forwarded-for"};
     for (size_t i = 0; i < sizeof speaks_for_others / sizeof speaks_for_others[0]; i++) {

@@ -20,7 +20,9 @@
  *  5. Above the server's high-water mark reading from the agent stops until the client has
  *     caught up (relay.c).
  *  6. This struct lives in the arena of its http_exchange and dies with it: where that is
- *     answered, and in on_gone(). */
+ *     answered, and in on_gone().
+ *  7. A stale connection is forgiven once: from then on only new ones are used, whose loss counts.
+ *     A request that kills whom it reaches would else look like stale connections everywhere. */
 #define LOG_MODULE "exchange"
 #include "proxy/exchange.h"
 
@@ -64,7 +66,7 @@ struct exchange {
     struct ledger_entry entry;
     struct route_excluded excluded;
     int attempts, retries;
-    bool fresh;                         // next attempt: on a new connection
+    bool fresh;                         // next attempts: on new connections (rule 7)
     int busy_status;                    // an agent said 429 or 503; 0: none did
     const struct http_failure *failure; // of the attempt, while x_advance() runs; else NULL
     bool ended;                         // the whole answer is in
@@ -351,7 +353,7 @@ static void count_retry(enum retry_verdict verdict, bool connected)
 static void note_failure(struct exchange *e, const struct http_failure *failure)
 {
     struct registry *registry = &e->proxy->registry;
-    if (failure->connected) return;
+    if (failure->connected || http_failure_is_ours(failure)) return;
     uint64_t now_ms = clock_ms();
     if (failure->code == UV_ECONNREFUSED) {
         registry_note_refused(registry, e->agent, now_ms);
@@ -399,9 +401,10 @@ static void retry_or_fail(struct exchange *e)
     log_debug("retry", "id=" STR_FMT " agent=%s next=%s reason=\"%s\"",
               STR_ARG(http_router_request_id(e->client)), e->agent->id, next->id, failure->text);
     count_retry(verdict, failure->connected);
-    e->fresh = verdict == RETRY_FRESH;
-    fleet_agent_ref(next); // may be the one that end_attempt() lets go
-    end_attempt(e, e->fresh ? LEDGER_ABANDONED : LEDGER_FAILED);
+    bool stale = verdict == RETRY_FRESH;
+    if (stale) e->fresh = true; // rule 7
+    fleet_agent_ref(next);      // may be the one that end_attempt() lets go
+    end_attempt(e, stale ? LEDGER_ABANDONED : LEDGER_FAILED);
     call(e, next);
     fleet_agent_unref(next);
 }
@@ -535,15 +538,29 @@ static int check_model(struct proxy *p, struct str model, struct api_error *erro
 {
     struct fleet *fleet = registry_fleet(&p->registry);
     if (fleet_find_model(fleet, model)) return 0;
-    if (fleet->model_count == 0) {
-        api_error_set(error, 503, "service_unavailable", NULL,
-                      "No agent is registered at this proxy yet. Please retry shortly.");
+    bool missed = registry_misses_model(&p->registry, model);
+    if (missed || fleet->model_count == 0) {
+        api_error_set(error, 503, "service_unavailable", NULL, "%s",
+                      missed ? "No agent can take this request now. Please retry shortly."
+                             : "No agent is registered at this proxy yet. Please retry shortly.");
         error->retry_after_s = RETRY_AFTER_S;
         return -1;
     }
     int shown = model.len > 256 ? 256 : (int)model.len;
     return api_error_set(error, 404, "model_not_found", "model", "The model `%.*s` does not exist.",
                          shown, model.data);
+}
+
+/* A node may turn out to be this proxy, or another one that has it for a node. Whoever sent the
+ * request here, we in the end, asks somebody else then. */
+static int check_loop(const struct proxy *p, const struct http_request *request,
+                      struct api_error *error)
+{
+    if (!http_headers_has_token(&request->headers, "via", p->via)) return 0;
+    api_error_set(error, 503, "request_loop", NULL,
+                  "This request has been here before: a node of this proxy leads back to it.");
+    error->retry_after_s = RETRY_AFTER_S;
+    return -1;
 }
 
 void exchange_handle(struct http_exchange *x, struct str param, void *arg)
@@ -560,7 +577,7 @@ void exchange_handle(struct http_exchange *x, struct str param, void *arg)
         refuse(x, &error, &proxy_metrics.requests_invalid_total);
         return;
     }
-    if (check_model(p, peek.model, &error) < 0) {
+    if (check_loop(p, request, &error) < 0 || check_model(p, peek.model, &error) < 0) {
         refuse(x, &error,
                error.status == 503 ? &proxy_metrics.requests_no_agent_total
                                    : &proxy_metrics.requests_invalid_total);
@@ -572,7 +589,7 @@ void exchange_handle(struct http_exchange *x, struct str param, void *arg)
     e->request = request;
     e->peek = peek;
     e->started_ns = started_ns;
-    e->request_headers = forward_request(arena, request, http_router_request_id(x));
+    e->request_headers = forward_request(arena, request, http_router_request_id(x), str_of(p->via));
     buf_init(&e->held, HOLD_BYTES);
     list_push_back(&p->exchanges, &e->link);
     p->exchange_count++;

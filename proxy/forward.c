@@ -1,9 +1,9 @@
 #include "proxy/forward.h"
 
-/* Two are added at most. */
+/* Three are added at most. */
 static struct http_headers make_room(struct arena *a, int count)
 {
-    size_t size = ((size_t)count + 2) * sizeof(struct http_header);
+    size_t size = ((size_t)count + 3) * sizeof(struct http_header);
     return (struct http_headers){.items = arena_alloc(a, size)};
 }
 
@@ -43,7 +43,7 @@ static bool crosses(const struct http_headers *h, bool connection_has_names, str
 }
 
 struct http_headers forward_request(struct arena *a, const struct http_request *request,
-                                    struct str request_id)
+                                    struct str request_id, struct str via)
 {
     const struct http_headers *from = &request->headers;
     bool named = names_headers(http_headers_get(from, "connection"));
@@ -62,6 +62,7 @@ struct http_headers forward_request(struct arena *a, const struct http_request *
         push(&to, name, value);
     }
     push(&to, STR("x-request-id"), request_id);
+    push(&to, STR("via"), via);
     struct str chain = str_of(request->peer);
     if (hops.data) chain = str_of(arena_printf(a, STR_FMT ", %s", STR_ARG(hops), request->peer));
     push(&to, STR("x-forwarded-for"), chain);

@@ -10,9 +10,10 @@
 #include "shared/base/arena.h"
 #include "shared/net/http_server.h"
 
-/* For the agent: x-request-id is ours, x-forwarded-for gets the client's address appended. */
+/* For the agent: x-request-id is ours, x-forwarded-for gets the client's address appended, `via`
+ * stands beside what earlier hops put there. */
 struct http_headers forward_request(struct arena *a, const struct http_request *request,
-                                    struct str request_id);
+                                    struct str request_id, struct str via);
 
 /* For the client, texts copied: without CORS headers and x-request-id, which the router has written
  * already. */

@@ -13,6 +13,7 @@
 #define PROBE_MS        1000 // connecting, and waiting for the head
 #define PROBE_TOTAL_MS  2500 // all of it: a node that sends its list byte by byte is no use
 #define PROBES_MAX      256
+#define QUESTIONS_MAX   64 // apart from these: whoever asks must not keep the registry from asking
 #define STARTS_PER_TICK 64
 #define MODELS_BYTES    ((size_t)1 << 20)
 
@@ -36,15 +37,20 @@ void prober_init(struct prober *p, struct http_client *client, struct registry *
 {
     p->client = client;
     p->registry = registry;
-    p->count = 0;
+    p->count = p->questions = 0;
     list_init(&p->probes);
+}
+
+static int *counter_of(const struct probe *q)
+{
+    return q->callback ? &q->prober->questions : &q->prober->count;
 }
 
 static void forget(struct probe *q)
 {
     if (q->call) http_call_cancel(q->call);
     list_remove(&q->link);
-    q->prober->count--;
+    --*counter_of(q);
     buf_deinit(&q->body);
     free(q);
 }
@@ -114,20 +120,24 @@ static void on_fail(void *arg, const struct http_failure *failure)
     q->call = NULL;
     log_debug("probe failed", "agent=%s reason=\"%s\"", q->id, failure->text);
     bool refused = !failure->connected && failure->code == UV_ECONNREFUSED;
-    finish(q, refused ? REGISTRY_PROBE_REFUSED : REGISTRY_PROBE_FAILED);
+    enum registry_probe result = refused ? REGISTRY_PROBE_REFUSED : REGISTRY_PROBE_FAILED;
+    finish(q, http_failure_is_ours(failure) ? REGISTRY_PROBE_NOT_MADE : result);
 }
 
-static struct probe *start(struct prober *p, const char *url_text, bool wants_models)
+static struct probe *start(struct prober *p, const char *url_text, bool wants_models,
+                           probe_callback *callback, void *arg)
 {
     struct http_url url;
     CHECK(http_url_parse(url_text, &url, NULL) == 0);
     struct probe *q = xcalloc(1, sizeof *q);
     q->prober = p;
     q->wants_models = wants_models;
+    q->callback = callback;
+    q->arg = arg;
     q->deadline_ms = clock_ms() + PROBE_TOTAL_MS;
     buf_init(&q->body, MODELS_BYTES);
     list_push_back(&p->probes, &q->link);
-    p->count++;
+    ++*counter_of(q);
     snprintf(q->target, sizeof q->target, "%s%s", url.path,
              wants_models ? "/v1/models" : "/health");
     struct http_call_options options = {
@@ -158,7 +168,7 @@ void prober_tick(struct prober *p, uint64_t now_ms)
     for (int started = 0; started < STARTS_PER_TICK && p->count < PROBES_MAX; started++) {
         struct registry_member *m = registry_next_probe(p->registry, now_ms);
         if (!m) break;
-        struct probe *q = start(p, m->record.url, m->foreign);
+        struct probe *q = start(p, m->record.url, m->foreign, NULL, NULL);
         snprintf(q->id, sizeof q->id, "%s", m->record.id);
     }
 }
@@ -166,10 +176,7 @@ void prober_tick(struct prober *p, uint64_t now_ms)
 struct probe *prober_ask_models(struct prober *p, const char *url, probe_callback *callback,
                                 void *arg)
 {
-    struct probe *q = start(p, url, true);
-    q->callback = callback;
-    q->arg = arg;
-    return q;
+    return p->questions < QUESTIONS_MAX ? start(p, url, true, callback, arg) : NULL;
 }
 
 void prober_cancel(struct probe *probe)

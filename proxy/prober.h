@@ -13,7 +13,8 @@ struct prober {
     struct http_client *client; // borrowed
     struct registry *registry;  // borrowed
     struct list probes;         // in flight
-    int count;
+    int count;                  // of these, the registry's
+    int questions;              // and those of others
 };
 
 /* What a node said; models: valid during the callback, count -1 where they weren't asked for. */
@@ -29,7 +30,7 @@ void prober_init(struct prober *p, struct http_client *client, struct registry *
 void prober_tick(struct prober *p, uint64_t now_ms);
 
 /* Ask a URL (valid, see http_url_parse) for its models. The callback comes later, exactly once,
- * unless prober_cancel comes first. */
+ * unless prober_cancel comes first. NULL: too many such questions are open already. */
 struct probe *prober_ask_models(struct prober *p, const char *url, probe_callback *callback,
                                 void *arg);
 void prober_cancel(struct probe *probe);

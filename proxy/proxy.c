@@ -231,6 +231,9 @@ int proxy_start(struct proxy *p, uv_loop_t *loop, const struct proxy_config *con
     ledger_init(&p->ledger);
     list_init(&p->exchanges);
     p->policy = route_policy_at(config->routing_strategy);
+    char id[17];
+    random_id(id, sizeof id - 1);
+    snprintf(p->via, sizeof p->via, "1.1 lm-proxy-%s", id);
     uint64_t seed;
     random_bytes(&seed, sizeof seed);
     route_state_init(&p->route, seed);

@@ -31,6 +31,7 @@ struct proxy {
     enum proxy_phase phase;
     uint64_t started_ms;
     int64_t started_wall_s; // `created` of the models listed
+    char via[40];           // names this process to the next hops: a request that shows it loops
 
     struct http_server *server;
     struct http_client *client;

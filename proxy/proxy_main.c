@@ -33,12 +33,19 @@ static int run(struct program *program, const struct proxy_config *config)
     uv_loop_t loop;
     struct error err;
     CHECK(uv_loop_init(&loop) == 0);
-    int rc = proxy_start(&program->proxy, &loop, config, &err);
-    if (rc == 0) {
-        rc = loop_signals_start(&program->signals, &loop, on_signal, program);
-        if (rc < 0) error_set(&err, rc, "cannot handle signals: %s", error_text(rc));
+    /* Before anybody can see that it serves: a SIGTERM that follows at once ends it in order. It is
+     * handled by the loop, so when proxy_start has returned. */
+    int rc = loop_signals_start(&program->signals, &loop, on_signal, program);
+    if (rc < 0) {
+        fprintf(stderr, "lm-proxy: cannot handle signals: %s\n", error_text(rc));
+        loop_close_all(&loop);
+        return EXIT_FAILURE;
     }
-    if (rc < 0) fprintf(stderr, "lm-proxy: %s\n", err.text);
+    rc = proxy_start(&program->proxy, &loop, config, &err);
+    if (rc < 0) {
+        loop_signals_stop(&program->signals);
+        fprintf(stderr, "lm-proxy: %s\n", err.text);
+    }
     uv_run(&loop, UV_RUN_DEFAULT);
     proxy_deinit(&program->proxy);
     loop_close_all(&loop);

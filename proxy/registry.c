@@ -200,6 +200,17 @@ struct registry_member *registry_find_url(const struct registry *r, const char *
     return NULL;
 }
 
+bool registry_misses_model(const struct registry *r, struct str model)
+{
+    list_each (m, &r->members, struct registry_member, link) {
+        if (m->visible || m->presence == REGISTRY_REMOVED) continue;
+        for (int i = 0; i < m->record.model_count; i++) {
+            if (str_equal(str_of(m->record.models[i]), model)) return true;
+        }
+    }
+    return false;
+}
+
 static int add_member(struct registry *r, const char *url, struct registry_member **out,
                       struct error *err)
 {
@@ -508,6 +519,8 @@ void registry_probed(struct registry *r, const char *id, enum registry_probe res
     if (m->presence != REGISTRY_PRESENT) return;
     if (result == REGISTRY_PROBE_OK) {
         probe_succeeded(r, m, models, model_count, now_ms);
+    } else if (result == REGISTRY_PROBE_NOT_MADE) {
+        m->next_probe_ms = now_ms + REGISTRY_PROBE_MS;
     } else {
         probe_failed(r, m, result == REGISTRY_PROBE_REFUSED, now_ms);
     }

@@ -112,12 +112,19 @@ void registry_tick(struct registry *r, uint64_t now_ms);
 /* The next member to probe now, marked as being probed; NULL: none. */
 struct registry_member *registry_next_probe(struct registry *r, uint64_t now_ms);
 
-enum registry_probe { REGISTRY_PROBE_OK, REGISTRY_PROBE_REFUSED, REGISTRY_PROBE_FAILED };
+enum registry_probe {
+    REGISTRY_PROBE_OK,
+    REGISTRY_PROBE_REFUSED,
+    REGISTRY_PROBE_FAILED,
+    REGISTRY_PROBE_NOT_MADE, // for want of descriptors or the like: says nothing about the member
+};
 /* Result of a probe. models: what a foreign node lists (count < 0: not asked, keep). The member may
  * have left meanwhile: it is looked up by id. */
 void registry_probed(struct registry *r, const char *id, enum registry_probe result,
                      const char (*models)[128], int model_count, uint64_t now_ms);
 
+/* True while an agent that served this model is remembered as lost: it may come back. */
+bool registry_misses_model(const struct registry *r, struct str model);
 struct registry_member *registry_find(const struct registry *r, const char *id);
 struct registry_member *registry_find_url(const struct registry *r, const char *url);
 const char *registry_state_name(const struct registry_member *m); // "up", "suspect", "down", ...

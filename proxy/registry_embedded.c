@@ -172,8 +172,12 @@ static void add_foreign(struct proxy *p, struct http_exchange *x, const struct j
         register_foreign(f);
         return;
     }
-    http_exchange_watch(x, on_gone, NULL, f);
     f->probe = prober_ask_models(&p->prober, f->url, on_models, f);
+    if (f->probe) {
+        http_exchange_watch(x, on_gone, NULL, f);
+    } else {
+        refuse(x, 503, NULL, "Too many registrations at once: please retry, or list the models.");
+    }
 }
 
 void registry_embedded_add(struct http_exchange *x, struct str param, void *arg)

@@ -51,12 +51,13 @@ static void scan(struct registry_redis *r);
 
 /* ---- reading all ---- */
 
-static int64_t number_of(const struct redis_reply *reply)
+/* A time in ms; -1: it isn't one. */
+static int64_t time_of(const struct redis_reply *reply)
 {
-    int64_t value;
-    if (reply->type == REDIS_INT) return reply->integer;
-    if (reply->type != REDIS_STRING || str_to_int(reply->text, &value) < 0) return -1;
-    return value;
+    int64_t value = -1;
+    if (reply->type == REDIS_INT) value = reply->integer;
+    if (reply->type == REDIS_STRING && str_to_int(reply->text, &value) < 0) return -1;
+    return value < 0 ? -1 : value;
 }
 
 static int parse_facts(struct str text, struct agent_record *out, struct error *err)
@@ -82,7 +83,7 @@ static int parse_load(const struct redis_reply *reply, struct agent_load *out, s
 static void take_row(struct registry_redis *r, const struct redis_reply *row, int64_t redis_ms,
                      uint64_t now_ms)
 {
-    int64_t expiry_ms = number_of(&row[1]);
+    int64_t expiry_ms = time_of(&row[1]);
     if (row[0].type != REDIS_STRING || row[2].type != REDIS_STRING || expiry_ms <= redis_ms) return;
     struct agent_record record;
     struct error err;
@@ -120,9 +121,9 @@ static void end_missing_leases(struct registry_redis *r, uint64_t now_ms)
     }
 }
 
-static void take_list(struct registry_redis *r, const struct redis_reply *list, uint64_t now_ms)
+static void take_list(struct registry_redis *r, const struct redis_reply *list, int64_t redis_ms,
+                      uint64_t now_ms)
 {
-    int64_t redis_ms = number_of(&list->items[0]);
     if (r->registry->source_lost[REGISTRY_REDIS]) {
         log_info("registry in Redis is back", "agents=%zu", list->count / ROW_ITEMS);
         registry_set_source_lost(r->registry, REGISTRY_REDIS, false, now_ms);
@@ -157,8 +158,10 @@ static void on_list(void *arg, int status, const struct redis_reply *reply)
     struct registry_redis *r = arg;
     r->scanning = false;
     if (r->on_closed) return;
-    if (status == 0 && reply->type == REDIS_ARRAY && reply->count > 0) {
-        take_list(r, reply, clock_ms());
+    bool is_list = status == 0 && reply->type == REDIS_ARRAY && reply->count > 0;
+    int64_t redis_ms = is_list ? time_of(&reply->items[0]) : -1;
+    if (redis_ms >= 0) {
+        take_list(r, reply, redis_ms, clock_ms());
     } else {
         count_failure(reply, "list");
     }

@@ -1,5 +1,7 @@
 #include "proxy/retry.h"
 
+#define STALE_MS 1000 // a peer that had closed before says so within a round trip
+
 enum retry_verdict retry_after_failure(const struct http_failure *failure)
 {
     if (!failure->connected) return RETRY_FREE;
@@ -7,8 +9,9 @@ enum retry_verdict retry_after_failure(const struct http_failure *failure)
         return RETRY_NEVER; // it had all the time there is
     }
     /* An idle connection that the agent closed while our request was on its way: it never read it.
-     */
-    if (failure->reused && !failure->head_received) return RETRY_FRESH;
+     * One that breaks later has carried the request to somebody who worked on it. */
+    bool stale = failure->reused && !failure->head_received && failure->waited_ms < STALE_MS;
+    if (stale) return RETRY_FRESH;
     return RETRY_COUNTED;
 }
 

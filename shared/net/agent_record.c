@@ -2,12 +2,12 @@
 
 #include "shared/net/http_client.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
-#define VERSION  1
-#define RATE_MAX 1e12
+#define VERSION   1
+#define RATE_MAX  1e12
+#define COUNT_MAX (1 << 28) // requests, tokens: readers may add such numbers up
 
 /* ---- writing ---- */
 
@@ -102,7 +102,7 @@ static int read_int(const struct json *v, const char *name, int64_t max, int64_t
 static int read_small(const struct json *v, const char *name, int *out, struct error *err)
 {
     int64_t value;
-    int rc = read_int(v, name, INT_MAX, &value, err);
+    int rc = read_int(v, name, COUNT_MAX, &value, err);
     *out = (int)value;
     return rc;
 }

@@ -60,12 +60,27 @@ void http_call_fail(struct http_call *call, int code, const char *fmt, ...)
         .connected = call->connected,
         .reused = call->reused,
         .head_received = call->head_received,
+        .waited_ms = call->connected ? uv_now(call->client->loop) - call->sent_from_ms : 0,
     };
     void (*on_fail)(void *, const struct http_failure *) = call->options.on_fail;
     void *arg = call->options.arg;
     if (call->connection) http_client_connection_close(call->connection);
     destroy(call);
     if (on_fail) on_fail(arg, &failure);
+}
+
+bool http_failure_is_ours(const struct http_failure *failure)
+{
+    switch (failure->code) {
+    case UV_EMFILE:
+    case UV_ENFILE:
+    case UV_ENOBUFS:
+    case UV_ENOMEM:
+    case UV_EADDRNOTAVAIL:
+        return !failure->connected;
+    default:
+        return false;
+    }
 }
 
 void http_call_fail_deferred(struct http_call *call)
@@ -191,6 +206,7 @@ void http_call_on_connected(struct http_call *call)
     struct http_client_connection *c = call->connection;
     call->connected = true;
     call->state = HTTP_CALL_SENDING;
+    call->sent_from_ms = uv_now(call->client->loop);
     call->deadline_ms = in_ms(call, call->options.head_timeout_ms);
     c->parser.no_body = call->is_head_request;
     buf_deinit(&c->head);

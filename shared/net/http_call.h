@@ -85,6 +85,7 @@ struct http_call {
     struct buf head; // moves to the connection
     bool is_head_request;
     uint64_t deadline_ms;
+    uint64_t sent_from_ms; // loop time at which sending began; valid once connected
     bool connected, reused, head_received, paused, sent;
     int failure; // found inside http_call_start
 };

@@ -39,7 +39,11 @@ struct http_failure {
     bool connected;     // false: no byte of the request was sent
     bool reused;        // the connection had served a request before
     bool head_received; // on_head was called
+    uint64_t waited_ms; // since the request began to be sent
 };
+
+/* It says something about this machine (out of descriptors, memory, ports), nothing about the peer. */
+bool http_failure_is_ours(const struct http_failure *failure);
 
 struct http_call_options {
     const char *host; // copied

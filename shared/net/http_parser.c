@@ -194,6 +194,9 @@ static int on_headers_complete(llhttp_t *llhttp)
     int rc = check_names(p);
     if (rc == 0) rc = check_framing(p);
     if (rc == 0 && p->kind == HTTP_PARSER_REQUESTS) rc = check_request(p);
+    // Below 100 it would be neither an interim answer nor a final one.
+    if (rc == 0 && p->kind == HTTP_PARSER_RESPONSES && p->status < 100)
+        rc = refuse(p, 502, "the status has no meaning");
     if (rc == 0 && p->status == 101) rc = refuse(p, 502, "switched to a protocol nobody asked for");
     if (rc != 0) return -1;
 

@@ -6,7 +6,8 @@
  *  2. Nothing calls the user back from inside a call of the user. What happens there is put on the
  *     deferred list, and the turn handle works it off before the loop polls again.
  *  3. Beyond connections_max a connection stays in the kernel's backlog: libuv holds the one it has
- *     accepted and stops polling the listener until we take it. */
+ *     accepted and stops polling the listener until we take it. Half of the process's descriptors
+ *     are never given to clients: whoever serves them needs some, too. */
 #define LOG_MODULE "http"
 #include "shared/net/http_server.h"
 
@@ -19,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #define BACKLOG            1024
@@ -44,6 +46,18 @@ static void apply_defaults(struct http_server_options *o)
     if (o->limits.header_bytes == 0) o->limits.header_bytes = http_limits_default.header_bytes;
     if (o->limits.header_count == 0) o->limits.header_count = http_limits_default.header_count;
     if (o->limits.body_bytes == 0) o->limits.body_bytes = http_limits_default.body_bytes;
+}
+
+/* Rule 3. */
+static void bound_connections(struct http_server_options *o)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return;
+    rlim_t half = limit.rlim_cur / 2;
+    if (half == 0 || (rlim_t)o->connections_max <= half) return;
+    log_info("connections bounded", "max=%llu asked=%d: half of the open files allowed",
+             (unsigned long long)half, o->connections_max);
+    o->connections_max = (int)half;
 }
 
 static int sweep_period(const struct http_server_options *o)
@@ -215,6 +229,7 @@ int http_server_open(uv_loop_t *loop, const struct http_server_options *options,
         close_handle((uv_handle_t *)&s->turn);
         return rc;
     }
+    bound_connections(&s->options); // says so, which a failure to listen must not be mixed with
     s->listening = true;
     *out = s;
     return 0;

@@ -27,7 +27,7 @@ struct http_server_options {
     const char *host;          // numeric address or name; "0.0.0.0", "::"
     int port;                  // 0: any free port
     bool reuse_port;           // SO_REUSEPORT
-    int connections_max;       // beyond it accept pauses; 0: 4096
+    int connections_max;       // beyond it accept pauses; 0: 4096. At most half of RLIMIT_NOFILE
     uint64_t body_bytes_total; // of all requests being read or answered; beyond: 503. 0: 1 GiB
     int header_timeout_ms;     // from first byte to end of headers; 0: 10 s
     int body_timeout_ms;       // end of headers to end of body; 0: 60 s

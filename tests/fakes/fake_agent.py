@@ -264,6 +264,15 @@ class FakeAgent:
     def close_before_head(self, connection, request):
         return False
 
+    def close_late(self, connection, request):
+        """As if it had crashed over a long prompt."""
+        time.sleep(1.2)
+        return False
+
+    def die_of_it(self, connection, request):
+        self.die()
+        return False
+
     def reset_after_head(self, connection, request):
         begin_stream(connection)
         time.sleep(0.05)
@@ -295,6 +304,10 @@ class FakeAgent:
 
     def garbage(self, connection, request):
         connection.sendall(b"\x00\x01\x02 this is no HTTP\r\n\r\n")
+        return False
+
+    def status_below_100(self, connection, request):
+        connection.sendall(b"HTTP/1.1 099 Low\r\nContent-Length: 2\r\n\r\n{}")
         return False
 
     def head_bomb(self, connection, request):

@@ -31,7 +31,7 @@ static int on_head(void *arg)
     CHECK(p->target.len <= limits.target_bytes);
     CHECK(!(p->has_length && p->chunked));
     CHECK(p->minor == 0 || p->minor == 1);
-    CHECK(p->kind == HTTP_PARSER_RESPONSES || p->target.len > 0);
+    CHECK(p->kind == HTTP_PARSER_RESPONSES ? p->status >= 100 : p->target.len > 0);
     buf_printf(&r->transcript, "HEAD %s %d 1.%d", p->method, p->status, p->minor);
     buf_printf(&r->transcript, " length %d:%llu chunked %d keep %d", p->has_length,
                (unsigned long long)p->content_length, p->chunked, p->keep_alive);

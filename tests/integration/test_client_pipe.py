@@ -102,6 +102,13 @@ def test_models(server):
     assert (result.returncode, result.stdout) == (0, b"fake-model\nother-model\n")
 
 
+def test_names_of_models_do_not_drive_the_terminal():
+    with FakeOpenai(models=("a\x1b]0;title\x07", "two\nlines")) as fake:
+        result = run("models", fake.url)
+    assert result.returncode == 0
+    assert result.stdout == b"a^[]0;title^G\ntwo lines\n"
+
+
 def test_status_of_a_fleet():
     nodes = {"http://127.0.0.1:1": {"models": ["m"], "unfinished": 3, "latency": [0.25], "speed": 12,
                                     "state": "live", "running": 2, "waiting": 1, "kv_used_share": 0.5},

@@ -1,10 +1,12 @@
 """Who belongs to the fleet: beats over HTTP, foreign nodes, operators, keys; LMDeploy's /nodes routes."""
 
+import contextlib
+import socket
 import time
 
 import httpx
 import pytest
-from proxy_fixtures import (CHAT, Traffic, chat, fakes, models_of, proxy,  # noqa: F401
+from proxy_fixtures import (CHAT, Traffic, chat, fakes, models_of, proxy, raw_request,  # noqa: F401
                             status_of, serve, wait_until, wait_up)
 
 
@@ -50,7 +52,7 @@ def test_the_dead_are_gone_within_six_seconds(proxy, fakes):
     took = wait_until(lambda: "dead" not in status_of(proxy), 6, "gone")
     assert took > 1
     assert models_of(proxy) == ["other"]
-    assert proxy.post(CHAT, chat()).status_code == 404
+    wait_until(lambda: proxy.post(CHAT, chat()).status_code == 404, 6, "forgotten")
 
 
 def test_a_hung_agent_is_gone_within_six_seconds(proxy, fakes):
@@ -182,6 +184,35 @@ def test_a_node_that_does_not_answer_is_not_added(proxy, fakes):
     assert proxy.get("/nodes/status").json() == {}
 
 
+def test_a_proxy_among_its_own_nodes(proxy, fakes):
+    agent = fakes("a", [proxy])
+    wait_up(proxy, "a")
+    assert proxy.post("/nodes/add", {"url": proxy.url}).status_code == 200
+    wait_up(proxy, proxy.url)
+    for _ in range(10):
+        assert proxy.post(CHAT, chat()).json()["agent"] == "a"
+    assert proxy.metrics()["dispatches_total"] <= 30  # a is asked, or the proxy, its own agent in vain
+    agent.die()
+    wait_until(lambda: "a" not in status_of(proxy), 6, "gone")
+    answer = proxy.post(CHAT, chat())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "request_loop")
+
+
+def test_many_registrations_do_not_keep_the_proxy_from_probing(proxy, fakes):
+    node = fakes("f")
+    assert proxy.post("/nodes/add", {"url": node.url, "status": {"models": ["fake-model"]}}).status_code == 200
+    wait_until(lambda: status_of(proxy)[node.url]["state"] == "up", 5, "the node up")
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512))
+        request = raw_request(b'{"url":"http://127.0.0.1:%d"}' % silent.getsockname()[1], "/nodes/add", close=False)
+        askers = [stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port))) for _ in range(300)]
+        for asker in askers:
+            asker.sendall(request * 4)
+        assert askers[-1].recv(100).startswith(b"HTTP/1.1 503 ")
+        node.die()
+        wait_until(lambda: status_of(proxy)[node.url]["state"] == "down", 4, "the dead node down")
+
+
 def test_a_foreign_node_stays_listed_and_comes_back(serve, fakes):
     node = fakes("foreign", models=["lm-1"])
     proxy = serve("--node", node.url)
@@ -243,6 +274,7 @@ def test_who_may_change_the_fleet(serve, fakes):
         # A page in a browser on this machine, or a reverse proxy, isn't an operator on this machine.
         for headers in ({"Origin": "http://evil"}, {"X-Forwarded-For": "1.2.3.4"},
                         {"Origin": "null", "Authorization": "Bearer wrong"},
+                        {"Host": "evil.example"}, {"Host": "evil.example:8000"}, {"Host": "127.0.0.1.evil"},
                         {"Sec-Fetch-Site": "cross-site", "x-lm-admin-key": "secreT"}):
             answer = httpx.post(proxy.url + path, json={"url": "http://x"}, headers=headers)
             assert answer.status_code == 403
@@ -250,6 +282,9 @@ def test_who_may_change_the_fleet(serve, fakes):
     for headers in ({"Origin": "http://good", "Authorization": "Bearer secret"},
                     {"X-Forwarded-For": "1.2.3.4", "x-lm-admin-key": "secret"}):
         answer = httpx.post(proxy.url + "/nodes/remove", json={"url": "http://x"}, headers=headers)
+        assert answer.status_code == 404
+    for host in ("localhost", f"localhost:{proxy.port}", "127.0.0.1", "[::1]:8000", "proxy"):
+        answer = httpx.post(proxy.url + "/nodes/remove", json={"url": "http://x"}, headers={"Host": host})
         assert answer.status_code == 404
     assert "a" in status_of(proxy)
 

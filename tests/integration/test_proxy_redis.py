@@ -1,7 +1,10 @@
 """Several proxies and one Redis: what one hears all know, and none needs it to serve."""
 
+import contextlib
 import json
 import signal
+import socket
+import threading
 import time
 
 import pytest
@@ -170,6 +173,38 @@ def test_rubbish_in_redis_is_ignored(redis, pair, fakes):
         wait_up(proxy, "a")
         time.sleep(1.5)
         assert set(status_of(proxy)) == {"a"}
+        assert serves(proxy)
+
+
+def list_reply(now, expiry):
+    facts = json.dumps({"id": "ghost", "incarnation": "x", "start_ms": 1, "url": "http://127.0.0.1:1"})
+    return f"*5\r\n:{now}\r\n$5\r\nghost\r\n:{expiry}\r\n${len(facts)}\r\n{facts}\r\n$-1\r\n".encode()
+
+
+@pytest.mark.parametrize("reply", [b"+OK\r\n", b"$-1\r\n", b"*0\r\n", b"*1048576\r\n" * 20, b"hello\r\n",
+                                   list_reply("now", 1), list_reply(-1, 2**63 - 1),
+                                   list_reply(-2**63, 2**63 - 1), list_reply(0, 2**63 - 1)])
+def test_nonsense_instead_of_replies(serve, fakes, reply):
+    """It greets like Redis and has one answer to everything."""
+    def answer(connection):
+        with contextlib.suppress(OSError):
+            word = b"+PONG\r\n"
+            while data := connection.recv(65536):
+                for _ in range(data.count(b"\r\n*") + 1):
+                    connection.sendall(word)
+                    word = reply
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        proxy = serve("--redis-url", f"redis://127.0.0.1:{listener.getsockname()[1]}")
+        fakes("a", [proxy])
+        wait_up(proxy, "a")
+        time.sleep(0.7)
         assert serves(proxy)
 
 

@@ -86,11 +86,17 @@ static void test_queue_bound_and_cancel(void)
     EXPECT_INT(text_worker_submit(w, &c.job), E_BUSY);
     text_job_cancel(&a.job);
     EXPECT_INT(a.dones, 0);
+    EXPECT_INT(text_worker_submit(w, &c.job), 0); // its place is free at once
+    for (int i = 0; i < 1000 && a.dones == 0; i++) {
+        uv_run(&loop, UV_RUN_NOWAIT);
+        usleep(1000);
+    }
+    EXPECT(a.runs == 0 && a.dones == 1); // though the thread is still busy
     pthread_mutex_unlock(&gate);
-    run_until(&loop, &b.dones, 1);
+    run_until(&loop, &c.dones, 1);
     EXPECT(busy.runs == 1 && busy.dones == 1);
     EXPECT(a.runs == 0 && a.dones == 1);
-    EXPECT(b.runs == 1 && c.dones == 0);
+    EXPECT(b.runs == 1 && c.runs == 1);
     text_worker_destroy(w);
     uv_run(&loop, UV_RUN_DEFAULT);
     EXPECT_INT(uv_loop_close(&loop), 0);

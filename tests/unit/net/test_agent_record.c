@@ -151,6 +151,7 @@ static void test_refusals(void)
         {"{" BASE ",\"load\":{\"kv_used_share\":1.5}}", "'kv_used_share'", E_INVALID},
         {"{" BASE ",\"load\":{\"kv_used_share\":-0.1}}", "'kv_used_share'", E_INVALID},
         {"{" BASE ",\"load\":{\"running\":-5}}", "'running'", E_INVALID},
+        {"{" BASE ",\"load\":{\"waiting\":2147483647}}", "'waiting'", E_INVALID},
         {"{" BASE ",\"load\":{\"inter_token_s\":\"x\"}}", "'inter_token_s'", E_FORMAT},
         {"{" BASE ",\"load\":{\"sequence\":1e300}}", "'sequence'", E_FORMAT},
     };
@@ -315,7 +316,7 @@ static void test_fence(void)
     snprintf(other.id, sizeof other.id, "node-2:1");
     expect_beat(&other, 3500, "new");
     EXPECT_INT(list().count, 9);
-    spin_for(50);
+    EXPECT(SPIN_UNTIL(strstr(events, "[up node-2:1]") != NULL, 5000));
     EXPECT_STR(
         events,
         "[up node-1:23333][down node-1:23333][up node-1:23333][up node-1:23333][up node-2:1]");
@@ -327,13 +328,14 @@ static void test_takeover(void)
     struct agent_record r = sample(), restarted = incarnation("restarted", 1);
     begin_scripts();
     expect_beat(&r, 3500, "new");
+    EXPECT(SPIN_UNTIL(events[0] != 0, 5000));
     events[0] = 0; // the process that held the id has lost its port to another one
     r.load.sequence = 90;
     restarted.load.sequence = 1;
     expect_beat(&restarted, 3500, "new");
     expect_load(&restarted, "ok");
     expect_beat(&r, 3500, "older");
-    spin_for(50);
+    EXPECT(SPIN_UNTIL(events[0] != 0, 5000));
     EXPECT_STR(events, "[up node-1:23333]");
 
     struct answer broken; // what somebody else wrote there is replaced

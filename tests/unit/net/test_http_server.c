@@ -1,5 +1,7 @@
 #include "tests/unit/net/server_test.h"
 
+#include <sys/resource.h>
+
 #define HOST "Host: x\r\n"
 #define GET  "GET / HTTP/1.1\r\n" HOST
 
@@ -364,6 +366,26 @@ static void test_connections_max(void)
     EXPECT(SPIN_UNTIL(raw_has(&c[3], "200 OK"), 2000));
     raw_close(&c[2]);
     raw_close(&c[3]);
+    stop_server();
+}
+
+/* Idle clients must not take the descriptors that serving needs. */
+static void test_connections_leave_descriptors(void)
+{
+    struct rlimit before, small;
+    NEED(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    small = before;
+    small.rlim_cur = 40;
+    NEED(setrlimit(RLIMIT_NOFILE, &small) == 0);
+    start_server((struct http_server_options){.connections_max = 1000});
+    NEED(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    struct raw_client c[22];
+    for (size_t i = 0; i < ARRAY_LEN(c); i++)
+        raw_open(&c[i], http_server_port(server));
+    spin_for(50);
+    EXPECT_INT(http_server_connections(server), 20);
+    for (size_t i = 0; i < ARRAY_LEN(c); i++)
+        raw_close(&c[i]);
     stop_server();
 }
 
@@ -978,6 +1000,7 @@ int main(void)
     RUN(test_large_body_refused);
     RUN(test_body_memory_is_bounded);
     RUN(test_connections_max);
+    RUN(test_connections_leave_descriptors);
     RUN(test_large_bodies);
     RUN(test_expect_continue);
     RUN(test_head_has_no_body);

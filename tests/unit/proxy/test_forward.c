@@ -19,7 +19,7 @@ static void expect_request(struct http_header *items, int count, const char *wan
     struct arena arena;
     arena_init(&arena);
     struct http_request request = {.headers = {items, count}, .peer = "10.0.0.9"};
-    char *got = print(forward_request(&arena, &request, STR("req_1")));
+    char *got = print(forward_request(&arena, &request, STR("req_1"), STR("1.1 us")));
     EXPECT_STR(got, want);
     free(got);
     arena_deinit(&arena);
@@ -39,8 +39,8 @@ static void test_request(void)
     expect_request(items, ARRAY_LEN(items),
                    "User-Agent=OpenAI/Python\nAuthorization=Bearer k\n"
                    "Content-Type=application/json\nx-stainless-lang=python\n"
-                   "x-request-id=req_1\nx-forwarded-for=10.0.0.9\n");
-    expect_request(NULL, 0, "x-request-id=req_1\nx-forwarded-for=10.0.0.9\n");
+                   "x-request-id=req_1\nvia=1.1 us\nx-forwarded-for=10.0.0.9\n");
+    expect_request(NULL, 0, "x-request-id=req_1\nvia=1.1 us\nx-forwarded-for=10.0.0.9\n");
 }
 
 static void test_hops_are_one_list(void)
@@ -51,7 +51,7 @@ static void test_hops_are_one_list(void)
         {STR("x-forwarded-for"), STR("2.2.2.2, 3.3.3.3")},
     };
     expect_request(items, ARRAY_LEN(items),
-                   "a=b\nx-request-id=req_1\n"
+                   "a=b\nx-request-id=req_1\nvia=1.1 us\n"
                    "x-forwarded-for=1.1.1.1, 2.2.2.2, 3.3.3.3, 10.0.0.9\n");
 }
 

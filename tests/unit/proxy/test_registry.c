@@ -450,6 +450,26 @@ static void test_foreign_nodes(void)
     end();
 }
 
+/* The proxy has run out of descriptors: nobody else is to blame. */
+static void test_probes_not_made_prove_nothing(void)
+{
+    begin();
+    const char *url = "http://10.0.0.1:23333";
+    EXPECT_INT(registry_add_foreign(&r, url, NULL, 0, 0, now, NULL), 0);
+    probe_models(url, REGISTRY_PROBE_OK, "x");
+    hear("a", 1);
+    pass(AGENT_LEASE_MS + 100);
+    for (int i = 0; i < 10; i++) {
+        EXPECT_INT(probe_all(REGISTRY_PROBE_NOT_MADE), 2);
+        pass(REGISTRY_PROBE_MS);
+    }
+    EXPECT_STR(state(url), "up");
+    EXPECT_STR(state("a"), "suspect"); // no beat came, but it isn't dead
+    EXPECT(in_fleet("a") && in_fleet(url));
+    EXPECT(!atomic_load(&in_fleet("a")->cell->gone));
+    end();
+}
+
 static void test_foreign_and_ours_at_one_url(void)
 {
     begin();
@@ -604,6 +624,7 @@ int main(void)
     RUN(test_mass_loss_is_blamed_on_the_source);
     RUN(test_mass_death_is_seen_all_the_same);
     RUN(test_foreign_nodes);
+    RUN(test_probes_not_made_prove_nothing);
     RUN(test_foreign_and_ours_at_one_url);
     RUN(test_removed_by_an_operator);
     RUN(test_loads);

@@ -17,7 +17,9 @@ static void test_after_failures(void)
         /* a connection from the pool that was dead already */
         {{.code = UV_ECONNRESET, .connected = true, .reused = true}, RETRY_FRESH},
         {{.code = E_CLOSED, .connected = true, .reused = true}, RETRY_FRESH},
+        {{.code = E_CLOSED, .connected = true, .reused = true, .waited_ms = 999}, RETRY_FRESH},
         /* the agent had the request and died, before or after the head */
+        {{.code = E_CLOSED, .connected = true, .reused = true, .waited_ms = 1000}, RETRY_COUNTED},
         {{.code = UV_ECONNRESET, .connected = true}, RETRY_COUNTED},
         {{.code = E_CLOSED, .connected = true, .head_received = true}, RETRY_COUNTED},
         {{.code = E_CLOSED, .connected = true, .reused = true, .head_received = true},
