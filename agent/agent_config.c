@@ -61,6 +61,9 @@ static const struct option options[] = {
      .arg = "N", .group = "Engine", .help = "sequences that run at once"},
     {"max-prefill-token-num", OPTION_INT, FIELD(max_prefill_token_num), .def = "8192", .min = 1,
      .max = 1 << 20, .arg = "TOKENS", .group = "Engine", .help = "prompt tokens in one step"},
+    {"prefill-pace", OPTION_DOUBLE, FIELD(prefill_pace), .def = "2", .min = 1.2, .max = 1e9,
+     .arg = "TIMES", .group = "Engine",
+     .help = "with prompts beside them, running answers may take that many times as long"},
     {"dtype", OPTION_CHOICE, FIELD(dtype), .def = "auto", .choices = "auto|float32",
      .group = "Engine", .help = "arithmetic of activations; float32 is exact and slow"},
     {"kv-dtype", OPTION_CHOICE, FIELD(kv_dtype), .def = "auto", .choices = "auto|f16|bf16|f32|int8",
@@ -219,6 +222,7 @@ void agent_config_engine_options(const struct agent_config *config, struct engin
         .cache_max_tokens = config->cache_max_tokens,
         .max_batch_size = (int)config->max_batch_size,
         .max_prefill_token_num = (int)config->max_prefill_token_num,
+        .prefill_pace = config->prefill_pace,
         .prefix_caching = config->enable_prefix_caching && !config->disable_prefix_caching,
         .session_pin_ratio = config->session_pin_ratio,
         .session_host_bytes = config->session_host_bytes > INT64_MAX

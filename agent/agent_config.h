@@ -38,6 +38,7 @@ struct agent_config {
     int dtype;    // enum engine_dtype
     int kv_dtype; // enum engine_kv_dtype, --quant-policy taken in
     int quant_policy;
+    double prefill_pace;
     bool enable_prefix_caching, disable_prefix_caching;
     double session_pin_ratio;
     uint64_t session_host_bytes;

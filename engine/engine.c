@@ -54,6 +54,7 @@ static int fill_options(struct engine_options *o, int model_context, struct erro
     if (o->max_batch_size == 0) o->max_batch_size = 64;
     if (o->max_prefill_token_num == 0) o->max_prefill_token_num = 512;
     if (o->queue_max == 0) o->queue_max = 256;
+    if (o->prefill_pace == 0) o->prefill_pace = 2;
     if (o->cache_max_entry_count == 0) o->cache_max_entry_count = 0.8;
     if (o->pipeline_depth == 0) o->pipeline_depth = 1; // a CPU gains nothing from waiting work
     if (o->session_len == 0) o->session_len = model_context;
@@ -70,6 +71,9 @@ static int fill_options(struct engine_options *o, int model_context, struct erro
     if ((rc = check_range("session_len", o->session_len, 2, 1 << 30, err)) < 0) return rc;
     if ((rc = check_range("cache_max_tokens", o->cache_max_tokens, 0, INT64_MAX, err)) < 0)
         return rc;
+    if (!(o->prefill_pace > 1))
+        return error_set(err, E_INVALID, "prefill_pace is %g, expected more than 1",
+                         o->prefill_pace);
     if (!(o->session_pin_ratio >= 0 && o->session_pin_ratio <= 1))
         return error_set(err, E_INVALID, "session_pin_ratio is %g, expected 0 to 1",
                          o->session_pin_ratio);
@@ -104,6 +108,7 @@ static struct scheduler_limits scheduler_limits(const struct engine_options *o)
 {
     return (struct scheduler_limits){.running_max = o->max_batch_size,
                                      .prefill_max = o->max_prefill_token_num,
+                                     .prefill_pace = o->prefill_pace,
                                      .queue_max = o->queue_max};
 }
 

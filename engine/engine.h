@@ -27,6 +27,8 @@ enum engine_kv_dtype {
     ENGINE_KV_INT8,
 };
 
+#define ENGINE_PACE_NONE 1e9 // prompts as fast as they can be computed
+
 struct engine_options {
     const char *model_path;
     const char *chat_template; // path of a Jinja file that replaces the model's own, or NULL
@@ -41,6 +43,7 @@ struct engine_options {
     int64_t cache_max_tokens;      // bound on KV tokens; 0: none
     int max_batch_size;            // sequences that run at once
     int max_prefill_token_num;     // prompt tokens per step
+    double prefill_pace;           // steps with prompts take at most this times one without; 0: 2
     bool prefix_caching;           // keep pages of ended requests for prompts that begin alike
     double session_pin_ratio;      // share of the pages that sessions may keep from eviction
     int64_t session_host_bytes;    // memory for copies of pages that sessions had to give up

@@ -1,26 +1,32 @@
 /* prefill_pacer.h - how many prompt tokens a step may have beside running answers, so that these
- * keep at most twice the time between tokens that they have without. Pure arithmetic on measured
- * steps; engine thread only.
+ * keep at most `pace` times the time between tokens that they have without. Pure arithmetic on
+ * measured steps; engine thread only.
  *
  * A step of nothing but answers takes `decode`. With n prompt tokens it takes n * `token` more, and
  * that cost is measured where it matters, in the mixed steps themselves (small chunks cost more a
- * token than a whole prompt). The budget is the n at which a step takes 1.8 times `decode`: what is
- * measured late and what varies has the rest. */
+ * token than a whole prompt). The budget is the n at which a step takes four fifths of
+ * pace * `decode`: what is measured late and what varies has the rest. So that `decode` is known,
+ * and follows what runs, a step without prompts comes before the first and after every
+ * PREFILL_PACE_RUN others. */
 #ifndef LM_ENGINE_PREFILL_PACER_H
 #define LM_ENGINE_PREFILL_PACER_H
 
 struct prefill_pacer {
+    double pace;     // more than 1; 0: no bound
     double decode_s; // step of answers alone, averaged; 0: not seen yet
     double token_s;  // what a prompt token adds to a step, averaged; 0: not seen yet
+    int mixed;       // steps since the last one of answers alone
 };
 
 /* A step of `answers` sequences that only decoded and `prefill` prompt tokens took `seconds`. */
 void prefill_pacer_measure(struct prefill_pacer *p, int answers, int prefill, double seconds);
 
 /* Prompt tokens for a step beside `answers`; at most `max`, which it is when nobody is answered or
- * nothing was measured yet; at least PREFILL_PACE_MIN (or max), so that prompts do get on. */
+ * nothing was measured yet. 0: a step without prompts is due; else at least PREFILL_PACE_MIN (or
+ * max), so that prompts do get on. */
 int prefill_pacer_budget(const struct prefill_pacer *p, int answers, int max);
 
 #define PREFILL_PACE_MIN 4
+#define PREFILL_PACE_RUN 24
 
 #endif

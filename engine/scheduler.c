@@ -61,6 +61,7 @@ void scheduler_init(struct scheduler *s, const struct scheduler_limits *limits,
 {
     CHECK(limits->running_max > 0 && limits->prefill_max > 0 && limits->queue_max > 0);
     *s = (struct scheduler){.limits = *limits, .memory = memory};
+    s->pacer.pace = limits->prefill_pace;
     list_init(&s->running);
     list_init(&s->preempted);
     list_init(&s->failed);
@@ -394,6 +395,7 @@ bool scheduler_plan(struct scheduler *s, struct batch *b)
                          prefill_pacer_budget(&s->pacer, decodes, s->limits.prefill_max));
     if (plan_decodes(s, b)) admit_waiting(s, budget);
     plan_prefills(s, b, budget);
+    if (b->sequences == 0) plan_prefills(s, b, prefill_budget(&s->limits, decodes));
     for (int i = 0; i < b->sequences; i++)
         kv_memory_publish(s->memory, b->entry[i].request);
     batch_seal(b);

@@ -11,9 +11,10 @@
 #include "shared/base/list.h"
 
 struct scheduler_limits {
-    int running_max; // sequences that run at once
-    int prefill_max; // tokens of a step that prompts may take
-    int queue_max;   // requests that wait while running_max others run
+    int running_max;     // sequences that run at once
+    int prefill_max;     // tokens of a step that prompts may take
+    int queue_max;       // requests that wait while running_max others run
+    double prefill_pace; // steps with prompts take at most this times one without; 0: no bound
 };
 
 struct scheduler {

@@ -39,6 +39,7 @@ struct bench_samples {
 
 void bench_samples_add(struct bench_samples *s, double value);
 double bench_samples_median(const struct bench_samples *s); // 0 when empty
+double bench_median(double *values, int count);             // sorts them; 0 when empty
 double bench_samples_at(const struct bench_samples *s, double quantile);
 
 /* One line: name, our median, the peer's and the ratio (when the peer has samples), spread of both.
@@ -73,6 +74,7 @@ double bench_agent_resident_mb(const struct bench_agent *a);
 
 /* Subcommands: each prints its table and returns an exit code. */
 int bench_engine(const struct bench_options *o);
+int bench_cache(const struct bench_options *o);
 int bench_startup(const struct bench_options *o);
 int bench_load(const struct bench_options *o, const char *url);
 int bench_soak(const struct bench_options *o, const char *url); // NULL: starts an agent

@@ -4,66 +4,22 @@
  * the prompt / time from submit to the first token decode    one sequence from an empty context,
  * tokens after the first / time between them batch     aggregate rate of B sequences of 128 prompt
  * tokens, from the moment all decode */
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "tests/bench/bench.h"
+#include "tests/bench/bench_loop.h"
 
-#include "engine/engine.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
-#include "shared/base/rng.h"
 
 #define PEER_BATCH_PROMPT 128
 
-struct bench_run_state {
-    struct engine *engine;
-    pthread_mutex_t lock;
-    pthread_cond_t wake;
-    bool pending;
-    struct rng rng;
-    uint64_t next_id;
-};
-
-static void on_events(void *arg)
-{
-    struct bench_run_state *s = arg;
-
-    pthread_mutex_lock(&s->lock);
-    s->pending = true;
-    pthread_cond_signal(&s->wake);
-    pthread_mutex_unlock(&s->lock);
-}
-
-static void wait_event(struct bench_run_state *s, struct engine_event *event)
-{
-    while (!engine_next_event(s->engine, event)) {
-        pthread_mutex_lock(&s->lock);
-        while (!s->pending)
-            pthread_cond_wait(&s->wake, &s->lock);
-        s->pending = false;
-        pthread_mutex_unlock(&s->lock);
-    }
-}
-
-static int submit(struct bench_run_state *s, int prompt, int generate, struct error *err)
+static int submit(struct bench_loop *s, int prompt, int generate, struct error *err)
 {
     int32_t *ids = xmalloc(sizeof *ids * (size_t)prompt);
-    int vocab = engine_info(s->engine)->vocab_size;
-
-    for (int i = 0; i < prompt; i++)
-        ids[i] = (int32_t)rng_below(&s->rng, (uint32_t)vocab);
-    struct engine_request request = {
-        .id = ++s->next_id,
-        .prompt = ids,
-        .prompt_count = (size_t)prompt,
-        .sampling = {.temperature = 0, .top_p = 1},
-        .max_tokens = generate,
-        .ignore_eos = true,
-    };
-    int rc = engine_submit(s->engine, &request, err);
+    bench_loop_tokens(s, ids, prompt);
+    int rc = bench_loop_submit(s, ids, prompt, generate, err);
     free(ids);
     return rc;
 }
@@ -71,7 +27,7 @@ static int submit(struct bench_run_state *s, int prompt, int generate, struct er
 /* Submit `count` requests and follow them to the end. *decode_rate: aggregate tokens/s from the
  * moment every request has its first token until the first one ends; *first_s: submit to the first
  * token. */
-static int measure(struct bench_run_state *s, int count, int prompt, int generate, double *first_s,
+static int measure(struct bench_loop *s, int count, int prompt, int generate, double *first_s,
                    double *decode_rate, struct error *err)
 {
     uint64_t start = clock_ns(), all_started = 0, last = 0;
@@ -82,11 +38,12 @@ static int measure(struct bench_run_state *s, int count, int prompt, int generat
     uint64_t first_id = s->next_id + 1;
     int rc = 0;
 
+    *first_s = *decode_rate = 0;
     for (int i = 0; i < count && rc == 0; i++)
         rc = submit(s, prompt, generate, err);
     while (rc == 0 && done < count) {
         struct engine_event event;
-        wait_event(s, &event);
+        bench_loop_wait(s, &event);
         uint64_t now = clock_ns();
         size_t index = (size_t)(event.id - first_id);
         if (event.kind == ENGINE_EVENT_FAILED) {
@@ -117,8 +74,8 @@ struct bench_table {
     struct bench_samples prefill, decode, batch, peer_prefill, peer_decode, peer_batch;
 };
 
-static int round_ours(const struct bench_options *o, struct bench_run_state *s,
-                      struct bench_table *t, struct error *err)
+static int round_ours(const struct bench_options *o, struct bench_loop *s, struct bench_table *t,
+                      struct error *err)
 {
     double first = 0, rate = 0;
 
@@ -168,8 +125,7 @@ static void print_table(const struct bench_options *o, const struct bench_table 
 
 int bench_engine(const struct bench_options *o)
 {
-    struct bench_run_state state = {.lock = PTHREAD_MUTEX_INITIALIZER,
-                                    .wake = PTHREAD_COND_INITIALIZER};
+    struct bench_loop state;
     struct engine_options options = {
         .model_path = o->model,
         .backend = "cpu",
@@ -180,14 +136,12 @@ int bench_engine(const struct bench_options *o)
         .max_batch_size = (int)o->batch,
         .max_prefill_token_num = 512,
         .queue_max = (int)o->batch + 1,
-        .on_events = on_events,
-        .on_events_arg = &state,
+        .prefill_pace = ENGINE_PACE_NONE, // all start together, as with the peer
     };
     struct bench_table table = {0};
     struct error err = {0};
 
-    rng_init(&state.rng, 1);
-    int rc = engine_open(&options, &state.engine, &err);
+    int rc = bench_loop_open(&state, &options, &err);
     if (rc < 0) {
         fprintf(stderr, "lm-bench: %s\n", err.text);
         return 1;
@@ -198,7 +152,7 @@ int bench_engine(const struct bench_options *o)
         rc = round_ours(o, &state, &table, &err);
         if (rc == 0) rc = round_peer(o, &table, &err);
     }
-    engine_close(state.engine);
+    bench_loop_close(&state);
     if (rc < 0) {
         fprintf(stderr, "lm-bench: %s\n", err.text);
         return 1;

@@ -63,12 +63,13 @@ static const struct option bench_option_table[] = {
 
 static const struct config_program bench_program = {
     .name = "lm-bench",
-    .usage = "lm-bench [options] engine|kernels|startup|perplexity FILE|load URL|soak [URL]",
+    .usage = "lm-bench [options] engine|cache|kernels|startup|perplexity FILE|load URL|soak [URL]",
     .summary =
-        "Measure the engine, the kernels, types of KV pages, an agent's start or a served URL, and "
-        "print ratios.",
+        "Measure the engine, its caches, the kernels, types of KV pages, an agent's start or "
+        "a served URL, and print ratios.",
     .footer =
         "  lm-bench engine --model M.gguf --peer llama-bench --peer-batched llama-batched-bench\n"
+        "  lm-bench cache --model M.gguf\n"
         "  lm-bench kernels --threads 2\n"
         "  lm-bench startup --model M.gguf\n"
         "  lm-bench perplexity --model M.gguf tests/fixtures/text/harbour.txt\n"
@@ -88,7 +89,8 @@ static int usage(const char *text)
 static int run(const struct bench_options *o, const char **args, size_t count)
 {
     if (count == 0)
-        return usage("say what to measure: engine, kernels, startup, perplexity, load or soak");
+        return usage(
+            "say what to measure: engine, cache, kernels, startup, perplexity, load or soak");
     if (!strcmp(args[0], "kernels")) return bench_kernels((int)o->threads);
     if (!strcmp(args[0], "soak")) {
         return o->model || count == 2 ? bench_soak(o, count == 2 ? args[1] : NULL)
@@ -98,12 +100,14 @@ static int run(const struct bench_options *o, const char **args, size_t count)
         return count == 2 ? bench_load(o, args[1])
                           : usage("load wants the URL of an agent or proxy");
     }
-    bool perplexity = !strcmp(args[0], "perplexity");
-    if (strcmp(args[0], "engine") != 0 && strcmp(args[0], "startup") != 0 && !perplexity) {
-        return usage(
-            "unknown subject; it is one of engine, kernels, startup, perplexity, load, soak");
+    bool perplexity = !strcmp(args[0], "perplexity"), cache = !strcmp(args[0], "cache");
+    if (strcmp(args[0], "engine") != 0 && strcmp(args[0], "startup") != 0 && !perplexity &&
+        !cache) {
+        return usage("unknown subject; it is one of engine, cache, kernels, startup, perplexity, "
+                     "load, soak");
     }
     if (!o->model) return usage("--model wants a GGUF file");
+    if (cache) return bench_cache(o);
     if (perplexity) {
         return count == 2 ? bench_perplexity(o, args[1]) : usage("perplexity wants a file of text");
     }

@@ -18,17 +18,27 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static double sort_and_take(double *values, int count, double quantile)
+{
+    if (count == 0) return 0;
+    qsort(values, (size_t)count, sizeof values[0], compare);
+    double at = quantile * (count - 1);
+    int below = (int)at;
+    int above = below + 1 < count ? below + 1 : below;
+    return values[below] + (values[above] - values[below]) * (at - below);
+}
+
+double bench_median(double *values, int count)
+{
+    return sort_and_take(values, count, 0.5);
+}
+
 double bench_samples_at(const struct bench_samples *s, double quantile)
 {
     double sorted[BENCH_SAMPLES_MAX];
 
-    if (s->count == 0) return 0;
     memcpy(sorted, s->value, sizeof sorted[0] * (size_t)s->count);
-    qsort(sorted, (size_t)s->count, sizeof sorted[0], compare);
-    double at = quantile * (s->count - 1);
-    int below = (int)at;
-    int above = below + 1 < s->count ? below + 1 : below;
-    return sorted[below] + (sorted[above] - sorted[below]) * (at - below);
+    return sort_and_take(sorted, s->count, quantile);
 }
 
 double bench_samples_median(const struct bench_samples *s)

@@ -5,21 +5,27 @@
 
 static void test_alone(void)
 {
-    struct prefill_pacer p = {0};
+    struct prefill_pacer p = {.pace = 2};
     EXPECT_INT(prefill_pacer_budget(&p, 0, 512), 512);
     EXPECT_INT(prefill_pacer_budget(&p, 4, 512), 512); // nothing known yet
     prefill_pacer_measure(&p, 0, 512, 0.2);
+    EXPECT_INT(prefill_pacer_budget(&p, 4, 512), 0); // answers alone are measured first
     prefill_pacer_measure(&p, 4, 0, 0.005);
     EXPECT_INT(prefill_pacer_budget(&p, 0, 512), 512);
     EXPECT(prefill_pacer_budget(&p, 4, 512) < 512);
     EXPECT_INT(prefill_pacer_budget(&p, 4, 2), 2);
+    for (int i = 0; i < PREFILL_PACE_RUN; i++)
+        prefill_pacer_measure(&p, 4, 8, 0.009);
+    EXPECT_INT(prefill_pacer_budget(&p, 4, 512), 0); // what runs may have changed
+    p.pace = 0;
+    EXPECT_INT(prefill_pacer_budget(&p, 4, 512), 512);
 }
 
 /* A machine whose step takes fixed_s + answers * answer_s + tokens * token_s, with noise and now
  * and then a step that was descheduled: the share that prompts add settles below one decode step. */
 static void run_machine(double fixed_s, double answer_s, double token_s, int answers, uint64_t seed)
 {
-    struct prefill_pacer p = {0};
+    struct prefill_pacer p = {.pace = 2};
     struct rng rng;
     rng_init(&rng, seed);
     double decode_s = fixed_s + answers * answer_s, worst = 0, sum = 0;
