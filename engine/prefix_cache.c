@@ -286,6 +286,7 @@ void prefix_cache_hold(struct prefix_cache *c, const struct prefix_match *m, str
     if (m->tail->page) h->tail_page = host_page_ref(m->tail->page);
 }
 
+/* The block holds what was in host memory only. */
 static void bring_back(struct prefix_cache *c, struct prefix_node *n, int32_t block)
 {
     n->block = block;
@@ -391,6 +392,13 @@ static struct prefix_node *drop_covered(struct prefix_cache *c, struct prefix_no
             remove_node(c, s);
     }
     if (!covers) return n;
+    if (covers->block < 0) { // what is here is better than what is in host memory
+        if (covers->count > n->count || state_of(c, n) != KV_ACTIVE) return n;
+        int32_t block = n->block;
+        remove_node(c, n);
+        bring_back(c, covers, block);
+        return covers;
+    }
     remove_node(c, n);
     return covers;
 }

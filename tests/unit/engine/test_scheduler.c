@@ -335,11 +335,11 @@ static void run_random(const struct load *load, uint64_t seed, struct totals *to
 static void test_random_loads(void)
 {
     static const struct load loads[] = {
-        {.limits = {4, 32, 8}, .memory = {.blocks = 4}},
-        {.limits = {8, 100, 8}, .memory = {.blocks = 5}, .priorities = 3, .deadlines = true},
-        {.limits = {3, 7, 8}, .memory = {.blocks = 9}, .tenants = 3, .sessions = 5},
-        {.limits = {16, 256, 8}, .memory = {.blocks = 20}, .priorities = 2, .sessions = 12},
-        {.limits = {12, 64, 30}, .memory = {.blocks = 40}, .tenants = 5, .sessions = 30},
+        {.limits = {4, 32, 8, 0}, .memory = {.blocks = 4}},
+        {.limits = {8, 100, 8, 0}, .memory = {.blocks = 5}, .priorities = 3, .deadlines = true},
+        {.limits = {3, 7, 8, 0}, .memory = {.blocks = 9}, .tenants = 3, .sessions = 5},
+        {.limits = {16, 256, 8, 0}, .memory = {.blocks = 20}, .priorities = 2, .sessions = 12},
+        {.limits = {12, 64, 30, 0}, .memory = {.blocks = 40}, .tenants = 5, .sessions = 30},
     };
     struct totals totals = {0};
     fake_backend.kv_copies = fake_backend.kv_saves = fake_backend.kv_restores = 0;
@@ -372,7 +372,7 @@ static void test_random_loads(void)
 static void test_budget(void)
 {
     struct sim s;
-    sim_init(&s, (struct scheduler_limits){8, 100, 8}, 40, 1, 1);
+    sim_init(&s, (struct scheduler_limits){8, 100, 8, 0}, 40, 1, 1);
     EXPECT_INT(s.limits.tokens_max, 100);
     sim_submit(&s, 30, 50);
     sim_submit(&s, 250, 50);
@@ -391,7 +391,7 @@ static void test_budget(void)
 static void test_queue_is_bounded(void)
 {
     struct sim s;
-    sim_init(&s, (struct scheduler_limits){1, 64, 2}, 8, 1, 1);
+    sim_init(&s, (struct scheduler_limits){1, 64, 2, 0}, 8, 1, 1);
     /* A burst: none of them has run yet, and still there is room for one to run and two to wait. */
     for (int i = 0; i < 3; i++)
         EXPECT(sim_submit(&s, 10, 5) != NULL);
@@ -409,7 +409,7 @@ static void test_queue_is_bounded(void)
 static void test_what_never_fits_fails_and_others_go_on(void)
 {
     struct sim s;
-    sim_init(&s, (struct scheduler_limits){4, 512, 8}, 4, 1, 1);
+    sim_init(&s, (struct scheduler_limits){4, 512, 8, 0}, 4, 1, 1);
     sim_submit(&s, 4 * KV_BLOCK_TOKENS + 1, 5); // its prompt is larger than the pool
     sim_submit(&s, 20, 5);
     EXPECT(sim_drain(&s, 1000));
@@ -422,7 +422,7 @@ static void test_what_never_fits_fails_and_others_go_on(void)
 static void test_outgrowing_the_pool(void)
 {
     static struct sim s;
-    sim_init(&s, (struct scheduler_limits){4, 512, 8}, 4, 1, 3);
+    sim_init(&s, (struct scheduler_limits){4, 512, 8, 0}, 4, 1, 3);
     struct request *r = sim_submit(&s, 4 * KV_BLOCK_TOKENS - 2, 1000);
     r->stop_id_count = 0;
     EXPECT(sim_drain(&s, 1000));
@@ -436,7 +436,7 @@ static void test_youngest_is_preempted(void)
 {
     static struct sim s;
     for (int depth = 1; depth <= 2; depth++) {
-        sim_init(&s, (struct scheduler_limits){4, 512, 8}, 4, depth, 11);
+        sim_init(&s, (struct scheduler_limits){4, 512, 8, 0}, 4, depth, 11);
         struct request *old = sim_submit(&s, 60, 130);
         struct request *young = sim_submit(&s, 60, 130);
         old->stop_id_count = young->stop_id_count = 0;
@@ -447,6 +447,164 @@ static void test_youngest_is_preempted(void)
     }
 }
 
+/* ---- sharing ---- */
+
+static int32_t shared_prompt[CONTEXT];
+
+static struct engine_request request_like(int prompt_count, int max_tokens)
+{
+    for (int i = 0; i < CONTEXT; i++)
+        shared_prompt[i] = i * 7 % FAKE_VOCAB;
+    return (struct engine_request){
+        .prompt = shared_prompt, .prompt_count = (size_t)prompt_count, .max_tokens = max_tokens};
+}
+
+static struct request *sim_submit_endless(struct sim *s, struct engine_request in)
+{
+    struct request *r = sim_submit_request(s, &in);
+    NEED(r != NULL);
+    r->stop_id_count = 0;
+    return r;
+}
+
+static void test_equal_prompts_share_one_prefill(void)
+{
+    static struct sim s;
+    for (int depth = 1; depth <= 2; depth++) {
+        sim_init(&s, (struct scheduler_limits){8, 100, 8, 0}, 40, depth, 1);
+        for (int i = 0; i < 5; i++)
+            sim_submit_endless(&s, request_like(333, 1));
+        EXPECT(sim_drain(&s, 100));
+        EXPECT_INT(s.computed, 333 + 4); // each computes its last token
+        EXPECT_INT(s.cached, 4 * 332);
+        sim_deinit(&s);
+    }
+}
+
+/* The first one is gone before its prompt is done: the others take what is there and go on, or, if
+ * that can't be trusted, begin anew. */
+static void test_producer_dies(void)
+{
+    static struct sim s;
+    for (int run = 0; run < 4; run++) {
+        int depth = 1 + run % 2;
+        bool distrusted = run / 2;
+        sim_init(&s, (struct scheduler_limits){8, 100, 8, 0}, 40, depth, 1);
+        struct request *first = sim_submit_endless(&s, request_like(333, 20));
+        sim_submit_endless(&s, request_like(333, 20));
+        sim_submit_endless(&s, request_like(333, 20));
+        NEED(sim_plan(&s));
+        EXPECT_INT(s.scheduler.running_count, 1); // the others wait for it
+        if (distrusted) {
+            scheduler_finish_distrusted(&s.scheduler, first);
+            sim_forget(&s, first);
+        } else {
+            sim_finish(&s, first);
+        }
+        EXPECT(sim_drain(&s, 100));
+        EXPECT_INT(s.done, 2);
+        EXPECT_INT(s.cached, 332 + (distrusted ? 0 : 100));
+        sim_deinit(&s);
+    }
+}
+
+/* A preempted one finds what it had computed, unless it was evicted for the one that took it. */
+static void test_resuming_is_cheap(void)
+{
+    static struct sim s;
+    sim_init(&s, (struct scheduler_limits){1, 512, 8, 0}, 20, 1, 1);
+    struct request *low = sim_submit_endless(&s, request_like(300, 50));
+    for (int i = 0; i < 10; i++) {
+        NEED(sim_plan(&s));
+        sim_complete(&s);
+    }
+    struct engine_request in = request_like(40, 5);
+    in.priority = -1;
+    sim_submit_endless(&s, in);
+    NEED(sim_plan(&s));
+    EXPECT_INT(low->state, REQUEST_WAITING);
+    sim_complete(&s);
+    EXPECT(sim_drain(&s, 100));
+    EXPECT_INT(s.scheduler.preemptions, 1);
+    EXPECT_INT(s.computed, 300 + 49 + 1 + 4); // nothing twice: 39 of 40 tokens are low's own
+    sim_deinit(&s);
+}
+
+/* ---- who waits for whom ---- */
+
+static void test_priority_takes_a_full_pool(void)
+{
+    static struct sim s;
+    sim_init(&s, (struct scheduler_limits){8, 512, 8, 0}, 8, 1, 1);
+    struct request *low[3];
+    for (int i = 0; i < 3; i++) {
+        low[i] = sim_submit(&s, 2 * KV_BLOCK_TOKENS - 20, 15);
+        low[i]->stop_id_count = 0;
+    }
+    NEED(sim_plan(&s));
+    sim_complete(&s);
+    struct engine_request in = request_like(4 * KV_BLOCK_TOKENS, 10);
+    in.priority = -3;
+    struct request *high = sim_submit_endless(&s, in);
+    NEED(sim_plan(&s));
+    EXPECT_INT(high->state, REQUEST_RUNNING);
+    EXPECT_INT(low[0]->state, REQUEST_RUNNING); // only as many as it takes
+    EXPECT_INT(low[2]->state, REQUEST_WAITING);
+    sim_complete(&s);
+    EXPECT(sim_drain(&s, 200));
+    EXPECT_INT(s.done, 4);
+    sim_deinit(&s);
+}
+
+/* However many of a better class keep coming, the others end. */
+static void test_no_class_starves(void)
+{
+    static struct sim s;
+    for (int depth = 1; depth <= 2; depth++) {
+        sim_init(&s, (struct scheduler_limits){2, 64, 8, 0}, 6, depth, 1);
+        struct engine_request in = request_like(100, 60);
+        in.priority = 9;
+        uint64_t low = sim_submit_endless(&s, in)->id;
+        int steps = 0;
+        for (; scheduler_find(&s.scheduler, low) && steps < 20000; steps++) {
+            while (s.live_count < 6) {
+                struct request *r = sim_submit(&s, 150, 20);
+                NEED(r != NULL);
+                r->stop_id_count = 0;
+            }
+            while (s.submitted - s.finished < (unsigned)depth && sim_plan(&s))
+                ;
+            sim_complete(&s);
+        }
+        EXPECT(steps < 3000);
+        EXPECT(sim_drain(&s, 2000));
+        sim_deinit(&s);
+    }
+}
+
+/* One tenant's twenty don't stand before another's one. */
+static void test_tenants_take_turns(void)
+{
+    static struct sim s;
+    sim_init(&s, (struct scheduler_limits){1, 512, 40, 0}, 40, 1, 1);
+    struct engine_request in = {.tenant = 1, .prompt = shared_prompt, .max_tokens = 3};
+    for (int i = 0; i < 20; i++) {
+        in.prompt_count = (size_t)(300 + i);
+        shared_prompt[0] = i; // no two begin alike
+        sim_submit_endless(&s, in);
+    }
+    in.tenant = 2;
+    struct request *other = sim_submit_endless(&s, in);
+    uint64_t id = other->id;
+    for (int i = 0; i < 200 && scheduler_find(&s.scheduler, id); i++) {
+        NEED(sim_plan(&s));
+        sim_complete(&s);
+    }
+    EXPECT(s.done <= 9); // a quantum of the first tenant's, not all of its twenty
+    EXPECT(sim_drain(&s, 500));
+    sim_deinit(&s);
+}
+
 int main(void)
 {
     RUN(test_budget);
@@ -454,6 +612,12 @@ int main(void)
     RUN(test_what_never_fits_fails_and_others_go_on);
     RUN(test_outgrowing_the_pool);
     RUN(test_youngest_is_preempted);
+    RUN(test_equal_prompts_share_one_prefill);
+    RUN(test_producer_dies);
+    RUN(test_resuming_is_cheap);
+    RUN(test_priority_takes_a_full_pool);
+    RUN(test_no_class_starves);
+    RUN(test_tenants_take_turns);
     RUN(test_random_loads);
     return TEST_END();
 }

@@ -83,7 +83,7 @@ static void test_what_was_posted_is_finished_by_stop(void)
  * checked. */
 static void test_links_reach_every_rank(void)
 {
-    struct scheduler_limits limits = {4, 64, 8};
+    struct scheduler_limits limits = {4, 64, 8, 0};
     struct executor_setup setup = {
         .ops = &fake_backend_ops,
         .backend = {.world = 2},
