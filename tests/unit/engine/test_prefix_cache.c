@@ -194,7 +194,7 @@ static void test_eviction_order(void)
     sequence_init(&b, 5000, TOKENS_MAX);
     run(&s, &a, 4 * BLOCK);
     run(&s, &b, 4 * BLOCK);
-    run(&s, &a, 2 * BLOCK + 1); // a's first two are used again
+    run(&s, &a, 2 * BLOCK + 1);                            // a's first two are used again
     EXPECT_INT(count_found(&s, &a, 4 * BLOCK), 3 * BLOCK); // a block was needed for that
     static const int left[][2] = {{2, 4}, {2, 3}, {2, 2}, {2, 1}, {2, 0}, {1, 0}, {0, 0}};
     for (size_t i = 0; i < sizeof left / sizeof left[0]; i++) {
