@@ -23,7 +23,7 @@ static struct str fake_text(const void *arg, int32_t token, bool keep_special)
     return (struct str){letters + token % 26, 1};
 }
 
-static struct engine *open_engine(int depth, int cache_max_tokens)
+static struct engine *open_engine(int depth, int cache_max_tokens, bool prefix_caching)
 {
     struct engine_parts parts = {.ops = &fake_backend_ops,
                                  .params = &fake_params,
@@ -32,6 +32,7 @@ static struct engine *open_engine(int depth, int cache_max_tokens)
                                  .text = {fake_text, NULL}};
     struct engine_options o = {.pipeline_depth = depth,
                                .cache_max_tokens = cache_max_tokens,
+                               .prefix_caching = prefix_caching,
                                .max_batch_size = 16,
                                .max_prefill_token_num = 100};
     struct engine *e = NULL;
@@ -190,33 +191,47 @@ static void test_nothing_depends_on_the_batch(void)
 {
     static const struct {
         int depth, cache_max_tokens;
-    } cases[] = {{1, 0}, {2, 0}, {1, 300}, {2, 300}};
+        bool prefix_caching;
+    } cases[] = {{1, 0, false},   {2, 0, false}, {1, 300, false},
+                 {2, 300, false}, {1, 0, true},  {2, 300, true}};
     for (size_t k = 0; k < ARRAY_LEN(cases); k++) {
-        struct engine *e = open_engine(cases[k].depth, cases[k].cache_max_tokens);
+        struct engine *e =
+            open_engine(cases[k].depth, cases[k].cache_max_tokens, cases[k].prefix_caching);
         struct engine_stats stats;
-        init_mixed(runs, RUNS_MAX);
-        run_all(e, runs, RUNS_MAX);
-        for (int i = 0; i < RUNS_MAX; i++) {
-            EXPECT_INT(runs[i].last.kind, ENGINE_EVENT_DONE);
-            expect_sampled(&runs[i]);
-            expect_scored(&runs[i]);
+        int cached = 0;
+        for (int round = 0; round < 2; round++) { // the second finds the first one's prompts
+            init_mixed(runs, RUNS_MAX);
+            run_all(e, runs, RUNS_MAX);
+            for (int i = 0; i < RUNS_MAX; i++) {
+                EXPECT_INT(runs[i].last.kind, ENGINE_EVENT_DONE);
+                expect_sampled(&runs[i]);
+                expect_scored(&runs[i]);
+                cached += runs[i].last.cached_tokens;
+                if (runs[i].request.prompt_logprobs) EXPECT_INT(runs[i].last.cached_tokens, 0);
+            }
         }
+        EXPECT((cached > 0) == cases[k].prefix_caching);
         engine_stats(e, &stats);
         EXPECT((stats.preemptions_total > 0) == (cases[k].cache_max_tokens > 0));
         engine_close(e);
     }
 }
 
+/* Without a prefix cache, too, a group computes its prompt once. */
 static void test_choices_differ(void)
 {
-    struct engine *e = open_engine(2, 0);
+    struct engine *e = open_engine(2, 0, false);
     for (int i = 0; i < 4; i++) {
         init_run(&runs[i], i, 20,
                  (struct sampling_params){
                      .temperature = 1, .top_p = 1, .seed = 5, .choice = (uint32_t)(i % 3)});
         memcpy(runs[i].prompt, runs[0].prompt, sizeof runs[0].prompt);
+        runs[i].request.group = 7;
     }
     run_all(e, runs, 4);
+    EXPECT_INT(runs[0].last.cached_tokens, 0);
+    for (int i = 1; i < 4; i++)
+        EXPECT_INT(runs[i].last.cached_tokens, 19); // the last token's logits each computes itself
     size_t bytes = 40 * sizeof(int32_t);
     EXPECT(memcmp(runs[0].tokens, runs[1].tokens, bytes) != 0);
     EXPECT(memcmp(runs[1].tokens, runs[2].tokens, bytes) != 0);
@@ -227,7 +242,7 @@ static void test_choices_differ(void)
 /* Tokens of the text that is out: a stop string's own tokens never count, nor does a stop token. */
 static void test_released_tokens(void)
 {
-    struct engine *e = open_engine(1, 0);
+    struct engine *e = open_engine(1, 0, false);
     struct sampling_params s = {.top_p = 1, .logprobs = 1};
     struct run *r = &runs[0];
     init_run(r, 0, 10, s);
@@ -289,7 +304,7 @@ static void test_refusals(void)
         {{.top_p = 1, .logprobs = -1}, false, "at most 21"},
         {{.top_p = 1}, true, "prompt_logprobs"},
     };
-    struct engine *e = open_engine(1, 0);
+    struct engine *e = open_engine(1, 0, false);
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct error err = {0};
         init_run(&runs[0], 0, 5, cases[i].sampling);
