@@ -93,21 +93,18 @@ static bool is_adjusted(const struct sampler_input *in)
     return in->params->bias_count > 0 || in->history || in->banned_count > 0;
 }
 
-/* x with bias, penalties and bans in `out`; returns its maximum. */
-static float adjust(const struct sampler_input *in, const float *x, int n, float *out)
+/* x with bias, penalties and the first banned_count bans in `out`; returns its maximum. */
+static float adjust(const struct sampler_input *in, const float *x, int n, int banned_count,
+                    float *out)
 {
     const struct sampling_params *s = in->params;
     memcpy(out, x, (size_t)n * sizeof *out);
     for (int i = 0; i < s->bias_count; i++)
         if (s->bias[i].token < n) out[s->bias[i].token] += s->bias[i].bias;
     if (in->history) penalties_apply(s, in->history, out, n);
-    for (int i = 0; i < in->banned_count; i++)
+    for (int i = 0; i < banned_count; i++)
         if (in->banned[i] < n) out[in->banned[i]] = -INFINITY;
-    float max = highest(out, n);
-    if (isfinite(max)) return max;
-    struct sampler_input unbanned = *in; // all are banned, so none is
-    unbanned.banned_count = 0;
-    return adjust(&unbanned, x, n, out);
+    return highest(out, n);
 }
 
 static int index_of(const float *x, int n, float value)
@@ -364,7 +361,9 @@ int sampler_draw(const struct sampler_input *in, const float *logits, int vocab,
     if (!isfinite(max)) return E_DEVICE;
     reserve(scratch, vocab);
     if (is_adjusted(in)) {
-        max = adjust(in, logits, vocab, scratch->adjusted);
+        max = adjust(in, logits, vocab, in->banned_count, scratch->adjusted);
+        if (!isfinite(max)) max = adjust(in, logits, vocab, 0, scratch->adjusted); // all are banned
+        if (!isfinite(max)) return E_DEVICE;
         logits = scratch->adjusted;
     }
     int token = choose(in, logits, vocab, max, scratch);

@@ -43,7 +43,7 @@ struct sampler_input {
     int banned_count;
 };
 
-/* Returns the token, or E_DEVICE when a logit is not finite. logprobs: room for params->logprobs of
+/* Returns the token, or E_DEVICE when a logit is not finite, or its penalties overflow. logprobs: room for params->logprobs of
  * them, in the order that struct engine_event states, or NULL. */
 FALLIBLE int sampler_draw(const struct sampler_input *in, const float *logits, int vocab,
                           struct sampler_scratch *scratch, struct token_logprob *logprobs);

@@ -1,6 +1,7 @@
 /* Histories against counting everything again. */
 #include "engine/penalties.h"
 
+#include "engine/sampler.h"
 #include "shared/base/check.h"
 #include "shared/base/rng.h"
 #include "tests/test.h"
@@ -67,10 +68,31 @@ static void test_apply(void)
     token_history_deinit(&h);
 }
 
+/* Nothing that the numbers can do hangs a draw. */
+static void test_overflow(void)
+{
+    float x[4] = {3e38f, 1, 2, 3};
+    struct token_history h = {0};
+    struct sampler_scratch scratch = {0};
+    struct sampling_params s = {.temperature = 1, .top_p = 1, .repetition_penalty = 1e-30f};
+    struct sampler_input in = {.params = &s, .history = &h};
+    token_history_add(&h, 0);
+    EXPECT_INT(sampler_draw(&in, x, 4, &scratch, NULL), E_DEVICE);
+    x[0] = -3e38f;
+    s.repetition_penalty = 1e30f; // -infinity: it is only never drawn
+    for (int i = 0; i < 50; i++) {
+        in.position = i;
+        EXPECT(sampler_draw(&in, x, 4, &scratch, NULL) > 0);
+    }
+    sampler_scratch_deinit(&scratch);
+    token_history_deinit(&h);
+}
+
 int main(void)
 {
     RUN(test_switches);
     RUN(test_counts);
     RUN(test_apply);
+    RUN(test_overflow);
     return TEST_END();
 }
