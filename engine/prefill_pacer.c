@@ -26,11 +26,12 @@ void prefill_pacer_measure(struct prefill_pacer *p, int answers, int prefill, do
     average(&p->token_s, token > least ? token : least, TOKEN_WEIGHT);
 }
 
-int prefill_pacer_budget(const struct prefill_pacer *p, int answers, int max)
+int prefill_pacer_budget(const struct prefill_pacer *p, int answers, int prompts, int max)
 {
     if (answers == 0 || p->pace == 0 || p->token_s <= 0) return max;
     if (p->decode_s <= 0 || p->mixed >= PREFILL_PACE_RUN) return 0;
-    double tokens = (STEP_SHARE * p->pace - 1) * p->decode_s / p->token_s;
+    double crowd = (double)prompts / (PREFILL_PACE_CROWD * answers);
+    double tokens = (crowd > 1 ? crowd : 1) * (STEP_SHARE * p->pace - 1) * p->decode_s / p->token_s;
     if (tokens >= max) return max;
     if (tokens >= PREFILL_PACE_MIN) return (int)tokens;
     return max < PREFILL_PACE_MIN ? max : PREFILL_PACE_MIN;

@@ -7,7 +7,10 @@
  * token than a whole prompt). The budget is the n at which a step takes four fifths of
  * pace * `decode`: what is measured late and what varies has the rest. So that `decode` is known,
  * and follows what runs, a step without prompts comes before the first and after every
- * PREFILL_PACE_RUN others. */
+ * PREFILL_PACE_RUN others.
+ *
+ * When a crowd waits for few answers, it weighs more: beyond PREFILL_PACE_CROWD prompts for each
+ * answer, the time that prompts may add grows with their number. */
 #ifndef LM_ENGINE_PREFILL_PACER_H
 #define LM_ENGINE_PREFILL_PACER_H
 
@@ -21,12 +24,13 @@ struct prefill_pacer {
 /* A step of `answers` sequences that only decoded and `prefill` prompt tokens took `seconds`. */
 void prefill_pacer_measure(struct prefill_pacer *p, int answers, int prefill, double seconds);
 
-/* Prompt tokens for a step beside `answers`; at most `max`, which it is when nobody is answered or
+/* Prompt tokens, for `prompts` in all, in a step beside `answers`; at most `max`, which it is when nobody is answered or
  * nothing was measured yet. 0: a step without prompts is due; else at least PREFILL_PACE_MIN (or
  * max), so that prompts do get on. */
-int prefill_pacer_budget(const struct prefill_pacer *p, int answers, int max);
+int prefill_pacer_budget(const struct prefill_pacer *p, int answers, int prompts, int max);
 
-#define PREFILL_PACE_MIN 4
-#define PREFILL_PACE_RUN 24
+#define PREFILL_PACE_MIN   4
+#define PREFILL_PACE_RUN   24
+#define PREFILL_PACE_CROWD 4
 
 #endif

@@ -6,8 +6,9 @@
  *                                  v     |          if it was not evicted: recomputed by prefill)
  *                                 PREEMPTED
  *
- * A step: every running sequence that needs one token (decode) gets it; then who waits may come in;
- * then running prompts share what is left of the budget for prompts, in order.
+ * A step: every running sequence that needs one token (decode) gets it; then who waits may come in,
+ * until a full step's worth of prompts runs; then these share the budget for prompts, in order, but
+ * half of it goes to the short ones.
  *
  * Rules
  *  1. Order is (rank, first admission). Rank is the request's priority, or RANK_FIRST for who was
@@ -39,12 +40,14 @@
 #include <stdlib.h>
 
 /* However many decodes a step has, prompts move by that many tokens if they may at all. */
-#define PREFILL_MIN KV_BLOCK_TOKENS
+#define PREFILL_MIN   KV_BLOCK_TOKENS
 
-#define RANK_FIRST  INT_MIN
-#define PASSED_MAX  256
-#define PASSED_TURN 16 // a lost turn to run, in lost turns to prefill
-#define SHARE_MIN   16 // fewer tokens of another's prompt are not worth waiting for
+#define PREFILL_SHORT KV_BLOCK_TOKENS // needs no more: goes by others
+
+#define RANK_FIRST    INT_MIN
+#define PASSED_MAX    256
+#define PASSED_TURN   16 // a lost turn to run, in lost turns to prefill
+#define SHARE_MIN     16 // fewer tokens of another's prompt are not worth waiting for
 
 static int min_int(int a, int b)
 {
@@ -336,8 +339,9 @@ static int64_t prefill_before(const struct scheduler *s, const struct request *r
     return tokens;
 }
 
-static void admit_waiting(struct scheduler *s, int budget)
+static void admit_waiting(struct scheduler *s)
 {
+    int backlog_max = prefill_budget(&s->limits, 0); // a step's worth, however slow they come
     struct prefix_match match;
     for (struct request *r; (r = next_waiting(s)) != NULL;) {
         if (r->pending > 0) return; // rule 6
@@ -345,7 +349,8 @@ static void admit_waiting(struct scheduler *s, int budget)
             fail(s, r); // rule 5
             continue;
         }
-        if (s->running_count == s->limits.running_max || prefill_before(s, r) >= budget) return;
+        if (s->running_count == s->limits.running_max || prefill_before(s, r) >= backlog_max)
+            return;
         kv_memory_match(s->memory, r, &match);
         if (waits_for_producer(s, r, &match) || !has_room(s, r, &match)) return;
         admit(s, r, &match);
@@ -359,21 +364,33 @@ static bool may_prefill(const struct scheduler *s, const struct request *r)
     return r->plan != s->plans && need > 0 && r->table.count >= blocks_for(r->computed + need);
 }
 
-static void plan_prefills(struct scheduler *s, struct batch *b, int budget)
+/* Chunks of prompts that need at most `need_max`. Returns the tokens they got. */
+static int plan_chunks(struct scheduler *s, struct batch *b, int budget, int need_max)
 {
-    int first_rank = RANK_FIRST;
-    bool first = true;
+    const struct request *first = NULL;
+    int left = budget;
+    bool lane = need_max < INT_MAX;
     list_each (r, &s->running, struct request, link) {
         if (!may_prefill(s, r)) continue;
-        int count = min_int(min_int(request_need(r), budget), batch_room(b, r));
-        if (first) first_rank = r->rank;
-        first = false;
+        if (!first) first = r;
+        if (request_need(r) > need_max || (lane && r->rank > first->rank)) continue;
+        if (lane && r == first) return 0; // nobody is in their way
+        int count = min_int(min_int(request_need(r), left), batch_room(b, r));
         if (count > 0)
             add(s, b, r, count);
-        else if (first_rank < r->rank)
+        else if (first->rank < r->rank)
             r->passed++; // rule 1
-        budget -= count;
+        left -= count;
     }
+    return budget - left;
+}
+
+/* Half of the budget is for those who are nearly done, so that a long prompt doesn't stop the short
+ * ones behind it; what they leave, and the other half, goes in order. */
+static void plan_prefills(struct scheduler *s, struct batch *b, int budget)
+{
+    int taken = plan_chunks(s, b, budget / 2, PREFILL_SHORT);
+    plan_chunks(s, b, budget - taken, INT_MAX);
 }
 
 static int count_decodes(const struct scheduler *s)
@@ -391,9 +408,10 @@ bool scheduler_plan(struct scheduler *s, struct batch *b)
     promote(&s->preempted);
     make_way(s);
     int decodes = count_decodes(s);
+    int prompts = s->running_count - decodes + scheduler_waiting(s);
     int budget = min_int(prefill_budget(&s->limits, decodes),
-                         prefill_pacer_budget(&s->pacer, decodes, s->limits.prefill_max));
-    if (plan_decodes(s, b)) admit_waiting(s, budget);
+                         prefill_pacer_budget(&s->pacer, decodes, prompts, s->limits.prefill_max));
+    if (plan_decodes(s, b)) admit_waiting(s);
     plan_prefills(s, b, budget);
     if (b->sequences == 0) plan_prefills(s, b, prefill_budget(&s->limits, decodes));
     for (int i = 0; i < b->sequences; i++)

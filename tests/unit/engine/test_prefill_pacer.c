@@ -6,19 +6,22 @@
 static void test_alone(void)
 {
     struct prefill_pacer p = {.pace = 2};
-    EXPECT_INT(prefill_pacer_budget(&p, 0, 512), 512);
-    EXPECT_INT(prefill_pacer_budget(&p, 4, 512), 512); // nothing known yet
+    EXPECT_INT(prefill_pacer_budget(&p, 0, 1, 512), 512);
+    EXPECT_INT(prefill_pacer_budget(&p, 4, 1, 512), 512); // nothing known yet
     prefill_pacer_measure(&p, 0, 512, 0.2);
-    EXPECT_INT(prefill_pacer_budget(&p, 4, 512), 0); // answers alone are measured first
+    EXPECT_INT(prefill_pacer_budget(&p, 4, 1, 512), 0); // answers alone are measured first
     prefill_pacer_measure(&p, 4, 0, 0.005);
-    EXPECT_INT(prefill_pacer_budget(&p, 0, 512), 512);
-    EXPECT(prefill_pacer_budget(&p, 4, 512) < 512);
-    EXPECT_INT(prefill_pacer_budget(&p, 4, 2), 2);
+    EXPECT_INT(prefill_pacer_budget(&p, 0, 1, 512), 512);
+    EXPECT(prefill_pacer_budget(&p, 4, 1, 512) < 512);
+    EXPECT_INT(prefill_pacer_budget(&p, 4, 1, 2), 2);
+    int few = prefill_pacer_budget(&p, 4, 16, 512), many = prefill_pacer_budget(&p, 4, 160, 512);
+    EXPECT_INT(few, prefill_pacer_budget(&p, 4, 1, 512));
+    EXPECT(many >= 9 * few && many <= 11 * few); // 40 for each answer wait instead of four
     for (int i = 0; i < PREFILL_PACE_RUN; i++)
         prefill_pacer_measure(&p, 4, 8, 0.009);
-    EXPECT_INT(prefill_pacer_budget(&p, 4, 512), 0); // what runs may have changed
+    EXPECT_INT(prefill_pacer_budget(&p, 4, 1, 512), 0); // what runs may have changed
     p.pace = 0;
-    EXPECT_INT(prefill_pacer_budget(&p, 4, 512), 512);
+    EXPECT_INT(prefill_pacer_budget(&p, 4, 1, 512), 512);
 }
 
 /* A machine whose step takes fixed_s + answers * answer_s + tokens * token_s, with noise and now
@@ -31,7 +34,7 @@ static void run_machine(double fixed_s, double answer_s, double token_s, int ans
     double decode_s = fixed_s + answers * answer_s, worst = 0, sum = 0;
     int tokens = 0;
     for (int i = 0; i < 600; i++) {
-        int budget = i % 8 == 0 ? 0 : prefill_pacer_budget(&p, answers, 2048);
+        int budget = i % 8 == 0 ? 0 : prefill_pacer_budget(&p, answers, 1, 2048);
         double s = decode_s + budget * token_s;
         double noise = 1 + 0.1 * ((double)rng_below(&rng, 1000) / 1000 - 0.5);
         prefill_pacer_measure(&p, answers, budget, rng_below(&rng, 50) ? s * noise : s * 10);

@@ -388,6 +388,25 @@ static void test_budget(void)
     sim_deinit(&s);
 }
 
+/* A short prompt doesn't wait for the end of a long one, but takes no more than half of a step. */
+static void test_short_prompts_go_by(void)
+{
+    struct sim s;
+    sim_init(&s, (struct scheduler_limits){8, 100, 8, 0}, 40, 1, 1);
+    struct request *big = sim_submit(&s, 170, 50);
+    struct request *small = sim_submit(&s, 40, 50), *next = sim_submit(&s, 40, 50);
+    NEED(sim_plan(&s));
+    EXPECT(big->computed == 100 && small->state == REQUEST_WAITING);
+    sim_complete(&s);
+    NEED(sim_plan(&s));
+    EXPECT_INT(small->computed, 40);
+    EXPECT_INT(next->state, REQUEST_WAITING); // a full step's worth runs
+    EXPECT_INT(big->computed, 160);
+    sim_complete(&s);
+    EXPECT(sim_drain(&s, 1000));
+    sim_deinit(&s);
+}
+
 static void test_queue_is_bounded(void)
 {
     struct sim s;
@@ -608,6 +627,7 @@ static void test_tenants_take_turns(void)
 int main(void)
 {
     RUN(test_budget);
+    RUN(test_short_prompts_go_by);
     RUN(test_queue_is_bounded);
     RUN(test_what_never_fits_fails_and_others_go_on);
     RUN(test_outgrowing_the_pool);
