@@ -1,7 +1,8 @@
 #include "engine/prefill_pacer.h"
 
 #define STEP_SHARE    0.8  // of pace * decode_s that a step is planned to take
-#define DECODE_WEIGHT 0.25 // of a new sample in the average: there are few beside a long prompt
+#define DECODE_WEIGHT 0.25 // of a new sample in the averages;
+#define DECODE_LATE   0.5  // beside a long prompt they are few
 #define TOKEN_WEIGHT  0.1
 #define RISE_MAX      1.5 // an outlier (a step that was descheduled) counts as this much of the average
 
@@ -15,7 +16,7 @@ void prefill_pacer_measure(struct prefill_pacer *p, int answers, int prefill, do
 {
     if (seconds <= 0) return;
     if (prefill == 0) {
-        if (answers > 0) average(&p->decode_s, seconds, DECODE_WEIGHT);
+        if (answers > 0) average(&p->decode_s, seconds, p->mixed > 0 ? DECODE_LATE : DECODE_WEIGHT);
         p->mixed = 0;
         return;
     }
