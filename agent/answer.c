@@ -158,7 +158,8 @@ void answer_record(struct answer *a, size_t index, const struct engine_event *ev
         if (a->width > 0) score_list_push(&c->scores, width, event->logprobs + i * width);
     }
     c->completion_tokens = event->completion_tokens;
-    c->released = (size_t)event->released_tokens;
+    /* Where U+FFFD stands for bytes that may begin a stop string, the engine counts a little short. */
+    if ((size_t)event->released_tokens > c->released) c->released = (size_t)event->released_tokens;
 }
 
 struct response_usage answer_usage(const struct answer *a)

@@ -269,6 +269,8 @@ static void test_streamed_logprobs(void)
     record(0, 'u', -1, "u", 1, FINISH_NONE);
     record(0, 'v', -2, "", 1, FINISH_NONE); // held back
     print_events();
+    answer_record(&answer, 0, &(struct engine_event){.completion_tokens = 2}); // no way back
+    EXPECT_INT(answer.candidates[0].released, 1);
     EXPECT(has("\"text\":\"u\",\"logprobs\":{\"tokens\":[\"u\"],\"token_logprobs\":[-1],"
                "\"top_logprobs\":[{\"y\":-0.25,\"u\":-1}],\"text_offset\":[2]}"));
     record(0, 'y', -0.25f, "vy", 3, FINISH_NONE);
