@@ -24,9 +24,16 @@ static int submit(struct bench_loop *s, int prompt, int generate, struct error *
     return rc;
 }
 
+/* Several sequences begin one after the other, as prefill goes beside those that run: each gets so
+ * many more tokens that all of them still run when `generate` of each are counted. */
+static int tokens_asked(int count, int prompt, int generate)
+{
+    return count > 1 ? generate + count * prompt : generate;
+}
+
 /* Submit `count` requests and follow them to the end. *decode_rate: aggregate tokens/s from the
- * moment every request has its first token until the first one ends; *first_s: submit to the first
- * token. */
+ * moment every request has its first token, over `generate` tokens of each (or until the first one
+ * ends); *first_s: submit to the first token. */
 static int measure(struct bench_loop *s, int count, int prompt, int generate, double *first_s,
                    double *decode_rate, struct error *err)
 {
@@ -40,7 +47,7 @@ static int measure(struct bench_loop *s, int count, int prompt, int generate, do
 
     *first_s = *decode_rate = 0;
     for (int i = 0; i < count && rc == 0; i++)
-        rc = submit(s, prompt, generate, err);
+        rc = submit(s, prompt, tokens_asked(count, prompt, generate), err);
     while (rc == 0 && done < count) {
         struct engine_event event;
         bench_loop_wait(s, &event);
@@ -59,13 +66,18 @@ static int measure(struct bench_loop *s, int count, int prompt, int generate, do
             if (started++ == 0) *first_s = (double)(now - start) * 1e-9;
             if (started == count) all_started = now;
         }
-        if (event.kind == ENGINE_EVENT_DONE) {
-            done++;
+        bool ended = event.kind == ENGINE_EVENT_DONE;
+        if (counting && (ended || tokens >= (int64_t)count * generate)) {
             counting = false;
+            for (int i = 0; i < count; i++)
+                engine_cancel(s->engine, first_id + (uint64_t)i);
         }
+        if (ended) done++;
         engine_event_deinit(&event);
     }
     free(seen);
+    if (rc == 0 && generate > 1 && tokens == 0)
+        rc = error_set(err, E_INVALID, "no moment in which all %d sequences decode", count);
     if (tokens > 0) *decode_rate = (double)tokens / ((double)(last - all_started) * 1e-9);
     return rc;
 }
