@@ -1,0 +1,123 @@
+#include "shared/net/session_key.h"
+
+#include "shared/base/buf.h"
+#include "shared/base/hash.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+/* Public constants: they make hashes of ours differ from those of others, nothing more. */
+static const uint8_t secret_low[16] = "lm session sec 0";
+static const uint8_t secret_high[16] = "lm session sec 1";
+static const uint8_t tenant_key[16] = "lm session tenan";
+
+void session_secret_of(struct str text, struct session_secret *out)
+{
+    uint64_t low = hash_sip24(secret_low, text.data, text.len);
+    uint64_t high = hash_sip24(secret_high, text.data, text.len);
+    for (int i = 0; i < 8; i++) {
+        out->bytes[i] = (uint8_t)(low >> (8 * i));
+        out->bytes[8 + i] = (uint8_t)(high >> (8 * i));
+    }
+}
+
+static void put_part(struct buf *out, struct str part)
+{
+    buf_printf(out, "%zu:", part.len);
+    buf_append(out, part.data, part.len);
+}
+
+uint64_t session_key(const struct session_secret *secret, struct str tenant, struct str model,
+                     struct str kind, int64_t id)
+{
+    struct buf text;
+    buf_init(&text, BUF_MAX_INTERNAL);
+    put_part(&text, tenant);
+    put_part(&text, model);
+    put_part(&text, kind);
+    buf_printf(&text, "%" PRId64, id);
+    uint64_t key = hash_sip24(secret->bytes, text.data, text.len);
+    buf_deinit(&text);
+    return key;
+}
+
+void session_key_text(uint64_t key, char out[SESSION_KEY_DIGITS + 1])
+{
+    snprintf(out, SESSION_KEY_DIGITS + 1, "%016" PRIx64, key);
+}
+
+static bool is_plain(struct str s)
+{
+    for (size_t i = 0; i < s.len; i++) {
+        if (s.data[i] <= ' ' || s.data[i] == 0x7f) return false;
+    }
+    return s.len > 0 && s.len < SESSION_TENANT_BYTES;
+}
+
+void session_tenant(struct str named, struct str authorization, char out[SESSION_TENANT_BYTES])
+{
+    out[0] = 0;
+    if (named.data && is_plain(named)) {
+        snprintf(out, SESSION_TENANT_BYTES, STR_FMT, STR_ARG(named));
+        return;
+    }
+    struct str source = named.data ? str_trim(named) : authorization;
+    if (!named.data) {
+        static const struct str scheme = {"bearer ", 7};
+        if (!source.data || source.len <= scheme.len) return;
+        if (!str_equal_nocase((struct str){source.data, scheme.len}, scheme)) return;
+        source = str_trim((struct str){source.data + scheme.len, source.len - scheme.len});
+    }
+    if (source.len == 0) return;
+    snprintf(out, SESSION_TENANT_BYTES, "token:%016" PRIx64,
+             hash_sip24(tenant_key, source.data, source.len));
+}
+
+static int parse_hex(struct str s, uint64_t *out)
+{
+    if (s.len != SESSION_KEY_DIGITS) return E_FORMAT;
+    *out = 0;
+    for (size_t i = 0; i < s.len; i++) {
+        char c = s.data[i];
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
+        if (digit < 0) return E_FORMAT;
+        *out = *out << 4 | (uint64_t)digit;
+    }
+    return 0;
+}
+
+static int parse_expect(struct str value, enum session_expect *out)
+{
+    static const struct {
+        const char *name;
+        enum session_expect expect;
+    } rows[] = {{"new", SESSION_EXPECT_NEW},
+                {"existing", SESSION_EXPECT_EXISTING},
+                {"adopt", SESSION_EXPECT_ADOPT}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (!str_equal(value, str_of(rows[i].name))) continue;
+        *out = rows[i].expect;
+        return 0;
+    }
+    return E_FORMAT;
+}
+
+int session_hop_parse(struct str header, struct session_hop *out)
+{
+    *out = (struct session_hop){0};
+    struct str part, rest = header;
+    if (!str_split(&rest, ';', &part) || parse_hex(str_trim(part), &out->key) != 0) return E_FORMAT;
+    while (str_split(&rest, ';', &part)) {
+        struct str name, value = str_trim(part);
+        if (!str_split(&value, '=', &name)) continue;
+        if (str_equal(name, STR("expect"))) {
+            if (parse_expect(value, &out->expect) != 0) return E_FORMAT;
+        } else if (str_equal(name, STR("turn"))) {
+            if (str_to_int(value, &out->turn) != 0 || out->turn < 1) return E_FORMAT;
+        }
+    }
+    return 0;
+}
