@@ -106,6 +106,11 @@ bool redis_client_is_connected(const struct redis_client *c)
     return redis_link_is_ready(c->commands);
 }
 
+uv_loop_t *redis_client_loop(const struct redis_client *c)
+{
+    return c->loop;
+}
+
 const char *redis_client_address(const struct redis_client *c)
 {
     return c->url.address;

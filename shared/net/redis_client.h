@@ -35,6 +35,7 @@ FALLIBLE int redis_client_create(uv_loop_t *loop, const struct redis_client_opti
 void redis_client_destroy(struct redis_client *c, void (*on_closed)(void *arg), void *arg);
 
 bool redis_client_is_connected(const struct redis_client *c);
+uv_loop_t *redis_client_loop(const struct redis_client *c);
 const char *redis_client_address(const struct redis_client *c);       // "127.0.0.1:6379", for logs
 const char *redis_client_local_address(const struct redis_client *c); // "" until connected
 
