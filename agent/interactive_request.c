@@ -1,0 +1,261 @@
+#include "agent/interactive_request.h"
+
+#include "agent/chat_messages.h"
+#include "agent/request_field.h"
+#include "shared/base/check.h"
+
+#include <float.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- numbers ---- */
+
+static int parse_sampling(const struct json *body, struct interactive_request *r,
+                          struct api_error *e)
+{
+    static const struct field_range temperature_range = {0, 2, "must be in [0, 2]",
+                                                         "must be in [0, 2]"};
+    static const struct field_range top_p_range = {FLT_MIN, 1, "must be in (0, 1].",
+                                                   "must be in (0, 1]."};
+    static const struct field_range top_k_range = {0, INT_MAX, "cannot be a negative integer.",
+                                                   NULL};
+    static const struct field_range min_p_range = {0, 1, NULL, NULL};
+    static const struct field_range penalty_range = {FLT_MIN, FLT_MAX, NULL, NULL};
+    double temperature = 0.8, top_p = 0.8, min_p = 0, penalty = 1;
+    int64_t top_k = 40;
+    if (field_number(body, "top_p", &top_p_range, &top_p, e) != 0 ||
+        field_integer(body, "top_k", &top_k_range, &top_k, e) != 0 ||
+        field_number(body, "temperature", &temperature_range, &temperature, e) != 0 ||
+        field_number(body, "repetition_penalty", &penalty_range, &penalty, e) != 0 ||
+        field_number(body, "min_p", &min_p_range, &min_p, e) != 0 ||
+        field_seed(body, "seed", &r->sampling.seed, &r->has_seed, e) != 0) {
+        return -1;
+    }
+    r->sampling.temperature = (float)temperature;
+    r->sampling.top_p = (float)top_p;
+    r->sampling.top_k = (int)top_k;
+    r->sampling.min_p = (float)min_p;
+    r->sampling.repetition_penalty = (float)penalty;
+    return 0;
+}
+
+static int parse_lengths(const struct json *body, struct interactive_request *r,
+                         struct api_error *e)
+{
+    static const struct field_range range = {0, INT_MAX, NULL, NULL};
+    int64_t max_tokens = -1, min_tokens = 0;
+    if (field_integer(body, "request_output_len", &range, &max_tokens, e) != 0 ||
+        field_integer(body, "min_new_tokens", &range, &min_tokens, e) != 0) {
+        return -1;
+    }
+    r->wants_nothing = max_tokens == 0;
+    r->max_tokens = max_tokens > 0 ? (int)max_tokens : 0;
+    r->min_tokens = (int)min_tokens;
+    return 0;
+}
+
+/* ---- stop strings ---- */
+
+static int add_stop(struct interactive_request *r, const char *path, const struct json *v,
+                    struct api_error *e)
+{
+    if (json_type(v) != JSON_STRING) return field_type_error(e, path, "a string", v);
+    struct str text = field_str(v);
+    if (text.len == 0) return 0; // LMDeploy: no tokens, so nothing to stop at
+    if (text.len > INTERACTIVE_STOP_BYTES_MAX) {
+        return api_error_set(e, 400, "string_above_max_length", path,
+                             "Invalid '%s': string too long. Expected at most %d bytes, but got "
+                             "%zu instead.",
+                             path, INTERACTIVE_STOP_BYTES_MAX, text.len);
+    }
+    r->stop[r->stop_count++] = text;
+    return 0;
+}
+
+static int parse_stop(const struct json *body, struct interactive_request *r, struct api_error *e)
+{
+    const struct json *stop = json_get_set(body, "stop");
+    if (!stop) return 0;
+    if (json_type(stop) == JSON_STRING) return add_stop(r, "stop", stop, e);
+    if (json_type(stop) != JSON_ARRAY) {
+        return field_type_error(e, "stop", "a string or an array of strings", stop);
+    }
+    if (json_len(stop) > INTERACTIVE_STOPS_MAX) {
+        return api_error_set(e, 400, "array_above_max_length", "stop",
+                             "Invalid 'stop': array too long. Expected an array with maximum "
+                             "length %d, but got an array with length %zu instead.",
+                             INTERACTIVE_STOPS_MAX, json_len(stop));
+    }
+    int index = 0;
+    for (const struct json *v = json_first(stop); v; v = json_next(v)) {
+        char path[32];
+        snprintf(path, sizeof path, "stop[%d]", index++);
+        if (add_stop(r, path, v, e) != 0) return -1;
+    }
+    return 0;
+}
+
+/* ---- the session ---- */
+
+static int parse_session(const struct json *body, struct interactive_request *r,
+                         struct api_error *e)
+{
+    static const struct field_range id_range = {-1, (double)SESSION_ID_MAX, NULL, NULL};
+    static const struct field_range fork_range = {0, (double)SESSION_ID_MAX, NULL, NULL};
+    static const struct field_range rewind_range = {0, INT_MAX, NULL, NULL};
+    r->session_id = r->fork_of = r->rewind_to = -1;
+    if (field_integer(body, "session_id", &id_range, &r->session_id, e) != 0 ||
+        field_bool(body, "cancel", &r->cancel, e) != 0 ||
+        field_bool(body, "interactive_mode", &r->interactive_mode, e) != 0 ||
+        field_integer(body, "fork_of", &fork_range, &r->fork_of, e) != 0 ||
+        field_integer(body, "rewind_to", &rewind_range, &r->rewind_to, e) != 0) {
+        return -1;
+    }
+    if (r->fork_of >= 0 && r->fork_of == r->session_id) {
+        return api_error_set(e, 400, "invalid_value", "fork_of",
+                             "Invalid 'fork_of': a session cannot be forked into itself.");
+    }
+    if (r->rewind_to >= 0 && r->session_id < 0 && r->fork_of < 0) {
+        return api_error_set(e, 400, "invalid_value", "rewind_to",
+                             "Invalid 'rewind_to': a session that begins has nothing to rewind.");
+    }
+    return 0;
+}
+
+/* ---- the prompt ---- */
+
+/* The members of a list, without its brackets. */
+static char *print_members(const struct json *list)
+{
+    struct buf text;
+    buf_init(&text, BUF_MAX_INTERNAL);
+    for (const struct json *v = json_first(list); v; v = json_next(v)) {
+        if (text.len > 0) buf_append_char(&text, ',');
+        json_print(v, &text, false);
+    }
+    return buf_detach(&text, NULL);
+}
+
+static char *print_user(struct str prompt)
+{
+    struct buf text;
+    struct json_writer w;
+    buf_init(&text, BUF_MAX_INTERNAL);
+    json_writer_init(&w, &text);
+    json_object_begin(&w);
+    json_field_text(&w, "role", "user");
+    json_field_str(&w, "content", prompt);
+    json_object_end(&w);
+    return buf_detach(&text, NULL);
+}
+
+static int parse_list(const struct json *prompt, struct interactive_request *r,
+                      struct api_error *e)
+{
+    bool must_rewrite;
+    struct json *rewritten = NULL;
+    int rc = chat_messages_check(prompt, &must_rewrite, e);
+    if (rc == 0 && must_rewrite) {
+        rewritten = chat_messages_rewrite(prompt, e);
+        rc = rewritten ? 0 : -1;
+    }
+    if (rc == 0) r->messages = print_members(rewritten ? rewritten : prompt);
+    json_destroy(rewritten);
+    return rc;
+}
+
+static int parse_prompt(const struct json *body, struct interactive_request *r,
+                        struct api_error *e)
+{
+    const struct json *prompt = json_get_set(body, "prompt");
+    if (!prompt) return field_missing_error(e, "prompt");
+    switch (json_type(prompt)) {
+    case JSON_STRING:
+        if (field_str(prompt).len > 0) r->messages = print_user(field_str(prompt));
+        return 0;
+    case JSON_ARRAY:
+        if (json_len(prompt) == 0) return 0;
+        return r->cancel ? 0 : parse_list(prompt, r, e);
+    default:
+        return field_type_error(e, "prompt", "a string or an array of messages", prompt);
+    }
+}
+
+/* ---- the whole ---- */
+
+static int check_model(const struct json *body, const char *model, struct api_error *e)
+{
+    struct str name = {0};
+    if (field_string(body, "model", NULL, &name, e) != 0) return -1;
+    if (!name.data || str_equal(name, str_of(model))) return 0;
+    return api_error_set(e, 404, "model_not_found", "model", "The model `%.200s` does not exist.",
+                         name.data);
+}
+
+static int refuse_unbuilt(const struct json *body, struct api_error *e)
+{
+    const struct json *image = json_get_set(body, "image_url");
+    if (image && !(json_type(image) == JSON_ARRAY && json_len(image) == 0)) {
+        return api_error_set(e, 400, "unsupported_parameter", "image_url",
+                             "`image_url` argument only works for VL model");
+    }
+    struct str adapter = {0};
+    if (field_string(body, "adapter_name", NULL, &adapter, e) != 0) return -1;
+    return adapter.len > 0 ? field_unsupported_error(e, "adapter_name") : 0;
+}
+
+static int parse_body(const struct json *body, const char *model, struct interactive_request *r,
+                      struct api_error *e)
+{
+    if (json_type(body) != JSON_OBJECT) {
+        return api_error_set(e, 400, "invalid_type", NULL,
+                             "Invalid type for the request body: expected an object, but got %s "
+                             "instead.",
+                             json_type_name(json_type(body)));
+    }
+    if (parse_session(body, r, e) != 0 || parse_prompt(body, r, e) != 0) return -1;
+    if (r->cancel) { // before everything else is looked at, as in LMDeploy
+        if (r->session_id >= 0) return 0;
+        return api_error_set(e, 400, "invalid_value", "session_id",
+                             "please set a session_id to cancel a request");
+    }
+    r->skip_special = true;
+    if (check_model(body, model, e) != 0 || parse_sampling(body, r, e) != 0 ||
+        parse_lengths(body, r, e) != 0 || parse_stop(body, r, e) != 0 ||
+        field_bool(body, "stream", &r->stream, e) != 0 ||
+        field_bool(body, "ignore_eos", &r->ignore_eos, e) != 0 ||
+        field_bool(body, "skip_special_tokens", &r->skip_special, e) != 0 ||
+        refuse_unbuilt(body, e) != 0) {
+        return -1;
+    }
+    if (r->messages || !r->interactive_mode) return 0;
+    return api_error_set(e, 400, "invalid_value", "prompt",
+                         "Invalid 'prompt': it is empty. With 'interactive_mode' false an empty "
+                         "prompt ends the session.");
+}
+
+int interactive_request_parse(struct str body, const char *model, struct interactive_request *out,
+                              struct api_error *e)
+{
+    memset(out, 0, sizeof *out);
+    struct error err = {0};
+    out->document = json_parse(body.data, body.len, &err);
+    if (!out->document) {
+        return api_error_set(e, err.code == E_LIMIT ? 413 : 400, NULL, NULL,
+                             "We could not parse the JSON body of your request: %s.", err.text);
+    }
+    if (parse_body(out->document, model, out, e) != 0) {
+        interactive_request_deinit(out);
+        return -1;
+    }
+    return 0;
+}
+
+void interactive_request_deinit(struct interactive_request *r)
+{
+    json_destroy(r->document);
+    free(r->messages);
+    memset(r, 0, sizeof *r);
+}

@@ -1,0 +1,48 @@
+/* interactive_request.h - the body of POST /v1/chat/interactive as checked parameters: LMDeploy's
+ * fields and defaults, and our fork_of and rewind_to; docs/api.md lists them. Unknown members are
+ * ignored. Pure: any thread. */
+#ifndef LM_AGENT_INTERACTIVE_REQUEST_H
+#define LM_AGENT_INTERACTIVE_REQUEST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/engine.h"
+#include "shared/base/json.h"
+#include "shared/base/str.h"
+#include "shared/net/api_error.h"
+
+#define SESSION_ID_MAX                INT64_C(9007199254740991) // 2^53 - 1: exact in any JSON reader
+#define INTERACTIVE_STOPS_MAX         16
+#define INTERACTIVE_STOP_BYTES_MAX    1024
+
+struct interactive_request {
+    struct json *document; // owned; stop strings point into it
+    char *messages;        // owned: the turn's messages as members of a JSON array; NULL: none
+    int64_t session_id;    // -1: make one up
+    bool interactive_mode, stream, cancel;
+    int64_t rewind_to; // -1: not asked for
+    int64_t fork_of;   // likewise
+
+    struct sampling_params sampling;
+    bool has_seed;
+    int max_tokens; // with wants_nothing: 0; else 0 means what the context leaves
+    bool wants_nothing;
+    int min_tokens;
+    bool ignore_eos, skip_special;
+    struct str stop[INTERACTIVE_STOPS_MAX];
+    int stop_count;
+};
+
+/* An empty prompt outside interactive mode: nothing to answer, the session ends. */
+static inline bool interactive_request_is_end(const struct interactive_request *r)
+{
+    return !r->messages && !r->interactive_mode && !r->cancel;
+}
+
+/* `model`: the served name. 0 and *out (interactive_request_deinit it), or -1 and *e. */
+FALLIBLE int interactive_request_parse(struct str body, const char *model,
+                                       struct interactive_request *out, struct api_error *e);
+void interactive_request_deinit(struct interactive_request *r); // zeroed is fine
+
+#endif
