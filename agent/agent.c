@@ -15,6 +15,7 @@
 
 #include "agent/agent_metrics.h"
 #include "agent/agent_routes.h"
+#include "agent/interactive.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 #include "shared/base/hash.h"
@@ -40,8 +41,9 @@ static void close_timer(uv_timer_t *timer)
 static void on_server_closed(void *arg)
 {
     struct agent *a = arg;
-    registration_destroy(a->registration);
     text_worker_destroy(a->worker);
+    session_service_deinit(&a->sessions);
+    registration_destroy(a->registration);
     engine_bridge_destroy(a->bridge);
 }
 
@@ -84,7 +86,10 @@ static void on_drain_timeout(uv_timer_t *timer)
 {
     struct agent *a = timer->data;
     log_warn("drain timeout", "unfinished=%d", a->service.live_count);
-    completion_service_abort(&a->service); // then the service is idle, and leave() is called
+    /* Then the service is idle, at once or when workers and Redis have given back what they hold,
+     * and leave() is called. */
+    completion_service_abort(&a->service);
+    interactive_abort(&a->sessions);
 }
 
 static void on_signal(void *arg, int signo)
@@ -149,12 +154,34 @@ static int create_registration(struct agent *a, struct error *err)
     return rc != 0 ? rc : registration_create(a->loop, &options, &a->registration, err);
 }
 
+static int create_sessions(struct agent *a, struct error *err)
+{
+    const struct agent_config *c = a->config;
+    uint64_t ttl_ms = (uint64_t)c->session_ttl_s * 1000;
+    struct session_transcript_options redis = {
+        .url = c->redis_url,
+        .agent_id = registration_agent_id(a->registration),
+        .incarnation = registration_incarnation(a->registration),
+        .secret = c->session_secret,
+        .ttl_ms = ttl_ms,
+    };
+    struct session_service_options options = {
+        .completions = &a->service,
+        .join_key = c->join_key,
+        .folder = c->session_dir,
+        .ttl_ms = ttl_ms,
+        .redis = c->redis_url ? &redis : NULL,
+    };
+    return session_service_init(&a->sessions, a->loop, &options, err);
+}
+
 /* ---- the start ---- */
 
 static void on_watch(uv_timer_t *timer)
 {
     struct agent *a = timer->data;
     struct engine_stats stats;
+    session_service_tick(&a->sessions);
     engine_stats(engine_bridge_engine(a->bridge), &stats);
     engine_progress_update(&a->progress, &stats, clock_ms());
 }
@@ -187,6 +214,7 @@ static void open_service(struct agent *a, const struct engine *engine)
     };
     prompt_context_init(&a->service.prompts, engine_tokenizer(engine), engine_chat_template(engine),
                         info->context_len);
+    session_service_open(&a->sessions, info);
     a->service.phase = SERVICE_OPEN;
 }
 
@@ -248,7 +276,10 @@ static int listen_first(struct agent *a, struct error *err)
 static int start(struct agent *a, struct error *err)
 {
     int rc;
-    if ((rc = listen_first(a, err)) != 0 || (rc = create_registration(a, err)) != 0) return rc;
+    if ((rc = listen_first(a, err)) != 0 || (rc = create_registration(a, err)) != 0 ||
+        (rc = create_sessions(a, err)) != 0) {
+        return rc;
+    }
     if ((rc = loop_signals_start(&a->signals, a->loop, on_signal, a)) != 0) {
         return error_set(err, rc, "cannot watch signals: %s", error_text(rc));
     }
@@ -279,6 +310,7 @@ int agent_run(struct agent *a, const struct agent_config *config)
         fprintf(stderr, "lm-agent: %s\n", err.text);
         a->exit_code = rc == E_INVALID ? EXIT_USAGE : 1;
         if (a->server) http_server_close(a->server, NULL, NULL);
+        session_service_deinit(&a->sessions);
         registration_destroy(a->registration);
     }
     uv_run(&loop, UV_RUN_DEFAULT);

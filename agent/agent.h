@@ -10,6 +10,7 @@
 #include "agent/engine_bridge.h"
 #include "agent/engine_state.h"
 #include "agent/registration.h"
+#include "agent/session_service.h"
 #include "agent/text_worker.h"
 #include "shared/net/http_router.h"
 #include "shared/net/http_server.h"
@@ -25,6 +26,7 @@ struct agent {
     struct text_worker *worker;
     struct registration *registration;
     struct completion_service service;
+    struct session_service sessions;
     struct engine_progress progress;
     struct loop_signals signals;
     uv_timer_t watch;       // progress and metrics, every AGENT_LOAD_MS

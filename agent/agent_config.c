@@ -48,6 +48,16 @@ static const struct option options[] = {
     {"agent-id", OPTION_STRING, FIELD(agent_id), .arg = "ID", .group = "Fleet",
      .help = "stable name in the fleet; by default host name and port"},
 
+    {"session-ttl", OPTION_INT, FIELD(session_ttl_s), .def = "14400", .min = 1, .max = 31536000,
+     .arg = "SECONDS", .group = "Sessions",
+     .help = "idle time after which a conversation of /v1/chat/interactive is dropped"},
+    {"session-dir", OPTION_STRING, FIELD(session_dir), .arg = "FOLDER", .group = "Sessions",
+     .help = "where conversations are kept over a restart; by default nowhere"},
+    {"session-secret", OPTION_STRING, FIELD(session_secret), .arg = "TEXT", .group = "Sessions",
+     .help = "names conversations in Redis, the same for the whole fleet; by default one that "
+             "Redis keeps",
+     .secret = true},
+
     {"session-len", OPTION_INT, FIELD(session_len), .def = "0", .min = 0, .max = 1 << 24,
      .arg = "TOKENS", .group = "Engine",
      .help = "context window of a request; 0 means the model's own"},

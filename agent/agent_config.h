@@ -29,6 +29,10 @@ struct agent_config {
     char *advertise;
     char *join_key;
     char *agent_id;
+    // Sessions
+    int64_t session_ttl_s;
+    char *session_dir;
+    char *session_secret;
     // Engine
     int64_t session_len;
     double cache_max_entry_count;

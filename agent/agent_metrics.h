@@ -20,6 +20,9 @@
     X(COUNTER, completion_tokens_total, "tokens sampled for answers")                         \
     X(COUNTER, engine_steps_total, "forward passes of the engine")                            \
     X(COUNTER, engine_preemptions_total, "sequences put back into the queue for want of KV")  \
+    X(COUNTER, session_turns_total, "turns of conversations answered in full")                \
+    X(COUNTER, session_turns_undurable_total, "of those, not written down as they should be") \
+    X(COUNTER, sessions_adopted_total, "conversations taken over from other agents")          \
     X(COUNTER, registration_failures_total, "heartbeats that a proxy or Redis did not take")  \
     X(GAUGE, completions_live, "HTTP requests being worked on")                               \
     X(GAUGE, running, "sequences in the batch")                                               \

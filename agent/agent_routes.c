@@ -2,6 +2,8 @@
 
 #include "agent/agent.h"
 #include "agent/agent_metrics.h"
+#include "agent/interactive.h"
+#include "agent/interactive_request.h"
 #include "shared/base/check.h"
 #include "shared/base/json.h"
 #include "shared/net/api_error.h"
@@ -79,6 +81,36 @@ static void post_completions(struct http_exchange *x, struct str param, void *ar
     completion_start(&a->service, x, COMPLETION_TEXT);
 }
 
+/* ---- conversations ---- */
+
+static void post_interactive(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct agent *a = arg;
+    interactive_start(&a->sessions, x);
+}
+
+static void get_sessions(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct agent *a = arg;
+    session_service_list(&a->sessions, x);
+}
+
+static void delete_session(struct http_exchange *x, struct str param, void *arg)
+{
+    struct agent *a = arg;
+    int64_t id;
+    if (str_to_int(param, &id) == 0 && id >= 0 && id <= SESSION_ID_MAX) {
+        interactive_delete(&a->sessions, x, id);
+        return;
+    }
+    struct api_error e = {0};
+    api_error_set(&e, 400, "invalid_value", "session_id",
+                  "A session id is an integer from 0 to 2^53 - 1.");
+    api_error_respond(x, &e);
+}
+
 /* ---- probes ---- */
 
 static void respond_status(struct http_exchange *x, int http_status, const char *status)
@@ -148,6 +180,9 @@ static const struct http_route routes[] = {
     {"GET", "/v1/models/{id}", get_model},
     {"POST", "/v1/chat/completions", post_chat},
     {"POST", "/v1/completions", post_completions},
+    {"POST", "/v1/chat/interactive", post_interactive},
+    {"GET", "/v1/sessions", get_sessions},
+    {"DELETE", "/v1/sessions/{id}", delete_session},
     {"GET", "/health", get_health},
     {"GET", "/ready", get_ready},
     {"GET", "/metrics", get_metrics},

@@ -85,6 +85,19 @@ static void completion_free(struct completion *c)
     free(c);
 }
 
+void completion_service_enter(struct completion_service *s)
+{
+    s->live_count++;
+    metric_set(&agent_metrics.completions_live, s->live_count);
+}
+
+void completion_service_leave(struct completion_service *s)
+{
+    s->live_count--;
+    metric_set(&agent_metrics.completions_live, s->live_count);
+    if (s->live_count == 0 && s->on_idle) s->on_idle(s->arg);
+}
+
 static void completion_close(struct completion *c)
 {
     struct completion_service *s = c->service;
@@ -95,14 +108,12 @@ static void completion_close(struct completion *c)
         if (c->calls[i].engine_id) engine_bridge_cancel(s->bridge, c->calls[i].engine_id);
     }
     list_remove(&c->link);
-    s->live_count--;
-    metric_set(&agent_metrics.completions_live, s->live_count);
     if (c->job_pending) {
         text_job_cancel(&c->job);
     } else {
         completion_free(c);
     }
-    if (s->live_count == 0 && s->on_idle) s->on_idle(s->arg);
+    completion_service_leave(s);
 }
 
 static void set_processing_header(struct completion *c)
@@ -112,15 +123,15 @@ static void set_processing_header(struct completion *c)
     http_exchange_add_header(c->exchange, STR("openai-processing-ms"), str_of(text));
 }
 
-static void set_unavailable(struct api_error *e, enum service_phase phase)
+void completion_error_unavailable(const struct completion_service *s, struct api_error *e)
 {
     api_error_set(e, 503, "service_unavailable", NULL, "%s",
-                  phase == SERVICE_LOADING ? "The model is still loading. Please retry shortly."
-                                           : "The server is shutting down. Please retry.");
+                  s->phase == SERVICE_LOADING ? "The model is still loading. Please retry shortly."
+                                              : "The server is shutting down. Please retry.");
     e->retry_after_s = 1;
 }
 
-static void count_refusal(int status)
+void completion_count_refusal(int status)
 {
     struct agent_metrics *m = &agent_metrics;
     struct metric *counter = status == 429   ? &m->requests_queue_full_total
@@ -133,7 +144,7 @@ static void count_refusal(int status)
 /* Answer with an error, in whatever way the answer's state still allows. */
 static void completion_fail(struct completion *c, const struct api_error *e)
 {
-    count_refusal(e->status);
+    completion_count_refusal(e->status);
     log_debug("request refused", "id=%s status=%d code=%s param=%s", c->id, e->status,
               e->code ? e->code : "", e->param);
     if (http_respond_has_begun(c->exchange)) {
@@ -225,7 +236,9 @@ static void set_event_error(struct api_error *e, const struct engine_event *even
         api_error_set(e, too_long ? 400 : 500, too_long ? "context_length_exceeded" : NULL, NULL,
                       "The request failed: %.*s.", (int)event->text_len, event->text);
     } else { // cancelled, and not by us: the engine is closing
-        set_unavailable(e, SERVICE_DRAINING);
+        api_error_set(e, 503, "service_unavailable", NULL,
+                      "The server is shutting down. Please retry.");
+        e->retry_after_s = 1;
     }
 }
 
@@ -252,7 +265,7 @@ static void on_event(void *arg, const struct engine_event *event)
 
 /* ---- handing over to the engine ---- */
 
-static void set_queue_full(const struct completion_service *s, struct api_error *e)
+void completion_error_queue_full(const struct completion_service *s, struct api_error *e)
 {
     struct engine_stats stats;
     engine_stats(engine_bridge_engine(s->bridge), &stats);
@@ -263,12 +276,12 @@ static void set_queue_full(const struct completion_service *s, struct api_error 
     e->retry_after_s = engine_wait_s(&stats, s->max_batch_size);
 }
 
-static void set_submit_error(const struct completion_service *s, int code, const struct error *err,
+void completion_error_submit(const struct completion_service *s, int code, const struct error *err,
                              struct api_error *e)
 {
     switch (code) {
     case E_BUSY:
-        set_queue_full(s, e);
+        completion_error_queue_full(s, e);
         return;
     case E_CLOSED:
         api_error_set(e, 503, "service_unavailable", NULL, "The engine has stopped: %s.",
@@ -303,7 +316,7 @@ static int submit_all(struct completion *c, struct api_error *e)
         if (i % per_prompt == 0) c->service->groups++;
         int rc = submit(c, &c->calls[i], per_prompt > 1 ? c->service->groups : 0, &err);
         if (rc != 0) {
-            set_submit_error(c->service, rc, &err, e);
+            completion_error_submit(c->service, rc, &err, e);
             return -1; // completion_close cancels those before it
         }
     }
@@ -372,7 +385,7 @@ static void on_prepared(struct text_job *job)
     if (c->prepare_status != 0) {
         completion_fail(c, &c->error);
     } else if (c->service->phase != SERVICE_OPEN) {
-        set_unavailable(&c->error, c->service->phase);
+        completion_error_unavailable(c->service, &c->error);
         completion_fail(c, &c->error);
     } else {
         completion_accept(c);
@@ -382,8 +395,8 @@ static void on_prepared(struct text_job *job)
 void completion_refuse(const struct completion_service *s, struct http_exchange *x)
 {
     struct api_error e = {0};
-    set_unavailable(&e, s->phase);
-    count_refusal(e.status);
+    completion_error_unavailable(s, &e);
+    completion_count_refusal(e.status);
     api_error_respond(x, &e);
 }
 
@@ -413,12 +426,11 @@ void completion_start(struct completion_service *s, struct http_exchange *x,
     c->job.done = on_prepared;
 
     list_push_back(&s->live, &c->link);
-    s->live_count++;
-    metric_set(&agent_metrics.completions_live, s->live_count);
+    completion_service_enter(s);
     http_exchange_watch(x, on_gone, on_drain, c);
     if (text_worker_submit(s->worker, &c->job) != 0) {
         struct api_error e = {0};
-        set_queue_full(s, &e);
+        completion_error_queue_full(s, &e);
         completion_fail(c, &e);
         return;
     }
@@ -435,7 +447,7 @@ void completion_service_abort(struct completion_service *s)
 {
     list_each_safe (c, &s->live, struct completion, link) {
         struct api_error e = {0}; // c->error may be a worker's (rule 2)
-        set_unavailable(&e, SERVICE_DRAINING);
+        completion_error_unavailable(s, &e);
         completion_fail(c, &e);
     }
 }

@@ -30,8 +30,8 @@ struct completion_service {
     const char *join_key; // NULL: none; see shared/net/peer_trust.h
     uint64_t groups;      // prompts that were submitted; names those with several answers
 
-    struct list live; // of struct completion
-    int live_count;
+    struct list live;           // of struct completion
+    int live_count;             // of those and of turns of conversations
     void (*on_idle)(void *arg); // the last live completion ended; NULL: nobody cares
     void *arg;
 };
@@ -44,7 +44,20 @@ void completion_start(struct completion_service *s, struct http_exchange *x,
 /* 503 with Retry-After, as completion_start answers while `phase` isn't SERVICE_OPEN. */
 void completion_refuse(const struct completion_service *s, struct http_exchange *x);
 
-/* End all that live with a server error. */
+/* End all that live with a server error; the service is draining. */
 void completion_service_abort(struct completion_service *s);
+
+/* ---- shared with turns of conversations (agent/interactive.h) ---- */
+
+/* One more, or less, HTTP request that draining waits for. Leaving may call on_idle. */
+void completion_service_enter(struct completion_service *s);
+void completion_service_leave(struct completion_service *s);
+
+/* 503 by phase; 429 with the time to wait; whatever engine_submit's code means. */
+void completion_error_unavailable(const struct completion_service *s, struct api_error *e);
+void completion_error_queue_full(const struct completion_service *s, struct api_error *e);
+void completion_error_submit(const struct completion_service *s, int code, const struct error *err,
+                             struct api_error *e);
+void completion_count_refusal(int status);
 
 #endif

@@ -192,6 +192,11 @@ int engine_bridge_submit(struct engine_bridge *b, struct engine_request *request
     return rc;
 }
 
+void engine_bridge_stop(struct engine_bridge *b, uint64_t id)
+{
+    if (find_slot(b, id)) engine_cancel(b->engine, id);
+}
+
 void engine_bridge_cancel(struct engine_bridge *b, uint64_t id)
 {
     struct slot *slot = find_slot(b, id);

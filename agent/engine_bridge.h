@@ -33,6 +33,9 @@ struct engine *engine_bridge_engine(const struct engine_bridge *b);
 /* Fills request->id. On success on_event gets every event of it up to DONE or FAILED. */
 FALLIBLE int engine_bridge_submit(struct engine_bridge *b, struct engine_request *request,
                                   engine_bridge_on_event *on_event, void *arg, struct error *err);
+/* Stop the request; on_event gets what was done until then, and DONE with FINISH_CANCELLED unless
+ * the request ended before. */
+void engine_bridge_stop(struct engine_bridge *b, uint64_t id);
 /* Stop the request; on_event isn't called again. Fine for one that has ended. */
 void engine_bridge_cancel(struct engine_bridge *b, uint64_t id);
 

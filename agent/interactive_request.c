@@ -151,8 +151,7 @@ static char *print_user(struct str prompt)
     return buf_detach(&text, NULL);
 }
 
-static int parse_list(const struct json *prompt, struct interactive_request *r,
-                      struct api_error *e)
+static int parse_list(const struct json *prompt, struct interactive_request *r, struct api_error *e)
 {
     bool must_rewrite;
     struct json *rewritten = NULL;
@@ -166,8 +165,7 @@ static int parse_list(const struct json *prompt, struct interactive_request *r,
     return rc;
 }
 
-static int parse_prompt(const struct json *body, struct interactive_request *r,
-                        struct api_error *e)
+static int parse_prompt(const struct json *body, struct interactive_request *r, struct api_error *e)
 {
     const struct json *prompt = json_get_set(body, "prompt");
     if (!prompt) return field_missing_error(e, "prompt");

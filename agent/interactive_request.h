@@ -12,9 +12,9 @@
 #include "shared/base/str.h"
 #include "shared/net/api_error.h"
 
-#define SESSION_ID_MAX                INT64_C(9007199254740991) // 2^53 - 1: exact in any JSON reader
-#define INTERACTIVE_STOPS_MAX         16
-#define INTERACTIVE_STOP_BYTES_MAX    1024
+#define SESSION_ID_MAX             INT64_C(9007199254740991) // 2^53 - 1: exact in any JSON reader
+#define INTERACTIVE_STOPS_MAX      16
+#define INTERACTIVE_STOP_BYTES_MAX 1024
 
 struct interactive_request {
     struct json *document; // owned; stop strings point into it

@@ -316,6 +316,16 @@ int registration_create(uv_loop_t *loop, const struct registration_options *opti
     return rc;
 }
 
+const char *registration_agent_id(const struct registration *r)
+{
+    return r->record.id;
+}
+
+const char *registration_incarnation(const struct registration *r)
+{
+    return r->record.incarnation;
+}
+
 void registration_start(struct registration *r)
 {
     r->is_started = true;

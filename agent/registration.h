@@ -29,6 +29,9 @@ struct registration_options {
 /* E_INVALID: the Redis URL. Says nothing until registration_start. */
 FALLIBLE int registration_create(uv_loop_t *loop, const struct registration_options *options,
                                  struct registration **out, struct error *err);
+/* What the record says of this process; lives as long as the registration. */
+const char *registration_agent_id(const struct registration *r);
+const char *registration_incarnation(const struct registration *r);
 /* The agent is ready: beats begin. */
 void registration_start(struct registration *r);
 /* Something that `fill` reports has changed and shouldn't wait for the next beat. */

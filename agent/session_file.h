@@ -15,9 +15,9 @@
 #define SESSION_FINGERPRINT_SIZE 192
 
 struct session_folder {
-    char *path; // owned
-    int fd;     // of the folder
-    int lock;   // held while open
+    char *path;                                 // owned
+    int fd;                                     // of the folder
+    int lock;                                   // held while open
     char fingerprint[SESSION_FINGERPRINT_SIZE]; // of the model: files of others are refused
     struct session_limits limits;
 };

@@ -7,8 +7,8 @@
 
 #define VERSION     1
 #define NO_MESSAGES UINT32_MAX
-#define HEAD_BYTES  40 // version, base, keep_turns, count (u32 each), seed, serial (u64), messages,
-                       // reserved (u32)
+/* version, base, keep_turns, count (u32 each), seed, serial (u64 each), messages, 0 (u32 each) */
+#define HEAD_BYTES  40
 
 /* ---- the history ---- */
 

@@ -74,7 +74,8 @@ static bool is_stable(const struct prompt_context *c, const char *past)
 
 void session_template_init(struct session_template *t, const struct prompt_context *context)
 {
-    static const char system[] = "{\"role\":\"system\",\"content\":\"lm7placeholder7system\"}," PAST;
+    static const char system[] =
+        "{\"role\":\"system\",\"content\":\"lm7placeholder7system\"}," PAST;
     t->context = context;
     struct buf text;
     struct error err = {0};
@@ -201,14 +202,14 @@ static int build_again(const struct prompt_context *c, const struct session_hist
     return 0;
 }
 
-int session_prompt_build(const struct session_template *t, const struct session_history *h, int base,
-                         const char *messages, int64_t now, struct session_prompt *out,
+int session_prompt_build(const struct session_template *t, const struct session_history *h,
+                         int base, const char *messages, int64_t now, struct session_prompt *out,
                          struct api_error *e)
 {
     const struct prompt_context *c = t->context;
     CHECK(base >= 0 && (size_t)base <= h->ids.count);
-    *out = (struct session_prompt){.base = base,
-                                   .keep_turns = session_history_turns_within(h, base)};
+    *out =
+        (struct session_prompt){.base = base, .keep_turns = session_history_turns_within(h, base)};
     int rc;
     if (base == 0) {
         rc = build_whole(c, &messages, 1, now, out, e);

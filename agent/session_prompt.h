@@ -34,9 +34,9 @@ struct session_prompt {
 /* The prompt of a turn behind the first `base` tokens of `h`. messages: the members of a JSON
  * array. -1 and *e: the template refuses them, or `base` cuts a turn of a conversation that is
  * rendered whole. session_prompt_deinit in every case. */
-FALLIBLE int session_prompt_build(const struct session_template *t,
-                                  const struct session_history *h, int base, const char *messages,
-                                  int64_t now, struct session_prompt *out, struct api_error *e);
+FALLIBLE int session_prompt_build(const struct session_template *t, const struct session_history *h,
+                                  int base, const char *messages, int64_t now,
+                                  struct session_prompt *out, struct api_error *e);
 void session_prompt_deinit(struct session_prompt *p);
 
 /* What a template that is rendered whole will need of a turn: its messages and its answer.

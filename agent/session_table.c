@@ -71,8 +71,8 @@ void session_table_deinit(struct session_table *t)
 uint64_t session_table_key(const struct session_owner *owner, const char *model)
 {
     static const struct session_secret plain = {"lm session table"};
-    uint64_t key = session_key(&plain, str_of(owner->tenant), str_of(model), STR("interactive"),
-                               owner->id);
+    uint64_t key =
+        session_key(&plain, str_of(owner->tenant), str_of(model), STR("interactive"), owner->id);
     return key ? key : 1; // 0 is "none" to the engine
 }
 
@@ -140,6 +140,26 @@ void session_table_account(struct session_table *t, struct session *s, size_t by
     t->bytes = t->bytes - bytes_before + s->history.bytes_owned;
 }
 
+static int compare_use(const void *a, const void *b)
+{
+    const struct session *x = *(struct session *const *)a, *y = *(struct session *const *)b;
+    return x->used_ms < y->used_ms ? -1 : x->used_ms > y->used_ms;
+}
+
+void session_table_sort(struct session_table *t)
+{
+    struct session **all = xcalloc(t->count + 1, sizeof(struct session *));
+    size_t count = 0;
+    list_each_safe (s, &t->sessions, struct session, link) {
+        list_remove(&s->link);
+        all[count++] = s;
+    }
+    qsort(all, count, sizeof *all, compare_use);
+    for (size_t i = 0; i < count; i++)
+        list_push_back(&t->sessions, &all[i]->link);
+    free(all);
+}
+
 static bool is_full(const struct session_table *t)
 {
     return t->count >= t->options.count_max || t->bytes >= t->options.bytes_max;
@@ -188,8 +208,8 @@ void session_table_bury(struct session_table *t, uint64_t key, enum session_loss
         free_grave(t, list_first(&t->graves, struct grave, link));
     }
     struct grave *g = xcalloc(1, sizeof *g);
-    *g = (struct grave){
-        .key = key, .until_ms = now_ms + GRAVE_TTLS * t->options.ttl_ms, .why = why};
+    *g =
+        (struct grave){.key = key, .until_ms = now_ms + GRAVE_TTLS * t->options.ttl_ms, .why = why};
     list_push_back(&t->graves, &g->link);
     hash_map_put(&t->graves_by_key, key_str(&g->key), g);
     t->grave_count++;

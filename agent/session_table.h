@@ -80,6 +80,8 @@ bool session_has_turn(const struct session *s, const struct session_ticket *tick
 
 /* The history has changed: counts what it takes now. */
 void session_table_account(struct session_table *t, struct session *s, size_t bytes_before);
+/* Sessions were put in out of the order of their last use: put them in order. */
+void session_table_sort(struct session_table *t);
 /* False: the bounds are reached by sessions that exist nowhere else. Drops safe ones before. */
 bool session_table_make_room(struct session_table *t);
 /* Drop what has been idle for the TTL, leaving a grave. */

@@ -27,18 +27,18 @@
 #define SECRET_CHARS 32
 #define QUIET_MS     1000 // for what nobody waits for
 
-#define LUA_PIN                                                             \
-    "local function decode(text)\n"                                         \
-    "  local ok, value = pcall(cjson.decode, text or 'null')\n"             \
-    "  if ok and type(value) == 'table' then return value end\n"            \
-    "end\n"                                                                 \
-    "local function set_pin(agent, incarnation, turn, ttl)\n"               \
-    "  local pin = cjson.encode({agent = agent, incarnation = incarnation,\n" \
-    "    kind = 'interactive', turn = turn, time = tonumber(redis.call('TIME')[1])})\n" \
-    "  redis.call('SET', KEYS[1], pin, 'PX', ttl)\n"                        \
+#define LUA_PIN                                                                              \
+    "local function decode(text)\n"                                                          \
+    "  local ok, value = pcall(cjson.decode, text or 'null')\n"                              \
+    "  if ok and type(value) == 'table' then return value end\n"                             \
+    "end\n"                                                                                  \
+    "local function set_pin(agent, incarnation, turn, ttl)\n"                                \
+    "  local pin = cjson.encode({agent = agent, incarnation = incarnation,\n"                \
+    "    kind = 'interactive', turn = turn, time = tonumber(redis.call('TIME')[1])})\n"      \
+    "  redis.call('SET', KEYS[1], pin, 'PX', ttl)\n"                                         \
     "  if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('PEXPIRE', KEYS[2], ttl) end\n" \
-    "end\n"                                                                 \
-    "local pin = decode(redis.call('GET', KEYS[1]))\n"                      \
+    "end\n"                                                                                  \
+    "local pin = decode(redis.call('GET', KEYS[1]))\n"                                       \
     "local turns = tonumber(redis.call('HGET', KEYS[2], 'turns'))\n"
 
 static const char open_lua[] =
@@ -84,8 +84,7 @@ static const char open_lua[] =
 static const char append_lua[] =
     "-- KEYS: lm:s:<name> lm:h:<name>\n"
     "-- ARGV: agent, incarnation, serial before, serial, ttl_ms, bytes_max, model, mode, "
-    "records...\n" LUA_PIN
-    "if pin and pin.incarnation ~= ARGV[2] then return 'moved' end\n"
+    "records...\n" LUA_PIN "if pin and pin.incarnation ~= ARGV[2] then return 'moved' end\n"
     "local records, bytes, is_append = 0, 0, ARGV[8] == 'append'\n"
     "if is_append then\n"
     "  if (turns or 0) ~= tonumber(ARGV[3]) then return 'gap' end\n"
@@ -112,8 +111,8 @@ static const char append_lua[] =
     "return 'ok'\n";
 
 static const char release_lua[] =
-    "-- KEYS: lm:s:<name> lm:h:<name>   ARGV: incarnation, '1' if the session has no turns\n" LUA_PIN
-    "if not pin or pin.incarnation ~= ARGV[1] then return 'other' end\n"
+    "-- KEYS: lm:s:<name> lm:h:<name>   ARGV: incarnation, '1' if the session has no "
+    "turns\n" LUA_PIN "if not pin or pin.incarnation ~= ARGV[1] then return 'other' end\n"
     "redis.call('HDEL', KEYS[2], 'running')\n"
     "if ARGV[2] == '1' and not turns then redis.call('DEL', KEYS[1], KEYS[2]) end\n"
     "return 'ok'\n";
@@ -129,10 +128,9 @@ static const char end_lua[] =
     "end\n"
     "return 'ok'\n";
 
-static const char secret_lua[] =
-    "-- KEYS: lm:session-secret   ARGV: one to take if there is none\n"
-    "redis.call('SET', KEYS[1], ARGV[1], 'NX')\n"
-    "return redis.call('GET', KEYS[1])\n";
+static const char secret_lua[] = "-- KEYS: lm:session-secret   ARGV: one to take if there is none\n"
+                                 "redis.call('SET', KEYS[1], ARGV[1], 'NX')\n"
+                                 "return redis.call('GET', KEYS[1])\n";
 
 struct session_transcript {
     struct redis_client *client;
@@ -280,10 +278,14 @@ static enum transcript_state read_opened(struct session_transcript *t, int statu
         const char *word;
         enum transcript_state state;
     } rows[] = {
-        {"own", TRANSCRIPT_OWN},         {"new", TRANSCRIPT_NEW},
-        {"ended", TRANSCRIPT_ENDED},     {"busy", TRANSCRIPT_BUSY},
-        {"elsewhere", TRANSCRIPT_ELSEWHERE}, {"lost", TRANSCRIPT_LOST},
-        {"unknown", TRANSCRIPT_UNKNOWN}, {"foreign", TRANSCRIPT_FOREIGN},
+        {"own", TRANSCRIPT_OWN},
+        {"new", TRANSCRIPT_NEW},
+        {"ended", TRANSCRIPT_ENDED},
+        {"busy", TRANSCRIPT_BUSY},
+        {"elsewhere", TRANSCRIPT_ELSEWHERE},
+        {"lost", TRANSCRIPT_LOST},
+        {"unknown", TRANSCRIPT_UNKNOWN},
+        {"foreign", TRANSCRIPT_FOREIGN},
     };
     if (status != 0) return TRANSCRIPT_AWAY;
     if (reply->type == REDIS_FAIL) {

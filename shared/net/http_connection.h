@@ -48,6 +48,7 @@ struct http_exchange {
     struct arena arena;
     struct buf body;
     struct buf extra;      // header lines for every response
+    struct buf trailers;   // lines behind a chunked body
     struct str request_id; // set by http_router
     uv_loop_t *loop;
     uint64_t body_charged; // bytes counted in server->body_bytes

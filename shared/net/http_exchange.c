@@ -53,6 +53,7 @@ struct http_exchange *http_exchange_create(struct http_connection *c)
     arena_init(&x->arena);
     buf_init(&x->body, c->server->options.limits.body_bytes);
     buf_init(&x->extra, EXTRA_HEADERS_MAX);
+    buf_init(&x->trailers, EXTRA_HEADERS_MAX);
 
     const char *from = p->text.data;
     const char *to = arena_strndup(&x->arena, p->text.data, p->text.len);
@@ -85,6 +86,7 @@ void http_exchange_destroy(struct http_exchange *x)
     discharge(x);
     buf_deinit(&x->body);
     buf_deinit(&x->extra);
+    buf_deinit(&x->trailers);
     arena_deinit(&x->arena);
     free(x);
 }
@@ -240,12 +242,39 @@ size_t http_respond_write(struct http_exchange *x, const void *data, size_t len)
     return pending;
 }
 
+void http_respond_trailer(struct http_exchange *x, struct str name, struct str value)
+{
+    CHECK(x->begun && is_header_text(name) && is_header_text(value));
+    put_header(&x->trailers, name, value);
+}
+
+/* The closing chunk with lines behind it. */
+static void send_trailers(struct http_exchange *x, const void *data, size_t len)
+{
+    struct buf *out = http_connection_begin_hold(x->connection);
+    if (len > 0) {
+        buf_printf(out, "%zx\r\n", len);
+        buf_append(out, data, len);
+        buf_append_str(out, "\r\n");
+    }
+    buf_append_str(out, "0\r\n");
+    buf_append(out, x->trailers.data, x->trailers.len);
+    buf_append_str(out, "\r\n");
+    http_connection_end_hold(x->connection);
+    http_connection_send(x->connection, NULL, 0, false, false);
+}
+
 void http_respond_end(struct http_exchange *x, const void *data, size_t len)
 {
     CHECK(x->begun);
     if (x->connection) {
         bool silent = x->head_only || x->no_body;
-        http_connection_send(x->connection, data, silent ? 0 : len, x->chunked && !silent, true);
+        if (x->chunked && !silent && x->trailers.len > 0) {
+            send_trailers(x, data, len);
+        } else {
+            http_connection_send(x->connection, data, silent ? 0 : len, x->chunked && !silent,
+                                 true);
+        }
     }
     finish(x);
 }

@@ -86,6 +86,9 @@ void http_respond_begin(struct http_exchange *x, int status, const char *content
 /* Queue bytes; returns bytes now pending on the connection (see on_drain). Never fails: a lost
  * client is reported by on_gone, later, never from inside this call. */
 size_t http_respond_write(struct http_exchange *x, const void *data, size_t len);
+/* A header line behind the body, for what isn't known before; name it in a `trailer` header, too.
+ * Nothing on HTTP/1.0, which has none. Before http_respond_end. */
+void http_respond_trailer(struct http_exchange *x, struct str name, struct str value);
 /* Last bytes (may be empty) and the closing chunk in one write. */
 void http_respond_end(struct http_exchange *x, const void *data, size_t len);
 /* Cut the stream so that the client sees it is incomplete. Before begin: like a 500 with no body.

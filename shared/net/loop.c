@@ -26,6 +26,7 @@ int loop_signals_start(struct loop_signals *s, uv_loop_t *loop,
     s->on_signal = on_signal_received;
     s->arg = arg;
     signal(SIGPIPE, SIG_IGN); // a write to a lost peer is an error code, not the end
+    signal(SIGXFSZ, SIG_IGN); // and so is one beyond the limit on file sizes
     CHECK(uv_signal_init(loop, &s->term) == 0);
     CHECK(uv_signal_init(loop, &s->interrupt) == 0);
     s->term.data = s->interrupt.data = s;

@@ -80,7 +80,8 @@ static char order[64];
 
 static void on_turn(void *arg)
 {
-    strcat(order, arg);
+    size_t len = strlen(order);
+    snprintf(order + len, sizeof order - len, "%s", (const char *)arg);
 }
 
 static void test_turns_in_order(void)

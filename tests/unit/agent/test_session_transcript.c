@@ -217,11 +217,8 @@ static void test_equal_serials_of_different_turns(void)
     lives("agent-a", "inc-a");
     open_turn(&a, SESSION_EXPECT_ANY);
     EXPECT_INT(end_turn(&a, 0, 10, 5), TRANSCRIPT_SAVED);
-    struct session_step unsaved = {.base = 5,
-                                   .keep_turns = 1,
-                                   .ids = (const int32_t[]){77},
-                                   .count = 1,
-                                   .serial = 2};
+    struct session_step unsaved = {
+        .base = 5, .keep_turns = 1, .ids = (const int32_t[]){77}, .count = 1, .serial = 2};
     session_history_apply(&a.history, &unsaved); // its client was told that it isn't durable
     EXPECT_INT(open_turn(&b, SESSION_EXPECT_ANY), TRANSCRIPT_HISTORY);
     EXPECT_INT(end_turn(&b, 5, 88, 1), TRANSCRIPT_SAVED);
@@ -255,7 +252,7 @@ static void test_never_written_down(void)
     lives("agent-a", "restarted");
     EXPECT_INT(open_turn(&b, SESSION_EXPECT_ANY), TRANSCRIPT_LOST);
     EXPECT_INT(open_turn(&b, SESSION_EXPECT_ANY), TRANSCRIPT_LOST); // it stays lost
-    session_transcript_end(b.transcript, name);                    // until the client ends it
+    session_transcript_end(b.transcript, name);                     // until the client ends it
     EXPECT_INT(open_turn(&b, SESSION_EXPECT_ANY), TRANSCRIPT_NEW);
     end();
 }
@@ -322,8 +319,8 @@ static void test_release(void)
 static void test_damage(void)
 {
     static const char *const damages[] = {
-        "HDEL lm:h:%s r2",       "HSET lm:h:%s r2 short",  "HSET lm:h:%s turns 9",
-        "HSET lm:h:%s turns 2",  "HSET lm:h:%s records 1", "HSET lm:h:%s records 4",
+        "HDEL lm:h:%s r2",        "HSET lm:h:%s r2 short",  "HSET lm:h:%s turns 9",
+        "HSET lm:h:%s turns 2",   "HSET lm:h:%s records 1", "HSET lm:h:%s records 4",
         "HSET lm:h:%s records x",
     };
     for (size_t i = 0; i < ARRAY_LEN(damages); i++) {
