@@ -1,10 +1,14 @@
 """Conversations that outlive their agent: in Redis, and in a folder."""
 
 import glob
+import json
 import os
+import resource
 import signal
+import socket
 import time
 
+import httpx
 import pytest
 
 from conftest import wait_until
@@ -84,7 +88,6 @@ def test_killed_in_the_middle_of_a_turn(start_agent, redis_url):
     second = start_agent(*SMALL, "--redis-url", redis_url, "--agent-id", "two")
     want = undisturbed(first, WAYS["greedy"])
     talk(first, 1, 3, WAYS["greedy"])
-    import httpx
     with httpx.stream("POST", first.url + PATH, timeout=60, json={
             "prompt": "Lost.", "session_id": 5, "interactive_mode": True, "stream": True, "ignore_eos": True}) as s:
         next(s.iter_lines())
@@ -130,8 +133,6 @@ def test_redis_away(start_agent, start_redis):
 
 
 def raw_trailer(agent, session_id):
-    import json
-    import socket
     text = json.dumps({"prompt": "Hi", "session_id": session_id, "interactive_mode": True, "stream": True,
                        "request_output_len": 2}).encode()
     with socket.create_connection(("127.0.0.1", agent.port)) as s:
@@ -236,7 +237,6 @@ def test_full_disk(start_agent, tmp_path):
     folder = tmp_path / "sessions"
     agent = start_agent(*SMALL, "--session-dir", folder)
     assert "x-lm-durable" not in turn(agent, "Hi").headers
-    import resource
     resource.prlimit(agent.popen.pid, resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
     failed = turn(agent, "And?")
     assert ok(failed)["history_tokens"] > 0 and failed.headers["x-lm-durable"] == "0"
