@@ -25,7 +25,6 @@
 #include "agent/interactive_response.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
-#include "shared/base/hash.h"
 #include "shared/base/log.h"
 #include "shared/base/rng.h"
 #include "shared/net/api_error.h"
@@ -417,7 +416,7 @@ static void commit(struct interactive *t)
         .keep_turns = t->prompt.keep_turns,
         .ids = t->prompt.ids.ids + t->prompt.base,
         .count = (int)t->prompt.ids.count - t->prompt.base,
-        .seed = t->request.sampling.seed,
+        .seed = t->request.fields.sampling.seed,
         .serial = base + 1,
         .messages = messages.len > 0 ? buf_str(&messages) : (struct str){0},
     };
@@ -492,27 +491,14 @@ static void on_event(void *arg, const struct engine_event *event)
 static int submit(struct interactive *t, struct error *err)
 {
     const struct interactive_request *r = &t->request;
-    const char *stop[INTERACTIVE_STOPS_MAX];
-    size_t stop_len[INTERACTIVE_STOPS_MAX];
-    for (int i = 0; i < r->stop_count; i++) {
-        stop[i] = r->stop[i].data;
-        stop_len[i] = r->stop[i].len;
-    }
-    const char *tenant = t->caller.tenant;
     struct engine_request request = {
         .prompt = t->prompt.ids.ids,
         .prompt_count = t->prompt.ids.count,
-        .sampling = r->sampling,
-        .tenant = tenant[0] ? hash_bytes(tenant, strlen(tenant)) : 0,
+        .tenant = t->caller.queue_tenant,
         .session = r->interactive_mode ? t->session->key : 0,
         .max_tokens = r->max_tokens,
-        .min_tokens = r->min_tokens,
-        .ignore_eos = r->ignore_eos,
-        .skip_special = r->skip_special,
-        .stop = stop,
-        .stop_len = stop_len,
-        .stop_count = r->stop_count,
     };
+    sampling_fields_apply(&r->fields, &request);
     int rc = engine_bridge_submit(t->service->completions->bridge, &request, on_event, t, err);
     if (rc == 0) t->engine_id = request.id;
     return rc;
@@ -523,9 +509,10 @@ static void run_turn(struct interactive *t)
 {
     struct interactive_request *r = &t->request;
     const struct session_history *h = &t->session->history;
-    if (!r->has_seed) {
-        r->sampling.seed = h->seed;
-        if (h->turn_count == 0) random_bytes(&r->sampling.seed, sizeof r->sampling.seed);
+    if (!r->fields.has_seed) {
+        uint64_t *seed = &r->fields.sampling.seed;
+        *seed = h->seed;
+        if (h->turn_count == 0) random_bytes(seed, sizeof *seed);
     }
     t->state = INTERACTIVE_RUNNING;
     bool is_nothing = r->wants_nothing || t->is_cancelled;
@@ -543,7 +530,7 @@ static void run_turn(struct interactive *t)
     metric_add(&agent_metrics.prompt_tokens_total, t->prompt.input_tokens);
     json_destroy(r->document); // a long list isn't kept while its answer is written
     r->document = NULL;
-    r->stop_count = 0;
+    r->fields.stop_count = 0; // they pointed into it
     if (r->stream && t->exchange) begin_stream(t);
     if (is_nothing) {
         t->finish = FINISH_LENGTH;
@@ -985,8 +972,8 @@ static void on_drain(void *arg)
 static void run_parse(struct text_job *job) // worker thread
 {
     struct interactive *t = list_entry(job, struct interactive, job);
-    t->job_status = interactive_request_parse(
-        buf_str(&t->body), t->service->completions->limits.model, &t->request, &t->error);
+    t->job_status = interactive_request_parse(buf_str(&t->body), &t->service->completions->limits,
+                                              &t->request, &t->error);
     buf_deinit(&t->body);
 }
 

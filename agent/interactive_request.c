@@ -6,94 +6,30 @@
 
 #include <float.h>
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- numbers ---- */
+/* ---- drawing tokens ---- */
 
-static int parse_sampling(const struct json *body, struct interactive_request *r,
-                          struct api_error *e)
-{
-    static const struct field_range temperature_range = {0, 2, "must be in [0, 2]",
-                                                         "must be in [0, 2]"};
-    static const struct field_range top_p_range = {FLT_MIN, 1, "must be in (0, 1].",
-                                                   "must be in (0, 1]."};
-    static const struct field_range top_k_range = {0, INT_MAX, "cannot be a negative integer.",
-                                                   NULL};
-    static const struct field_range min_p_range = {0, 1, NULL, NULL};
-    static const struct field_range penalty_range = {FLT_MIN, FLT_MAX, NULL, NULL};
-    double temperature = 0.8, top_p = 0.8, min_p = 0, penalty = 1;
-    int64_t top_k = 40;
-    if (field_number(body, "top_p", &top_p_range, &top_p, e) != 0 ||
-        field_integer(body, "top_k", &top_k_range, &top_k, e) != 0 ||
-        field_number(body, "temperature", &temperature_range, &temperature, e) != 0 ||
-        field_number(body, "repetition_penalty", &penalty_range, &penalty, e) != 0 ||
-        field_number(body, "min_p", &min_p_range, &min_p, e) != 0 ||
-        field_seed(body, "seed", &r->sampling.seed, &r->has_seed, e) != 0) {
-        return -1;
-    }
-    r->sampling.temperature = (float)temperature;
-    r->sampling.top_p = (float)top_p;
-    r->sampling.top_k = (int)top_k;
-    r->sampling.min_p = (float)min_p;
-    r->sampling.repetition_penalty = (float)penalty;
-    return 0;
-}
-
-static int parse_lengths(const struct json *body, struct interactive_request *r,
-                         struct api_error *e)
+static int parse_fields(const struct json *body, int vocab_size, struct interactive_request *r,
+                        struct api_error *e)
 {
     static const struct field_range range = {0, INT_MAX, NULL, NULL};
-    int64_t max_tokens = -1, min_tokens = 0;
-    if (field_integer(body, "request_output_len", &range, &max_tokens, e) != 0 ||
-        field_integer(body, "min_new_tokens", &range, &min_tokens, e) != 0) {
+    static const struct field_range top_p_range = {FLT_MIN, 1, "must be in (0, 1].",
+                                                   "must be in (0, 1]."}; // OpenAI's routes take 0
+    struct sampling_params *sampling = &r->fields.sampling;
+    sampling->temperature = 0.8f; // LMDeploy's
+    sampling->top_p = 0.8f;
+    sampling->top_k = 40;
+    int64_t max_tokens = -1;
+    double top_p = 0;
+    if (field_number(body, "top_p", &top_p_range, &top_p, e) != 0 ||
+        sampling_fields_parse(&r->fields, body, vocab_size, e) != 0 ||
+        field_integer(body, "request_output_len", &range, &max_tokens, e) != 0) {
         return -1;
     }
     r->wants_nothing = max_tokens == 0;
     r->max_tokens = max_tokens > 0 ? (int)max_tokens : 0;
-    r->min_tokens = (int)min_tokens;
-    return 0;
-}
-
-/* ---- stop strings ---- */
-
-static int add_stop(struct interactive_request *r, const char *path, const struct json *v,
-                    struct api_error *e)
-{
-    if (json_type(v) != JSON_STRING) return field_type_error(e, path, "a string", v);
-    struct str text = field_str(v);
-    if (text.len == 0) return 0; // LMDeploy: no tokens, so nothing to stop at
-    if (text.len > INTERACTIVE_STOP_BYTES_MAX) {
-        return api_error_set(e, 400, "string_above_max_length", path,
-                             "Invalid '%s': string too long. Expected at most %d bytes, but got "
-                             "%zu instead.",
-                             path, INTERACTIVE_STOP_BYTES_MAX, text.len);
-    }
-    r->stop[r->stop_count++] = text;
-    return 0;
-}
-
-static int parse_stop(const struct json *body, struct interactive_request *r, struct api_error *e)
-{
-    const struct json *stop = json_get_set(body, "stop");
-    if (!stop) return 0;
-    if (json_type(stop) == JSON_STRING) return add_stop(r, "stop", stop, e);
-    if (json_type(stop) != JSON_ARRAY) {
-        return field_type_error(e, "stop", "a string or an array of strings", stop);
-    }
-    if (json_len(stop) > INTERACTIVE_STOPS_MAX) {
-        return api_error_set(e, 400, "array_above_max_length", "stop",
-                             "Invalid 'stop': array too long. Expected an array with maximum "
-                             "length %d, but got an array with length %zu instead.",
-                             INTERACTIVE_STOPS_MAX, json_len(stop));
-    }
-    int index = 0;
-    for (const struct json *v = json_first(stop); v; v = json_next(v)) {
-        char path[32];
-        snprintf(path, sizeof path, "stop[%d]", index++);
-        if (add_stop(r, path, v, e) != 0) return -1;
-    }
     return 0;
 }
 
@@ -204,8 +140,8 @@ static int refuse_unbuilt(const struct json *body, struct api_error *e)
     return adapter.len > 0 ? field_unsupported_error(e, "adapter_name") : 0;
 }
 
-static int parse_body(const struct json *body, const char *model, struct interactive_request *r,
-                      struct api_error *e)
+static int parse_body(const struct json *body, const struct request_limits *limits,
+                      struct interactive_request *r, struct api_error *e)
 {
     if (json_type(body) != JSON_OBJECT) {
         return api_error_set(e, 400, "invalid_type", NULL,
@@ -219,13 +155,9 @@ static int parse_body(const struct json *body, const char *model, struct interac
         return api_error_set(e, 400, "invalid_value", "session_id",
                              "please set a session_id to cancel a request");
     }
-    r->skip_special = true;
-    if (check_model(body, model, e) != 0 || parse_sampling(body, r, e) != 0 ||
-        parse_lengths(body, r, e) != 0 || parse_stop(body, r, e) != 0 ||
-        field_bool(body, "stream", &r->stream, e) != 0 ||
-        field_bool(body, "ignore_eos", &r->ignore_eos, e) != 0 ||
-        field_bool(body, "skip_special_tokens", &r->skip_special, e) != 0 ||
-        refuse_unbuilt(body, e) != 0) {
+    if (check_model(body, limits->model, e) != 0 ||
+        parse_fields(body, limits->vocab_size, r, e) != 0 ||
+        field_bool(body, "stream", &r->stream, e) != 0 || refuse_unbuilt(body, e) != 0) {
         return -1;
     }
     if (r->messages || !r->interactive_mode) return 0;
@@ -234,17 +166,18 @@ static int parse_body(const struct json *body, const char *model, struct interac
                          "prompt ends the session.");
 }
 
-int interactive_request_parse(struct str body, const char *model, struct interactive_request *out,
-                              struct api_error *e)
+int interactive_request_parse(struct str body, const struct request_limits *limits,
+                              struct interactive_request *out, struct api_error *e)
 {
     memset(out, 0, sizeof *out);
+    sampling_fields_init(&out->fields);
     struct error err = {0};
     out->document = json_parse(body.data, body.len, &err);
     if (!out->document) {
         return api_error_set(e, err.code == E_LIMIT ? 413 : 400, NULL, NULL,
                              "We could not parse the JSON body of your request: %s.", err.text);
     }
-    if (parse_body(out->document, model, out, e) != 0) {
+    if (parse_body(out->document, limits, out, e) != 0) {
         interactive_request_deinit(out);
         return -1;
     }
@@ -253,6 +186,7 @@ int interactive_request_parse(struct str body, const char *model, struct interac
 
 void interactive_request_deinit(struct interactive_request *r)
 {
+    sampling_fields_deinit(&r->fields);
     json_destroy(r->document);
     free(r->messages);
     memset(r, 0, sizeof *r);

@@ -7,14 +7,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/engine.h"
+#include "agent/chat_request.h"
+#include "agent/sampling_fields.h"
 #include "shared/base/json.h"
 #include "shared/base/str.h"
 #include "shared/net/api_error.h"
 
-#define SESSION_ID_MAX             INT64_C(9007199254740991) // 2^53 - 1: exact in any JSON reader
-#define INTERACTIVE_STOPS_MAX      16
-#define INTERACTIVE_STOP_BYTES_MAX 1024
+#define SESSION_ID_MAX INT64_C(9007199254740991) // 2^53 - 1: exact in any JSON reader
 
 struct interactive_request {
     struct json *document; // owned; stop strings point into it
@@ -24,14 +23,9 @@ struct interactive_request {
     int64_t rewind_to; // -1: not asked for
     int64_t fork_of;   // likewise
 
-    struct sampling_params sampling;
-    bool has_seed;
-    int max_tokens; // with wants_nothing: 0; else 0 means what the context leaves
-    bool wants_nothing;
-    int min_tokens;
-    bool ignore_eos, skip_special;
-    struct str stop[INTERACTIVE_STOPS_MAX];
-    int stop_count;
+    struct sampling_fields fields;
+    int max_tokens;     // 0: what the context leaves
+    bool wants_nothing; // a prompt without an answer
 };
 
 /* An empty prompt outside interactive mode: nothing to answer, the session ends. */
@@ -40,8 +34,8 @@ static inline bool interactive_request_is_end(const struct interactive_request *
     return !r->messages && !r->interactive_mode && !r->cancel;
 }
 
-/* `model`: the served name. 0 and *out (interactive_request_deinit it), or -1 and *e. */
-FALLIBLE int interactive_request_parse(struct str body, const char *model,
+/* 0 and *out (interactive_request_deinit it), or -1 and *e. */
+FALLIBLE int interactive_request_parse(struct str body, const struct request_limits *limits,
                                        struct interactive_request *out, struct api_error *e);
 void interactive_request_deinit(struct interactive_request *r); // zeroed is fine
 

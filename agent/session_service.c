@@ -7,6 +7,7 @@
 #include "shared/base/json.h"
 #include "shared/base/log.h"
 #include "shared/base/rng.h"
+#include "shared/net/peer_trust.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -157,26 +158,15 @@ void session_service_tick(struct session_service *s)
 
 /* ---- who asks ---- */
 
-/* As long for a wrong key as for the right one. */
-static bool is_key(struct str given, const char *key)
-{
-    size_t len = strlen(key);
-    unsigned char differs = given.len != len;
-    for (size_t i = 0; i < len; i++)
-        differs |= (unsigned char)(key[i] ^ (i < given.len ? given.data[i] : 0));
-    return given.data && differs == 0;
-}
-
 void session_service_identify(const struct session_service *s, const struct http_request *request,
                               struct session_caller *out)
 {
     const struct http_headers *h = &request->headers;
-    bool is_trusted = s->join_key ? is_key(http_headers_get(h, "x-lm-join-key"), s->join_key)
-                                  : request->peer_is_loopback;
+    bool is_trusted = peer_is_fleet(request, s->join_key);
     struct str none = {0};
-    *out = (struct session_caller){0};
+    *out = (struct session_caller){.queue_tenant = peer_tenant(request, s->join_key)};
     session_tenant(is_trusted ? http_headers_get(h, "x-lm-tenant") : none,
-                   http_headers_get(h, "authorization"), out->tenant);
+                   peer_bearer_token(request), out->tenant);
     struct str hop = http_headers_get(h, "x-lm-session");
     if (!is_trusted || !hop.data) return;
     out->has_hop = session_hop_parse(hop, &out->hop) == 0;

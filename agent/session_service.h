@@ -47,7 +47,8 @@ void session_service_tick(struct session_service *s);
 
 /* Who asks, as far as they may be believed. */
 struct session_caller {
-    char tenant[SESSION_TENANT_BYTES];
+    char tenant[SESSION_TENANT_BYTES]; // whose sessions
+    uint64_t queue_tenant;             // whose turn, as in struct engine_request
     bool has_hop;
     struct session_hop hop;
 };

@@ -54,20 +54,14 @@ static bool is_plain(struct str s)
     return s.len > 0 && s.len < SESSION_TENANT_BYTES;
 }
 
-void session_tenant(struct str named, struct str authorization, char out[SESSION_TENANT_BYTES])
+void session_tenant(struct str named, struct str token, char out[SESSION_TENANT_BYTES])
 {
     out[0] = 0;
     if (named.data && is_plain(named)) {
         snprintf(out, SESSION_TENANT_BYTES, STR_FMT, STR_ARG(named));
         return;
     }
-    struct str source = named.data ? str_trim(named) : authorization;
-    if (!named.data) {
-        static const struct str scheme = {"bearer ", 7};
-        if (!source.data || source.len <= scheme.len) return;
-        if (!str_equal_nocase((struct str){source.data, scheme.len}, scheme)) return;
-        source = str_trim((struct str){source.data + scheme.len, source.len - scheme.len});
-    }
+    struct str source = named.data ? str_trim(named) : token;
     if (source.len == 0) return;
     snprintf(out, SESSION_TENANT_BYTES, "token:%016" PRIx64,
              hash_sip24(tenant_key, source.data, source.len));

@@ -33,8 +33,8 @@ uint64_t session_key(const struct session_secret *secret, struct str tenant, str
 void session_key_text(uint64_t key, char out[SESSION_KEY_DIGITS + 1]);
 
 /* Of a request: what a trusted hop says (x-lm-tenant), else a hash of the bearer token, else "".
- * `named` and `authorization` are those headers' values; data NULL where there is none. */
-void session_tenant(struct str named, struct str authorization, char out[SESSION_TENANT_BYTES]);
+ * data NULL where there is none. */
+void session_tenant(struct str named, struct str token, char out[SESSION_TENANT_BYTES]);
 
 enum session_expect {
     SESSION_EXPECT_ANY,      // nothing was said
