@@ -184,11 +184,15 @@ static int refuse_modalities(const struct json *body, struct api_error *e)
     return 0;
 }
 
-static int refuse_unbuilt(const struct json *body, enum completion_kind kind, struct api_error *e)
+static int parse_session(const struct json *body, struct chat_request *r, struct api_error *e)
 {
     static const struct field_range session_range = {-1, 9007199254740991.0, NULL, NULL};
-    int64_t session = -1; // these routes keep no history; the number changes nothing
-    if (field_integer(body, "session_id", &session_range, &session, e) != 0) return -1;
+    r->session_id = -1;
+    return field_integer(body, "session_id", &session_range, &r->session_id, e);
+}
+
+static int refuse_unbuilt(const struct json *body, enum completion_kind kind, struct api_error *e)
+{
     if (kind == COMPLETION_TEXT) {
         struct str suffix = {0};
         if (field_string(body, "suffix", NULL, &suffix, e) != 0) return -1;
@@ -329,6 +333,7 @@ static int parse_body(struct chat_request *r, const struct request_limits *limit
         parse_choices(body, r, limits, e) != 0) {
         return -1;
     }
+    if (parse_session(body, r, e) != 0) return -1;
     return refuse_unbuilt(body, r->kind, e);
 }
 

@@ -54,6 +54,7 @@ struct chat_request {
     bool logprobs;
     int top_logprobs; // how many of the likeliest tokens beside the drawn one
 
+    int64_t session_id; // -1: none. LMDeploy's; these routes keep no history
     bool stream, include_usage, return_token_ids;
     bool service_tier; // was set, so that the answer names it
 

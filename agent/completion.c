@@ -324,10 +324,26 @@ static int submit_all(struct completion *c, struct api_error *e)
     return 0;
 }
 
+/* LMDeploy: a session that a conversation has open isn't for others. */
+static bool is_occupied(struct completion *c, struct api_error *e)
+{
+    const struct completion_service *s = c->service;
+    int64_t id = c->request.session_id;
+    if (id < 0 || !s->session_is_held) return false;
+    if (!s->session_is_held(s->session_arg, http_exchange_request(c->exchange), id)) return false;
+    api_error_set(e, 400, "invalid_value", "session_id",
+                  "The session_id `%" PRId64 "` is occupied.", id);
+    return true;
+}
+
 static void completion_accept(struct completion *c)
 {
     struct chat_request *r = &c->request;
     struct sampling_fields *f = &r->fields;
+    if (is_occupied(c, &c->error)) {
+        completion_fail(c, &c->error);
+        return;
+    }
     if (!f->has_seed) random_bytes(&f->sampling.seed, sizeof f->sampling.seed);
     struct response_head head = {
         .kind = c->kind,

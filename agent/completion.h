@@ -34,6 +34,9 @@ struct completion_service {
     int live_count;             // of those and of turns of conversations
     void (*on_idle)(void *arg); // the last live completion ended; NULL: nobody cares
     void *arg;
+    /* Whether a conversation has that id, which a stateless request must not use; NULL: none has. */
+    bool (*session_is_held)(void *arg, const struct http_request *request, int64_t id);
+    void *session_arg;
 };
 
 void completion_service_init(struct completion_service *s);

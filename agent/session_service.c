@@ -16,6 +16,8 @@
 
 /* ---- the table's side ---- */
 
+static bool is_held(void *arg, const struct http_request *request, int64_t id);
+
 static struct engine *engine_of(const struct session_service *s)
 {
     return engine_bridge_engine(s->completions->bridge);
@@ -53,6 +55,8 @@ int session_service_init(struct session_service *s, uv_loop_t *loop,
     memset(s, 0, sizeof *s);
     s->completions = options->completions;
     s->join_key = options->join_key;
+    options->completions->session_is_held = is_held;
+    options->completions->session_arg = s;
     list_init(&s->turns);
     struct session_table_options table = {
         .ttl_ms = options->ttl_ms,
@@ -203,6 +207,14 @@ int64_t session_service_new_id(const struct session_service *s, const struct ses
                         session_table_grave(&s->table, key) != SESSION_NOT_LOST;
         if (id > 0 && !is_taken) return id;
     }
+}
+
+static bool is_held(void *arg, const struct http_request *request, int64_t id)
+{
+    const struct session_service *s = arg;
+    struct session_caller caller;
+    session_service_identify(s, request, &caller);
+    return session_table_find(&s->table, session_service_key(s, &caller, id)) != NULL;
 }
 
 /* ---- the list ---- */

@@ -373,6 +373,18 @@ def test_list_and_delete(agent):
     end(agent, 60)
 
 
+def test_stateless_requests_keep_off(agent):
+    """As in LMDeploy: an id that a conversation has is not for the other routes."""
+    body = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "session_id": 63}
+    assert agent.post("/v1/chat/completions", body).status_code == 200
+    ok(turn(agent, "Hi", 63, request_output_len=1))
+    refused = error_of(agent.post("/v1/chat/completions", body), 400, "invalid_value")
+    assert refused["message"] == "The session_id `63` is occupied."
+    assert agent.post("/v1/completions", {**body, "prompt": "x"}).status_code == 400
+    end(agent, 63)
+    assert agent.post("/v1/chat/completions", body).status_code == 200
+
+
 def test_tenants_do_not_meet(agent):
     mine, yours = {"authorization": "Bearer a"}, {"authorization": "Bearer b"}
     body = {"prompt": "Hi", "session_id": 61, "interactive_mode": True, "request_output_len": 2}

@@ -579,6 +579,36 @@ static void test_connection_close(void)
 
 /* ---- streams ---- */
 
+static void test_trailer(void)
+{
+    static const char *const versions[] = {"1.1", "1.0"};
+    start_server((struct http_server_options){0});
+    for (int i = 0; i < 2; i++) {
+        struct raw_client c;
+        char head[64];
+        held = NULL;
+        raw_open(&c, http_server_port(server));
+        snprintf(head, sizeof head, "GET /hold HTTP/%s\r\n" HOST "\r\n", versions[i]);
+        raw_puts(&c, head);
+        EXPECT(SPIN_UNTIL(held != NULL, 2000));
+        http_respond_begin(held, 200, "text/plain", true);
+        http_respond_write(held, "abc", 3);
+        http_respond_trailer(held, STR("x-a"), STR("1"));
+        http_respond_end(held, "de", 2);
+        if (i == 0) {
+            EXPECT(SPIN_UNTIL(raw_has(&c, "3\r\nabc\r\n2\r\nde\r\n0\r\nx-a: 1\r\n\r\n"), 2000));
+            buf_clear(&c.in);
+            raw_puts(&c, GET "\r\n"); // the connection goes on
+            EXPECT(SPIN_UNTIL(raw_has(&c, "[GET /? 0:]"), 2000));
+        } else { // has no trailers
+            EXPECT(SPIN_UNTIL(raw_ended(&c), 2000));
+            EXPECT(strstr(raw_text(&c), "\r\n\r\nabcde") != NULL && !strstr(raw_text(&c), "x-a"));
+        }
+        raw_close(&c);
+    }
+    stop_server();
+}
+
 static void test_stream(void)
 {
     start_server((struct http_server_options){0});
@@ -1008,6 +1038,7 @@ int main(void)
     RUN(test_pipeline);
     RUN(test_pipeline_waits);
     RUN(test_connection_close);
+    RUN(test_trailer);
     RUN(test_stream);
     RUN(test_back_pressure);
     RUN(test_abort);
