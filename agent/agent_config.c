@@ -22,6 +22,10 @@ static const struct option options[] = {
      .group = "Server", .help = "requests that may wait for the batch; more get 429"},
     {"text-threads", OPTION_INT, FIELD(text_threads), .def = "2", .min = 1, .max = 64, .arg = "N",
      .group = "Server", .help = "threads that render chat templates and tokenise"},
+    {"request-timeout", OPTION_INT, FIELD(request_timeout_s), .def = "0", .min = 0, .max = 86400,
+     .arg = "SECONDS", .group = "Server",
+     .help = "time that a request may take from its queue to its last token, then 503; 0 means no "
+             "bound"},
     {"drain-timeout", OPTION_INT, FIELD(drain_timeout_s), .def = "180", .min = 0, .max = 86400,
      .arg = "SECONDS", .group = "Server",
      .help = "time that running requests get after SIGTERM; 0 means as long as they take"},

@@ -20,6 +20,7 @@ struct agent_config {
     bool allow_credentials;
     int64_t queue_max;
     int64_t text_threads;
+    int64_t request_timeout_s;
     int64_t drain_timeout_s;
     char *log_level;
     enum log_level log_level_value;

@@ -229,9 +229,18 @@ static void on_drain(void *arg)
 
 /* ---- the engine's events ---- */
 
-static void set_event_error(struct api_error *e, const struct engine_event *event)
+void completion_error_event(const struct completion_service *s, const struct engine_event *event,
+                            struct api_error *e)
 {
-    if (event->kind == ENGINE_EVENT_FAILED) {
+    if (event->kind == ENGINE_EVENT_FAILED && event->error_code == E_TIMEOUT) {
+        struct engine_stats stats;
+        engine_stats(engine_bridge_engine(s->bridge), &stats);
+        api_error_set(e, 503, "request_timeout", NULL,
+                      "The request was not finished within %d seconds (--request-timeout). Please "
+                      "retry later, or ask for fewer tokens.",
+                      s->request_timeout_s);
+        e->retry_after_s = engine_wait_s(&stats, s->max_batch_size);
+    } else if (event->kind == ENGINE_EVENT_FAILED) {
         bool too_long = event->error_code == E_CONTEXT_LENGTH || event->error_code == E_LIMIT;
         api_error_set(e, too_long ? 400 : 500, too_long ? "context_length_exceeded" : NULL, NULL,
                       "The request failed: %.*s.", (int)event->text_len, event->text);
@@ -250,7 +259,7 @@ static void on_event(void *arg, const struct engine_event *event)
     bool was_cut = event->kind == ENGINE_EVENT_DONE && event->finish == FINISH_CANCELLED;
     if (event->kind == ENGINE_EVENT_FAILED || was_cut) {
         struct api_error e = {0};
-        set_event_error(&e, event);
+        completion_error_event(c->service, event, &e);
         completion_fail(c, &e);
         return;
     }
@@ -294,10 +303,16 @@ void completion_error_submit(const struct completion_service *s, int code, const
     }
 }
 
+uint64_t completion_deadline(const struct completion_service *s)
+{
+    return s->request_timeout_s > 0 ? clock_ms() + (uint64_t)s->request_timeout_s * 1000 : 0;
+}
+
 static int submit(struct completion *c, struct completion_call *call, uint64_t group,
                   struct error *err)
 {
-    struct engine_request request = {.tenant = c->tenant, .group = group};
+    struct engine_request request = {
+        .tenant = c->tenant, .group = group, .deadline_ms = completion_deadline(c->service)};
     sampling_fields_apply(&c->request.fields, &request);
     if (!answer_request(&c->answer, call->index, &request)) return 0;
     int rc = engine_bridge_submit(c->service->bridge, &request, on_event, call, err);

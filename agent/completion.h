@@ -24,6 +24,7 @@ struct completion_service {
     struct text_worker *worker;
     enum service_phase phase;
     int max_batch_size;           // for Retry-After
+    int request_timeout_s;        // 0: no bound
     struct request_limits limits; // from here on: valid once open
     struct prompt_context prompts;
     const char *fingerprint;
@@ -58,6 +59,11 @@ void completion_service_leave(struct completion_service *s);
 
 /* 503 by phase; 429 with the time to wait; whatever engine_submit's code means. */
 void completion_error_unavailable(const struct completion_service *s, struct api_error *e);
+/* Of an event that says FAILED, or DONE and FINISH_CANCELLED though nobody here had it cancelled. */
+void completion_error_event(const struct completion_service *s, const struct engine_event *event,
+                            struct api_error *e);
+/* clock_ms() at which a request that is submitted now is over; 0: never. */
+uint64_t completion_deadline(const struct completion_service *s);
 void completion_error_queue_full(const struct completion_service *s, struct api_error *e);
 void completion_error_submit(const struct completion_service *s, int code, const struct error *err,
                              struct api_error *e);

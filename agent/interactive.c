@@ -459,8 +459,7 @@ static void on_failed_event(struct interactive *t, const struct engine_event *ev
         interactive_full(t);
         return;
     }
-    api_error_set(&t->error, 500, NULL, NULL, "The request failed: %.*s.", (int)event->text_len,
-                  event->text);
+    completion_error_event(t->service->completions, event, &t->error);
     interactive_fail(t, &t->error);
 }
 
@@ -496,6 +495,7 @@ static int submit(struct interactive *t, struct error *err)
         .prompt_count = t->prompt.ids.count,
         .tenant = t->caller.queue_tenant,
         .session = r->interactive_mode ? t->session->key : 0,
+        .deadline_ms = completion_deadline(t->service->completions),
         .max_tokens = r->max_tokens,
     };
     sampling_fields_apply(&r->fields, &request);

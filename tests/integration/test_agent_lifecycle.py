@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -194,6 +195,23 @@ def test_drain_timeout(start_agent):
     assert '"type":"server_error"' in text.strip().split("\n\n")[-1]
     assert agent.wait(20) == 0
     assert time.monotonic() - begin < 15
+
+
+def test_request_timeout(start_agent):
+    """Of what runs, whole and streamed, and of what still waits."""
+    agent = start_agent("--model-name", "smollm2", "--request-timeout", 1, "--max-batch-size", 2)
+    long = {"max_tokens": 100_000}
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(agent.post, CHAT, question(stream=stream, **long))
+                 for stream in (True, False, False, False)]
+        stream, *whole = (answer.result() for answer in asked)
+    assert stream.status_code == 200 and "[DONE]" not in stream.text
+    assert '"code":"request_timeout"' in stream.text.strip().split("\n\n")[-1]
+    for answer in whole:
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "request_timeout"
+        assert int(answer.headers["retry-after"]) >= 1
+    assert agent.post(CHAT, question(max_tokens=1)).status_code == 200
 
 
 def test_second_signal_ends_at_once(start_agent):
