@@ -24,7 +24,7 @@ struct session_service {
     struct session_transcript *transcript; // NULL: none
     struct session_template template;
     char fingerprint[SESSION_FINGERPRINT_SIZE]; // of the model, not of the build
-    struct list turns;                          // of struct interactive (agent/interactive.c)
+    struct list turns;                          // of struct interactive (agent/interactive_turn.h)
 };
 
 struct session_service_options {
