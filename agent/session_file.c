@@ -5,22 +5,19 @@
  *     frame: turn 1    a record of session_history.h
  *     frame: turn 2    ...
  *
- *     frame = length (u32) | check of length (u32) | checksum of place and payload (u64) | payload
- *
- * Rules:
+ * Frames are those of session_frame.h. Rules:
  *  1. A frame is written by one pwrite at the known end and counts once fdatasync came back; until
  *     then the caller doesn't promise the turn to anybody.
  *  2. A file that ends inside a frame was cut by a crash: the unfinished frame is dropped. So are
  *     zeros behind the last frame, which file systems leave after a power failure.
  *  3. Anything else that doesn't fit is damage, and a damaged file is refused as a whole: an older
- *     part of a conversation is never passed off as all of it. The length has a check of its own,
- *     so that a damaged one can't look like rule 2.
+ *     part of a conversation is never passed off as all of it.
  *  4. Rewriting goes to NAME.new, is synced, renamed, and the folder is synced. */
 #define LOG_MODULE "session"
 #include "agent/session_file.h"
 
+#include "agent/session_frame.h"
 #include "shared/base/check.h"
-#include "shared/base/hash.h"
 #include "shared/base/log.h"
 
 #include <dirent.h>
@@ -36,7 +33,6 @@
 
 static const char magic[8] = "LMSESS1\n";
 
-#define FRAME_HEAD  16
 #define OWNER_BYTES (8 + SESSION_TENANT_BYTES + SESSION_FINGERPRINT_SIZE)
 #define NAME_BYTES  40
 #define LOCK_NAME   "lock"
@@ -111,89 +107,31 @@ void session_folder_list(const struct session_folder *f,
     closedir(folder);
 }
 
-/* ---- frames ---- */
-
-static void put_u32(char *at, uint32_t value)
-{
-    for (int i = 0; i < 4; i++)
-        at[i] = (char)(value >> (8 * i));
-}
-
-static uint32_t get_u32(const char *at)
-{
-    uint32_t value = 0;
-    for (int i = 3; i >= 0; i--)
-        value = value << 8 | (unsigned char)at[i];
-    return value;
-}
-
-static uint32_t length_check(uint32_t length, int64_t place)
-{
-    return (uint32_t)(hash_mix(((uint64_t)length << 32) ^ (uint64_t)place ^ 0x6c6d73657373u) >> 32);
-}
-
-static uint64_t checksum(struct str payload, int64_t place)
-{
-    return hash_mix(hash_bytes(payload.data, payload.len) + (uint64_t)place);
-}
-
-static void put_frame(struct buf *out, struct str payload, int64_t place)
-{
-    char head[FRAME_HEAD];
-    uint64_t sum = checksum(payload, place);
-    put_u32(head, (uint32_t)payload.len);
-    put_u32(head + 4, length_check((uint32_t)payload.len, place));
-    put_u32(head + 8, (uint32_t)sum);
-    put_u32(head + 12, (uint32_t)(sum >> 32));
-    buf_append(out, head, sizeof head);
-    buf_append(out, payload.data, payload.len);
-}
-
-static bool is_zeros(const char *data, int64_t len)
-{
-    for (int64_t i = 0; i < len; i++) {
-        if (data[i] != 0) return false;
-    }
-    return true;
-}
-
-/* 1 and the payload; 0: the file ends here, or inside a frame (rule 2); negative: damage. */
-static int next_frame(const struct buf *data, int64_t *place, struct str *payload)
-{
-    int64_t left = (int64_t)data->len - *place;
-    const char *at = data->data + *place;
-    if (left < FRAME_HEAD || is_zeros(at, left)) return 0;
-    uint32_t length = get_u32(at);
-    if (get_u32(at + 4) != length_check(length, *place)) return E_FORMAT;
-    if ((int64_t)length > left - FRAME_HEAD) return 0;
-    *payload = (struct str){at + FRAME_HEAD, length};
-    uint64_t sum = (uint64_t)get_u32(at + 12) << 32 | get_u32(at + 8);
-    if (sum != checksum(*payload, *place)) return E_FORMAT;
-    *place += FRAME_HEAD + (int64_t)length;
-    return 1;
-}
-
 /* ---- the owner ---- */
 
 static void put_owner(struct buf *out, const struct session_folder *f,
                       const struct session_owner *owner)
 {
     char payload[OWNER_BYTES] = {0};
-    put_u32(payload, (uint32_t)owner->id);
-    put_u32(payload + 4, (uint32_t)((uint64_t)owner->id >> 32));
+    session_put_u32(payload, (uint32_t)owner->id);
+    session_put_u32(payload + 4, (uint32_t)((uint64_t)owner->id >> 32));
     snprintf(payload + 8, SESSION_TENANT_BYTES, "%s", owner->tenant);
     snprintf(payload + 8 + SESSION_TENANT_BYTES, SESSION_FINGERPRINT_SIZE, "%s", f->fingerprint);
-    put_frame(out, (struct str){payload, sizeof payload}, (int64_t)out->len);
+    session_frame_print(out, (struct str){payload, sizeof payload}, (int64_t)out->len);
 }
 
 static int read_owner(const struct session_folder *f, struct str payload,
                       struct session_owner *owner, struct error *err)
 {
     if (payload.len != OWNER_BYTES) return error_set(err, E_FORMAT, "its first record is not ours");
-    uint64_t id = get_u32(payload.data) | (uint64_t)get_u32(payload.data + 4) << 32;
+    const char *tenant = payload.data + 8, *fingerprint = tenant + SESSION_TENANT_BYTES;
+    if (!memchr(tenant, 0, SESSION_TENANT_BYTES) ||
+        !memchr(fingerprint, 0, SESSION_FINGERPRINT_SIZE)) {
+        return error_set(err, E_FORMAT, "its first record is not ours");
+    }
+    uint64_t id = session_get_u32(payload.data) | (uint64_t)session_get_u32(payload.data + 4) << 32;
     owner->id = (int64_t)id;
-    snprintf(owner->tenant, sizeof owner->tenant, "%s", payload.data + 8);
-    const char *fingerprint = payload.data + 8 + SESSION_TENANT_BYTES;
+    snprintf(owner->tenant, sizeof owner->tenant, "%s", tenant);
     if (strcmp(fingerprint, f->fingerprint) == 0) return 0;
     return error_set(err, E_UNSUPPORTED, "it was written for another model: %s", fingerprint);
 }
@@ -219,7 +157,7 @@ int session_file_append(const struct session_folder *f, struct session_file *fil
     char name[NAME_BYTES];
     file_name(file->name, "", name);
     CHECK(file->size > 0);
-    int64_t length = FRAME_HEAD + (int64_t)record.len;
+    int64_t length = SESSION_FRAME_HEAD + (int64_t)record.len;
     if (length > SESSION_FILE_BYTES_MAX - file->size) {
         return error_set(err, E_LIMIT, "'%s' would be too large", name);
     }
@@ -233,7 +171,7 @@ int session_file_append(const struct session_folder *f, struct session_file *fil
     if (rc == 0) {
         struct buf frame;
         buf_init(&frame, BUF_MAX_INTERNAL);
-        put_frame(&frame, record, file->size);
+        session_frame_print(&frame, record, file->size);
         rc = write_all(fd, frame.data, frame.len, file->size);
         if (rc == 0 && fdatasync(fd) != 0) rc = -errno;
         buf_deinit(&frame);
@@ -252,7 +190,7 @@ int session_file_append(const struct session_folder *f, struct session_file *fil
 static void put_turn(void *arg, struct str record)
 {
     struct buf *out = arg;
-    put_frame(out, record, (int64_t)out->len);
+    session_frame_print(out, record, (int64_t)out->len);
 }
 
 int session_file_rewrite(const struct session_folder *f, struct session_file *file,
@@ -325,13 +263,13 @@ static int replay(const struct session_folder *f, const struct buf *data,
     }
     struct str payload;
     *end = sizeof magic;
-    if (next_frame(data, end, &payload) != 1) {
+    if (session_frame_next(buf_str(data), end, &payload) != 1) {
         return error_set(err, E_FORMAT, "its first record is damaged");
     }
     int rc = read_owner(f, payload, owner, err);
     if (rc != 0) return rc;
     int found;
-    while ((found = next_frame(data, end, &payload)) == 1) {
+    while ((found = session_frame_next(buf_str(data), end, &payload)) == 1) {
         rc = session_record_apply(history, payload, &f->limits, err);
         if (rc != 0) return rc;
     }

@@ -24,20 +24,21 @@ void session_history_deinit(struct session_history *h)
 void session_history_check(const struct session_history *h)
 {
     int end = 0;
+    size_t message_bytes = 0;
     for (int i = 0; i < h->turn_count; i++) {
         CHECK(h->turns[i].end >= end);
         end = h->turns[i].end;
+        if (h->turns[i].messages) message_bytes += strlen(h->turns[i].messages) + 1;
     }
     CHECK((size_t)end == h->ids.count);
+    CHECK(h->message_bytes == message_bytes && h->bytes_owned >= message_bytes);
     CHECK(h->serial >= (uint64_t)h->turn_count);
 }
 
 static void count_bytes(struct session_history *h)
 {
-    h->bytes_owned = h->ids.cap * sizeof *h->ids.ids + (size_t)h->turn_cap * sizeof *h->turns;
-    for (int i = 0; i < h->turn_count; i++) {
-        if (h->turns[i].messages) h->bytes_owned += strlen(h->turns[i].messages) + 1;
-    }
+    h->bytes_owned =
+        h->ids.cap * sizeof *h->ids.ids + (size_t)h->turn_cap * sizeof *h->turns + h->message_bytes;
 }
 
 static void push_turn(struct session_history *h, struct str messages)
@@ -47,7 +48,15 @@ static void push_turn(struct session_history *h, struct str messages)
         h->turns = xrealloc_array(h->turns, (size_t)h->turn_cap, sizeof *h->turns);
     }
     char *copy = messages.data ? xstrndup(messages.data, messages.len) : NULL;
+    if (copy) h->message_bytes += messages.len + 1;
     h->turns[h->turn_count++] = (struct session_turn){(int)h->ids.count, copy};
+}
+
+static void pop_turn(struct session_history *h)
+{
+    char *messages = h->turns[--h->turn_count].messages;
+    if (messages) h->message_bytes -= strlen(messages) + 1;
+    free(messages);
 }
 
 void session_history_copy(struct session_history *to, const struct session_history *from)
@@ -84,11 +93,11 @@ void session_history_apply(struct session_history *h, const struct session_step 
     CHECK(step->base >= 0 && (size_t)step->base <= h->ids.count && step->count >= 0);
     CHECK(step->keep_turns >= 0 && step->keep_turns <= h->turn_count);
     while (h->turn_count > step->keep_turns)
-        free(h->turns[--h->turn_count].messages);
+        pop_turn(h);
     /* Ends that lie beyond it move to it; the last one's end is where the new turn begins. */
-    for (int i = 0; i < h->turn_count; i++) {
-        if (h->turns[i].end > step->base || i == h->turn_count - 1) h->turns[i].end = step->base;
-    }
+    int last = h->turn_count - 1;
+    for (int i = last; i >= 0 && (i == last || h->turns[i].end > step->base); i--)
+        h->turns[i].end = step->base;
     h->ids.count = h->turn_count > 0 ? (size_t)step->base : 0;
     CHECK(h->ids.count == (size_t)step->base);
     for (int i = 0; i < step->count; i++)
@@ -187,6 +196,9 @@ static int check_record(const struct session_history *h, struct str record,
     if (keep > 0 && (uint32_t)h->turns[keep - 1].end < base) {
         return error_set(err, E_FORMAT, "a record doesn't follow the one before it");
     }
+    if (serial > SESSION_SERIAL_MAX) {
+        return error_set(err, E_FORMAT, "a record has an impossible number");
+    }
     if (base + count > (uint64_t)limits->tokens_max) {
         return error_set(err, E_FORMAT, "the history has more than %d tokens", limits->tokens_max);
     }
@@ -194,6 +206,9 @@ static int check_record(const struct session_history *h, struct str record,
         if (get_u32(at + HEAD_BYTES + 4 * i) >= (uint32_t)limits->vocab_size) {
             return error_set(err, E_FORMAT, "a record has tokens that the model hasn't");
         }
+    }
+    if (messages > 0 && memchr(at + HEAD_BYTES + 4 * count, 0, messages)) {
+        return error_set(err, E_FORMAT, "a record's messages are not text");
     }
     return 0;
 }

@@ -13,7 +13,8 @@
 #include "shared/base/buf.h"
 #include "shared/base/error.h"
 
-#define SESSION_TURNS_MAX (1 << 20) // of one conversation; each has a token at least
+#define SESSION_TURNS_MAX  (1 << 20)           // of one conversation; each has a token at least
+#define SESSION_SERIAL_MAX (UINT64_C(1) << 53) // exact as Lua's numbers
 
 struct session_turn {
     int end;        // tokens of the history when it ended
@@ -24,9 +25,10 @@ struct session_history {
     struct token_list ids; // all that was prompt or sampled, closing tokens too
     struct session_turn *turns;
     int turn_count, turn_cap;
-    uint64_t seed;      // of its random numbers, from the first turn on
-    uint64_t serial;    // turns ever recorded, those that were rewound too
-    size_t bytes_owned; // memory that it takes
+    uint64_t seed;        // of its random numbers, from the first turn on
+    uint64_t serial;      // turns ever recorded, those that were rewound too
+    size_t bytes_owned;   // memory that it takes
+    size_t message_bytes; // of those, for messages
 };
 
 void session_history_deinit(struct session_history *h); // and back to {0}

@@ -1,5 +1,6 @@
 #include "agent/session_file.h"
 
+#include "agent/session_frame.h"
 #include "shared/base/check.h"
 #include "shared/base/log.h"
 #include "tests/test.h"
@@ -217,6 +218,27 @@ static void test_other_model(void)
     folder.limits.vocab_size = 1000;
 }
 
+/* Checksums keep nobody from writing them: what they cover is looked at, too. */
+static void test_owner_without_end(void)
+{
+    static const size_t starts[] = {8, 8 + SESSION_TENANT_BYTES};
+    static const size_t lengths[] = {SESSION_TENANT_BYTES, SESSION_FINGERPRINT_SIZE};
+    for (size_t i = 0; i < ARRAY_LEN(starts); i++) {
+        char record[8 + SESSION_TENANT_BYTES + SESSION_FINGERPRINT_SIZE] = {77};
+        memset(record + starts[i], 'x', lengths[i]);
+        struct buf data;
+        buf_init(&data, 4096);
+        buf_append_str(&data, "LMSESS1\n");
+        session_frame_print(&data, (struct str){record, sizeof record}, (int64_t)data.len);
+        write_file(data.data, data.len);
+        struct session_file file;
+        struct session_history h;
+        struct error err;
+        EXPECT_INT(load(&file, &h, &err), E_FORMAT);
+        buf_deinit(&data);
+    }
+}
+
 /* A limit on file sizes fails writes in the middle as a full disk does. */
 static void test_full_disk(void)
 {
@@ -294,6 +316,7 @@ int main(void)
     RUN(test_every_byte_flipped);
     RUN(test_zeros_at_the_end);
     RUN(test_other_model);
+    RUN(test_owner_without_end);
     RUN(test_full_disk);
     RUN(test_folder);
     session_folder_close(&folder);

@@ -131,7 +131,7 @@ static void test_refused(void)
 {
     int32_t ids[4] = {1, 2, 3, 4};
     struct session_step good = {.ids = ids, .count = 4, .serial = 1};
-    struct session_step steps[6] = {good, good, good, good, good, good};
+    struct session_step steps[8] = {good, good, good, good, good, good, good, good};
     int32_t foreign[4] = {1, 2, 3, 1000}, negative[4] = {1, 2, 3, -1};
     steps[0].ids = foreign;
     steps[1].ids = negative;
@@ -139,6 +139,8 @@ static void test_refused(void)
     steps[3].keep_turns = 1;
     steps[4].serial = 0;
     steps[5].base = -1;
+    steps[6].serial = SESSION_SERIAL_MAX + 1;
+    steps[7].messages = (struct str){"Hi\0Hi", 5}; // they are kept as a string
     for (size_t i = 0; i < ARRAY_LEN(steps); i++) {
         struct session_history h = {0};
         struct error err = {0};
@@ -189,6 +191,23 @@ static void test_rubbish(void)
     }
 }
 
+/* A file may hold as many records as fit: reading them must not take the square of their number. */
+static void test_many_records(void)
+{
+    static char text[1 << 20];
+    memset(text, 'x', sizeof text);
+    struct session_history h = {0};
+    for (int i = 0; i < 100000; i++) {
+        struct session_step step = {.base = 0, .keep_turns = i, .serial = (uint64_t)i + 1};
+        if (i == 0) step.messages = (struct str){text, sizeof text};
+        session_history_apply(&h, &step);
+    }
+    session_history_check(&h);
+    EXPECT_INT(h.turn_count, 100000);
+    EXPECT_INT(h.message_bytes, sizeof text + 1);
+    session_history_deinit(&h);
+}
+
 int main(void)
 {
     RUN(test_turns_and_rewinds);
@@ -196,5 +215,6 @@ int main(void)
     RUN(test_records_replay_rewinds);
     RUN(test_refused);
     RUN(test_rubbish);
+    RUN(test_many_records);
     return TEST_END();
 }
