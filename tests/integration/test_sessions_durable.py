@@ -90,7 +90,8 @@ def test_killed_in_the_middle_of_a_turn(start_agent, redis_url):
     talk(first, 1, 3, WAYS["greedy"])
     with httpx.stream("POST", first.url + PATH, timeout=60, json={
             "prompt": "Lost.", "session_id": 5, "interactive_mode": True, "stream": True, "ignore_eos": True}) as s:
-        next(s.iter_lines())
+        lines = s.iter_lines()  # kept: without it the connection ends, and with it the turn
+        next(lines)
         first.kill()
     begin = time.monotonic()
     [fourth] = talk(second, 4, 4, WAYS["greedy"])
