@@ -94,13 +94,21 @@ static int measure_turns(struct bench_loop *l, struct cache_table *t, int32_t *i
     return 0;
 }
 
-/* The first stream's gaps: ALONE_STEPS of them, then those until the long prompt has a token. */
-static int measure_gaps(struct bench_loop *l, int32_t *ids, struct bench_samples *alone,
-                        struct bench_samples *beside, struct error *err)
+/* Streams that run, and the times between the tokens of the first one. */
+struct pace_run {
+    double gap_ms[GAPS_MAX];
+    int count;    // gaps seen
+    int from, to; // those beside the long prompt
+};
+
+/* With the prompt: it comes after ALONE_STEPS tokens, and its first token is the end. Without:
+ * until as many tokens have come. */
+static int run_streams(struct bench_loop *l, int32_t *ids, bool with_prompt, struct pace_run *run,
+                       struct error *err)
 {
-    double gaps[2][GAPS_MAX];
-    int count[2] = {0}, rc = 0;
-    uint64_t first = 0, last = 0, long_prompt = 0;
+    uint64_t first = 0, last = 0, prompt = 0;
+    int rc = 0;
+    run->count = 0;
     for (int i = 0; i < STREAMS && rc == 0; i++) {
         bench_loop_tokens(l, ids, PREFIX_MORE);
         rc = bench_loop_submit(l, ids, PREFIX_MORE, STREAM_TOKENS, err);
@@ -110,42 +118,56 @@ static int measure_gaps(struct bench_loop *l, int32_t *ids, struct bench_samples
         struct engine_event event;
         bench_loop_wait(l, &event);
         uint64_t now = clock_ns();
-        int phase = long_prompt != 0;
-        if (event.id == first && last && count[phase] < GAPS_MAX)
-            gaps[phase][count[phase]++] = (double)(now - last) * 1e-6;
+        if (event.id == first && last && run->count < GAPS_MAX)
+            run->gap_ms[run->count++] = (double)(now - last) * 1e-6;
         if (event.id == first) last = now;
-        over = long_prompt && (event.id == long_prompt || event.kind == ENGINE_EVENT_DONE);
+        over = event.kind == ENGINE_EVENT_DONE ||
+               (with_prompt ? prompt && event.id == prompt : run->count >= run->to);
         rc = failed(&event, err);
         engine_event_deinit(&event);
-        if (rc < 0 || long_prompt || count[0] < ALONE_STEPS) continue;
+        if (rc < 0 || !with_prompt || prompt || run->count < ALONE_STEPS) continue;
         bench_loop_tokens(l, ids, LONG_PROMPT);
         rc = bench_loop_submit(l, ids, LONG_PROMPT, 1, err);
-        long_prompt = l->next_id;
+        prompt = l->next_id;
+        run->from = run->count;
     }
-    bench_samples_add(alone, bench_median(gaps[0], count[0]));
-    bench_samples_add(beside, bench_median(gaps[1], count[1]));
+    if (with_prompt) run->to = run->count;
     return rc;
 }
 
-static int measure_pace(struct bench_loop *l, struct cache_table *t, int32_t *ids,
-                        struct error *err)
+static void end_streams(struct bench_loop *l, uint64_t first)
 {
-    uint64_t first = l->next_id + 1;
-    int rc = measure_gaps(l, ids, &t->alone, &t->beside, err), ended = 0;
+    struct engine_event event;
+    struct engine_stats stats;
     for (uint64_t id = first; id <= l->next_id; id++)
         engine_cancel(l->engine, id);
-    struct engine_stats stats;
     do {
-        struct engine_event event;
         bench_loop_wait(l, &event);
-        ended += event.kind != ENGINE_EVENT_TOKENS;
         engine_event_deinit(&event);
         engine_stats(l->engine, &stats);
     } while (stats.running + stats.waiting > 0);
-    struct engine_event event;
     while (engine_next_event(l->engine, &event))
         engine_event_deinit(&event);
-    return rc;
+}
+
+/* Answers that get longer take longer a token, with the prompt or without: compared are the same
+ * tokens of both runs. */
+static int measure_pace(struct bench_loop *l, struct cache_table *t, int32_t *ids,
+                        struct error *err)
+{
+    static struct pace_run beside, alone;
+    uint64_t first = l->next_id + 1;
+    int rc = run_streams(l, ids, true, &beside, err);
+    end_streams(l, first);
+    alone.to = beside.to;
+    first = l->next_id + 1;
+    if (rc == 0) rc = run_streams(l, ids, false, &alone, err);
+    end_streams(l, first);
+    int to = alone.count < beside.to ? alone.count : beside.to, count = to - beside.from;
+    if (rc < 0 || count <= 0) return rc;
+    bench_samples_add(&t->alone, bench_median(alone.gap_ms + beside.from, count));
+    bench_samples_add(&t->beside, bench_median(beside.gap_ms + beside.from, count));
+    return 0;
 }
 
 static void print_ratio(const char *name, const struct bench_samples *part,
