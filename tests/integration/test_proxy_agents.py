@@ -48,7 +48,8 @@ def test_the_official_client(cluster):
         assert client.models.retrieve("smollm2").id == "smollm2"
         whole = client.chat.completions.create(**SKY, max_tokens=12)
         same = direct.chat.completions.create(**SKY, max_tokens=12)
-        assert whole.choices == same.choices and whole.usage == same.usage
+        assert whole.choices == same.choices
+        assert whole.usage.total_tokens == same.usage.total_tokens  # how many of them were cached differs
         assert whole.usage.completion_tokens == 12
         stream = client.chat.completions.create(**SKY, max_tokens=12, stream=True)
         text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)

@@ -473,12 +473,14 @@ static void test_device_error_ends_service(void)
             open_engine((struct engine_options){.max_batch_size = 2, .pipeline_depth = depth});
         struct engine_stats stats;
         struct error err;
-        fake_backend.fail_at_step = 12;
+        fake_backend.step_us = 200; // none of them ends by itself
         for (int i = 0; i < 4; i++) {
             struct engine_request r = request_of(new_client(10, (uint64_t)i), 300);
             submit(e, &r);
         }
+        fake_backend.fail_at_step = 12; // now that all are in
         wait_ended(e, 4);
+        fake_backend.step_us = 0;
         for (int i = 0; i < 4; i++) {
             EXPECT_INT(clients[i].last.kind, ENGINE_EVENT_FAILED);
             EXPECT_INT(clients[i].last.error_code, E_DEVICE);
