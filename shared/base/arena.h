@@ -14,6 +14,8 @@ struct arena {
 
 void arena_init(struct arena *a);
 void arena_deinit(struct arena *a);
+/* Empty again, but what it took first stays at hand: for an arena that is filled over and over. */
+void arena_reset(struct arena *a);
 
 void *arena_alloc(struct arena *a, size_t size); // 16-byte aligned, zeroed, never NULL
 char *arena_strndup(struct arena *a, const char *text, size_t len);

@@ -64,3 +64,27 @@ uint64_t hash_bytes(const void *data, size_t len)
         hash = (hash ^ at[i]) * 0x100000001b3ull;
     return hash_mix(hash);
 }
+
+/* Odd constants with about as many ones as zeros, from the fractions of square roots (as SHA-512's). */
+#define TEXT_A 0x6a09e667f3bcc909ull
+#define TEXT_B 0xbb67ae8584caa73bull
+#define TEXT_C 0x3c6ef372fe94f82bull
+#define TEXT_D 0xa54ff53a5f1d36f1ull
+
+uint64_t hash_text(uint64_t seed, const void *data, size_t len)
+{
+    const unsigned char *at = data;
+    uint64_t low = seed ^ TEXT_A, high = seed ^ TEXT_B;
+    size_t left = len;
+    for (; left >= 32; left -= 32, at += 32) { // two chains: each multiplication waits for its own
+        low = hash_fold(load_le64(at) ^ TEXT_C, load_le64(at + 8) ^ low);
+        high = hash_fold(load_le64(at + 16) ^ TEXT_D, load_le64(at + 24) ^ high);
+    }
+    if (left > 0) {
+        unsigned char last[32] = {0};
+        memcpy(last, at, left);
+        low = hash_fold(load_le64(last) ^ TEXT_C, load_le64(last + 8) ^ low);
+        high = hash_fold(load_le64(last + 16) ^ TEXT_D, load_le64(last + 24) ^ high);
+    }
+    return hash_mix(hash_fold(low ^ TEXT_D, high ^ TEXT_C) ^ (uint64_t)len * TEXT_B);
+}

@@ -94,10 +94,32 @@ static int scan_escape(struct scanner *s)
     return 0;
 }
 
+static bool is_plain(char c)
+{
+    return c != '"' && c != '\\' && (unsigned char)c >= 0x20;
+}
+
+/* Pass eight bytes at a time while none of them is a quote, a backslash or a control character:
+ * prompts are long. */
+static void skip_plain(struct scanner *s)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101), high = ones << 7;
+    for (; s->len - s->at >= 8; s->at += 8) {
+        uint64_t x;
+        memcpy(&x, s->text + s->at, 8);
+        uint64_t quote = x ^ ones * '"', escape = x ^ ones * '\\';
+        uint64_t found =
+            ((x - ones * 0x20) & ~x) | ((quote - ones) & ~quote) | ((escape - ones) & ~escape);
+        if (found & high) return;
+    }
+}
+
 static int scan_string(struct scanner *s)
 {
     s->at++; // the opening quote
     while (s->at < s->len) {
+        skip_plain(s);
+        if (s->at == s->len) break;
         unsigned char c = (unsigned char)s->text[s->at];
         if (c == '"') {
             s->at++;
@@ -107,8 +129,10 @@ static int scan_string(struct scanner *s)
         if (c == '\\') {
             int rc = scan_escape(s);
             if (rc < 0) return rc;
-        } else {
-            s->at++;
+        } else { // one of the next seven bytes isn't plain, or there are no more
+            do {
+                s->at++;
+            } while (s->at < s->len && is_plain(s->text[s->at]));
         }
     }
     return fail(s, "a string wants its closing quote");

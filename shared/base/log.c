@@ -34,7 +34,7 @@ struct kept_line {
 
 static const char *const level_names[] = {"ERROR", "WARN", "INFO", "DEBUG", "TRACE"};
 
-enum log_level log_level_max = LOG_INFO;
+_Atomic(enum log_level) log_level_max = LOG_INFO;
 static const char *program_name = "lm";
 
 static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER; // writers only (rule 3)

@@ -19,7 +19,7 @@ enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG, LOG_TRACE };
 #define LOG_MODULE "lm"
 #endif
 
-extern enum log_level log_level_max; // records above it are not formatted
+extern _Atomic(enum log_level) log_level_max; // records above it are not formatted
 
 /* stderr until told otherwise. `program` stands in every line. */
 void log_init(const char *program, enum log_level level);

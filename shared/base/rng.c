@@ -49,19 +49,35 @@ void random_bytes(void *out, size_t len)
     }
 }
 
+/* Bytes of the kernel's, a page of ids at a time: every request wants an id, and the call costs more
+ * than all the rest of it. What was handed out is not kept. */
+static unsigned char pooled_byte(void)
+{
+    static _Thread_local unsigned char pool[1024];
+    static _Thread_local size_t left;
+    if (left == 0) {
+        random_bytes(pool, sizeof pool);
+        left = sizeof pool;
+    }
+    unsigned char byte = pool[--left];
+    pool[left] = 0;
+    return byte;
+}
+
 void random_id(char *out, size_t len)
 {
     static const char alphabet[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     const unsigned fair = 256 - 256 % 62; // bytes from here on would favour the first letters
-    unsigned char pool[64];
-    size_t at = sizeof pool;
     for (size_t i = 0; i < len;) {
-        if (at == sizeof pool) {
-            random_bytes(pool, sizeof pool);
-            at = 0;
-        }
-        unsigned byte = pool[at++];
+        unsigned byte = pooled_byte();
         if (byte < fair) out[i++] = alphabet[byte % 62];
     }
+    out[len] = 0;
+}
+
+void random_hex(char *out, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        out[i] = "0123456789abcdef"[pooled_byte() & 15];
     out[len] = 0;
 }

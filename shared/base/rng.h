@@ -18,5 +18,6 @@ double rng_unit(struct rng *r);                    // [0, 1)
 void random_bytes(void *out, size_t len); // getrandom(2); aborts if the kernel has none
 /* `len` characters of [0-9A-Za-z] and a 0. out holds len + 1. */
 void random_id(char *out, size_t len);
+void random_hex(char *out, size_t len); // likewise, of [0-9a-f]
 
 #endif

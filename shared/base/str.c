@@ -22,7 +22,9 @@ bool str_equal_nocase(struct str a, struct str b)
 {
     if (a.len != b.len) return false;
     for (size_t i = 0; i < a.len; i++) {
-        if (lower(a.data[i]) != lower(b.data[i])) return false;
+        unsigned char differ = (unsigned char)(a.data[i] ^ b.data[i]);
+        if (differ == 0) continue;
+        if (differ != 0x20 || lower(a.data[i]) != lower(b.data[i])) return false;
     }
     return true;
 }
@@ -115,6 +117,58 @@ static bool is_decimal(struct str s)
         at += exponent;
     }
     return at == s.len;
+}
+
+static int hex_digit(char c)
+{
+    c = lower(c);
+    return is_digit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+char *str_put(char *at, struct str s)
+{
+    if (s.len) memcpy(at, s.data, s.len);
+    return at + s.len;
+}
+
+char *str_put_uint(char *at, uint64_t value)
+{
+    char digits[20];
+    int count = 0;
+    do {
+        digits[count++] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value);
+    while (count > 0)
+        *at++ = digits[--count];
+    return at;
+}
+
+char *str_put_hex64(char *at, uint64_t value)
+{
+    for (int shift = 60; shift >= 0; shift -= 4)
+        *at++ = "0123456789abcdef"[value >> shift & 15];
+    return at;
+}
+
+void str_copy(char *out, size_t size, const char *text)
+{
+    size_t len = strnlen(text, size - 1);
+    memcpy(out, text, len);
+    out[len] = 0;
+}
+
+int str_to_hex64(struct str s, uint64_t *value)
+{
+    uint64_t sum = 0;
+    if (s.len != 16) return E_INVALID;
+    for (size_t i = 0; i < s.len; i++) {
+        int digit = hex_digit(s.data[i]);
+        if (digit < 0) return E_INVALID;
+        sum = sum << 4 | (uint64_t)digit;
+    }
+    *value = sum;
+    return 0;
 }
 
 int str_to_double(struct str s, double *value)

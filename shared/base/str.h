@@ -33,7 +33,15 @@ bool str_split(struct str *s, char separator, struct str *head);
 
 /* Whole slice must be the number; E_INVALID otherwise, E_LIMIT out of range. */
 FALLIBLE int str_to_int(struct str s, int64_t *value);
-FALLIBLE int str_to_double(struct str s, double *value); // finite only
+FALLIBLE int str_to_hex64(struct str s, uint64_t *value); // exactly 16 hexadecimal digits
+FALLIBLE int str_to_double(struct str s, double *value);  // finite only
+/* Without printf, for what every request needs: written at `at`, the place behind it is returned.
+ * Nothing is terminated. */
+char *str_put(char *at, struct str s);
+char *str_put_uint(char *at, uint64_t value);  // at most 20 digits
+char *str_put_hex64(char *at, uint64_t value); // 16 digits
+/* A terminated copy, cut to fit. */
+void str_copy(char *out, size_t size, const char *text);
 /* "4096", "64k", "8M", "2G" (powers of 1024, optional "iB" or "B"). */
 FALLIBLE int str_to_bytes(struct str s, uint64_t *value);
 

@@ -59,11 +59,44 @@ static void test_mix_spreads_single_bits(void)
     }
 }
 
+/* Fixed for good: proxies of one fleet agree by it on names of prefixes. */
+static void test_hash_text_never_changes(void)
+{
+    char text[100];
+    for (size_t i = 0; i < sizeof text; i++)
+        text[i] = (char)(i * 37);
+    EXPECT(hash_text(0, "", 0) == 0xa73cc43770afcd97ull);
+    EXPECT(hash_text(1, text, 31) == 0xab7fa1cbab17feb5ull);
+    EXPECT(hash_text(1, text, 100) == 0x915ac43e6a2a0d24ull);
+}
+
+static void test_hash_text_sees_every_bit(void)
+{
+    unsigned char room[72], changed[64] = {0};
+    for (size_t len = 0; len <= 64; len++) {
+        uint64_t want = hash_text(9, changed, len);
+        for (size_t shift = 0; shift < 8; shift++) {
+            memcpy(room + shift, changed, len);
+            EXPECT(hash_text(9, room + shift, len) == want);
+        }
+        EXPECT(hash_text(10, changed, len) != want);
+        if (len < 64) EXPECT(hash_text(9, changed, len + 1) != want); // zeros count too
+        for (size_t bit = 0; bit < len * 8; bit++) {
+            changed[bit / 8] ^= (unsigned char)(1u << (bit % 8));
+            int count = __builtin_popcountll(want ^ hash_text(9, changed, len));
+            EXPECT(count >= 10 && count <= 54);
+            changed[bit / 8] ^= (unsigned char)(1u << (bit % 8));
+        }
+    }
+}
+
 int main(void)
 {
     RUN(test_siphash_reference_vectors);
     RUN(test_siphash_at_any_alignment);
     RUN(test_hash_bytes_never_changes);
     RUN(test_mix_spreads_single_bits);
+    RUN(test_hash_text_never_changes);
+    RUN(test_hash_text_sees_every_bit);
     return TEST_END();
 }

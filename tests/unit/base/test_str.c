@@ -120,13 +120,52 @@ static void test_to_bytes(void)
     EXPECT_INT(str_to_bytes(STR("18446744073709551616"), &value), E_LIMIT);
 }
 
+static void test_to_hex64(void)
+{
+    uint64_t value = 7;
+    EXPECT_INT(str_to_hex64(STR("0123456789abcDEF"), &value), 0);
+    EXPECT(value == UINT64_C(0x0123456789abcdef));
+    EXPECT_INT(str_to_hex64(STR("ffffffffffffffff"), &value), 0);
+    EXPECT(value == UINT64_MAX);
+    EXPECT_INT(str_to_hex64(STR("0123456789abcde"), &value), E_INVALID);
+    EXPECT_INT(str_to_hex64(STR("0123456789abcdef0"), &value), E_INVALID);
+    EXPECT_INT(str_to_hex64(STR("0123456789abcdeg"), &value), E_INVALID);
+    EXPECT_INT(str_to_hex64(STR("0x23456789abcdef"), &value), E_INVALID);
+}
+
+static void test_put(void)
+{
+    static const struct {
+        uint64_t value;
+        const char *decimal, *hex;
+    } rows[] = {{0, "0", "0000000000000000"},
+                {7, "7", "0000000000000007"},
+                {4294967296u, "4294967296", "0000000100000000"},
+                {UINT64_MAX, "18446744073709551615", "ffffffffffffffff"}};
+    char text[64];
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        *str_put_uint(text, rows[i].value) = 0;
+        EXPECT_STR(text, rows[i].decimal);
+        *str_put_hex64(text, rows[i].value) = 0;
+        EXPECT_STR(text, rows[i].hex);
+    }
+    *str_put(str_put(text, STR("ab")), (struct str){NULL, 0}) = 0;
+    EXPECT_STR(text, "ab");
+    str_copy(text, 4, "abcdef");
+    EXPECT_STR(text, "abc");
+    str_copy(text, 4, "");
+    EXPECT_STR(text, "");
+}
+
 int main(void)
 {
     RUN(test_compare);
     RUN(test_trim);
     RUN(test_split);
     RUN(test_to_int);
+    RUN(test_to_hex64);
     RUN(test_to_double);
     RUN(test_to_bytes);
+    RUN(test_put);
     return TEST_END();
 }
