@@ -17,12 +17,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
-#define STATUS_STOP 499 // makes the parser stop: the call is gone
+#define HEAD_FRAME_BYTES ((size_t)80) // what stands around target, host, headers and length
+#define STATUS_STOP      499          // makes the parser stop: the call is gone
 
-static uint64_t in_ms(const struct http_call *call, int ms)
+static void note_due(struct http_call *call)
 {
-    return uv_now(call->client->loop) + (uint64_t)ms;
+    if (call->deadline_ms < call->client->due_ms) call->client->due_ms = call->deadline_ms;
+}
+
+static void expect_within(struct http_call *call, int ms)
+{
+    call->deadline_ms = uv_now(call->client->loop) + (uint64_t)ms;
+    note_due(call);
 }
 
 /* ---- the end ---- */
@@ -40,7 +48,6 @@ static void destroy(struct http_call *call)
     list_remove(&call->failed_link);
     http_origin_unref(call->origin);
     buf_deinit(&call->head);
-    free(call->host);
     free(call);
     http_client_adjust_sweep(client);
 }
@@ -62,8 +69,8 @@ void http_call_fail(struct http_call *call, int code, const char *fmt, ...)
         .head_received = call->head_received,
         .waited_ms = call->connected ? uv_now(call->client->loop) - call->sent_from_ms : 0,
     };
-    void (*on_fail)(void *, const struct http_failure *) = call->options.on_fail;
-    void *arg = call->options.arg;
+    void (*on_fail)(void *, const struct http_failure *) = call->on_fail;
+    void *arg = call->arg;
     if (call->connection) http_client_connection_close(call->connection);
     destroy(call);
     if (on_fail) on_fail(arg, &failure);
@@ -89,11 +96,11 @@ void http_call_fail_deferred(struct http_call *call)
     if (code != E_TIMEOUT) {
         http_call_fail(call, code, "%s", code > -4096 ? uv_strerror(code) : error_text(code));
     } else if (!call->connected) {
-        http_call_fail(call, code, "no answer within %d ms", call->options.connect_timeout_ms);
+        http_call_fail(call, code, "no answer within %d ms", call->connect_timeout_ms);
     } else if (!call->head_received) {
-        http_call_fail(call, code, "no response within %d ms", call->options.head_timeout_ms);
+        http_call_fail(call, code, "no response within %d ms", call->head_timeout_ms);
     } else {
-        http_call_fail(call, code, "no data for %d ms", call->options.idle_timeout_ms);
+        http_call_fail(call, code, "no data for %d ms", call->idle_timeout_ms);
     }
 }
 
@@ -108,8 +115,8 @@ void http_call_cancel(struct http_call *call)
 static void end(struct http_call *call, bool reusable)
 {
     struct http_client_connection *c = call->connection;
-    void (*on_end)(void *) = call->options.on_end;
-    void *arg = call->options.arg;
+    void (*on_end)(void *) = call->on_end;
+    void *arg = call->arg;
     if (reusable) {
         http_pool_give(c);
     } else {
@@ -128,9 +135,9 @@ static int on_head(void *arg)
     if (c->parser.status < 200) return 0; // an interim answer
     call->head_received = true;
     call->state = HTTP_CALL_BODY;
-    call->deadline_ms = in_ms(call, call->options.idle_timeout_ms);
-    if (call->options.on_head) {
-        call->options.on_head(call->options.arg, c->parser.status, &c->parser.headers);
+    expect_within(call, call->idle_timeout_ms);
+    if (call->on_head) {
+        call->on_head(call->arg, c->parser.status, &c->parser.headers);
     }
     return c->call ? 0 : STATUS_STOP; // rule 2
 }
@@ -140,7 +147,7 @@ static int on_body(void *arg, const char *data, size_t len)
     struct http_client_connection *c = arg;
     struct http_call *call = c->call;
     if (!call) return STATUS_STOP;
-    if (call->options.on_body) call->options.on_body(call->options.arg, data, len);
+    if (call->on_body) call->on_body(call->arg, data, len);
     return c->call ? 0 : STATUS_STOP;
 }
 
@@ -148,13 +155,13 @@ void http_call_init_parser(struct http_client_connection *c)
 {
     static const struct http_parser_callbacks callbacks = {on_head, on_body};
     http_parser_init(&c->parser, HTTP_PARSER_RESPONSES, &c->client->options.limits, &callbacks, c);
+    c->parser.spare = &c->client->parser_spare;
 }
 
 void http_call_on_bytes(struct http_client_connection *c, const char *data, size_t len)
 {
     struct http_call *call = c->call;
-    if (call->state == HTTP_CALL_BODY)
-        call->deadline_ms = in_ms(call, call->options.idle_timeout_ms);
+    if (call->state == HTTP_CALL_BODY) expect_within(call, call->idle_timeout_ms);
     while (c->call) {
         size_t used;
         enum http_parse result = http_parser_feed(&c->parser, data, len, &used);
@@ -198,7 +205,7 @@ void http_call_on_sent(struct http_call *call)
     call->sent = true;
     if (call->state != HTTP_CALL_SENDING) return; // an early response
     call->state = HTTP_CALL_AWAITING_HEAD;
-    call->deadline_ms = in_ms(call, call->options.head_timeout_ms);
+    expect_within(call, call->head_timeout_ms);
 }
 
 void http_call_on_connected(struct http_call *call)
@@ -207,12 +214,12 @@ void http_call_on_connected(struct http_call *call)
     call->connected = true;
     call->state = HTTP_CALL_SENDING;
     call->sent_from_ms = uv_now(call->client->loop);
-    call->deadline_ms = in_ms(call, call->options.head_timeout_ms);
+    expect_within(call, call->head_timeout_ms);
     c->parser.no_body = call->is_head_request;
     buf_deinit(&c->head);
     c->head = call->head;
     buf_init(&call->head, BUF_MAX_INTERNAL);
-    http_client_connection_send(c, call->options.body);
+    http_client_connection_send(c, call->body);
 }
 
 static int connect_to(struct http_call *call, const struct sockaddr *address)
@@ -262,15 +269,15 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
 static int resolve(struct http_call *call)
 {
     char service[16];
-    snprintf(service, sizeof service, "%d", call->options.port);
+    snprintf(service, sizeof service, "%d", call->origin->port);
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
     struct http_lookup *lookup = xcalloc(1, sizeof *lookup);
     lookup->client = call->client;
     lookup->call = call;
     lookup->request.data = lookup;
     call->state = HTTP_CALL_RESOLVING;
-    int rc = uv_getaddrinfo(call->client->loop, &lookup->request, on_resolved, call->host, service,
-                            &hints);
+    int rc = uv_getaddrinfo(call->client->loop, &lookup->request, on_resolved, call->origin->host,
+                            service, &hints);
     if (rc != 0) {
         free(lookup);
         return rc;
@@ -287,72 +294,72 @@ static int connect_or_resolve(struct http_call *call)
         struct sockaddr_in v4;
         struct sockaddr_in6 v6;
     } address;
-    if (uv_ip4_addr(call->host, call->options.port, &address.v4) == 0 ||
-        uv_ip6_addr(call->host, call->options.port, &address.v6) == 0) {
+    if (uv_ip4_addr(call->origin->host, call->origin->port, &address.v4) == 0 ||
+        uv_ip6_addr(call->origin->host, call->origin->port, &address.v6) == 0) {
         return connect_to(call, &address.any);
     }
     return resolve(call);
 }
 
-static bool is_line_text(struct str s)
-{
-    for (size_t i = 0; i < s.len; i++) {
-        unsigned char c = (unsigned char)s.data[i];
-        if ((c < 0x20 && c != '\t') || c == 0x7f) return false;
-    }
-    return true;
-}
-
 /* E_INVALID where a part would break out of its line. */
 static int build_head(struct http_call *call, const struct http_call_options *o)
 {
-    struct buf *head = &call->head;
-    if (o->target.len == 0 || !is_line_text(o->target) ||
+    struct buf *head = &call->head, *spare = &call->client->spare;
+    if (o->target.len == 0 || !http_is_line_text(o->target) ||
         memchr(o->target.data, ' ', o->target.len)) {
         return E_INVALID;
     }
-    buf_printf(head, "%s ", o->method);
+    *head = *spare; // most calls give it back before they return
+    buf_init(spare, spare->max);
+    size_t size = HEAD_FRAME_BYTES + strlen(o->method) + o->target.len + strlen(call->origin->key);
+    for (int i = 0; i < o->header_count; i++)
+        size += o->headers[i].name.len + o->headers[i].value.len + 4;
+    // No more than it takes: the head waits with the call where there is no connection yet.
+    (void)buf_reserve(head, size);
+    buf_append_str(head, o->method);
+    buf_append_char(head, ' ');
     buf_append(head, o->target.data, o->target.len);
-    const char *key = call->origin->key;
-    size_t len = strlen(key);
-    if (o->port == 80) len -= 3; // ":80"
-    buf_printf(head, " HTTP/1.1\r\nhost: %.*s\r\n", (int)len, key);
+    struct str host = str_of(call->origin->key);
+    if (o->port == 80) host.len -= 3; // ":80"
+    buf_append_str(head, " HTTP/1.1\r\n");
+    http_put_header(head, STR("host"), host);
     for (int i = 0; i < o->header_count; i++) {
         const struct http_header *h = &o->headers[i];
-        if (h->name.len == 0 || !is_line_text(h->name) || !is_line_text(h->value)) return E_INVALID;
-        buf_append(head, h->name.data, h->name.len);
-        buf_append(head, ": ", 2);
-        buf_append(head, h->value.data, h->value.len);
-        buf_append(head, "\r\n", 2);
+        if (h->name.len == 0 || !http_is_line_text(h->name) || !http_is_line_text(h->value))
+            return E_INVALID;
+        http_put_header(head, h->name, h->value);
     }
     bool takes_body = strcmp(o->method, "GET") != 0 && strcmp(o->method, "HEAD") != 0;
-    if (o->body.len > 0 || takes_body) buf_printf(head, "content-length: %zu\r\n", o->body.len);
+    if (o->body.len > 0 || takes_body) http_put_length(head, o->body.len);
     buf_append(head, "\r\n", 2);
     return 0;
 }
 
-static void set_default(int *value, int def)
+static int or_default(int value, int def)
 {
-    if (*value == 0) *value = def;
+    return value ? value : def;
 }
 
 struct http_call *http_call_start(struct http_client *client,
                                   const struct http_call_options *options)
 {
-    struct http_call *call = xcalloc(1, sizeof *call);
-    call->client = client;
-    call->options = *options;
-    set_default(&call->options.connect_timeout_ms, 1000);
-    set_default(&call->options.head_timeout_ms, 600 * 1000);
-    set_default(&call->options.idle_timeout_ms, 120 * 1000);
-    call->host = xstrdup(options->host);
+    struct http_call *call = xmalloc(sizeof *call); // ready at hand, where calloc would search
+    *call = (struct http_call){.client = client, .deadline_ms = UINT64_MAX};
+    call->body = options->body;
+    call->connect_timeout_ms = or_default(options->connect_timeout_ms, 1000);
+    call->head_timeout_ms = or_default(options->head_timeout_ms, 600 * 1000);
+    call->idle_timeout_ms = or_default(options->idle_timeout_ms, 120 * 1000);
+    call->on_head = options->on_head;
+    call->on_body = options->on_body;
+    call->on_end = options->on_end;
+    call->on_fail = options->on_fail;
+    call->arg = options->arg;
     call->is_head_request = strcmp(options->method, "HEAD") == 0;
     call->origin = http_origin_ref(client, options->host, options->port);
     buf_init(&call->head, BUF_MAX_INTERNAL);
     list_init(&call->failed_link);
     list_push_back(&client->calls, &call->link);
     http_client_adjust_sweep(client);
-    call->deadline_ms = in_ms(call, call->options.connect_timeout_ms);
 
     int rc = client->closing ? E_CANCELLED : build_head(call, options);
     struct http_client_connection *pooled = NULL;
@@ -363,6 +370,7 @@ struct http_call *http_call_start(struct http_client *client,
         pooled->call = call;
         http_call_on_connected(call);
     } else if (rc == 0) {
+        expect_within(call, call->connect_timeout_ms);
         rc = connect_or_resolve(call);
     }
     if (rc != 0) http_client_defer_failure(call, rc);
@@ -379,14 +387,22 @@ void http_call_resume(struct http_call *call)
 {
     if (!call->paused) return;
     call->paused = false;
-    if (call->state == HTTP_CALL_BODY)
-        call->deadline_ms = in_ms(call, call->options.idle_timeout_ms);
+    if (call->state == HTTP_CALL_BODY) expect_within(call, call->idle_timeout_ms);
     if (call->connection && call->connected) http_client_connection_read(call->connection, true);
 }
 
 const char *http_call_local_address(const struct http_call *call)
 {
-    return call->connection ? call->connection->local_address : "";
+    struct http_client *client = call->client;
+    struct sockaddr_storage address;
+    socklen_t len = sizeof address;
+    client->local_address[0] = 0;
+    if (call->connection &&
+        getsockname(call->connection->socket.fd, (struct sockaddr *)&address, &len) == 0) {
+        uv_ip_name((struct sockaddr *)&address, client->local_address,
+                   sizeof client->local_address);
+    }
+    return client->local_address;
 }
 
 /* ---- deadlines ---- */
@@ -394,5 +410,10 @@ const char *http_call_local_address(const struct http_call *call)
 void http_call_sweep(struct http_call *call, uint64_t now_ms)
 {
     bool waits_for_us = call->paused && call->state == HTTP_CALL_BODY;
-    if (now_ms >= call->deadline_ms && !waits_for_us) http_client_defer_failure(call, E_TIMEOUT);
+    if (waits_for_us) return;
+    if (now_ms >= call->deadline_ms) {
+        http_client_defer_failure(call, E_TIMEOUT);
+    } else {
+        note_due(call);
+    }
 }

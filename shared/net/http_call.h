@@ -8,8 +8,7 @@
 #include "shared/base/list.h"
 #include "shared/net/http_client.h"
 #include "shared/net/http_parser.h"
-
-#define HTTP_CLIENT_READ_BYTES ((size_t)64 << 10)
+#include "shared/net/net_socket.h"
 
 struct http_client {
     uv_loop_t *loop;
@@ -24,15 +23,22 @@ struct http_client {
     int connection_count;
     int lookups;
     uint64_t sweep_ms; // current period; 0: stopped
+    uint64_t due_ms;   // no deadline of a call is before
+    uint64_t pool_due_ms;
     bool closing;
     void (*on_closed)(void *arg);
     void *on_closed_arg;
-    char *read_buffer;
+    struct net_sockets *sockets;
+    struct buf spare; // memory for the next head
+    struct http_parser_memory *parser_spare;
+    char local_address[INET6_ADDRSTRLEN]; // the last one asked for
 };
 
 struct http_origin {
     struct http_client *client;
-    char *key;        // "127.0.0.1:23333", "[::1]:80"
+    char *key; // "127.0.0.1:23333", "[::1]:80"
+    char *host;
+    int port;
     int refs;         // calls and connections
     struct list idle; // newest first
     int idle_count;
@@ -43,16 +49,16 @@ struct http_client_connection {
     struct http_origin *origin;
     struct list link;      // client->connections
     struct list idle_link; // origin->idle
-    uv_tcp_t tcp;
-    uv_connect_t connect;
-    uv_write_t write;
+    struct net_socket socket;
     struct http_parser parser;
     struct http_call *call; // NULL: idle or closing
-    struct buf head;        // of the request, while it is written
+    struct buf head;        // of the request, until it has been sent
+    struct str body;        // borrowed; both are valid while `writing`
+    size_t sent;            // of head and body
     uint64_t idle_since_ms;
-    char local_address[64];
-    bool writing, reading, closing;
-    bool used; // has carried a whole exchange
+    bool writing, closing;
+    bool failed; // a write did
+    bool used;   // has carried a whole exchange
 };
 
 enum http_call_state {
@@ -73,16 +79,21 @@ struct http_lookup {
 struct http_call {
     struct http_client *client;
     struct http_origin *origin;
-    struct list link;                 // client->calls
-    struct list failed_link;          // client->failed
-    struct http_call_options options; // host, method, target and headers are dead after the start
+    struct list link;        // client->calls
+    struct list failed_link; // client->failed
+    int connect_timeout_ms, head_timeout_ms, idle_timeout_ms;
+    struct str body; // borrowed
+    void (*on_head)(void *arg, int status, const struct http_headers *headers);
+    void (*on_body)(void *arg, const char *data, size_t len);
+    void (*on_end)(void *arg);
+    void (*on_fail)(void *arg, const struct http_failure *failure);
+    void *arg;
     enum http_call_state state;
     struct http_client_connection *connection;
     struct http_lookup *lookup;
     struct addrinfo *addresses;    // owned; of a name
     struct addrinfo *next_address; // to try if connecting fails
-    char *host;
-    struct buf head; // moves to the connection
+    struct buf head;               // moves to the connection
     bool is_head_request;
     uint64_t deadline_ms;
     uint64_t sent_from_ms; // loop time at which sending began; valid once connected
@@ -109,7 +120,7 @@ void http_origin_unref(struct http_origin *o);
 struct http_client_connection *http_pool_take(struct http_origin *o);
 /* Its call ended well and it may carry another. */
 void http_pool_give(struct http_client_connection *c);
-/* Returns NULL and *status if connecting can't even begin. */
+/* NULL and *status: connecting can't even begin. */
 struct http_client_connection *http_client_connection_open(struct http_origin *o,
                                                            struct http_call *call,
                                                            const struct sockaddr *address,

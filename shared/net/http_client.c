@@ -14,13 +14,26 @@ static void set_default(int *value, int def)
     if (*value == 0) *value = def;
 }
 
+static uint64_t pool_period(const struct http_client *client)
+{
+    uint64_t eighth = (uint64_t)client->options.idle_timeout_ms / 8;
+    return eighth < SWEEP_IDLE_MS ? eighth : SWEEP_IDLE_MS;
+}
+
+/* Looking at thousands of calls forty times a second would cost more than what they do: they are
+ * looked at when the earliest of their deadlines is due, as it was known last. */
 static void on_sweep(uv_timer_t *timer)
 {
     struct http_client *client = timer->data;
     uint64_t now = uv_now(client->loop);
-    /* A callback may end any other call: what is due is marked first, then failed one by one. */
-    list_each (call, &client->calls, struct http_call, link)
-        http_call_sweep(call, now);
+    if (now >= client->due_ms) {
+        client->due_ms = UINT64_MAX;
+        /* A callback may end any other call: what is due is marked first, then failed one by one. */
+        list_each (call, &client->calls, struct http_call, link)
+            http_call_sweep(call, now);
+    }
+    if (now < client->pool_due_ms) return;
+    client->pool_due_ms = now + pool_period(client);
     http_pool_sweep(client, now);
 }
 
@@ -44,6 +57,18 @@ static void on_handle_closed(uv_handle_t *handle)
     http_client_free_when_closed(client);
 }
 
+static void on_released(void *arg)
+{
+    struct http_client *client = arg;
+    void (*on_closed)(void *arg) = client->on_closed;
+    void *on_closed_arg = client->on_closed_arg;
+    hash_map_deinit(&client->origins);
+    buf_deinit(&client->spare);
+    http_parser_memory_destroy(client->parser_spare);
+    free(client);
+    if (on_closed) on_closed(on_closed_arg);
+}
+
 void http_client_free_when_closed(struct http_client *client)
 {
     if (!client->closing || client->connection_count > 0 || client->lookups > 0) return;
@@ -52,13 +77,7 @@ void http_client_free_when_closed(struct http_client *client)
     for (size_t i = 0; i < ARRAY_LEN(handles); i++) {
         if (!uv_is_closing(handles[i])) uv_close(handles[i], on_handle_closed);
     }
-    if (client->handles_open > 0) return;
-    void (*on_closed)(void *arg) = client->on_closed;
-    void *arg = client->on_closed_arg;
-    hash_map_deinit(&client->origins);
-    free(client->read_buffer);
-    free(client);
-    if (on_closed) on_closed(arg);
+    if (client->handles_open == 0) net_sockets_unref(client->sockets, on_released, client);
 }
 
 static void on_turn(uv_idle_t *turn)
@@ -102,7 +121,8 @@ struct http_client *http_client_create(uv_loop_t *loop, const struct http_client
     if (limits->header_bytes == 0) limits->header_bytes = http_limits_default.header_bytes;
     if (limits->header_count == 0) limits->header_count = http_limits_default.header_count;
     if (limits->target_bytes == 0) limits->target_bytes = http_limits_default.target_bytes;
-    client->read_buffer = xmalloc(HTTP_CLIENT_READ_BYTES);
+    client->sockets = net_sockets_ref(loop);
+    buf_init(&client->spare, BUF_MAX_INTERNAL);
     list_init(&client->calls);
     list_init(&client->failed);
     list_init(&client->connections);
@@ -111,6 +131,7 @@ struct http_client *http_client_create(uv_loop_t *loop, const struct http_client
     CHECK(uv_idle_init(loop, &client->turn) == 0);
     client->sweep.data = client->turn.data = client;
     client->handles_open = 2;
+    client->due_ms = UINT64_MAX;
     return client;
 }
 

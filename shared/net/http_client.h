@@ -72,7 +72,8 @@ struct http_call *http_call_start(struct http_client *c, const struct http_call_
 void http_call_pause(struct http_call *call);
 void http_call_resume(struct http_call *call);
 void http_call_cancel(struct http_call *call); // closes the connection; no callback follows
-/* The local address of the call's connection ("10.0.0.5"), from on_head on: what to advertise. */
+/* The local address of the call's connection ("10.0.0.5"), from on_head on: what to advertise.
+ * Valid until the next call of this. */
 const char *http_call_local_address(const struct http_call *call);
 
 #endif

@@ -11,8 +11,8 @@
  *  1. Requests of one connection are handled one after another. What arrives behind the current one
  *     is kept in `pipeline`, at most PIPELINE_BYTES and one read; beyond that reading stops until
  *     the exchange ends. Below it reading goes on, so that a client that leaves is noticed.
- *  2. Writing tries the socket first and copies only what it doesn't take. One uv_write at a time,
- *     of `flight`; what comes meanwhile collects in `out` and goes as one piece when that is done.
+ *  2. Writing tries the socket first and copies only what it doesn't take into `out`, which goes
+ *     when the socket takes more. Its memory is the server's spare one while anything is in it.
  *  3. A lost connection is only recorded where a user may be on the stack (c->error, then defer).
  *  4. After our last byte comes FIN, then input is dropped for a while: closing with unread
  *     input would send RST, which makes the client's kernel drop our answer. */
@@ -22,18 +22,20 @@
 #include "shared/base/check.h"
 #include "shared/base/log.h"
 
+#include <arpa/inet.h>
 #include <linux/sockios.h>
-#include <stdio.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #define PIPELINE_BYTES   ((size_t)16 << 10)
-#define READ_BYTES       ((size_t)64 << 10) // as server->read_buffer
-#define KEPT_BUFFER_CAP  ((size_t)16 << 10)
+#define SPARE_BYTES_MAX  ((size_t)16 << 10)
+#define JOINED_BYTES_MAX ((size_t)4 << 10) // cheaper to copy than to send in pieces
 #define LINGER_MS        2000
 #define LINGER_BYTES_MAX (64 << 20)
-#define KEEPALIVE_S      60
 
 static void process_pipeline(struct http_connection *c);
 
@@ -47,15 +49,61 @@ static bool reads_requests(const struct http_connection *c)
     return c->state <= HTTP_CONNECTION_BODY;
 }
 
+static struct http_connection *of(struct net_socket *socket)
+{
+    return list_entry(socket, struct http_connection, socket);
+}
+
+/* ---- parsers: whoever reads a request has one ---- */
+
+static int on_head(void *arg);
+static int on_body(void *arg, const char *data, size_t len);
+
+static void take_parser(struct http_connection *c)
+{
+    static const struct http_parser_callbacks callbacks = {on_head, on_body};
+    struct http_server *s = c->server;
+    c->parser = s->parser ? s->parser : xmalloc(sizeof *c->parser);
+    s->parser = NULL;
+    http_parser_init(c->parser, HTTP_PARSER_REQUESTS, &s->options.limits, &callbacks, c);
+    c->parser->spare = &s->parser_spare;
+}
+
+static void give_parser(struct http_connection *c)
+{
+    struct http_server *s = c->server;
+    if (!c->parser) return;
+    http_parser_deinit(c->parser);
+    if (s->parser) {
+        free(c->parser);
+    } else {
+        s->parser = c->parser;
+    }
+    c->parser = NULL;
+}
+
 /* ---- the end ---- */
 
-static void on_closed(uv_handle_t *handle)
+/* Everything in `out` has gone. */
+static void release_out(struct http_connection *c)
 {
-    struct http_connection *c = handle->data;
+    struct buf *spare = &c->server->spare;
+    c->out_sent = 0;
+    if (c->out.cap > 0 && c->out.cap <= SPARE_BYTES_MAX && spare->cap == 0) {
+        *spare = c->out;
+        buf_clear(spare);
+        buf_init(&c->out, c->out.max);
+    } else {
+        buf_deinit(&c->out);
+    }
+}
+
+static void on_closed(struct net_socket *socket)
+{
+    struct http_connection *c = of(socket);
     http_server_forget(c->server, c);
-    http_parser_deinit(&c->parser);
+    give_parser(c);
     buf_deinit(&c->out);
-    buf_deinit(&c->flight);
     buf_deinit(&c->pipeline);
     free(c);
 }
@@ -66,8 +114,7 @@ void http_connection_close(struct http_connection *c)
     CHECK(!c->exchange);
     c->state = HTTP_CONNECTION_CLOSING;
     c->deadline_ms = 0;
-    if (c->reset_after && uv_tcp_close_reset(&c->tcp, on_closed) == 0) return;
-    uv_close((uv_handle_t *)&c->tcp, on_closed);
+    net_socket_close(&c->socket, c->reset_after);
 }
 
 /* The client is lost. Calls the user. */
@@ -85,22 +132,17 @@ static void lose(struct http_connection *c)
     }
 }
 
-static void on_shutdown(uv_shutdown_t *request, int status)
+static void read_start(struct http_connection *c)
 {
-    struct http_connection *c = request->data;
-    if (status < 0) http_connection_close(c);
+    if (!c->got_eof) net_socket_read(&c->socket, true);
 }
-
-static void read_start(struct http_connection *c);
 
 static void linger(struct http_connection *c)
 {
     c->state = HTTP_CONNECTION_LINGER;
     c->deadline_ms = in_ms(c, LINGER_MS);
     buf_deinit(&c->pipeline);
-    c->shutdown.data = c;
-    if (c->got_eof || c->reset_after ||
-        uv_shutdown(&c->shutdown, (uv_stream_t *)&c->tcp, on_shutdown) != 0) {
+    if (c->got_eof || c->reset_after || net_socket_shutdown(&c->socket) != 0) {
         http_connection_close(c);
         return;
     }
@@ -111,8 +153,7 @@ static void linger(struct http_connection *c)
 
 size_t http_connection_pending(const struct http_connection *c)
 {
-    if (c->error) return 0;
-    return c->out.len + uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp);
+    return c->error ? 0 : c->out.len - c->out_sent;
 }
 
 static void fail(struct http_connection *c, int error)
@@ -122,45 +163,16 @@ static void fail(struct http_connection *c, int error)
     http_connection_defer(c);
 }
 
-static void trim(struct buf *b)
-{
-    if (b->cap > KEPT_BUFFER_CAP) {
-        buf_deinit(b);
-    } else {
-        buf_clear(b);
-    }
-}
-
-static void on_written(uv_write_t *request, int status);
-
-static void start_write(struct http_connection *c)
-{
-    struct buf empty = c->flight;
-    c->flight = c->out;
-    c->out = empty;
-    uv_buf_t piece = uv_buf_init(c->flight.data, (unsigned)c->flight.len);
-    c->write.data = c;
-    int rc = uv_write(&c->write, (uv_stream_t *)&c->tcp, &piece, 1, on_written);
-    if (rc != 0) {
-        fail(c, rc);
-        return;
-    }
-    c->writing = true;
-    c->stall_ms = 0;
-}
-
 /* Answered and nothing pending: on to the next request, or to the end. Doesn't call the user. */
 static void settle(struct http_connection *c)
 {
-    if (c->close_after || c->server->draining) {
+    const struct http_server *s = c->server;
+    if (c->close_after || (s->draining && s->options.drain_idle_ms == 0)) {
         linger(c);
         return;
     }
-    trim(&c->out);
-    trim(&c->flight);
     c->state = HTTP_CONNECTION_IDLE;
-    c->deadline_ms = in_ms(c, c->server->options.idle_timeout_ms);
-    http_parser_start(&c->parser);
+    c->deadline_ms = in_ms(c, s->draining ? s->options.drain_idle_ms : s->options.idle_timeout_ms);
 }
 
 static bool is_flushed(const struct http_connection *c)
@@ -176,28 +188,39 @@ static void tell_drained(struct http_connection *c)
     if (x->on_drain) x->on_drain(x->watch_arg);
 }
 
-static void on_written(uv_write_t *request, int status)
+static void on_writable(struct net_socket *socket)
 {
-    struct http_connection *c = request->data;
-    c->writing = false;
-    c->stall_ms = 0;
-    trim(&c->flight);
-    if (c->state == HTTP_CONNECTION_CLOSING) return;
-    if (status < 0) {
-        fail(c, status);
+    struct http_connection *c = of(socket);
+    struct iovec rest = {c->out.data + c->out_sent, c->out.len - c->out_sent};
+    if (c->error) return;
+    ssize_t taken = net_socket_send(&c->socket, &rest, 1);
+    if (taken < 0) {
+        fail(c, (int)taken);
         return;
     }
-    if (c->out.len > 0) start_write(c);
+    c->out_sent += (size_t)taken;
+    if (c->out_sent == c->out.len) release_out(c);
     tell_drained(c);
     if (!is_flushed(c)) return;
     settle(c);
     process_pipeline(c);
 }
 
+static struct buf *out_buffer(struct http_connection *c)
+{
+    struct buf *spare = &c->server->spare;
+    if (c->out.cap == 0 && spare->cap > 0) {
+        spare->max = c->out.max;
+        c->out = *spare;
+        buf_init(spare, spare->max);
+    }
+    return &c->out;
+}
+
 struct buf *http_connection_begin_hold(struct http_connection *c)
 {
     c->held_from = c->out.len;
-    return &c->out;
+    return out_buffer(c);
 }
 
 void http_connection_end_hold(struct http_connection *c)
@@ -206,36 +229,81 @@ void http_connection_end_hold(struct http_connection *c)
     if (c->out.overflow) fail(c, UV_ENOBUFS);
 }
 
-/* Write [out][pieces] as far as the socket takes them; keep the rest in out. */
-static void send_pieces(struct http_connection *c, const uv_buf_t *pieces, unsigned count)
+/* Behind what waits already. The part that is sent makes room first if it is most of it. */
+static void keep(struct http_connection *c, const struct iovec *piece, size_t from)
 {
-    size_t taken = 0;
-    if (!c->writing) {
-        uv_buf_t all[8];
-        unsigned n = 0;
-        if (c->out.len > 0) all[n++] = uv_buf_init(c->out.data, (unsigned)c->out.len);
-        for (unsigned i = 0; i < count; i++)
+    if (from == piece->iov_len) return;
+    struct buf *out = out_buffer(c);
+    if (c->out_sent > 0 && c->out_sent >= out->len / 2) {
+        buf_consume(out, c->out_sent);
+        c->out_sent = 0;
+    }
+    if (buf_append(out, (const char *)piece->iov_base + from, piece->iov_len - from) != 0)
+        fail(c, UV_ENOBUFS);
+}
+
+/* One system call: small pieces are joined, which costs the kernel less than a list of them. */
+static ssize_t send_all(struct http_connection *c, const struct iovec *all, int count, size_t total)
+{
+    char joined[JOINED_BYTES_MAX];
+    if (count == 1 || total > sizeof joined) return net_socket_send(&c->socket, all, count);
+    size_t len = 0;
+    for (int i = 0; i < count; i++) {
+        memcpy(joined + len, all[i].iov_base, all[i].iov_len);
+        len += all[i].iov_len;
+    }
+    struct iovec one = {joined, len};
+    return net_socket_send(&c->socket, &one, 1);
+}
+
+/* Write [out][pieces] as far as the socket takes them; keep the rest in out. */
+static void send_pieces(struct http_connection *c, const struct iovec *pieces, int count)
+{
+    size_t taken = 0, total = 0;
+    if (!c->socket.blocked) {
+        struct iovec all[8];
+        int n = 0;
+        if (c->out.len > c->out_sent)
+            all[n++] = (struct iovec){c->out.data + c->out_sent, c->out.len - c->out_sent};
+        for (int i = 0; i < count; i++)
             all[n++] = pieces[i];
-        if (n == 0) return;
-        int rc = uv_try_write((uv_stream_t *)&c->tcp, all, n);
-        if (rc < 0 && rc != UV_EAGAIN) {
-            fail(c, rc);
+        for (int i = 0; i < n; i++)
+            total += all[i].iov_len;
+        if (total == 0) return;
+        ssize_t rc = send_all(c, all, n, total);
+        if (rc < 0) {
+            fail(c, (int)rc);
             return;
         }
-        taken = rc > 0 ? (size_t)rc : 0;
-        size_t held = taken < c->out.len ? taken : c->out.len;
-        buf_consume(&c->out, held);
+        taken = (size_t)rc;
+        size_t held = c->out.len - c->out_sent;
+        if (held > taken) held = taken;
+        c->out_sent += held;
         taken -= held;
+        if (c->out.len == c->out_sent) release_out(c);
+        if (c->socket.blocked) c->stall_ms = 0;
     }
-    for (unsigned i = 0; i < count; i++) {
-        size_t skipped = taken < pieces[i].len ? taken : pieces[i].len;
+    for (int i = 0; i < count && !c->error; i++) {
+        size_t skipped = taken < pieces[i].iov_len ? taken : pieces[i].iov_len;
         taken -= skipped;
-        if (buf_append(&c->out, pieces[i].base + skipped, pieces[i].len - skipped) != 0) {
-            fail(c, UV_ENOBUFS);
-            return;
-        }
+        keep(c, &pieces[i], skipped);
     }
-    if (!c->writing && c->out.len > 0) start_write(c);
+}
+
+/* "1f4\r\n" */
+static size_t print_chunk_size(char frame[24], size_t len)
+{
+    char digits[16];
+    size_t n = 0, at = 0;
+    do {
+        digits[n++] = "0123456789abcdef"[len & 15];
+        len >>= 4;
+    } while (len > 0);
+    while (n > 0)
+        frame[at++] = digits[--n];
+    frame[at++] = '\r';
+    frame[at++] = '\n';
+    return at;
 }
 
 void http_connection_send(struct http_connection *c, const void *data, size_t len, bool chunk,
@@ -243,17 +311,18 @@ void http_connection_send(struct http_connection *c, const void *data, size_t le
 {
     if (c->error || c->state == HTTP_CONNECTION_CLOSING) return;
     char frame[24];
-    uv_buf_t pieces[4];
-    unsigned n = 0;
+    struct iovec pieces[4];
+    int n = 0;
+    if (chunk && len > 0) pieces[n++] = (struct iovec){frame, print_chunk_size(frame, len)};
+    if (len > 0) pieces[n++] = (struct iovec){(void *)data, len};
+    bool ends = chunk && last;
     if (chunk && len > 0) {
-        int frame_len = snprintf(frame, sizeof frame, "%zx\r\n", len);
-        pieces[n++] = uv_buf_init(frame, (unsigned)frame_len);
+        pieces[n++] = (struct iovec){(char *)"\r\n0\r\n\r\n", ends ? 7 : 2};
+    } else if (ends) {
+        pieces[n++] = (struct iovec){(char *)"0\r\n\r\n", 5};
     }
-    if (len > 0) pieces[n++] = uv_buf_init((char *)data, (unsigned)len);
-    if (chunk && len > 0) pieces[n++] = uv_buf_init((char *)"\r\n", 2);
-    if (chunk && last) pieces[n++] = uv_buf_init((char *)"0\r\n\r\n", 5);
-    for (unsigned i = 0; i < n; i++)
-        c->bytes_queued += pieces[i].len;
+    for (int i = 0; i < n; i++)
+        c->bytes_queued += pieces[i].iov_len;
     send_pieces(c, pieces, n);
 }
 
@@ -282,13 +351,15 @@ static void refuse(struct http_connection *c, int status, const char *text)
     c->state = HTTP_CONNECTION_FLUSH;
     c->deadline_ms = 0;
     http_exchange_refuse(c, status, text);
+    give_parser(c);
     if (is_flushed(c)) settle(c);
 }
 
 static void dispatch(struct http_connection *c)
 {
     struct http_exchange *x = c->exchange;
-    if (!c->parser.keep_alive || c->server->draining) c->close_after = true;
+    if (!c->parser->keep_alive || c->server->draining) c->close_after = true;
+    give_parser(c);
     c->state = HTTP_CONNECTION_EXCHANGE;
     c->deadline_ms = 0;
     x->request.body = x->body.len ? buf_str(&x->body) : (struct str){"", 0};
@@ -303,13 +374,14 @@ static size_t feed(struct http_connection *c, const char *data, size_t len)
     while (total < len && reads_requests(c) && !c->error) {
         if (c->state == HTTP_CONNECTION_IDLE) {
             c->state = HTTP_CONNECTION_HEAD;
+            take_parser(c);
             c->deadline_ms = in_ms(c, c->server->options.header_timeout_ms);
         }
         size_t used;
-        enum http_parse result = http_parser_feed(&c->parser, data + total, len - total, &used);
+        enum http_parse result = http_parser_feed(c->parser, data + total, len - total, &used);
         total += used;
         if (result == HTTP_PARSE_DONE) dispatch(c);
-        if (result == HTTP_PARSE_FAILED) refuse(c, c->parser.fail_status, c->parser.fail_text);
+        if (result == HTTP_PARSE_FAILED) refuse(c, c->parser->fail_status, c->parser->fail_text);
     }
     c->feeding = false;
     return total;
@@ -346,16 +418,13 @@ static void stash(struct http_connection *c, const char *data, size_t len)
         c->pipeline_pos = 0;
     }
     if (buf_append(&c->pipeline, data, len) != 0) fail(c, UV_ENOBUFS);
-    if (c->pipeline.len < PIPELINE_BYTES) return;
-    c->reading = false;
-    uv_read_stop((uv_stream_t *)&c->tcp);
+    if (c->pipeline.len >= PIPELINE_BYTES) net_socket_read(&c->socket, false);
 }
 
-static void on_eof(struct http_connection *c, int status)
+static void on_lost(struct net_socket *socket, int status)
 {
+    struct http_connection *c = of(socket);
     c->got_eof = true;
-    c->reading = false;
-    uv_read_stop((uv_stream_t *)&c->tcp);
     if (c->state == HTTP_CONNECTION_FLUSH && status == UV_EOF) {
         c->close_after = true; // the whole answer is under way; this client may still read it
         return;
@@ -363,64 +432,40 @@ static void on_eof(struct http_connection *c, int status)
     lose(c);
 }
 
-static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf)
+static void on_data(struct net_socket *socket, const char *data, size_t len)
 {
-    struct http_connection *c = stream->data;
-    if (nread == 0) return;
-    if (nread < 0) {
-        on_eof(c, (int)nread);
-        return;
-    }
-    size_t len = (size_t)nread;
+    struct http_connection *c = of(socket);
     if (c->state == HTTP_CONNECTION_LINGER) {
         c->linger_bytes += len;
         if (c->linger_bytes > LINGER_BYTES_MAX) http_connection_close(c);
         return;
     }
-    size_t used = reads_requests(c) ? feed(c, buf->base, len) : 0;
+    size_t used = reads_requests(c) ? feed(c, data, len) : 0;
     bool keep = c->state == HTTP_CONNECTION_EXCHANGE || c->state == HTTP_CONNECTION_FLUSH;
-    if (used < len && keep && !c->close_after) stash(c, buf->base + used, len - used);
-}
-
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
-{
-    (void)suggested;
-    struct http_connection *c = handle->data;
-    *buf = uv_buf_init(c->server->read_buffer, (unsigned)READ_BYTES);
-}
-
-static void read_start(struct http_connection *c)
-{
-    if (c->reading || c->got_eof) return;
-    int rc = uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read);
-    if (rc != 0) {
-        fail(c, rc);
-        return;
-    }
-    c->reading = true;
+    if (used < len && keep && !c->close_after) stash(c, data + used, len - used);
 }
 
 /* ---- the parser's callbacks ---- */
 
 static int check_target(struct http_connection *c)
 {
-    const struct http_parser *p = &c->parser;
+    const struct http_parser *p = c->parser;
     struct str t = p->target;
     bool star = str_equal(t, STR("*")) && strcmp(p->method, "OPTIONS") == 0;
     if (t.len > 0 && (t.data[0] == '/' || star)) return 0;
     if (str_starts_with(t, STR("http://")) || str_starts_with(t, STR("https://"))) return 0;
-    c->parser.fail_text = "the request target must be a path";
+    c->parser->fail_text = "the request target must be a path";
     return 400;
 }
 
 /* 0, or the status to refuse with. */
 static int check_expectation(struct http_connection *c)
 {
-    const struct http_parser *p = &c->parser;
+    const struct http_parser *p = c->parser;
     struct str expect = http_headers_get(&p->headers, "expect");
     if (!expect.data || p->minor == 0) return 0; // RFC 9110 10.1.1: 1.0 clients can't mean it
     if (!str_equal_nocase(expect, STR("100-continue"))) {
-        c->parser.fail_text = "the only expectation understood is '100-continue'";
+        c->parser->fail_text = "the only expectation understood is '100-continue'";
         return 417;
     }
     if (p->chunked || p->content_length > 0) {
@@ -435,8 +480,8 @@ static int on_head(void *arg)
     struct http_connection *c = arg;
     struct http_server *s = c->server;
     int status = check_target(c);
-    if (status == 0 && c->parser.content_length > s->options.limits.body_bytes) {
-        c->parser.fail_text = "the body is too large";
+    if (status == 0 && c->parser->content_length > s->options.limits.body_bytes) {
+        c->parser->fail_text = "the body is too large";
         status = 413;
     }
     if (status == 0) status = check_expectation(c);
@@ -451,21 +496,17 @@ static int on_body(void *arg, const char *data, size_t len)
 {
     struct http_connection *c = arg;
     int status = http_exchange_add_body(c->exchange, data, len);
-    if (status == 413) c->parser.fail_text = "the body is too large";
-    if (status == 503) c->parser.fail_text = "too many large requests at once; retry in a moment";
+    if (status == 413) c->parser->fail_text = "the body is too large";
+    if (status == 503) c->parser->fail_text = "too many large requests at once; retry in a moment";
     return status;
 }
 
 /* ---- life ---- */
 
-static void name_peer(struct http_connection *c)
+static void name_peer(struct http_connection *c, const struct sockaddr_storage *address)
 {
-    struct sockaddr_storage address;
-    int len = sizeof address;
-    const struct sockaddr *any = (const struct sockaddr *)&address;
-    snprintf(c->peer, sizeof c->peer, "unknown");
-    if (uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&address, &len) != 0) return;
-    if (uv_ip_name(any, c->peer, sizeof c->peer) != 0) return;
+    strncpy(c->peer, "unknown", sizeof c->peer - 1);
+    if (uv_ip_name((const struct sockaddr *)address, c->peer, sizeof c->peer) != 0) return;
     static const char mapped[] = "::ffff:"; // an IPv4 client of a dual-stack listener
     if (strncmp(c->peer, mapped, sizeof mapped - 1) == 0 && strchr(c->peer, '.')) {
         memmove(c->peer, c->peer + sizeof mapped - 1, strlen(c->peer) - sizeof mapped + 2);
@@ -474,29 +515,32 @@ static void name_peer(struct http_connection *c)
         strcmp(c->peer, "::1") == 0 || (strncmp(c->peer, "127.", 4) == 0 && !strchr(c->peer, ':'));
 }
 
-void http_connection_accept(struct http_server *s)
+bool http_connection_accept(struct http_server *s)
 {
-    static const struct http_parser_callbacks callbacks = {on_head, on_body};
+    static const struct net_socket_events events = {
+        .on_data = on_data,
+        .on_lost = on_lost,
+        .on_writable = on_writable,
+        .on_closed = on_closed,
+    };
+    struct sockaddr_storage peer = {0};
+    int fd = net_listener_accept(&s->listener, &peer);
+    if (fd < 0) {
+        http_server_note_accept(s, fd);
+        return false;
+    }
     struct http_connection *c = xcalloc(1, sizeof *c);
     c->server = s;
     list_init(&c->deferred);
     list_push_back(&s->connections, &c->link);
     s->connection_count++;
-    http_parser_init(&c->parser, HTTP_PARSER_REQUESTS, &s->options.limits, &callbacks, c);
     buf_init(&c->out, BUF_MAX_INTERNAL);
-    buf_init(&c->flight, BUF_MAX_INTERNAL);
-    buf_init(&c->pipeline, PIPELINE_BYTES + READ_BYTES);
-    CHECK(uv_tcp_init(s->loop, &c->tcp) == 0);
-    c->tcp.data = c;
-    if (uv_accept((uv_stream_t *)&s->listener, (uv_stream_t *)&c->tcp) != 0) {
-        http_connection_close(c);
-        return;
-    }
-    uv_tcp_nodelay(&c->tcp, 1);
-    uv_tcp_keepalive(&c->tcp, 1, KEEPALIVE_S);
-    name_peer(c);
+    buf_init(&c->pipeline, PIPELINE_BYTES + NET_READ_BYTES);
+    net_socket_open(&c->socket, s->sockets, fd, &events);
+    name_peer(c, &peer);
     c->deadline_ms = in_ms(c, s->options.idle_timeout_ms);
     read_start(c);
+    return true;
 }
 
 void http_connection_turn(struct http_connection *c)
@@ -514,15 +558,13 @@ void http_connection_turn(struct http_connection *c)
  * looks stalled: the kernel takes more from us only when a third of its buffer is free. */
 static uint64_t unacknowledged(const struct http_connection *c)
 {
-    uv_os_fd_t fd;
     int bytes = 0;
-    if (uv_fileno((const uv_handle_t *)&c->tcp, &fd) != 0) return 0;
-    return ioctl(fd, SIOCOUTQ, &bytes) == 0 && bytes > 0 ? (uint64_t)bytes : 0;
+    return ioctl(c->socket.fd, SIOCOUTQ, &bytes) == 0 && bytes > 0 ? (uint64_t)bytes : 0;
 }
 
 static bool is_stalled(struct http_connection *c, uint64_t now_ms)
 {
-    if (!c->writing) return false;
+    if (!c->socket.blocked) return false;
     uint64_t held = http_connection_pending(c) + unacknowledged(c);
     uint64_t sent = c->bytes_queued > held ? c->bytes_queued - held : 0;
     if (c->stall_ms == 0 || sent > c->bytes_sent_seen) {
@@ -530,6 +572,20 @@ static bool is_stalled(struct http_connection *c, uint64_t now_ms)
         c->bytes_sent_seen = sent;
     }
     return now_ms >= c->stall_ms;
+}
+
+/* What has its head already may have been told that the connection stays. */
+void http_connection_drain(struct http_connection *c)
+{
+    int grace_ms = c->server->options.drain_idle_ms;
+    if (grace_ms == 0) c->close_after = true;
+    if (c->state != HTTP_CONNECTION_IDLE) return;
+    if (grace_ms == 0) {
+        http_connection_close(c);
+    } else {
+        uint64_t until_ms = in_ms(c, grace_ms);
+        if (until_ms < c->deadline_ms) c->deadline_ms = until_ms;
+    }
 }
 
 void http_connection_sweep(struct http_connection *c, uint64_t now_ms)

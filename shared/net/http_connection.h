@@ -8,6 +8,7 @@
 #include "shared/base/list.h"
 #include "shared/net/http_parser.h"
 #include "shared/net/http_server.h"
+#include "shared/net/net_socket.h"
 
 #define HTTP_PENDING_HIGH ((size_t)256 << 10)
 #define HTTP_PENDING_LOW  ((size_t)64 << 10)
@@ -26,7 +27,8 @@ enum http_connection_state {
 struct http_server {
     uv_loop_t *loop;
     struct http_server_options options;
-    uv_tcp_t listener;
+    struct net_sockets *sockets; // NULL: never listened
+    struct net_socket listener;
     uv_timer_t sweep; // all deadlines of all connections; runs while there are connections
     uv_idle_t turn;   // runs what must not run inside a user's call
     int handles_open; // of the three above
@@ -39,7 +41,9 @@ struct http_server {
     uint64_t accept_logged_ms;
     void (*on_closed)(void *arg);
     void *on_closed_arg;
-    char *read_buffer; // shared by all reads: libuv reads and calls back in one go
+    struct buf spare; // memory for whoever writes next: nothing is pending on most connections
+    struct http_parser *parser; // for the next request that begins; NULL: none at hand
+    struct http_parser_memory *parser_spare;
 };
 
 struct http_exchange {
@@ -63,33 +67,33 @@ struct http_connection {
     struct http_server *server;
     struct list link;     // server->connections
     struct list deferred; // server->deferred
-    uv_tcp_t tcp;
-    uv_write_t write; // at most one at a time, of `flight`
-    uv_shutdown_t shutdown;
+    struct net_socket socket;
     enum http_connection_state state;
-    struct http_parser parser;
+    struct http_parser *parser;     // NULL: no request is being read
     struct http_exchange *exchange; // from its head on until it ends
     uint64_t deadline_ms;           // loop time; 0: none. By state.
     size_t held_from;               // out.len at begin_hold
     uint64_t bytes_queued;          // all that was ever given to send
     uint64_t bytes_sent_seen;       // of those, sent when the sweep last looked
     uint64_t stall_ms;              // loop time by which it must see more; 0: not counting
-    struct buf out;                 // waits behind flight
-    struct buf flight;              // being written
+    struct buf out;                 // held, or waits for the socket; no memory while empty
+    size_t out_sent;                // of `out`
     struct buf pipeline;            // bytes behind the current request
     size_t pipeline_pos;
     uint64_t linger_bytes;
     int error; // writing failed: the client is lost
-    bool writing, reading, feeding, got_eof;
+    bool feeding, got_eof;
     bool close_after; // no further request on this connection
     bool reset_after; // end with RST: only that shows a 1.0 client that the answer is cut
     bool peer_is_loopback;
-    char peer[64];
+    char peer[INET6_ADDRSTRLEN];
 };
 
 /* http_connection.c */
-void http_connection_accept(struct http_server *s);
+/* The next one from the listener; false: none waits. */
+bool http_connection_accept(struct http_server *s);
 void http_connection_turn(struct http_connection *c); // deferred work; may call the user
+void http_connection_drain(struct http_connection *c);
 void http_connection_sweep(struct http_connection *c, uint64_t now_ms);
 void http_connection_defer(struct http_connection *c);
 void http_connection_close(struct http_connection *c); // idempotent; the exchange must be gone
@@ -105,6 +109,7 @@ void http_connection_answered(struct http_connection *c); // its exchange ended
 
 /* http_server.c */
 void http_server_forget(struct http_server *s, struct http_connection *c); // c is about to be freed
+void http_server_note_accept(struct http_server *s, int status); // why there is no connection
 
 /* http_exchange.c */
 struct http_exchange *http_exchange_create(struct http_connection *c);

@@ -14,6 +14,7 @@
 
 #define FIRST_BODY_RESERVE ((uint64_t)256 << 10)
 #define EXTRA_HEADERS_MAX  ((size_t)64 << 10)
+#define EXTRA_RESERVE      ((size_t)440) // a usual answer's; in one piece
 
 /* ---- life ---- */
 
@@ -46,17 +47,19 @@ static void split_target(struct http_request *r)
 
 struct http_exchange *http_exchange_create(struct http_connection *c)
 {
-    const struct http_parser *p = &c->parser;
-    struct http_exchange *x = xcalloc(1, sizeof *x);
+    const struct http_parser *p = c->parser;
+    struct arena arena;
+    arena_init(&arena);
+    struct http_exchange *x = arena_alloc(&arena, sizeof *x); // dies with it
+    x->arena = arena;
     x->connection = c;
     x->loop = c->server->loop;
-    arena_init(&x->arena);
     buf_init(&x->body, c->server->options.limits.body_bytes);
     buf_init(&x->extra, EXTRA_HEADERS_MAX);
     buf_init(&x->trailers, EXTRA_HEADERS_MAX);
 
     const char *from = p->text.data;
-    const char *to = arena_strndup(&x->arena, p->text.data, p->text.len);
+    const char *to = arena_strndup(&x->arena, from, p->text.len);
     struct http_request *r = &x->request;
     r->method = str_of(p->method);
     r->target = move_into(p->target, from, to);
@@ -87,8 +90,8 @@ void http_exchange_destroy(struct http_exchange *x)
     buf_deinit(&x->body);
     buf_deinit(&x->extra);
     buf_deinit(&x->trailers);
-    arena_deinit(&x->arena);
-    free(x);
+    struct arena arena = x->arena; // x is in there
+    arena_deinit(&arena);
 }
 
 void http_exchange_lose(struct http_exchange *x)
@@ -106,8 +109,8 @@ int http_exchange_add_body(struct http_exchange *x, const char *data, size_t len
     struct http_server *s = c->server;
     if (len > s->options.limits.body_bytes - x->body.len) return 413;
     if (s->body_bytes + len > s->options.body_bytes_total) return 503;
-    if (x->body.cap == 0 && c->parser.has_length) { // small bodies: one piece of the right size
-        uint64_t length = c->parser.content_length;
+    if (x->body.cap == 0 && c->parser->has_length) { // small bodies: one piece of the right size
+        uint64_t length = c->parser->content_length;
         buf_reserve(&x->body, length < FIRST_BODY_RESERVE ? length : FIRST_BODY_RESERVE);
     }
     buf_append(&x->body, data, len);
@@ -141,41 +144,34 @@ void http_exchange_watch(struct http_exchange *x, void (*on_gone)(void *arg),
     x->watch_arg = arg;
 }
 
-static bool is_header_text(struct str s)
-{
-    for (size_t i = 0; i < s.len; i++) {
-        unsigned char c = (unsigned char)s.data[i];
-        if ((c < 0x20 && c != '\t') || c == 0x7f) return false;
-    }
-    return true;
-}
-
-static void put_header(struct buf *out, struct str name, struct str value)
-{
-    buf_append(out, name.data, name.len);
-    buf_append(out, ": ", 2);
-    buf_append(out, value.data, value.len);
-    buf_append(out, "\r\n", 2);
-}
-
 void http_exchange_add_header(struct http_exchange *x, struct str name, struct str value)
 {
     // A line break here would let whoever chose the value write headers of their own.
-    if (name.len == 0 || !is_header_text(name) || !is_header_text(value)) {
-        log_warn("response header dropped", "name=%.*s", is_header_text(name) ? (int)name.len : 0,
-                 name.data ? name.data : "");
+    if (name.len == 0 || !http_is_line_text(name) || !http_is_line_text(value)) {
+        log_warn("response header dropped", "name=%.*s",
+                 http_is_line_text(name) ? (int)name.len : 0, name.data ? name.data : "");
         return;
     }
     if (name.len + value.len + 4 > EXTRA_HEADERS_MAX - x->extra.len) {
         log_warn("response header dropped", "name=%.*s reason=size", (int)name.len, name.data);
         return;
     }
-    put_header(&x->extra, name, value);
+    if (x->extra.cap == 0) (void)buf_reserve(&x->extra, EXTRA_RESERVE);
+    http_put_header(&x->extra, name, value);
 }
 
 /* ---- the response ---- */
 
 #define LENGTH_UNKNOWN (-1)
+
+static void put_status(struct buf *out, int status)
+{
+    if (status == 200) {
+        buf_append_str(out, "HTTP/1.1 200 OK\r\n");
+    } else {
+        buf_printf(out, "HTTP/1.1 %d %s\r\n", status, http_status_text(status));
+    }
+}
 
 static void hold_head(struct http_exchange *x, int status, const char *content_type, int64_t length)
 {
@@ -184,16 +180,16 @@ static void hold_head(struct http_exchange *x, int status, const char *content_t
     x->no_body = status < 200 || status == 204 || status == 304;
     bool framed = length != LENGTH_UNKNOWN || x->no_body;
     x->chunked = !framed && x->request.minor > 0;
-    if (!framed && !x->chunked) c->close_after = true;
+    if ((!framed && !x->chunked) || c->server->draining) c->close_after = true;
 
     struct buf *out = http_connection_begin_hold(c);
-    buf_printf(out, "HTTP/1.1 %d %s\r\n", status, http_status_text(status));
-    if (content_type) buf_printf(out, "content-type: %s\r\n", content_type);
-    if (x->chunked) buf_append_str(out, "transfer-encoding: chunked\r\n");
-    if (length != LENGTH_UNKNOWN && !x->no_body) {
-        buf_printf(out, "content-length: %lld\r\n", (long long)length);
-    }
+    put_status(out, status);
+    if (content_type) http_put_header(out, STR("content-type"), str_of(content_type));
+    if (x->chunked) http_put_header(out, STR("transfer-encoding"), STR("chunked"));
+    if (length != LENGTH_UNKNOWN && !x->no_body) http_put_length(out, (uint64_t)length);
+    if (x->request_id.len) http_put_header(out, STR("x-request-id"), x->request_id);
     buf_append(out, x->extra.data, x->extra.len);
+    buf_deinit(&x->extra);
     if (c->close_after) {
         buf_append_str(out, "connection: close\r\n");
     } else if (x->request.minor == 0) {
@@ -244,8 +240,8 @@ size_t http_respond_write(struct http_exchange *x, const void *data, size_t len)
 
 void http_respond_trailer(struct http_exchange *x, struct str name, struct str value)
 {
-    CHECK(x->begun && is_header_text(name) && is_header_text(value));
-    put_header(&x->trailers, name, value);
+    CHECK(x->begun && http_is_line_text(name) && http_is_line_text(value));
+    http_put_header(&x->trailers, name, value);
 }
 
 /* The closing chunk with lines behind it. */

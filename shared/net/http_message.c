@@ -10,20 +10,34 @@ const struct http_limits http_limits_default = {
     .body_bytes = 64 << 20,
 };
 
+static inline bool is_named(const struct http_header *h, struct str name)
+{
+    return h->name.len == name.len && str_equal_nocase(h->name, name);
+}
+
 struct str http_headers_get(const struct http_headers *h, const char *name)
 {
     struct str wanted = str_of(name);
     for (int i = 0; i < h->count; i++) {
-        if (str_equal_nocase(h->items[i].name, wanted)) return h->items[i].value;
+        if (is_named(&h->items[i], wanted)) return h->items[i].value;
     }
     return (struct str){NULL, 0};
+}
+
+int http_headers_count(const struct http_headers *h, const char *name)
+{
+    struct str wanted = str_of(name);
+    int count = 0;
+    for (int i = 0; i < h->count; i++)
+        count += is_named(&h->items[i], wanted);
+    return count;
 }
 
 bool http_headers_has_token(const struct http_headers *h, const char *name, const char *token)
 {
     struct str wanted = str_of(name), sought = str_of(token);
     for (int i = 0; i < h->count; i++) {
-        if (!str_equal_nocase(h->items[i].name, wanted)) continue;
+        if (!is_named(&h->items[i], wanted)) continue;
         struct str rest = h->items[i].value, item;
         while (str_split(&rest, ',', &item)) {
             if (str_equal_nocase(str_trim(item), sought)) return true;
@@ -32,26 +46,103 @@ bool http_headers_has_token(const struct http_headers *h, const char *name, cons
     return false;
 }
 
+/* Most names differ in their length already. */
 bool http_header_is_hop_by_hop(struct str name)
 {
-    static const char *const names[] = {
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "upgrade",
-        "transfer-encoding",
-        "proxy-authenticate",
-        "proxy-authorization",
-    };
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (str_equal_nocase(name, str_of(names[i]))) return true;
+#define IS(text) (name.len == sizeof text - 1 && str_equal_nocase(name, STR(text)))
+    switch (name.len) {
+    case 2:
+        return IS("te");
+    case 4:
+        return IS("host");
+    case 6:
+        return IS("expect");
+    case 7:
+        return IS("trailer") || IS("upgrade");
+    case 10:
+        return IS("connection") || IS("keep-alive");
+    case 14:
+        return IS("content-length");
+    case 16:
+        return IS("proxy-connection");
+    case 17:
+        return IS("transfer-encoding");
+    case 18:
+        return IS("proxy-authenticate");
+    case 19:
+        return IS("proxy-authorization");
+    default:
+        return false;
     }
-    return false;
+#undef IS
+}
+
+/* A flag in the high bit of each byte that is a control character; above the first one in memory
+ * order there may be false ones. */
+static inline uint64_t flag_controls(const char *data)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101), high = ones << 7;
+    uint64_t x, del;
+    memcpy(&x, data, 8);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    x = __builtin_bswap64(x);
+#endif
+    del = x ^ ones * 0x7f;
+    return ((x - ones * 0x20) & ~x & high) | ((del - ones) & ~del & high);
+}
+
+static inline bool is_control(char c)
+{
+    return (unsigned char)c < 0x20 || c == 0x7f;
+}
+
+size_t http_plain_run(const char *data, size_t len)
+{
+    size_t n = 0;
+    for (; len - n >= 8; n += 8) {
+        uint64_t flags = flag_controls(data + n);
+        if (flags) return n + (size_t)__builtin_ctzll(flags) / 8;
+    }
+    while (n < len && !is_control(data[n]))
+        n++;
+    return n;
+}
+
+bool http_is_line_text(struct str s)
+{
+    size_t i = 0;
+    if (s.len >= 8) { // the last eight may be looked at twice
+        while (s.len - i > 8 && !flag_controls(s.data + i))
+            i += 8;
+        if (s.len - i <= 8 && !flag_controls(s.data + s.len - 8)) return true;
+    }
+    for (; i < s.len; i++) {
+        if (is_control(s.data[i]) && s.data[i] != '\t') return false;
+    }
+    return true;
+}
+
+void http_put_header(struct buf *out, struct str name, struct str value)
+{
+    size_t len = name.len + value.len + 4;
+    char *at = buf_reserve(out, len);
+    if (!at) return;
+    memcpy(at, name.data, name.len);
+    memcpy(at + name.len, ": ", 2);
+    if (value.len) memcpy(at + name.len + 2, value.data, value.len);
+    memcpy(at + len - 2, "\r\n", 2);
+    buf_commit(out, len);
+}
+
+void http_put_length(struct buf *out, uint64_t length)
+{
+    char digits[20];
+    size_t n = sizeof digits;
+    do {
+        digits[--n] = (char)('0' + length % 10);
+        length /= 10;
+    } while (length > 0);
+    http_put_header(out, STR("content-length"), (struct str){digits + n, sizeof digits - n});
 }
 
 const char *http_status_text(int status)

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "shared/base/arena.h"
+#include "shared/base/buf.h"
 #include "shared/base/str.h"
 
 struct http_header {
@@ -19,11 +20,20 @@ struct http_headers {
 
 /* First header of that name, or a str with data NULL. */
 struct str http_headers_get(const struct http_headers *h, const char *name);
+int http_headers_count(const struct http_headers *h, const char *name);
 /* True when a comma-separated header (Connection, Accept-Encoding) holds the token, without case.
  */
 bool http_headers_has_token(const struct http_headers *h, const char *name, const char *token);
 /* Hop-by-hop headers (RFC 9110 7.6.1) plus Content-Length and Host: never forwarded. */
 bool http_header_is_hop_by_hop(struct str name);
+
+/* False where the text would break out of its line: control characters other than tab. */
+bool http_is_line_text(struct str s);
+/* How many bytes at the front aren't control characters. */
+size_t http_plain_run(const char *data, size_t len);
+/* "name: value\r\n" */
+void http_put_header(struct buf *out, struct str name, struct str value);
+void http_put_length(struct buf *out, uint64_t length); // "content-length: 42\r\n"
 
 const char *http_status_text(int status); // "Not Found"; "" when unknown
 

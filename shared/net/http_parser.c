@@ -43,22 +43,66 @@ static int refuse(struct http_parser *p, int status, const char *text)
     return HPE_USER;
 }
 
+/* ---- memory ---- */
+
+void http_parser_memory_destroy(struct http_parser_memory *m)
+{
+    if (!m) return;
+    buf_deinit(&m->text);
+    free(m->spans);
+    free(m->items);
+    free(m);
+}
+
+static struct http_parser_memory *memory_of(struct http_parser *p)
+{
+    if (p->memory) return p->memory;
+    if (p->spare && *p->spare) {
+        p->memory = *p->spare;
+        *p->spare = NULL;
+    } else {
+        p->memory = xcalloc(1, sizeof *p->memory);
+    }
+    // The sum of what the limits allow, which are looked at as it comes.
+    p->memory->text.max = p->limits->target_bytes + p->limits->header_bytes;
+    return p->memory;
+}
+
+static void release_memory(struct http_parser *p)
+{
+    struct http_parser_memory *m = p->memory;
+    p->memory = NULL;
+    p->text = p->target = (struct str){NULL, 0};
+    p->headers = (struct http_headers){NULL, 0};
+    if (m && p->spare && !*p->spare && m->text.cap <= KEPT_TEXT_BYTES) {
+        buf_clear(&m->text);
+        *p->spare = m;
+    } else {
+        http_parser_memory_destroy(m);
+    }
+}
+
+static void append_text(struct http_parser *p, const char *data, size_t len)
+{
+    buf_append(&memory_of(p)->text, data, len);
+}
+
 /* ---- llhttp's callbacks ---- */
 
 static int on_url(llhttp_t *llhttp, const char *data, size_t len)
 {
     struct http_parser *p = llhttp->data;
     p->target_bytes += len;
-    if (p->target_bytes > p->limits.target_bytes)
+    if (p->target_bytes > p->limits->target_bytes)
         return refuse(p, 414, "the request target is too long");
-    buf_append(&p->text, data, len);
+    append_text(p, data, len);
     return 0;
 }
 
 static int count_header_bytes(struct http_parser *p, size_t len)
 {
     p->header_bytes += len;
-    if (p->header_bytes > p->limits.header_bytes)
+    if (p->header_bytes > p->limits->header_bytes)
         return refuse(p, 431, "the headers are too large");
     return 0;
 }
@@ -68,16 +112,17 @@ static int on_header_field(llhttp_t *llhttp, const char *data, size_t len)
     struct http_parser *p = llhttp->data;
     if (p->phase == HTTP_PHASE_TRAILER) return 0; // trailers are checked and dropped
     if (p->span_count == 0 || p->in_value) {
-        if (p->span_count == p->limits.header_count) return refuse(p, 431, "too many headers");
-        if (p->span_count == p->span_cap) {
-            p->span_cap = p->span_cap ? p->span_cap * 2 : 16;
-            p->spans = xrealloc_array(p->spans, (size_t)p->span_cap, sizeof *p->spans);
+        if (p->span_count == p->limits->header_count) return refuse(p, 431, "too many headers");
+        struct http_parser_memory *m = memory_of(p);
+        if (p->span_count == m->span_cap) {
+            m->span_cap = m->span_cap ? m->span_cap * 2 : 16;
+            m->spans = xrealloc_array(m->spans, (size_t)m->span_cap, sizeof *m->spans);
         }
-        p->spans[p->span_count++] = (struct http_span){.name = (uint32_t)p->text.len};
+        m->spans[p->span_count++] = (struct http_span){.name = (uint32_t)m->text.len};
         p->in_value = false;
     }
-    p->spans[p->span_count - 1].name_len += (uint32_t)len;
-    buf_append(&p->text, data, len);
+    p->memory->spans[p->span_count - 1].name_len += (uint32_t)len;
+    append_text(p, data, len);
     return count_header_bytes(p, len);
 }
 
@@ -85,11 +130,11 @@ static int on_header_value(llhttp_t *llhttp, const char *data, size_t len)
 {
     struct http_parser *p = llhttp->data;
     if (p->phase == HTTP_PHASE_TRAILER) return 0;
-    struct http_span *span = &p->spans[p->span_count - 1];
-    if (!p->in_value) span->value = (uint32_t)p->text.len;
+    struct http_span *span = &p->memory->spans[p->span_count - 1];
+    if (!p->in_value) span->value = (uint32_t)p->memory->text.len;
     p->in_value = true;
     span->value_len += (uint32_t)len;
-    buf_append(&p->text, data, len);
+    append_text(p, data, len);
     return count_header_bytes(p, len);
 }
 
@@ -104,14 +149,19 @@ static int on_header_value_complete(llhttp_t *llhttp)
 
 static void build_headers(struct http_parser *p)
 {
-    free(p->items);
-    p->items = xcalloc((size_t)p->span_count + 1, sizeof *p->items);
-    for (int i = 0; i < p->span_count; i++) {
-        const struct http_span *span = &p->spans[i];
-        p->items[i].name = (struct str){p->text.data + span->name, span->name_len};
-        p->items[i].value = str_trim((struct str){p->text.data + span->value, span->value_len});
+    struct http_parser_memory *m = memory_of(p);
+    if (p->span_count > m->item_cap) {
+        m->item_cap = p->span_count < 16 ? 16 : p->span_count;
+        m->items = xrealloc_array(m->items, (size_t)m->item_cap, sizeof *m->items);
     }
-    p->headers = (struct http_headers){p->items, p->span_count};
+    for (int i = 0; i < p->span_count; i++) {
+        const struct http_span *span = &m->spans[i];
+        m->items[i].name = (struct str){m->text.data + span->name, span->name_len};
+        m->items[i].value = str_trim((struct str){m->text.data + span->value, span->value_len});
+    }
+    p->headers = (struct http_headers){m->items, p->span_count};
+    p->text = buf_str(&m->text);
+    p->target = (struct str){m->text.data, p->target_bytes};
 }
 
 /* llhttp takes an empty name. */
@@ -123,20 +173,11 @@ static int check_names(struct http_parser *p)
     return 0;
 }
 
-static int count_named(const struct http_headers *h, const char *name)
-{
-    int count = 0;
-    for (int i = 0; i < h->count; i++) {
-        if (str_equal_nocase(h->items[i].name, str_of(name))) count++;
-    }
-    return count;
-}
-
 /* How long the body is must be beyond doubt: RFC 9112 6.1 and 6.3, without their leniencies. */
 static int check_framing(struct http_parser *p)
 {
-    int encodings = count_named(&p->headers, "transfer-encoding");
-    int lengths = count_named(&p->headers, "content-length");
+    int encodings = http_headers_count(&p->headers, "transfer-encoding");
+    int lengths = http_headers_count(&p->headers, "content-length");
     if (lengths > 1) return refuse(p, 400, "more than one Content-Length");
     if (encodings && lengths) return refuse(p, 400, "both Content-Length and Transfer-Encoding");
     if (encodings) {
@@ -154,8 +195,13 @@ static int check_framing(struct http_parser *p)
 
 static bool is_host_char(char c)
 {
+    static const bool others[128] = {
+        ['-'] = true, ['.'] = true, ['_'] = true, ['~'] = true, [':'] = true, ['['] = true,
+        [']'] = true, ['%'] = true, ['!'] = true, ['$'] = true, ['&'] = true, ['\''] = true,
+        ['('] = true, [')'] = true, ['*'] = true, ['+'] = true, [';'] = true, ['='] = true,
+    };
     if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9')) return true;
-    return c != 0 && strchr("-._~:[]%!$&'()*+;=", c) != NULL;
+    return (unsigned char)c < 128 && others[(unsigned char)c];
 }
 
 static int check_request(struct http_parser *p)
@@ -167,7 +213,7 @@ static int check_request(struct http_parser *p)
     }
     if (p->first_line_blanks != 2) return refuse(p, 400, "the request line is malformed");
     if (p->llhttp.method == HTTP_CONNECT) return refuse(p, 501, "CONNECT is not supported");
-    int hosts = count_named(&p->headers, "host");
+    int hosts = http_headers_count(&p->headers, "host");
     if (hosts > 1) return refuse(p, 400, "more than one Host header");
     if (hosts == 0 && p->minor > 0) return refuse(p, 400, "the Host header is missing");
     struct str host = http_headers_get(&p->headers, "host");
@@ -187,7 +233,6 @@ static int on_headers_complete(llhttp_t *llhttp)
     if (llhttp->http_major != 1) return refuse(p, 505, "the version must be HTTP/1.1 or 1.0");
     p->minor = llhttp->http_minor;
     p->status = llhttp->status_code;
-    p->target = (struct str){p->text.data, p->target_bytes};
     p->keep_alive = llhttp_should_keep_alive(llhttp);
     llhttp->upgrade = 0; // Upgrade is an offer that may be ignored
     build_headers(p);
@@ -202,6 +247,7 @@ static int on_headers_complete(llhttp_t *llhttp)
 
     p->phase = HTTP_PHASE_BODY;
     int status = p->callbacks->on_head ? p->callbacks->on_head(p->arg) : 0;
+    release_memory(p);
     if (status != 0) {
         fail(p, status, NULL);
         return -1;
@@ -251,12 +297,6 @@ static const llhttp_settings_t settings = {
 
 /* ---- the scanner ---- */
 
-static bool is_head_byte(char c) // field-vchar, SP, HT; obs-text is llhttp's to judge
-{
-    unsigned char u = (unsigned char)c;
-    return u == '\t' || (u >= 0x20 && u != 0x7f);
-}
-
 static int end_line(struct http_parser *p, bool *ended)
 {
     *ended = p->line_bytes == 0 && p->lines > 0;
@@ -271,24 +311,33 @@ static int end_line(struct http_parser *p, bool *ended)
     return 0;
 }
 
-static int scan_byte(struct http_parser *p, char c)
+/* What the first line has besides its length: blanks, and how it ends. */
+static int scan_first_line(struct http_parser *p, const char *data, size_t len)
 {
-    if (!is_head_byte(c)) {
-        return refuse(p, 400,
-                      c == '\n' ? "a line ends in LF without CR" : "control byte in the head");
+    size_t size = sizeof p->first_line_end;
+    for (size_t i = 0; i < len; i++)
+        p->first_line_blanks += data[i] == ' ' || data[i] == '\t';
+    if (len >= size) {
+        memcpy(p->first_line_end, data + len - size, size);
+    } else {
+        memmove(p->first_line_end, p->first_line_end + len, size - len);
+        memcpy(p->first_line_end + size - len, data, len);
     }
-    if (p->line_bytes == 0 && p->lines > 0 && (c == ' ' || c == '\t')) {
-        return refuse(p, 400, "a header is folded over several lines");
-    }
-    p->line_bytes++;
-    if (p->lines > 0) return 0;
-    if (c == ' ' || c == '\t') p->first_line_blanks++;
-    memmove(p->first_line_end, p->first_line_end + 1, sizeof p->first_line_end - 1);
-    p->first_line_end[sizeof p->first_line_end - 1] = c;
-    if (p->line_bytes > p->limits.target_bytes + FIRST_LINE_EXTRA) {
+    if (p->line_bytes > p->limits->target_bytes + FIRST_LINE_EXTRA) {
         return refuse(p, 414, "the request target is too long");
     }
     return 0;
+}
+
+/* Bytes of a line that are neither CR nor LF. */
+static int scan_text(struct http_parser *p, const char *data, size_t len)
+{
+    bool begins = p->line_bytes == 0;
+    if (begins && p->lines > 0 && (data[0] == ' ' || data[0] == '\t')) {
+        return refuse(p, 400, "a header is folded over several lines");
+    }
+    p->line_bytes += len;
+    return p->lines > 0 ? 0 : scan_first_line(p, data, len);
 }
 
 /* Pass bytes up to and including the empty line that ends the head or the trailers. Returns how
@@ -296,19 +345,28 @@ static int scan_byte(struct http_parser *p, char c)
 static long scan(struct http_parser *p, const char *data, size_t len, bool *ended)
 {
     *ended = false;
-    uint64_t max = p->limits.header_bytes + 4 * (uint64_t)p->limits.header_count;
-    if (p->phase == HTTP_PHASE_HEAD) max += p->limits.target_bytes + FIRST_LINE_EXTRA;
-    for (size_t i = 0; i < len; i++) {
-        char c = data[i];
+    uint64_t max = p->limits->header_bytes + 4 * (uint64_t)p->limits->header_count;
+    if (p->phase == HTTP_PHASE_HEAD) max += p->limits->target_bytes + FIRST_LINE_EXTRA;
+    for (size_t i = 0; i < len;) {
+        size_t run = p->after_cr ? 0 : http_plain_run(data + i, len - i);
+        if (run == 0 && !p->after_cr && data[i] == '\t') run = 1;
+        if (run > 0 && scan_text(p, data + i, run) != 0) return -1;
+        p->raw_bytes += run;
+        i += run;
+        if (p->raw_bytes > max) return refuse(p, 431, "the headers are too large"), -1;
+        if (run > 0) continue; // llhttp judges obs-text
+        char c = data[i++];
         if (++p->raw_bytes > max) return refuse(p, 431, "the headers are too large"), -1;
         if (p->after_cr) {
             if (c != '\n') return refuse(p, 400, "CR without LF"), -1;
             if (end_line(p, ended) != 0) return -1;
-            if (*ended) return (long)i + 1;
+            if (*ended) return (long)i;
         } else if (c == '\r') {
             p->after_cr = true;
-        } else if (scan_byte(p, c) != 0) {
-            return -1;
+        } else {
+            const char *what =
+                c == '\n' ? "a line ends in LF without CR" : "control byte in the head";
+            return refuse(p, 400, what), -1;
         }
     }
     return (long)len;
@@ -432,20 +490,15 @@ void http_parser_init(struct http_parser *p, enum http_parser_kind kind,
 {
     memset(p, 0, sizeof *p);
     p->kind = kind;
-    p->limits = *limits;
+    p->limits = limits;
     p->callbacks = callbacks;
     p->arg = arg;
-    buf_init(&p->text, limits->target_bytes + limits->header_bytes);
     http_parser_start(p);
 }
 
 void http_parser_deinit(struct http_parser *p)
 {
-    buf_deinit(&p->text);
-    free(p->spans);
-    free(p->items);
-    p->spans = NULL;
-    p->items = NULL;
+    release_memory(p);
 }
 
 void http_parser_start(struct http_parser *p)
@@ -453,15 +506,7 @@ void http_parser_start(struct http_parser *p)
     llhttp_init(&p->llhttp, p->kind == HTTP_PARSER_REQUESTS ? HTTP_REQUEST : HTTP_RESPONSE,
                 &settings);
     p->llhttp.data = p;
-    if (p->text.cap > KEPT_TEXT_BYTES) {
-        buf_deinit(&p->text);
-    } else {
-        buf_clear(&p->text);
-    }
-    free(p->items);
-    p->items = NULL;
-    p->headers = (struct http_headers){NULL, 0};
-    p->target = (struct str){NULL, 0};
+    release_memory(p);
     p->method = "";
     p->status = p->minor = p->fail_status = 0;
     p->fail_text = "";

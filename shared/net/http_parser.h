@@ -41,14 +41,28 @@ struct http_span {
     uint32_t name, name_len, value, value_len; // offsets into text
 };
 
+/* Where a head is put together: taken when its first bytes come and given back behind on_head, so
+ * that parsers between heads, which most of them are, have none. */
+struct http_parser_memory {
+    struct buf text; // target, names and values one after another
+    struct http_span *spans;
+    int span_cap;
+    struct http_header *items;
+    int item_cap;
+};
+void http_parser_memory_destroy(struct http_parser_memory *m);
+
 struct http_parser {
+    /* valid during on_head */
+    struct str target; // requests
+    struct str text;   // what target and headers point into
+    struct http_headers headers;
+
     /* valid from on_head until the next http_parser_start */
     const char *method; // requests; static
-    struct str target;  // requests
     int status;         // responses
     int minor;          // HTTP/1.<minor>
-    struct http_headers headers;
-    bool has_length; // Content-Length is in content_length
+    bool has_length;    // Content-Length is in content_length
     bool chunked;
     bool keep_alive; // as this message says
     uint64_t content_length;
@@ -62,7 +76,8 @@ struct http_parser {
 
     llhttp_t llhttp;
     enum http_parser_kind kind;
-    struct http_limits limits;
+    const struct http_limits *limits;
+    struct http_parser_memory **spare; // of all parsers that share it; NULL: none do
     const struct http_parser_callbacks *callbacks;
     void *arg;
 
@@ -75,23 +90,22 @@ struct http_parser {
     char first_line_end[8]; // last bytes of the first line: the version of a request
 
     /* head under construction */
-    struct buf text; // target, names and values one after another
+    struct http_parser_memory *memory; // NULL: none is
     size_t target_bytes;
     size_t header_bytes;
-    struct http_span *spans; // owned
-    int span_count, span_cap;
+    int span_count;
     bool in_value;
-    struct http_header *items; // owned; headers.items
 
     uint64_t body_raw_bytes, body_bytes; // with and without framing
 };
 
+/* `limits` are borrowed. */
 void http_parser_init(struct http_parser *p, enum http_parser_kind kind,
                       const struct http_limits *limits,
                       const struct http_parser_callbacks *callbacks, void *arg);
 void http_parser_deinit(struct http_parser *p);
 
-/* Ready for the next message. Keeps memory unless it grew large. */
+/* Ready for the next message. */
 void http_parser_start(struct http_parser *p);
 
 /* *used: bytes taken, len unless DONE or FAILED. */

@@ -3,34 +3,56 @@
  * Rules:
  *  1. A connection has one call or none. Without one it rests in its origin's idle list, newest
  *     first, and is still read: any byte or EOF then ends it.
- *  2. Before reuse the socket is asked once more, since what arrived in this turn of the loop may
- *     not have been read yet.
+ *  2. Before reuse it is looked whether anything has arrived in this turn of the loop that hasn't
+ *     been read yet.
  *  3. A failed write is not the end: a server that answers early and closes has sent its answer,
  *     and reading will find it, or the reset. */
 #include "shared/base/check.h"
 #include "shared/net/http_call.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
+#include <sys/uio.h>
 
-#define KEEPALIVE_S 60
+#define SPARE_BYTES_MAX  ((size_t)16 << 10)
+#define JOINED_BYTES_MAX ((size_t)4 << 10)
+#define ORIGIN_HOST_MAX  ((size_t)1 << 10)
+#define ORIGIN_KEY_BYTES (ORIGIN_HOST_MAX + 16)
 
 /* ---- origins ---- */
 
+/* "127.0.0.1:23333", "[::1]:80". Without printf: every call begins with it. */
+static struct str print_key(char out[ORIGIN_KEY_BYTES], const char *host, int port)
+{
+    size_t len = strlen(host), at = 0, digits = 1;
+    CHECK(len <= ORIGIN_HOST_MAX && port >= 0 && port <= 65535);
+    bool v6 = memchr(host, ':', len) != NULL;
+    if (v6) out[at++] = '[';
+    memcpy(out + at, host, len);
+    at += len;
+    if (v6) out[at++] = ']';
+    out[at++] = ':';
+    for (int rest = port; rest >= 10; rest /= 10)
+        digits++;
+    for (size_t i = digits; i > 0; i--, port /= 10)
+        out[at + i - 1] = (char)('0' + port % 10);
+    out[at + digits] = 0;
+    return (struct str){out, at + digits};
+}
+
 struct http_origin *http_origin_ref(struct http_client *client, const char *host, int port)
 {
-    char *key = xasprintf(strchr(host, ':') ? "[%s]:%d" : "%s:%d", host, port);
-    struct http_origin *o = hash_map_get(&client->origins, str_of(key));
+    char text[ORIGIN_KEY_BYTES];
+    struct str key = print_key(text, host, port);
+    struct http_origin *o = hash_map_get(&client->origins, key);
     if (!o) {
         o = xcalloc(1, sizeof *o);
         o->client = client;
-        o->key = key;
+        o->key = xstrdup(text);
+        o->host = xstrdup(host);
+        o->port = port;
         list_init(&o->idle);
-        hash_map_put(&client->origins, str_of(key), o);
-    } else {
-        free(key);
+        hash_map_put(&client->origins, key, o);
     }
     o->refs++;
     return o;
@@ -41,14 +63,20 @@ void http_origin_unref(struct http_origin *o)
     if (--o->refs > 0) return;
     hash_map_remove(&o->client->origins, str_of(o->key));
     free(o->key);
+    free(o->host);
     free(o);
 }
 
 /* ---- closing ---- */
 
-static void on_closed(uv_handle_t *handle)
+static struct http_client_connection *of(struct net_socket *socket)
 {
-    struct http_client_connection *c = handle->data;
+    return list_entry(socket, struct http_client_connection, socket);
+}
+
+static void on_closed(struct net_socket *socket)
+{
+    struct http_client_connection *c = of(socket);
     struct http_client *client = c->client;
     list_remove(&c->link);
     http_origin_unref(c->origin);
@@ -74,101 +102,110 @@ void http_client_connection_close(struct http_client_connection *c)
     c->closing = true;
     leave_idle(c);
     c->call = NULL;
-    uv_close((uv_handle_t *)&c->tcp, on_closed);
+    c->writing = false;
+    net_socket_close(&c->socket, false);
 }
 
 /* ---- reading ---- */
 
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+static void on_data(struct net_socket *socket, const char *data, size_t len)
 {
-    (void)suggested;
-    struct http_client_connection *c = handle->data;
-    *buf = uv_buf_init(c->client->read_buffer, HTTP_CLIENT_READ_BYTES);
+    struct http_client_connection *c = of(socket);
+    if (c->call) {
+        http_call_on_bytes(c, data, len);
+    } else { // rule 1
+        http_client_connection_close(c);
+    }
 }
 
-static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf)
+static void on_lost(struct net_socket *socket, int status)
 {
-    struct http_client_connection *c = stream->data;
-    if (nread == 0 || c->closing) return;
-    if (!c->call) { // rule 1
-        http_client_connection_close(c);
-    } else if (nread < 0) {
-        http_call_on_lost(c->call, (int)nread);
+    struct http_client_connection *c = of(socket);
+    if (c->call) {
+        http_call_on_lost(c->call, status);
     } else {
-        http_call_on_bytes(c, buf->base, (size_t)nread);
+        http_client_connection_close(c);
     }
 }
 
 void http_client_connection_read(struct http_client_connection *c, bool on)
 {
-    if (c->closing || c->reading == on) return;
-    c->reading = on;
-    if (on) {
-        uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read);
-    } else {
-        uv_read_stop((uv_stream_t *)&c->tcp);
-    }
+    if (!c->closing) net_socket_read(&c->socket, on);
 }
 
 /* ---- writing ---- */
 
-static void on_written(uv_write_t *request, int status)
+static void release_head(struct http_client_connection *c)
 {
-    struct http_client_connection *c = request->data;
+    struct buf *spare = &c->client->spare;
+    if (c->head.cap > 0 && c->head.cap <= SPARE_BYTES_MAX && spare->cap == 0) {
+        *spare = c->head;
+        buf_clear(spare);
+        buf_init(&c->head, c->head.max);
+    } else {
+        buf_deinit(&c->head);
+    }
+}
+
+/* One system call for head and body; a small body is copied, which costs the kernel less than a list
+ * of two. */
+static void send_rest(struct http_client_connection *c)
+{
+    struct iovec pieces[2];
+    int count = 0;
+    if (c->body.len > 0 && c->body.len <= JOINED_BYTES_MAX && c->sent == 0) {
+        buf_append(&c->head, c->body.data, c->body.len);
+        c->body.len = 0;
+    }
+    if (c->sent < c->head.len)
+        pieces[count++] = (struct iovec){c->head.data + c->sent, c->head.len - c->sent};
+    size_t of_body = c->sent > c->head.len ? c->sent - c->head.len : 0;
+    if (of_body < c->body.len)
+        pieces[count++] = (struct iovec){(char *)c->body.data + of_body, c->body.len - of_body};
+    ssize_t taken = net_socket_send(&c->socket, pieces, count);
+    if (taken < 0) { // rule 3
+        c->writing = false;
+        c->failed = true;
+        release_head(c);
+        bool will_be_read = taken == UV_EPIPE || taken == UV_ECONNRESET;
+        if (!will_be_read) http_client_defer_failure(c->call, (int)taken);
+        return;
+    }
+    c->sent += (size_t)taken;
+    if (c->sent < c->head.len + c->body.len) return;
     c->writing = false;
-    buf_deinit(&c->head);
-    if (c->closing || !c->call || status < 0) return; // rule 3
+    release_head(c);
     http_call_on_sent(c->call);
+}
+
+static void on_writable(struct net_socket *socket)
+{
+    struct http_client_connection *c = of(socket);
+    if (c->writing && c->call) send_rest(c);
 }
 
 /* The call's head is in c->head. */
 void http_client_connection_send(struct http_client_connection *c, struct str body)
 {
-    uv_buf_t pieces[2] = {uv_buf_init(c->head.data, (unsigned)c->head.len),
-                          uv_buf_init((char *)body.data, (unsigned)body.len)};
-    unsigned count = body.len > 0 ? 2 : 1;
-    int taken = uv_try_write((uv_stream_t *)&c->tcp, pieces, count);
-    size_t sent = taken > 0 ? (size_t)taken : 0;
-    if (sent == c->head.len + body.len) {
-        buf_deinit(&c->head);
-        http_call_on_sent(c->call);
-        return;
-    }
-    for (unsigned i = 0; i < 2; i++) {
-        size_t skipped = sent < pieces[i].len ? sent : pieces[i].len;
-        pieces[i].base += skipped;
-        pieces[i].len -= skipped;
-        sent -= skipped;
-    }
-    unsigned first = pieces[0].len > 0 ? 0 : 1;
-    c->write.data = c;
-    int rc = uv_write(&c->write, (uv_stream_t *)&c->tcp, pieces + first, count - first, on_written);
-    c->writing = rc == 0;
-    if (rc != 0) http_client_defer_failure(c->call, rc);
+    c->body = body;
+    c->sent = 0;
+    c->writing = true;
+    send_rest(c);
 }
 
 /* ---- connecting ---- */
 
-static void learn_local_address(struct http_client_connection *c)
+static void on_connected(struct net_socket *socket, int status)
 {
-    struct sockaddr_storage address;
-    int len = sizeof address;
-    if (uv_tcp_getsockname(&c->tcp, (struct sockaddr *)&address, &len) != 0) return;
-    uv_ip_name((struct sockaddr *)&address, c->local_address, sizeof c->local_address);
-}
-
-static void on_connect(uv_connect_t *request, int status)
-{
-    struct http_client_connection *c = request->data;
-    if (c->closing || !c->call) return;
+    struct http_client_connection *c = of(socket);
     struct http_call *call = c->call;
+    if (!call) return;
     if (status < 0) {
         http_client_connection_close(c);
         call->connection = NULL;
         http_call_on_connect_failed(call, status);
         return;
     }
-    learn_local_address(c);
     http_client_connection_read(c, true);
     http_call_on_connected(call);
 }
@@ -178,10 +215,20 @@ struct http_client_connection *http_client_connection_open(struct http_origin *o
                                                            const struct sockaddr *address,
                                                            int *status)
 {
+    static const struct net_socket_events events = {
+        .on_connected = on_connected,
+        .on_data = on_data,
+        .on_lost = on_lost,
+        .on_writable = on_writable,
+        .on_closed = on_closed,
+    };
     struct http_client *client = o->client;
     struct http_client_connection *c = xcalloc(1, sizeof *c);
-    CHECK(uv_tcp_init(client->loop, &c->tcp) == 0);
-    c->tcp.data = c->connect.data = c;
+    *status = net_socket_connect(&c->socket, client->sockets, address, &events);
+    if (*status != 0) {
+        free(c);
+        return NULL;
+    }
     c->client = client;
     c->origin = o;
     o->refs++;
@@ -191,22 +238,10 @@ struct http_client_connection *http_client_connection_open(struct http_origin *o
     buf_init(&c->head, BUF_MAX_INTERNAL);
     http_call_init_parser(c);
     c->call = call;
-    uv_tcp_nodelay(&c->tcp, 1);
-    *status = uv_tcp_connect(&c->connect, &c->tcp, address, on_connect);
-    if (*status == 0) return c;
-    http_client_connection_close(c);
-    return NULL;
+    return c;
 }
 
 /* ---- the pool ---- */
-
-static bool is_quiet(struct http_client_connection *c)
-{
-    uv_os_fd_t fd;
-    char byte;
-    if (uv_fileno((uv_handle_t *)&c->tcp, &fd) != 0) return false;
-    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
-}
 
 struct http_client_connection *http_pool_take(struct http_origin *o)
 {
@@ -214,7 +249,7 @@ struct http_client_connection *http_pool_take(struct http_origin *o)
         struct http_client_connection *c =
             list_first(&o->idle, struct http_client_connection, idle_link);
         leave_idle(c);
-        if (is_quiet(c)) return c;
+        if (!net_socket_has_input(&c->socket)) return c; // rule 2
         http_client_connection_close(c);
     }
     return NULL;
@@ -225,7 +260,7 @@ void http_pool_give(struct http_client_connection *c)
     struct http_origin *o = c->origin;
     c->call = NULL;
     c->used = true;
-    if (c->client->closing || c->writing) {
+    if (c->client->closing || c->writing || c->failed) {
         http_client_connection_close(c);
         return;
     }

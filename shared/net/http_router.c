@@ -38,12 +38,14 @@ static void assign_request_id(struct http_exchange *x)
 {
     struct str id = http_headers_get(&x->request.headers, "x-request-id");
     if (id.len == 0 || id.len > REQUEST_ID_MAX || !is_printable(id)) {
-        char random[REQUEST_ID_CHARS + 1];
-        random_id(random, REQUEST_ID_CHARS);
-        id = str_of(arena_printf(&x->arena, "req_%s", random));
+        static const char prefix[] = "req_";
+        size_t len = sizeof prefix - 1 + REQUEST_ID_CHARS;
+        char *text = arena_alloc(&x->arena, len + 1);
+        memcpy(text, prefix, sizeof prefix - 1);
+        random_id(text + sizeof prefix - 1, REQUEST_ID_CHARS);
+        id = (struct str){text, len};
     }
-    x->request_id = id;
-    http_exchange_add_header(x, STR("x-request-id"), id);
+    x->request_id = id; // http_exchange.c writes it into every answer
 }
 
 /* ---- CORS ---- */
@@ -148,6 +150,20 @@ static void allow_method(struct match *m, const char *method)
     snprintf(m->allow + len, sizeof m->allow - len, "%s%s", len ? ", " : "", method);
 }
 
+/* Nearly every request: a path without parameter and a method that it has. */
+static const struct http_route *find_exact(const struct http_router *router, struct str method,
+                                           struct str path)
+{
+    for (int i = 0; i < router->count; i++) {
+        const struct http_route *route = &router->routes[i];
+        if (strncmp(route->pattern, path.data, path.len) == 0 && route->pattern[path.len] == 0 &&
+            str_equal(str_of(route->method), method) && !strchr(route->pattern, '{')) {
+            return route;
+        }
+    }
+    return NULL;
+}
+
 /* Exact patterns win over parameters: "/v1/models/status" isn't a model if it is a route. */
 static struct match find_route(const struct http_router *router, struct str method, struct str path)
 {
@@ -202,7 +218,9 @@ void http_router_dispatch(struct http_exchange *x, void *arg)
         return;
     }
     add_cors_headers(x, &router->cors);
-    struct match m = find_route(router, r->method, r->path);
+    if (router->admit && !router->admit(x, router->arg)) return;
+    struct match m = {.route = find_exact(router, r->method, r->path)};
+    if (!m.route) m = find_route(router, r->method, r->path);
     if (!m.route) {
         answer_unroutable(x, &m);
         return;

@@ -30,6 +30,8 @@ struct http_router {
     const struct http_route *routes;
     int count;
     struct http_cors cors;
+    /* Before any handler, preflights excepted; NULL: all are admitted. False: it has answered. */
+    bool (*admit)(struct http_exchange *x, void *arg);
     void *arg; // passed to handlers
 };
 

@@ -27,12 +27,17 @@ struct http_server_options {
     const char *host;          // numeric address or name; "0.0.0.0", "::"
     int port;                  // 0: any free port
     bool reuse_port;           // SO_REUSEPORT
+    int listen_fd;             // a bound socket, taken over; 0: none, host and port say which
+    bool held;                 // accept nothing before http_server_accept()
     int connections_max;       // beyond it accept pauses; 0: 4096. At most half of RLIMIT_NOFILE
     uint64_t body_bytes_total; // of all requests being read or answered; beyond: 503. 0: 1 GiB
     int header_timeout_ms;     // from first byte to end of headers; 0: 10 s
     int body_timeout_ms;       // end of headers to end of body; 0: 60 s
     int idle_timeout_ms;       // keep-alive; 0: 75 s
     int write_stall_ms;        // pending bytes and no progress; 0: 30 s
+    /* In a drain: how long an idle connection stays, so that a request that is on its way to it isn't
+     * lost. It is served, and told Connection: close. 0: not at all. */
+    int drain_idle_ms;
     struct http_limits limits; // zeroed: http_limits_default
     void (*on_request)(struct http_exchange *x, void *arg);
     void *arg;
@@ -41,8 +46,13 @@ struct http_server_options {
 /* -errno with "cannot listen on 0.0.0.0:8000: address already in use" and the like. */
 FALLIBLE int http_server_open(uv_loop_t *loop, const struct http_server_options *options,
                               struct http_server **out, struct error *err);
+/* Whether http_server_open could have the port for itself: for callers who share it between sockets
+ * of their own (reuse_port), and would so with somebody else's, too. */
+FALLIBLE int http_server_check_port(uv_loop_t *loop, const char *host, int port, struct error *err);
 int http_server_port(const struct http_server *s);
+int http_server_fd(const struct http_server *s); // of its listening socket; -1: closed
 int http_server_connections(const struct http_server *s);
+void http_server_accept(struct http_server *s); // ends `held`
 /* Stop accepting; idle connections close, running exchanges finish and answer Connection: close. */
 void http_server_drain(struct http_server *s);
 /* Close everything now (on_gone is called for live exchanges). on_closed when all is freed. */

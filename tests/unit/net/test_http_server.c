@@ -389,6 +389,30 @@ static void test_connections_leave_descriptors(void)
     stop_server();
 }
 
+/* Without descriptors a client waits, the loop doesn't spin, and once there are some it is served. */
+static void test_accept_without_descriptors(void)
+{
+    struct rlimit before, none;
+    start_server((struct http_server_options){.idle_timeout_ms = 400}); // looks every 50 ms
+    struct raw_client c;
+    raw_open(&c, http_server_port(server));
+    raw_puts(&c, GET "\r\n");
+    NEED(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    none = before;
+    none.rlim_cur = 3; // below what is open already
+    NEED(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    uint64_t end = clock_ms() + 120;
+    int turns = 0;
+    for (; clock_ms() < end; turns++)
+        uv_run(&loop, UV_RUN_ONCE);
+    NEED(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    EXPECT(turns < 20);
+    EXPECT(!raw_has(&c, "200 OK"));
+    EXPECT(SPIN_UNTIL(raw_has(&c, "200 OK"), 2000));
+    raw_close(&c);
+    stop_server();
+}
+
 /* ---- bodies, Expect, HEAD, versions ---- */
 
 static void test_large_bodies(void)
@@ -1031,6 +1055,7 @@ int main(void)
     RUN(test_body_memory_is_bounded);
     RUN(test_connections_max);
     RUN(test_connections_leave_descriptors);
+    RUN(test_accept_without_descriptors);
     RUN(test_large_bodies);
     RUN(test_expect_continue);
     RUN(test_head_has_no_body);
