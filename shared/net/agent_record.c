@@ -2,12 +2,14 @@
 
 #include "shared/net/http_client.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #define VERSION   1
 #define RATE_MAX  1e12
 #define COUNT_MAX (1 << 28) // requests, tokens: readers may add such numbers up
+#define EXACT_MAX (INT64_C(1) << 53)
 
 /* ---- writing ---- */
 
@@ -50,6 +52,28 @@ void agent_record_print(struct json_writer *w, const struct agent_record *r)
     json_object_end(w);
 }
 
+static void put_seen(struct json_writer *w, const struct agent_load *l)
+{
+    json_key(w, "proxies");
+    json_object_begin(w);
+    for (int i = 0; i < l->seen_count; i++) {
+        const struct agent_seen *s = &l->seen[i];
+        char name[17];
+        snprintf(name, sizeof name, "%016" PRIx64, s->proxy);
+        json_key(w, name);
+        json_object_begin(w);
+        json_field_int(w, "high", (int64_t)s->high);
+        json_key(w, "gaps");
+        json_array_begin(w);
+        for (int g = 0; g < s->gap_count; g++)
+            json_put_int(w, (int64_t)l->gaps[s->first_gap + g]);
+        json_array_end(w);
+        json_field_int(w, "active", s->active);
+        json_object_end(w);
+    }
+    json_object_end(w);
+}
+
 void agent_load_print(struct json_writer *w, const struct agent_load *l)
 {
     double share = l->kv_used_share;
@@ -62,7 +86,10 @@ void agent_load_print(struct json_writer *w, const struct agent_load *l)
     json_field_double(w, "kv_used_share", share);
     json_field_double(w, "prefill_tokens_per_s", l->prefill_tokens_per_s);
     json_field_double(w, "inter_token_s", l->inter_token_s);
+    json_field_double(w, "inter_token_slope_s", l->inter_token_slope_s);
+    json_field_int(w, "prefix_version", (int64_t)l->prefix_version);
     json_field_int(w, "sequence", (int64_t)l->sequence);
+    put_seen(w, l);
     json_object_end(w);
 }
 
@@ -203,25 +230,116 @@ static int read_url(const struct json *v, struct agent_record *out, struct error
     return rc == 0 ? 0 : error_prefix(err, E_INVALID, "'url'");
 }
 
+static int read_counter(const struct json *v, const char *name, uint64_t *out, struct error *err)
+{
+    int64_t value;
+    int rc = read_int(v, name, EXACT_MAX, &value, err);
+    *out = (uint64_t)value;
+    return rc;
+}
+
+static int read_gaps(const struct json *v, uint64_t high, uint64_t gaps[AGENT_SEEN_GAPS],
+                     struct error *err)
+{
+    int count = 0;
+    const struct json *array = json_get_set(v, "gaps");
+    if (!array) return 0;
+    if (json_type(array) != JSON_ARRAY) return error_set(err, E_FORMAT, "'gaps' must be an array");
+    if (json_len(array) > AGENT_SEEN_GAPS)
+        return error_set(err, E_INVALID, "'gaps' has more than %d entries", AGENT_SEEN_GAPS);
+    for (const struct json *g = json_first(array); g; g = json_next(g)) {
+        if (json_type(g) != JSON_NUMBER || !json_is_integer(g))
+            return error_set(err, E_FORMAT, "'gaps[]' must be an integer");
+        double value = json_number(g);
+        if (!(value >= 1 && value < (double)high))
+            return error_set(err, E_INVALID, "'gaps[]' must be from 1 to below 'high'");
+        gaps[count++] = (uint64_t)value;
+    }
+    return count;
+}
+
+static int read_seen(const struct json *v, struct agent_load *out, struct error *err)
+{
+    struct agent_seen seen = {0};
+    uint64_t gaps[AGENT_SEEN_GAPS];
+    struct str name = str_of(json_name(v));
+    if (name.len != 16 || str_to_hex64(name, &seen.proxy) != 0 || seen.proxy == 0)
+        return error_set(err, E_INVALID, "'proxies' needs names of 16 hexadecimal digits");
+    if (json_type(v) != JSON_OBJECT) return error_set(err, E_FORMAT, "'proxies' must have objects");
+    if (agent_load_seen(out, seen.proxy)) // the same digits, upper and lower case
+        return error_set(err, E_INVALID, "'proxies' names one twice");
+    int rc = read_counter(v, "high", &seen.high, err);
+    if (rc == 0) rc = read_small(v, "active", &seen.active, err);
+    if (rc == 0) rc = seen.gap_count = read_gaps(v, seen.high, gaps, err);
+    if (rc < 0) return rc;
+    agent_load_add_seen(out, &seen, gaps);
+    return 0;
+}
+
+static int read_proxies(const struct json *v, struct agent_load *out, struct error *err)
+{
+    const struct json *proxies = json_get_set(v, "proxies");
+    if (!proxies) return 0;
+    if (json_type(proxies) != JSON_OBJECT)
+        return error_set(err, E_FORMAT, "'proxies' must be an object");
+    if (json_len(proxies) > AGENT_SEEN_MAX)
+        return error_set(err, E_INVALID, "'proxies' has more than %d members", AGENT_SEEN_MAX);
+    for (const struct json *p = json_first(proxies); p; p = json_next(p)) {
+        int rc = read_seen(p, out, err);
+        if (rc != 0) return rc;
+    }
+    return 0;
+}
+
 int agent_load_parse(const struct json *v, struct agent_load *out, struct error *err)
 {
     memset(out, 0, sizeof *out);
     if (!v || json_type(v) != JSON_OBJECT)
         return error_set(err, E_FORMAT, "'load' must be an object");
-    int64_t sequence = 0;
     int rc = read_small(v, "running", &out->running, err);
     if (rc == 0) rc = read_small(v, "waiting", &out->waiting, err);
-    if (rc == 0) {
-        rc = read_int(v, "prefill_tokens_waiting", INT64_C(1) << 53, &out->prefill_tokens_waiting,
-                      err);
-    }
+    if (rc == 0)
+        rc = read_int(v, "prefill_tokens_waiting", EXACT_MAX, &out->prefill_tokens_waiting, err);
     if (rc == 0) rc = read_rate(v, "kv_used_share", 1, &out->kv_used_share, err);
     if (rc == 0)
         rc = read_rate(v, "prefill_tokens_per_s", RATE_MAX, &out->prefill_tokens_per_s, err);
     if (rc == 0) rc = read_rate(v, "inter_token_s", RATE_MAX, &out->inter_token_s, err);
-    if (rc == 0) rc = read_int(v, "sequence", INT64_C(1) << 53, &sequence, err);
-    out->sequence = (uint64_t)sequence;
-    return rc;
+    if (rc == 0) rc = read_rate(v, "inter_token_slope_s", RATE_MAX, &out->inter_token_slope_s, err);
+    if (rc == 0) rc = read_counter(v, "prefix_version", &out->prefix_version, err);
+    if (rc == 0) rc = read_counter(v, "sequence", &out->sequence, err);
+    return rc == 0 ? read_proxies(v, out, err) : rc;
+}
+
+/* ---- what proxies have sent ---- */
+
+const struct agent_seen *agent_load_seen(const struct agent_load *l, uint64_t proxy)
+{
+    for (int i = 0; i < l->seen_count; i++) {
+        if (l->seen[i].proxy == proxy) return &l->seen[i];
+    }
+    return NULL;
+}
+
+bool agent_load_has_accepted(const struct agent_load *l, const struct agent_seen *seen, uint64_t n)
+{
+    if (n > seen->high) return false;
+    for (int i = 0; i < seen->gap_count; i++) {
+        if (l->gaps[seen->first_gap + i] == n) return false;
+    }
+    return true;
+}
+
+void agent_load_add_seen(struct agent_load *l, const struct agent_seen *seen, const uint64_t *gaps)
+{
+    if (l->seen_count == AGENT_SEEN_MAX) return;
+    int room = AGENT_GAPS_MAX - l->gap_count;
+    if (room > AGENT_SEEN_GAPS) room = AGENT_SEEN_GAPS;
+    struct agent_seen *s = &l->seen[l->seen_count++];
+    *s = *seen;
+    s->first_gap = l->gap_count;
+    s->gap_count = seen->gap_count < room ? seen->gap_count : room;
+    for (int i = 0; i < s->gap_count; i++)
+        l->gaps[l->gap_count++] = gaps[i];
 }
 
 int agent_record_parse(const struct json *v, struct agent_record *out, struct error *err)
@@ -230,7 +348,7 @@ int agent_record_parse(const struct json *v, struct agent_record *out, struct er
     if (!v || json_type(v) != JSON_OBJECT) return error_set(err, E_FORMAT, "not an object");
     int rc = read_id(v, "id", out->id, sizeof out->id, err);
     if (rc == 0) rc = read_id(v, "incarnation", out->incarnation, sizeof out->incarnation, err);
-    if (rc == 0) rc = read_int(v, "start_ms", INT64_C(1) << 53, &out->start_ms, err);
+    if (rc == 0) rc = read_int(v, "start_ms", EXACT_MAX, &out->start_ms, err);
     if (rc == 0) rc = read_url(v, out, err);
     if (rc == 0) rc = read_models(v, out, err);
     if (rc == 0) rc = read_small(v, "context_len", &out->context_len, err);

@@ -25,6 +25,20 @@
 #define AGENT_MODELS_MAX 64
 #define AGENT_ID_BYTES   64
 #define AGENT_URL_BYTES  256
+#define AGENT_SEEN_MAX   64  // proxies in a report
+#define AGENT_SEEN_GAPS  32  // gaps of one of them; older ones count as accepted
+#define AGENT_GAPS_MAX   256 // gaps in a report; likewise
+
+/* What a report says of one proxy's requests to the agent, which it numbers from 1 for each agent.
+ * Accepted is what the report's numbers count, or what is over: 1 .. high without the gaps. Members
+ * of the JSON object "proxies", by the proxy's 16 hexadecimal digits:
+ * {"high":H,"gaps":[n,...],"active":k}. */
+struct agent_seen {
+    uint64_t proxy; // random per process, not 0
+    uint64_t high;
+    int active;               // of its requests, those in running + waiting
+    int first_gap, gap_count; // in agent_load.gaps
+};
 
 struct agent_load {
     int running, waiting;
@@ -32,7 +46,13 @@ struct agent_load {
     double kv_used_share;           // 0..1, blocks of active sequences
     double prefill_tokens_per_s;    // 0: unknown
     double inter_token_s;           // 0: unknown
+    double inter_token_slope_s;     // what one more running sequence adds to it; 0: unknown
+    uint64_t prefix_version;        // of GET /lm/prefixes; 0: not offered
     uint64_t sequence;              // grows with every report of an incarnation
+    struct agent_seen seen[AGENT_SEEN_MAX];
+    int seen_count;
+    uint64_t gaps[AGENT_GAPS_MAX]; // of all proxies, one after the other
+    int gap_count;
 };
 
 struct agent_record {
@@ -56,6 +76,13 @@ void agent_load_print(struct json_writer *w, const struct agent_load *l);
 /* E_FORMAT / E_INVALID with the member's name: ids of [A-Za-z0-9._:-], http URLs, bounds above. */
 FALLIBLE int agent_record_parse(const struct json *v, struct agent_record *out, struct error *err);
 FALLIBLE int agent_load_parse(const struct json *v, struct agent_load *out, struct error *err);
+
+/* What the load says of one proxy; NULL: it has accepted nothing of it. */
+const struct agent_seen *agent_load_seen(const struct agent_load *l, uint64_t proxy);
+bool agent_load_has_accepted(const struct agent_load *l, const struct agent_seen *seen, uint64_t n);
+/* Another proxy's part, gaps in any order; what is too much for the report is left out: of the gaps
+ * those that come last in the array. */
+void agent_load_add_seen(struct agent_load *l, const struct agent_seen *seen, const uint64_t *gaps);
 
 /* POST /nodes/add body: {"url","status":{"models"},"lm":{...}}. */
 void agent_record_print_node(struct buf *out, const struct agent_record *r);

@@ -140,6 +140,11 @@ void redis_client_command(struct redis_client *c, int deadline_ms, redis_callbac
     buf_deinit(&command);
 }
 
+void redis_client_flush(struct redis_client *c)
+{
+    redis_link_flush(c->commands);
+}
+
 /* ---- scripts ---- */
 
 struct evaluation {

@@ -47,6 +47,10 @@ typedef void redis_callback(void *arg, int status, const struct redis_reply *rep
 void redis_client_command(struct redis_client *c, int deadline_ms, redis_callback *callback,
                           void *arg, int argc, const struct str *argv);
 
+/* What was asked goes out now, before what the caller is about to write elsewhere: whoever reads that
+ * finds it done. */
+void redis_client_flush(struct redis_client *c);
+
 /* Lua: EVALSHA, falling back to EVAL when the server doesn't know the script. keys come first. The
  * script must outlive the client; one per loop thread. */
 struct redis_script {

@@ -344,6 +344,11 @@ static void start_write(struct redis_link *l)
     if (rc != 0) lose(l, uv_strerror(rc));
 }
 
+void redis_link_flush(struct redis_link *l)
+{
+    start_write(l);
+}
+
 static void on_turn(uv_idle_t *turn)
 {
     struct redis_link *l = turn->data;

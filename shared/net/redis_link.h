@@ -39,6 +39,9 @@ const char *redis_link_local_address(const struct redis_link *l);
 /* Send one command, already in RESP. The callback comes once, later. */
 void redis_link_submit(struct redis_link *l, struct str command, int deadline_ms,
                        redis_callback *callback, void *arg);
+/* What was submitted goes out now and not with the loop's next turn: before what its caller is about
+ * to write elsewhere. */
+void redis_link_flush(struct redis_link *l);
 /* Send without waiting for a reply of its own (pubsub). Nothing happens unless ready. */
 void redis_link_tell(struct redis_link *l, struct str command);
 

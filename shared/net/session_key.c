@@ -1,10 +1,11 @@
 #include "shared/net/session_key.h"
 
-#include "shared/base/buf.h"
+#include "shared/base/check.h"
 #include "shared/base/hash.h"
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 /* Public constants: they make hashes of ours differ from those of others, nothing more. */
 static const uint8_t secret_low[16] = "lm session sec 0";
@@ -21,24 +22,34 @@ void session_secret_of(struct str text, struct session_secret *out)
     }
 }
 
-static void put_part(struct buf *out, struct str part)
+#define STACK_BYTES 512 // longer texts are built on the heap
+
+static char *put_part(char *at, struct str part)
 {
-    buf_printf(out, "%zu:", part.len);
-    buf_append(out, part.data, part.len);
+    at = str_put_uint(at, part.len);
+    *at++ = ':';
+    return str_put(at, part);
+}
+
+uint64_t session_key_named(const struct session_secret *secret, struct str tenant, struct str model,
+                           struct str kind, struct str id)
+{
+    char stack[STACK_BYTES];
+    size_t most = tenant.len + model.len + kind.len + id.len + 3 * 21;
+    char *text = most <= sizeof stack ? stack : xmalloc(most);
+    char *at = put_part(put_part(put_part(text, tenant), model), kind);
+    at = str_put(at, id);
+    uint64_t key = hash_sip24(secret->bytes, text, (size_t)(at - text));
+    if (text != stack) free(text);
+    return key;
 }
 
 uint64_t session_key(const struct session_secret *secret, struct str tenant, struct str model,
                      struct str kind, int64_t id)
 {
-    struct buf text;
-    buf_init(&text, BUF_MAX_INTERNAL);
-    put_part(&text, tenant);
-    put_part(&text, model);
-    put_part(&text, kind);
-    buf_printf(&text, "%" PRId64, id);
-    uint64_t key = hash_sip24(secret->bytes, text.data, text.len);
-    buf_deinit(&text);
-    return key;
+    char digits[24];
+    snprintf(digits, sizeof digits, "%" PRId64, id);
+    return session_key_named(secret, tenant, model, kind, str_of(digits));
 }
 
 void session_key_text(uint64_t key, char out[SESSION_KEY_DIGITS + 1])
@@ -67,22 +78,6 @@ void session_tenant(struct str named, struct str token, char out[SESSION_TENANT_
              hash_sip24(tenant_key, source.data, source.len));
 }
 
-static int parse_hex(struct str s, uint64_t *out)
-{
-    if (s.len != SESSION_KEY_DIGITS) return E_FORMAT;
-    *out = 0;
-    for (size_t i = 0; i < s.len; i++) {
-        char c = s.data[i];
-        int digit = c >= '0' && c <= '9'   ? c - '0'
-                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                           : -1;
-        if (digit < 0) return E_FORMAT;
-        *out = *out << 4 | (uint64_t)digit;
-    }
-    return 0;
-}
-
 static int parse_expect(struct str value, enum session_expect *out)
 {
     static const struct {
@@ -103,7 +98,8 @@ int session_hop_parse(struct str header, struct session_hop *out)
 {
     *out = (struct session_hop){0};
     struct str part, rest = header;
-    if (!str_split(&rest, ';', &part) || parse_hex(str_trim(part), &out->key) != 0) return E_FORMAT;
+    if (!str_split(&rest, ';', &part) || str_to_hex64(str_trim(part), &out->key) != 0)
+        return E_FORMAT;
     while (str_split(&rest, ';', &part)) {
         struct str name, value = str_trim(part);
         if (!str_split(&value, '=', &name)) continue;
@@ -111,6 +107,8 @@ int session_hop_parse(struct str header, struct session_hop *out)
             if (parse_expect(value, &out->expect) != 0) return E_FORMAT;
         } else if (str_equal(name, STR("turn"))) {
             if (str_to_int(value, &out->turn) != 0 || out->turn < 1) return E_FORMAT;
+        } else if (str_equal(name, STR("has"))) {
+            if (str_to_int(value, &out->has) != 0 || out->has < 0) return E_FORMAT;
         }
     }
     return 0;

@@ -5,6 +5,7 @@
  * request computes it and passes it on:
  *
  *     x-lm-session: 0123456789abcdef; expect=existing; turn=4
+ *     x-lm-session: 0123456789abcdef; expect=adopt; has=3
  *
  * Pure; any thread. */
 #ifndef LM_NET_SESSION_KEY_H
@@ -30,6 +31,9 @@ void session_secret_of(struct str text, struct session_secret *out);
 /* Each part counts with its length, so that no two lists of parts read the same. */
 uint64_t session_key(const struct session_secret *secret, struct str tenant, struct str model,
                      struct str kind, int64_t id);
+/* The same for an id that is any text; a number's decimal digits give the key of the number. */
+uint64_t session_key_named(const struct session_secret *secret, struct str tenant, struct str model,
+                           struct str kind, struct str id);
 void session_key_text(uint64_t key, char out[SESSION_KEY_DIGITS + 1]);
 
 /* Of a request: what a trusted hop says (x-lm-tenant), else a hash of the bearer token, else "".
@@ -47,6 +51,7 @@ struct session_hop {
     uint64_t key;
     enum session_expect expect;
     int64_t turn; // that comes now, from 1; 0: not said
+    int64_t has;  // turns that it has had, at least
 };
 
 /* E_FORMAT. Members that we don't know are skipped. */

@@ -21,8 +21,15 @@ static struct agent_record sample(void)
                  .kv_used_share = 0.25,
                  .prefill_tokens_per_s = 1234.5,
                  .inter_token_s = 0.0125,
+                 .inter_token_slope_s = 0.0005,
+                 .prefix_version = 3,
                  .sequence = 77},
     };
+    const uint64_t gaps[] = {7, 12};
+    agent_load_add_seen(
+        &r.load, &(struct agent_seen){.proxy = 0x12ab, .high = 13, .active = 2, .gap_count = 2},
+        gaps);
+    agent_load_add_seen(&r.load, &(struct agent_seen){.proxy = UINT64_MAX, .high = 1}, NULL);
     return r;
 }
 
@@ -69,6 +76,23 @@ static void test_round_trip(void)
     EXPECT(back.load.prefill_tokens_per_s == 1234.5);
     EXPECT(back.load.inter_token_s == 0.0125);
     EXPECT_INT(back.load.sequence, 77);
+    EXPECT(back.load.inter_token_slope_s == 0.0005);
+    EXPECT_INT(back.load.prefix_version, 3);
+    const struct agent_seen *seen = agent_load_seen(&back.load, 0x12ab);
+    NEED(seen != NULL);
+    EXPECT_INT(seen->high, 13);
+    EXPECT_INT(seen->active, 2);
+    EXPECT(agent_load_has_accepted(&back.load, seen, 1));
+    EXPECT(!agent_load_has_accepted(&back.load, seen, 7));
+    EXPECT(agent_load_has_accepted(&back.load, seen, 11));
+    EXPECT(!agent_load_has_accepted(&back.load, seen, 12));
+    EXPECT(agent_load_has_accepted(&back.load, seen, 13));
+    EXPECT(!agent_load_has_accepted(&back.load, seen, 14));
+    NEED(agent_load_seen(&back.load, UINT64_MAX) != NULL);
+    EXPECT_INT(agent_load_seen(&back.load, UINT64_MAX)->gap_count, 0);
+    EXPECT(agent_load_seen(&back.load, 5) == NULL);
+    EXPECT(strstr(text, "\"proxies\":{\"00000000000012ab\":{\"high\":13,\"gaps\":[7,12],"
+                        "\"active\":2},\"ffffffffffffffff\":{") != NULL);
     char *again = print(&back);
     EXPECT_STR(again, text);
     free(again);
@@ -112,8 +136,11 @@ static void test_tolerance(void)
                0);
 }
 
-#define BASE "\"id\":\"a\",\"incarnation\":\"b\",\"start_ms\":1,\"url\":\"http://h\""
+#define BASE          "\"id\":\"a\",\"incarnation\":\"b\",\"start_ms\":1,\"url\":\"http://h\""
 
+#define SEEN(proxies) "{" BASE ",\"load\":{\"proxies\":" proxies "}}"
+
+/* tidy: long because it is a table */
 static void test_refusals(void)
 {
     static const struct {
@@ -154,6 +181,21 @@ static void test_refusals(void)
         {"{" BASE ",\"load\":{\"waiting\":2147483647}}", "'waiting'", E_INVALID},
         {"{" BASE ",\"load\":{\"inter_token_s\":\"x\"}}", "'inter_token_s'", E_FORMAT},
         {"{" BASE ",\"load\":{\"sequence\":1e300}}", "'sequence'", E_FORMAT},
+        {"{" BASE ",\"load\":{\"prefix_version\":-1}}", "'prefix_version'", E_INVALID},
+        {"{" BASE ",\"load\":{\"inter_token_slope_s\":-1}}", "'inter_token_slope_s'", E_INVALID},
+        {SEEN("[]"), "'proxies'", E_FORMAT},
+        {SEEN("{\"12ab\":{}}"), "'proxies'", E_INVALID},
+        {SEEN("{\"00000000000012xy\":{}}"), "'proxies'", E_INVALID},
+        {SEEN("{\"0000000000000000\":{}}"), "'proxies'", E_INVALID},
+        {SEEN("{\"00000000000012ab\":[]}"), "'proxies'", E_FORMAT},
+        {SEEN("{\"00000000000012ab\":{},\"00000000000012AB\":{}}"), "twice", E_INVALID},
+        {SEEN("{\"00000000000012ab\":{\"high\":-1}}"), "'high'", E_INVALID},
+        {SEEN("{\"00000000000012ab\":{\"high\":1e300}}"), "'high'", E_FORMAT},
+        {SEEN("{\"00000000000012ab\":{\"active\":1.5}}"), "'active'", E_FORMAT},
+        {SEEN("{\"00000000000012ab\":{\"gaps\":1}}"), "'gaps'", E_FORMAT},
+        {SEEN("{\"00000000000012ab\":{\"high\":3,\"gaps\":[0]}}"), "'gaps[]'", E_INVALID},
+        {SEEN("{\"00000000000012ab\":{\"high\":3,\"gaps\":[3]}}"), "'gaps[]'", E_INVALID},
+        {SEEN("{\"00000000000012ab\":{\"high\":3,\"gaps\":[\"1\"]}}"), "'gaps[]'", E_FORMAT},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct agent_record r;
@@ -172,6 +214,41 @@ static void test_refusals(void)
     struct error err;
     EXPECT_INT(parse(many.data, &r, &err), E_INVALID);
     buf_deinit(&many);
+}
+
+static void parse_seen(int proxies, int gaps, int code, struct agent_record *r)
+{
+    struct buf text;
+    struct error err;
+    buf_init(&text, BUF_MAX_INTERNAL);
+    buf_append_str(&text, "{" BASE ",\"load\":{\"proxies\":{");
+    for (int i = 1; i <= proxies; i++) {
+        buf_printf(&text, "%s\"%016x\":{\"high\":100,\"gaps\":[", i > 1 ? "," : "", (unsigned)i);
+        for (int g = 1; g <= gaps; g++)
+            buf_printf(&text, "%s%d", g > 1 ? "," : "", g);
+        buf_append_str(&text, "]}");
+    }
+    buf_append_str(&text, "}}}");
+    EXPECT_INT(parse(text.data, r, &err), code);
+    buf_deinit(&text);
+}
+
+/* As many proxies as fit, their gaps as far as all of them have room. */
+static void test_seen_bounds(void)
+{
+    struct agent_record r;
+    parse_seen(AGENT_SEEN_MAX + 1, 0, E_INVALID, &r);
+    parse_seen(1, AGENT_SEEN_GAPS + 1, E_INVALID, &r);
+    parse_seen(AGENT_SEEN_MAX, AGENT_SEEN_GAPS, 0, &r);
+    EXPECT_INT(r.load.seen_count, AGENT_SEEN_MAX);
+    EXPECT_INT(r.load.gap_count, AGENT_GAPS_MAX);
+    const struct agent_seen *first = agent_load_seen(&r.load, 1);
+    const struct agent_seen *last = agent_load_seen(&r.load, AGENT_SEEN_MAX);
+    NEED(first && last);
+    EXPECT_INT(first->gap_count, AGENT_SEEN_GAPS);
+    EXPECT(!agent_load_has_accepted(&r.load, first, 5));
+    EXPECT_INT(last->gap_count, 0);
+    EXPECT(agent_load_has_accepted(&r.load, last, 5));
 }
 
 /* ---- the scripts, in a real server ---- */
@@ -352,6 +429,7 @@ int main(void)
     RUN(test_node_body);
     RUN(test_tolerance);
     RUN(test_refusals);
+    RUN(test_seen_bounds);
     need_redis_binary();
     RUN(test_beats_and_loads);
     RUN(test_fence);

@@ -19,6 +19,11 @@ static void test_key(void)
     // parts don't run into each other
     EXPECT(session_key(&a, STR("1:a"), STR("b"), STR(""), 1) !=
            session_key(&a, STR("1"), STR("a1:b"), STR(""), 1));
+    // a number is its digits, and texts are told apart like numbers
+    EXPECT(key == session_key_named(&a, STR("t"), STR("m"), STR("interactive"), STR("77")));
+    EXPECT(key != session_key_named(&a, STR("t"), STR("m"), STR("interactive"), STR("077")));
+    EXPECT(session_key_named(&a, STR("t"), STR("m"), STR("soft"), STR("")) !=
+           session_key_named(&a, STR("t"), STR("m"), STR("soft"), STR("x")));
     char text[SESSION_KEY_DIGITS + 1];
     session_key_text(UINT64_C(0xab), text);
     EXPECT_STR(text, "00000000000000ab");
@@ -59,20 +64,23 @@ static void test_hop(void)
         int rc;
         uint64_t key;
         enum session_expect expect;
-        int turn;
+        int turn, has;
     } rows[] = {
-        {"00000000000000ff", 0, 255, SESSION_EXPECT_ANY, 0},
-        {"00000000000000FF; expect=new", 0, 255, SESSION_EXPECT_NEW, 0},
+        {"00000000000000ff", 0, 255, SESSION_EXPECT_ANY, 0, 0},
+        {"00000000000000FF; expect=new", 0, 255, SESSION_EXPECT_NEW, 0, 0},
         {"0123456789abcdef;expect=existing;turn=4", 0, UINT64_C(0x0123456789abcdef),
-         SESSION_EXPECT_EXISTING, 4},
+         SESSION_EXPECT_EXISTING, 4, 0},
+        {"0123456789abcdef; expect=adopt; has=3", 0, UINT64_C(0x0123456789abcdef),
+         SESSION_EXPECT_ADOPT, 0, 3},
         {" 0123456789abcdef ; turn=1; expect=adopt; later=x; y", 0, UINT64_C(0x0123456789abcdef),
-         SESSION_EXPECT_ADOPT, 1},
-        {"", E_FORMAT, 0, 0, 0},
-        {"123", E_FORMAT, 0, 0, 0},
-        {"0123456789abcdeg", E_FORMAT, 0, 0, 0},
-        {"0123456789abcdef; expect=maybe", E_FORMAT, 0, 0, 0},
-        {"0123456789abcdef; turn=0", E_FORMAT, 0, 0, 0},
-        {"0123456789abcdef; turn=x", E_FORMAT, 0, 0, 0},
+         SESSION_EXPECT_ADOPT, 1, 0},
+        {"", E_FORMAT, 0, 0, 0, 0},
+        {"123", E_FORMAT, 0, 0, 0, 0},
+        {"0123456789abcdeg", E_FORMAT, 0, 0, 0, 0},
+        {"0123456789abcdef; expect=maybe", E_FORMAT, 0, 0, 0, 0},
+        {"0123456789abcdef; turn=0", E_FORMAT, 0, 0, 0, 0},
+        {"0123456789abcdef; turn=x", E_FORMAT, 0, 0, 0, 0},
+        {"0123456789abcdef; has=-1", E_FORMAT, 0, 0, 0, 0},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         struct session_hop hop;
@@ -81,6 +89,7 @@ static void test_hop(void)
         EXPECT(hop.key == rows[i].key);
         EXPECT_INT(hop.expect, rows[i].expect);
         EXPECT_INT(hop.turn, rows[i].turn);
+        EXPECT_INT(hop.has, rows[i].has);
     }
 }
 

@@ -1,0 +1,51 @@
+#include "shared/net/digest.h"
+
+#include "shared/base/check.h"
+#include "tests/test.h"
+
+/* FIPS 180-4's examples (NIST, "Examples with Intermediate Values"), and the empty text. */
+static void test_known_digests(void)
+{
+    static const struct {
+        struct str text;
+        const char *digest;
+    } rows[] = {
+        {{"", 0}, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+        {{NULL, 0}, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+        {{"abc", 3}, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+        {{"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 56},
+         "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        uint8_t digest[DIGEST_BYTES];
+        char text[DIGEST_DIGITS + 1];
+        digest_sha256(rows[i].text, digest);
+        digest_text(digest, text);
+        EXPECT_STR(text, rows[i].digest);
+    }
+}
+
+static void test_text_and_back(void)
+{
+    uint8_t digest[DIGEST_BYTES], again[DIGEST_BYTES];
+    char text[DIGEST_DIGITS + 1];
+    digest_sha256(STR("key"), digest);
+    digest_text(digest, text);
+    EXPECT_INT(digest_parse(str_of(text), again), 0);
+    EXPECT(memcmp(digest, again, DIGEST_BYTES) == 0);
+    for (char *c = text; *c; c++)
+        if (*c >= 'a') *c = (char)(*c - 'a' + 'A');
+    EXPECT_INT(digest_parse(str_of(text), again), 0);
+    EXPECT(memcmp(digest, again, DIGEST_BYTES) == 0);
+    EXPECT_INT(digest_parse((struct str){text, DIGEST_DIGITS - 1}, again), E_FORMAT);
+    EXPECT_INT(digest_parse((struct str){text, DIGEST_DIGITS + 1}, again), E_FORMAT);
+    text[17] = 'g';
+    EXPECT_INT(digest_parse(str_of(text), again), E_FORMAT);
+}
+
+int main(void)
+{
+    RUN(test_known_digests);
+    RUN(test_text_and_back);
+    return TEST_END();
+}
