@@ -482,6 +482,16 @@ void engine_event_deinit(struct engine_event *event)
     *event = (struct engine_event){0};
 }
 
+bool engine_next_mark_event(struct engine *e, struct engine_mark_event *event)
+{
+    return engine_thread_next_mark_event(e->thread, event);
+}
+
+uint64_t engine_lost_mark_events(const struct engine *e)
+{
+    return engine_thread_lost_mark_events(e->thread);
+}
+
 enum engine_session_state engine_session_state(struct engine *e, uint64_t session)
 {
     return engine_thread_session_state(e->thread, session);

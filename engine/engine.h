@@ -102,6 +102,14 @@ struct sampling_params {
     int logprobs; // 0: none; n <= LOGPROBS_MAX: of the sampled token and of the n - 1 likeliest
 };
 
+/* A place in a prompt that the caller has a name for: its first `tokens`, whole blocks. */
+struct engine_mark {
+    uint64_t name;
+    int tokens; // > 0, a multiple of ENGINE_BLOCK_TOKENS
+};
+#define ENGINE_BLOCK_TOKENS 64
+#define ENGINE_MARKS_MAX    256 // of one request
+
 struct engine_request {
     uint64_t id;           // chosen by the caller, unique among live requests, not 0
     const int32_t *prompt; // copied by submit
@@ -121,6 +129,8 @@ struct engine_request {
     /* Of the prompt's tokens, too; sampling.logprobs says how many. Then nothing of the prompt is
      * taken from the prefix cache. */
     bool prompt_logprobs;
+    const struct engine_mark *marks; // copied by submit; tokens ascending, at most prompt_count
+    int mark_count;
     bool ignore_eos;
     bool skip_special;       // special tokens don't appear in the text
     const char *const *stop; // stop strings, copied; matched in the text, never part of it
@@ -128,6 +138,13 @@ struct engine_request {
     int stop_count;
     const int32_t *stop_ids; // extra stop tokens, copied
     int stop_id_count;
+    /* The answer's first tokens, copied: drawn before, maybe by another engine. Stops, penalties,
+     * limits and positions go on as if they had been drawn here. The first event brings them with
+     * their text, and is the last one if they are the whole answer already. With sampling.logprobs
+     * those whose text isn't out yet are drawn again, so that each has its log-probabilities where
+     * its text is. Not with prompt_logprobs. */
+    const int32_t *resumed;
+    size_t resumed_count;
 };
 
 /* E_BUSY: queue full. E_CONTEXT_LENGTH: prompt leaves no room for a token. E_INVALID: an id out of
@@ -173,7 +190,11 @@ struct engine_event {
         completion_tokens; // running totals; cached: prompt tokens reused
     int released_tokens;   // of completion_tokens, the first ones whose text is out or began to be:
                            // no stop token or string. Only with sampling.logprobs
-    int error_code;        // FAILED: negative code, text in `text`
+    /* Of completion_tokens, the first ones: they came with the request, and rows of `logprobs` that
+     * stand for them hold nothing. */
+    int resumed_tokens;
+    int error_code; // FAILED: negative code, text in `text`. E_INVALID: the answer ends before the
+                    // last of the tokens that it is resumed with
 };
 
 /* False: none waits. The event's arrays belong to the caller: engine_event_deinit frees them.
@@ -181,6 +202,24 @@ struct engine_event {
  * max_tokens. */
 bool engine_next_event(struct engine *e, struct engine_event *event);
 void engine_event_deinit(struct engine_event *event);
+
+/* ---- marks of prompts ----
+ *
+ * Which of the marks that requests came with could be found in the prefix cache by a request that
+ * begins alike. One block may stand for many marks, and one mark be reported again, for the same or
+ * another block. */
+
+struct engine_mark_event {
+    bool is_live;            // else the block is gone, and all marks that were reported for it
+    uint64_t block;          // identity of the last block of what the mark covers
+    struct engine_mark mark; // of live ones
+};
+
+/* One consumer, the one of engine_next_event. False: none waits, or pages aren't kept at all. */
+bool engine_next_mark_event(struct engine *e, struct engine_mark_event *event);
+/* Events that found no room, ever. When it has grown, every mark reported until the call may be
+ * gone. */
+uint64_t engine_lost_mark_events(const struct engine *e);
 
 /* ---- sessions ----
  *
@@ -205,7 +244,7 @@ void engine_session_release(struct engine *e, uint64_t session);
 
 struct engine_stats {
     int running, waiting;
-    int64_t prefill_tokens_waiting; // prompt tokens not computed yet
+    int64_t prefill_tokens_waiting; // prompt tokens not computed yet, but those found in the cache
     /* Blocks: held by running requests; else kept for hot sessions; else in the prefix cache, to be
      * evicted when needed; the rest is free. */
     int kv_blocks_used, kv_blocks_pinned, kv_blocks_cached, kv_blocks_total;
@@ -214,8 +253,9 @@ struct engine_stats {
     uint64_t steps, prompt_tokens_total, generated_tokens_total, preemptions_total;
     uint64_t cached_tokens_total; // prompt tokens found in the prefix cache
     uint64_t last_step_ms;        // monotonic clock at the last finished step; for /health
-    double prefill_tokens_per_s;  // EWMA over busy time; 0 until known
-    double inter_token_s;         // EWMA of decode step time
+    double prefill_tokens_per_s;  // engine/step_cost.h; 0 until known, like the next two
+    double inter_token_s;         // average decode step
+    double inter_token_slope_s;   // what one more running sequence adds to it
     bool failed;                  // a device error stopped the engine
 };
 void engine_stats(const struct engine *e, struct engine_stats *out);

@@ -16,6 +16,8 @@
 #include "engine/engine_thread.h"
 
 #include "engine/outbox.h"
+#include "engine/prefix_marks.h"
+#include "engine/step_cost.h"
 #include "engine/wake.h"
 #include "shared/base/buf.h"
 #include "shared/base/check.h"
@@ -31,8 +33,7 @@
 #define LOG_MODULE "engine"
 #include "shared/base/log.h"
 
-#define DEPTH_MAX  2
-#define EWMA_SHARE 0.1 // of the newest sample
+#define DEPTH_MAX 2
 
 /* What debug and sanitizer builds do after every turn. */
 #if !defined(NDEBUG) || defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -47,6 +48,11 @@ struct command {
     uint64_t release_session;
 };
 
+/* Requests that left the ring, ever, and the tokens of their prompts. */
+struct intake {
+    uint64_t requests, tokens;
+};
+
 struct engine_thread {
     struct engine_thread_setup setup;
     struct executor *executor; // borrowed
@@ -56,11 +62,14 @@ struct engine_thread {
     /* any thread */
     struct ring commands;
     struct wake wake;
-    atomic_int open; // submitted, and their last event is not posted yet
+    atomic_int open;                      // submitted, and their last event is not posted yet
+    atomic_ullong requests_in, tokens_in; // submitted ever, and their prompts
+    struct prefix_marks marks;
     atomic_bool stopping, failed;
     struct outbox outbox;
     pthread_mutex_t stats_lock;
     struct engine_stats stats;
+    struct intake taken; // what `stats` knows of
 
     /* engine thread */
     struct scheduler scheduler;
@@ -71,6 +80,8 @@ struct engine_thread {
     struct buf text;              // of one token, scratch
     bool notify;                  // on_events is due this turn
     struct engine_stats counters;
+    struct intake drained;
+    struct step_cost cost;
 };
 
 /* ---- events ---- */
@@ -79,6 +90,7 @@ static void post(struct engine_thread *t, struct request *r, struct output_updat
 {
     update->cached_tokens = r->cached;
     update->completion_tokens = request_generated(r);
+    update->resumed_tokens = r->resumed_count;
     bool last = update->kind != ENGINE_EVENT_TOKENS;
     /* Before the event: who reads it may submit the next one at once. */
     if (last) atomic_fetch_sub(&t->open, 1);
@@ -131,39 +143,84 @@ static void fail(struct engine_thread *t, struct request *r, int code, const cha
     free_or_keep(t, r);
 }
 
-/* r got a token: text, stops, limits. */
-static void on_token(struct engine_thread *t, struct request *r,
-                     const struct token_logprob *logprobs)
+/* r's newest token: what text is certain now, added to t->text, and whether the answer ends. */
+static enum finish_reason take_token(struct engine_thread *t, struct request *r,
+                                     struct output_update *update)
 {
     int32_t token = r->tokens[r->count - 1];
     int generated = request_generated(r);
-    struct output_update update = {
-        .token = &token, .logprobs = logprobs, .completion_tokens = generated};
-    buf_clear(&t->text);
-    t->counters.generated_tokens_total++;
-    if (generated == 1) {
-        t->counters.prompt_tokens_total += (uint64_t)r->prompt_count;
-        t->counters.cached_tokens_total += (uint64_t)r->cached;
-    }
-
     if (generated > r->min_tokens && request_is_stop(r, token)) {
         stopping_flush(&r->stopping, &t->text);
-        update.released_tokens = generated - 1; // it has no text
-        finish(t, r, &update, FINISH_STOP);
-        return;
+        update->released_tokens = generated - 1; // it has no text
+        return FINISH_STOP;
     }
     struct str bytes = t->setup.text.bytes(t->setup.text.arg, token, !r->skip_special);
     bool stopped = stopping_feed(&r->stopping, bytes, generated >= r->min_tokens, &t->text);
     bool at_limit = generated == r->max_tokens;
     if (!stopped && at_limit) stopping_flush(&r->stopping, &t->text);
-    if (logprobs) update.released_tokens = released_tokens(t, r);
-    if (stopped || at_limit) {
-        finish(t, r, &update, stopped ? FINISH_STOP : FINISH_LENGTH);
+    if (r->sampling.logprobs > 0) update->released_tokens = released_tokens(t, r);
+    return stopped ? FINISH_STOP : at_limit ? FINISH_LENGTH : FINISH_NONE;
+}
+
+/* r may be gone afterwards. */
+static void post_tokens(struct engine_thread *t, struct request *r, struct output_update *update,
+                        enum finish_reason reason)
+{
+    if (reason != FINISH_NONE) {
+        finish(t, r, update, reason);
         return;
     }
-    update.kind = ENGINE_EVENT_TOKENS;
-    update.text = buf_str(&t->text);
-    post(t, r, &update);
+    update->kind = ENGINE_EVENT_TOKENS;
+    update->text = buf_str(&t->text);
+    post(t, r, update);
+}
+
+/* r got a token: text, stops, limits. */
+static void on_token(struct engine_thread *t, struct request *r,
+                     const struct token_logprob *logprobs)
+{
+    int32_t token = r->tokens[r->count - 1];
+    struct output_update update = {.tokens = &token, .token_count = 1, .logprobs = logprobs};
+    buf_clear(&t->text);
+    t->counters.generated_tokens_total++;
+    if (request_generated(r) == r->resumed_count + 1) {
+        t->counters.prompt_tokens_total += (uint64_t)r->prompt_count;
+        t->counters.cached_tokens_total += (uint64_t)r->cached;
+    }
+    post_tokens(t, r, &update, take_token(t, r, &update));
+}
+
+/* ---- answers that began elsewhere ---- */
+
+/* The tokens that r brought, as if they had been drawn here. */
+static enum finish_reason replay(struct engine_thread *t, struct request *r,
+                                 struct output_update *update)
+{
+    enum finish_reason reason = FINISH_NONE;
+    buf_clear(&t->text);
+    for (int i = 0; i < r->resumed_count && reason == FINISH_NONE; i++) {
+        request_push_token(r, r->resumed[i]);
+        reason = take_token(t, r, update);
+    }
+    return reason;
+}
+
+static void resume(struct engine_thread *t, struct request *r)
+{
+    struct output_update update = {0};
+    enum finish_reason reason = replay(t, r, &update);
+    if (request_generated(r) < r->resumed_count) {
+        fail(t, r, E_INVALID, "the answer ends before the last of the tokens it is resumed with");
+        return;
+    }
+    if (r->sampling.logprobs > 0 && update.released_tokens < r->resumed_count) {
+        r->resumed_count = update.released_tokens; // the others are drawn again
+        request_restart(r);
+        reason = replay(t, r, &update);
+    }
+    update.tokens = r->resumed;
+    update.token_count = r->resumed_count;
+    post_tokens(t, r, &update, reason);
 }
 
 /* ---- commands ---- */
@@ -185,7 +242,10 @@ static void accept_request(struct engine_thread *t, struct request *r)
     struct error err;
     int rc = t->failed ? error_set(&err, E_CLOSED, "the engine has failed")
                        : scheduler_submit(&t->scheduler, r, &err);
-    if (rc == 0) return;
+    if (rc == 0) {
+        if (r->resumed_count > 0) resume(t, r);
+        return;
+    }
     r->state = REQUEST_FINISHED;
     r->cached = 0;
     post(t, r,
@@ -200,11 +260,13 @@ static bool drain_commands(struct engine_thread *t)
     bool any = false;
     while (ring_pop(&t->commands, &c)) {
         any = true;
-        if (c.submit)
+        if (c.submit) {
+            t->drained.requests++;
+            t->drained.tokens += (uint64_t)c.submit->prompt_count;
             accept_request(t, c.submit);
-        else if (c.cancel_id)
+        } else if (c.cancel_id) {
             cancel(t, c.cancel_id);
-        else
+        } else
             session_pages_forget(&t->memory.sessions, c.release_session);
     }
     return any;
@@ -254,11 +316,6 @@ static bool submit_steps(struct engine_thread *t)
     return any;
 }
 
-static void ewma(double *average, double sample)
-{
-    *average = *average > 0 ? *average + EWMA_SHARE * (sample - *average) : sample;
-}
-
 static void measure(struct engine_thread *t, const struct batch *b)
 {
     double seconds = (double)(b->done_ns - b->begun_ns) * 1e-9;
@@ -267,10 +324,10 @@ static void measure(struct engine_thread *t, const struct batch *b)
     c->last_step_ms = clock_ms();
     if (seconds <= 0) return;
     scheduler_measure(&t->scheduler, b, seconds);
-    if (b->prefill_tokens > 0)
-        ewma(&c->prefill_tokens_per_s, b->prefill_tokens / seconds);
-    else
-        ewma(&c->inter_token_s, seconds);
+    step_cost_measure(&t->cost, b->answers, b->prefill_tokens, seconds);
+    c->prefill_tokens_per_s = t->cost.prefill_tokens_per_s;
+    c->inter_token_s = t->cost.inter_token_s;
+    c->inter_token_slope_s = t->cost.inter_token_slope_s;
 }
 
 static void fail_all(struct engine_thread *t, int code, const char *text)
@@ -332,13 +389,22 @@ static bool reap_steps(struct engine_thread *t)
 
 /* ---- the loop ---- */
 
+/* Prompt tokens of steps in flight: planned, but not computed yet. */
+static int64_t prefill_in_flight(struct engine_thread *t)
+{
+    int64_t tokens = 0;
+    for (unsigned i = t->finished; i != t->submitted; i++)
+        tokens += batch_at(t, i)->prefill_tokens;
+    return tokens;
+}
+
 static void publish(struct engine_thread *t)
 {
     struct engine_stats *c = &t->counters;
     const struct kv_memory *m = &t->memory;
     c->running = t->scheduler.running_count;
     c->waiting = scheduler_waiting(&t->scheduler);
-    c->prefill_tokens_waiting = scheduler_prefill_waiting(&t->scheduler);
+    c->prefill_tokens_waiting = scheduler_prefill_waiting(&t->scheduler) + prefill_in_flight(t);
     c->kv_blocks_total = m->kv.total;
     c->kv_blocks_used = m->kv.count[KV_ACTIVE];
     c->kv_blocks_pinned = m->kv.count[KV_PINNED];
@@ -349,6 +415,7 @@ static void publish(struct engine_thread *t)
     c->failed = t->failed;
     pthread_mutex_lock(&t->stats_lock);
     t->stats = *c;
+    t->taken = t->drained;
     pthread_mutex_unlock(&t->stats_lock);
 
     if (t->notify && t->setup.on_events) t->setup.on_events(t->setup.on_events_arg);
@@ -383,7 +450,10 @@ static struct engine_thread *create(const struct engine_thread_setup *setup)
     ring_init(&t->commands, 4 * (size_t)scheduler_open_max(&setup->limits), sizeof(struct command));
     outbox_init(&t->outbox);
     pthread_mutex_init(&t->stats_lock, NULL);
-    kv_memory_init(&t->memory, &setup->memory);
+    prefix_marks_init(&t->marks, PREFIX_MARK_EVENTS);
+    struct kv_memory_setup memory = setup->memory;
+    memory.marks = &t->marks;
+    kv_memory_init(&t->memory, &memory);
     scheduler_init(&t->scheduler, &setup->limits, &t->memory);
     for (int i = 0; i <= setup->depth; i++)
         batch_init(&t->batches[i], &setup->step_limits);
@@ -445,6 +515,7 @@ void engine_thread_destroy(struct engine_thread *t)
     kv_memory_deinit(&t->memory);
     buf_deinit(&t->text);
     outbox_deinit(&t->outbox);
+    prefix_marks_deinit(&t->marks);
     pthread_mutex_destroy(&t->stats_lock);
     ring_deinit(&t->commands);
     free(t);
@@ -468,7 +539,12 @@ int engine_thread_submit_take(struct engine_thread *t, struct request *r, struct
     if (open >= scheduler_open_max(&t->setup.limits)) return refuse(t, r, E_BUSY, err);
     r->output = output_create(r->id, r->prompt_count, r->sampling.logprobs);
     struct command c = {.submit = r};
+    uint64_t tokens = (uint64_t)r->prompt_count; // r is the engine thread's once it is pushed
+    atomic_fetch_add(&t->requests_in, 1);
+    atomic_fetch_add(&t->tokens_in, tokens);
     if (!ring_push(&t->commands, &c)) {
+        atomic_fetch_sub(&t->requests_in, 1);
+        atomic_fetch_sub(&t->tokens_in, tokens);
         output_destroy(r->output);
         return refuse(t, r, E_BUSY, err);
     }
@@ -507,11 +583,23 @@ void engine_thread_stats(struct engine_thread *t, struct engine_stats *out)
 {
     pthread_mutex_lock(&t->stats_lock);
     *out = t->stats;
+    /* What was submitted since then, so that who submitted it finds it in the numbers. */
+    out->waiting += (int)(atomic_load(&t->requests_in) - t->taken.requests);
+    out->prefill_tokens_waiting += (int64_t)(atomic_load(&t->tokens_in) - t->taken.tokens);
     pthread_mutex_unlock(&t->stats_lock);
-    out->waiting += (int)ring_len(&t->commands);
 }
 
 bool engine_thread_next_event(struct engine_thread *t, struct engine_event *event)
 {
     return outbox_take(&t->outbox, event);
+}
+
+bool engine_thread_next_mark_event(struct engine_thread *t, struct engine_mark_event *event)
+{
+    return prefix_marks_take(&t->marks, event);
+}
+
+uint64_t engine_thread_lost_mark_events(const struct engine_thread *t)
+{
+    return prefix_marks_lost(&t->marks);
 }

@@ -43,5 +43,7 @@ void engine_thread_session_release(struct engine_thread *t, uint64_t session);
 void engine_thread_stats(struct engine_thread *t, struct engine_stats *out);
 /* One consumer. */
 bool engine_thread_next_event(struct engine_thread *t, struct engine_event *event);
+bool engine_thread_next_mark_event(struct engine_thread *t, struct engine_mark_event *event);
+uint64_t engine_thread_lost_mark_events(const struct engine_thread *t);
 
 #endif

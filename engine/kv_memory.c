@@ -2,15 +2,25 @@
 
 #include "shared/base/check.h"
 
+_Static_assert(ENGINE_BLOCK_TOKENS == KV_BLOCK_TOKENS, "marks are at whole blocks");
+
+static void on_block_gone(void *arg, uint64_t hash)
+{
+    prefix_marks_gone(arg, hash);
+}
+
 void kv_memory_init(struct kv_memory *m, const struct kv_memory_setup *setup)
 {
+    m->marks = setup->prefix_caching ? setup->marks : NULL;
     struct prefix_cache_setup cache = {.kv = &m->kv,
                                        .keep = setup->prefix_caching,
                                        .host_bytes = setup->session_host_bytes,
                                        .page_bytes = setup->page_bytes,
                                        .ranks = setup->ranks,
                                        .on_change = session_pages_on_change,
-                                       .on_change_arg = &m->sessions};
+                                       .on_change_arg = &m->sessions,
+                                       .on_gone = on_block_gone,
+                                       .on_gone_arg = m->marks};
     if (cache.host_bytes < (int64_t)cache.page_bytes * cache.ranks) cache.page_bytes = 0;
     kv_cache_init(&m->kv, setup->blocks);
     prefix_cache_init(&m->cache, &cache);
@@ -87,17 +97,32 @@ bool kv_memory_grow(struct kv_memory *m, struct request *r, int positions)
     return make_free(m, missing) && block_table_reserve(&r->table, &m->kv, positions);
 }
 
+/* Those of r's marks whose blocks others can find now. */
+static void report_marks(struct kv_memory *m, struct request *r)
+{
+    for (; r->marks_live < r->mark_count; r->marks_live++) {
+        const struct engine_mark *mark = &r->marks[r->marks_live];
+        if (mark->tokens > r->whole * KV_BLOCK_TOKENS) return;
+        struct prefix_node *node =
+            m->cache.node_of[r->table.blocks[mark->tokens / KV_BLOCK_TOKENS - 1]];
+        if (node->lost) continue;
+        node->is_marked = true;
+        prefix_marks_live(m->marks, mark, node->hash);
+    }
+}
+
 void kv_memory_publish(struct kv_memory *m, struct request *r)
 {
     int known = r->computed < r->count ? r->computed : r->count;
     prefix_cache_publish(&m->cache, r->space, r->tokens, known, &r->table, &r->whole);
     if (r->space) r->published = known;
+    if (m->marks) report_marks(m, r);
 }
 
 static void release(struct kv_memory *m, struct request *r)
 {
     prefix_cache_release(&m->cache, &r->table);
-    r->whole = r->published = r->computed = 0;
+    r->whole = r->published = r->computed = r->marks_live = 0;
 }
 
 void kv_memory_yield(struct kv_memory *m, struct request *r)

@@ -5,6 +5,7 @@
 
 #include "engine/kv_cache.h"
 #include "engine/prefix_cache.h"
+#include "engine/prefix_marks.h"
 #include "engine/request.h"
 #include "engine/session_pages.h"
 
@@ -15,12 +16,14 @@ struct kv_memory_setup {
     int64_t session_host_bytes;
     size_t page_bytes; // of a block on one rank
     int ranks;
+    struct prefix_marks *marks; // gets those of all requests, borrowed; NULL: nobody asks
 };
 
 struct kv_memory {
     struct kv_cache kv;
     struct prefix_cache cache;
     struct session_pages sessions;
+    struct prefix_marks *marks; // NULL: nothing is kept, or nobody asks
 };
 
 void kv_memory_init(struct kv_memory *m, const struct kv_memory_setup *setup);

@@ -95,7 +95,9 @@ bool outbox_post(struct outbox *o, struct output *out, const struct output_updat
     e->error_code = update->error_code;
     out->last = update->kind != ENGINE_EVENT_TOKENS;
     e->released_tokens = update->released_tokens;
-    if (update->token) push_token(out, *update->token, update->logprobs);
+    e->resumed_tokens = update->resumed_tokens;
+    for (int i = 0; i < update->token_count; i++)
+        push_token(out, update->tokens[i], update->logprobs);
     if (update->kind == ENGINE_EVENT_FAILED) buf_clear(&out->text); // text says what went wrong
     buf_append(&out->text, update->text.data, update->text.len);
     bool was_empty = list_is_empty(&o->ready);

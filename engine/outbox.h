@@ -29,9 +29,10 @@ void output_destroy(struct output *out); // only before its last event was poste
  * the outbox. True: nothing was ready before, so the consumer must be woken. */
 struct output_update {
     enum engine_event_kind kind;
-    const int32_t *token;                 // NULL: none
-    const struct token_logprob *logprobs; // of the token; NULL: none
-    int released_tokens;
+    const int32_t *tokens;
+    int token_count;
+    const struct token_logprob *logprobs; // of the only token; NULL: none
+    int resumed_tokens, released_tokens;
     struct str text; // for FAILED: what went wrong
     enum finish_reason finish;
     int cached_tokens, completion_tokens;

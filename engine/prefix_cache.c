@@ -91,6 +91,7 @@ static void unlink_hash(struct prefix_cache *c, struct prefix_node *n)
     while (*at != n)
         at = &(*at)->bucket_next;
     *at = n->bucket_next;
+    if (n->is_marked) c->setup.on_gone(c->setup.on_gone_arg, n->hash);
 }
 
 static void drop_page(struct prefix_cache *c, struct prefix_node *n)

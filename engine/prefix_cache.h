@@ -24,6 +24,7 @@ struct prefix_node {
     int pins;           // hot sessions whose sequence passes here
     int sessions_below; // all sessions whose sequence passes or ends here
     bool lost;          // its contents are not to be trusted: never found
+    bool is_marked;     // setup.on_gone wants to know when it can't be found any more
     int32_t tokens[KV_BLOCK_TOKENS];
 };
 
@@ -44,6 +45,8 @@ struct prefix_cache_setup {
      * to host memory or came back. It must leave node->sessions empty if to != node. */
     void (*on_change)(void *arg, struct prefix_node *node, struct prefix_node *to);
     void *on_change_arg;
+    void (*on_gone)(void *arg, uint64_t hash); // of a marked node
+    void *on_gone_arg;
 };
 
 struct prefix_cache {

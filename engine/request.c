@@ -59,6 +59,46 @@ static int validate_stops(const struct engine_request *in, int vocab, struct err
     return 0;
 }
 
+/* Tokens of the answer that the context and max_tokens allow. */
+static int allowed_tokens(const struct engine_request *in, int context_len)
+{
+    int room = context_len - (int)in->prompt_count;
+    return in->max_tokens > 0 && in->max_tokens < room ? in->max_tokens : room;
+}
+
+static int validate_resumed(const struct engine_request *in, int vocab, int context_len,
+                            struct error *err)
+{
+    int allowed = allowed_tokens(in, context_len);
+    if (in->resumed_count == 0) return 0;
+    if (in->prompt_logprobs)
+        return error_set(err, E_INVALID, "an answer with prompt_logprobs can't be resumed");
+    if (in->resumed_count > (size_t)allowed)
+        return error_set(err, E_INVALID, "%zu resumed tokens, and the answer may have %d",
+                         in->resumed_count, allowed);
+    for (size_t i = 0; i < in->resumed_count; i++)
+        if (in->resumed[i] < 0 || in->resumed[i] >= vocab)
+            return error_set(err, E_INVALID,
+                             "resumed token %d at %zu is not in the vocabulary of %d tokens",
+                             in->resumed[i], i, vocab);
+    return 0;
+}
+
+static int validate_marks(const struct engine_request *in, struct error *err)
+{
+    if (in->mark_count < 0 || in->mark_count > ENGINE_MARKS_MAX)
+        return error_set(err, E_INVALID, "at most %d marks", ENGINE_MARKS_MAX);
+    int before = 1;
+    for (int i = 0; i < in->mark_count; i++) {
+        int tokens = in->marks[i].tokens;
+        if (tokens < before || (size_t)tokens > in->prompt_count || tokens % ENGINE_BLOCK_TOKENS)
+            return error_set(err, E_INVALID,
+                             "marks must be at whole blocks of the prompt, in order");
+        before = tokens;
+    }
+    return 0;
+}
+
 int request_validate(const struct engine_request *in, int vocab, int context_len, struct error *err)
 {
     int rc;
@@ -80,6 +120,8 @@ int request_validate(const struct engine_request *in, int vocab, int context_len
     if ((rc = validate_bias(&in->sampling, vocab, err)) < 0) return rc;
     if (in->prompt_logprobs && in->sampling.logprobs == 0)
         return error_set(err, E_INVALID, "prompt_logprobs needs logprobs");
+    if ((rc = validate_resumed(in, vocab, context_len, err)) < 0) return rc;
+    if ((rc = validate_marks(in, err)) < 0) return rc;
     return validate_stops(in, vocab, err);
 }
 
@@ -103,9 +145,23 @@ static void copy_sampling(struct request *r, const struct engine_request *in)
     s->bias = NULL;
     if (s->bias_count > 0)
         s->bias = r->bias = xmemdup(in->sampling.bias, (size_t)s->bias_count * sizeof *r->bias);
+    r->prompt_logprobs = in->prompt_logprobs;
+}
+
+static void begin_history(struct request *r)
+{
+    const struct sampling_params *s = &r->sampling;
     if (s->repetition_penalty != 0 && s->repetition_penalty != 1)
         token_history_add_prompt(&r->history, r->tokens, r->prompt_count);
-    r->prompt_logprobs = in->prompt_logprobs;
+}
+
+void request_restart(struct request *r)
+{
+    CHECK(r->computed == 0 && r->pending == 0);
+    r->count = r->prompt_count;
+    token_history_deinit(&r->history);
+    begin_history(r);
+    stopping_restart(&r->stopping);
 }
 
 struct request *request_create(const struct engine_request *in, int context_len,
@@ -116,11 +172,13 @@ struct request *request_create(const struct engine_request *in, int context_len,
     list_init(&r->flow_link);
     r->id = in->id;
     r->prompt_count = r->count = (int)in->prompt_count;
-    r->cap = r->count + 64;
+    r->cap = r->count + (int)in->resumed_count + 64;
     r->tokens = xcalloc((size_t)r->cap, sizeof *r->tokens);
     memcpy(r->tokens, in->prompt, in->prompt_count * sizeof *r->tokens);
-    int room = context_len - r->prompt_count;
-    r->max_tokens = in->max_tokens > 0 && in->max_tokens < room ? in->max_tokens : room;
+    r->resumed_count = (int)in->resumed_count;
+    if (r->resumed_count > 0)
+        r->resumed = xmemdup(in->resumed, in->resumed_count * sizeof *r->resumed);
+    r->max_tokens = allowed_tokens(in, context_len);
     r->min_tokens = in->min_tokens < r->max_tokens ? in->min_tokens : r->max_tokens;
     r->tenant = in->tenant;
     r->priority = in->priority;
@@ -129,7 +187,11 @@ struct request *request_create(const struct engine_request *in, int context_len,
     r->session = in->session;
     r->skip_special = in->skip_special;
     copy_sampling(r, in);
+    begin_history(r);
     unite_stop_ids(r, in, model_stops, model_stop_count);
+    r->mark_count = in->mark_count;
+    if (in->mark_count > 0)
+        r->marks = xmemdup(in->marks, (size_t)in->mark_count * sizeof *r->marks);
     struct str stops[STOP_STRINGS_MAX];
     for (int i = 0; i < in->stop_count; i++)
         stops[i] = (struct str){in->stop[i], in->stop_len[i]};
@@ -144,7 +206,9 @@ void request_destroy(struct request *r)
     stopping_deinit(&r->stopping);
     token_history_deinit(&r->history);
     free(r->bias);
+    free(r->marks);
     free(r->stop_ids);
+    free(r->resumed);
     free(r->tokens);
     free(r);
 }

@@ -50,9 +50,14 @@ struct request {
     int scored; // prompt positions whose successor's log-probability is known or being computed
     struct sampling_params sampling;
     struct logit_bias *bias;      // what sampling.bias points at, owned
+    struct engine_mark *marks;    // owned
+    int mark_count, marks_live;   // of which the first ones were reported
+    int found;                    // tokens that the prefix cache had when it came
     struct token_history history; // kept while penalties are on, else empty
     int32_t *stop_ids;            // tokens that end it, template's and caller's united; owned
     int stop_id_count;
+    int32_t *resumed; // what it brought of its answer; owned
+    int resumed_count;
     struct block_table table;
     struct prefix_space *space; // whose pages it finds, and who finds its; NULL: nobody's
     int whole;                  // blocks of the table that the prefix cache has as whole
@@ -72,6 +77,7 @@ FALLIBLE int request_validate(const struct engine_request *in, int vocab, int co
                               struct error *err);
 
 void request_push_token(struct request *r, int32_t token);
+void request_restart(struct request *r); // back to the prompt; nothing of it was computed yet
 int request_generated(const struct request *r); // ids known, a closing stop token too
 bool request_is_stop(const struct request *r, int32_t token);
 /* Positions not computed yet that must be, pending ones included; 0: nothing until a step ends. */

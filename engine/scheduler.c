@@ -109,6 +109,9 @@ int scheduler_submit(struct scheduler *s, struct request *r, struct error *err)
     r->rank = r->priority;
     r->cached = r->prompt_count;
     kv_memory_join(s->memory, r);
+    struct prefix_match match;
+    kv_memory_match(s->memory, r, &match);
+    r->found = match.tokens;
     wait_queue_push(&s->queue, r);
     return 0;
 }
@@ -180,7 +183,8 @@ static void preempt(struct scheduler *s, struct request *r)
 static void admit(struct scheduler *s, struct request *r, const struct prefix_match *match)
 {
     struct request *passed = list_first(&s->preempted, struct request, link);
-    if (r->flow) {
+    bool is_first = r->flow != NULL;
+    if (is_first) {
         if (s->preempted_count > 0) passed->passed += PASSED_TURN;
         if (wait_queue_is_overdue(&s->queue)) r->rank = RANK_FIRST;
         wait_queue_admit(&s->queue, r, r->count - match->tokens);
@@ -190,7 +194,7 @@ static void admit(struct scheduler *s, struct request *r, const struct prefix_ma
         s->preempted_count--;
     }
     kv_memory_admit(s->memory, r, match);
-    if (request_generated(r) == 0) r->cached = min_int(r->cached, match->tokens);
+    if (is_first || request_generated(r) == 0) r->cached = min_int(r->cached, match->tokens);
     r->state = REQUEST_RUNNING;
     insert(&s->running, r);
     s->running_count++;
@@ -483,8 +487,12 @@ struct request *scheduler_any(struct scheduler *s)
 int64_t scheduler_prefill_waiting(const struct scheduler *s)
 {
     int64_t tokens = 0;
-    list_each (q, &s->queue.requests, struct request, link)
-        tokens += q->count;
+    uint64_t group = 0;
+    list_each (q, &s->queue.requests, struct request, link) {
+        bool is_shared = q->group != 0 && q->group == group; // with the one before it
+        tokens += is_shared ? 1 : q->count - q->found;
+        group = q->group;
+    }
     list_each (p, &s->preempted, struct request, link)
         tokens += p->count;
     list_each (r, &s->running, struct request, link) {

@@ -71,7 +71,8 @@ struct request *scheduler_find(struct scheduler *s, uint64_t id); // NULL: none 
 struct request *scheduler_any(struct scheduler *s);               // NULL: none lives
 
 int scheduler_waiting(const struct scheduler *s); // requests that don't run
-/* Prompt tokens that are not computed yet, of all requests. */
+/* Prompt tokens that are not computed yet, of all requests, but those that were in the cache when
+ * their request came. */
 int64_t scheduler_prefill_waiting(const struct scheduler *s);
 
 /* CHECKs the rules of scheduler.c and those of the memory. O(requests x blocks). */

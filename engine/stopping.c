@@ -78,6 +78,14 @@ void stopping_deinit(struct stopping *s)
     *s = (struct stopping){0};
 }
 
+void stopping_restart(struct stopping *s)
+{
+    for (int i = 0; i < s->count; i++)
+        s->matchers[i].state = 0;
+    buf_clear(&s->text);
+    s->cut_len = s->withheld = 0;
+}
+
 /* Whole characters of bytes to text; an incomplete one at the end stays in cut, or with `final`
  * becomes U+FFFD. */
 static void append_valid(struct stopping *s, struct str bytes, bool final)

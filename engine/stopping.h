@@ -27,6 +27,7 @@ struct stopping {
 /* Strings are copied; each has 1..STOP_STRING_BYTES_MAX bytes. */
 void stopping_init(struct stopping *s, const struct str *strings, int count);
 void stopping_deinit(struct stopping *s);
+void stopping_restart(struct stopping *s); // as if nothing had been fed
 
 /* Take a token's bytes and append to *out what is now certain to be text. True: a stop string is
  * complete (the one that begins first, if several are); *out got the text before it and nothing

@@ -540,6 +540,84 @@ static void test_slow_consumer(void)
     reset_clients();
 }
 
+/* Who has submitted a request finds it in the numbers, wherever it is meanwhile. */
+static void test_numbers_count_at_once(void)
+{
+    for (int depth = 1; depth <= 2; depth++) {
+        struct engine *e = open_engine((struct engine_options){
+            .max_batch_size = 3, .queue_max = 100, .pipeline_depth = depth});
+        fake_backend.step_us = 300;
+        struct engine_stats stats;
+        int64_t tokens = 0;
+        for (int i = 0; i < 60; i++) {
+            struct engine_request r = request_of(new_client(40 + i, (uint64_t)i), 500);
+            submit(e, &r);
+            tokens += r.prompt_count;
+            engine_stats(e, &stats);
+            EXPECT_INT(stats.running + stats.waiting, i + 1); // none ends so soon
+            EXPECT(stats.prefill_tokens_waiting <= tokens);
+            EXPECT(stats.prefill_tokens_waiting >= (i > 3 ? 41 * (i - 3) : 0));
+        }
+        engine_close(e);
+        fake_backend.step_us = 0;
+        reset_clients();
+    }
+}
+
+/* A prompt in the step that runs waits like any other: the step may take seconds. */
+static void test_prompts_in_flight_are_waiting(void)
+{
+    for (int depth = 1; depth <= 2; depth++) {
+        struct engine *e =
+            open_engine((struct engine_options){.max_batch_size = 3, .pipeline_depth = depth});
+        fake_backend.step_us = 300000;
+        struct engine_request r = request_of(new_client(40, 1), 2);
+        submit(e, &r);
+        uint64_t begun_ms = clock_ms();
+        struct engine_stats stats = {0};
+        while (stats.running == 0)
+            engine_stats(e, &stats);
+        if (clock_ms() < begun_ms + 200) {
+            EXPECT_INT(stats.prefill_tokens_waiting, r.prompt_count);
+        } else {
+            printf("  too slow to see it\n");
+        }
+        engine_close(e);
+        fake_backend.step_us = 0;
+        reset_clients();
+    }
+}
+
+static void test_marks(void)
+{
+    struct engine *e =
+        open_engine((struct engine_options){.max_batch_size = 2, .prefix_caching = true});
+    struct engine_mark marks[] = {{7, 64}, {8, 64}, {9, 128}};
+    struct engine_request r = request_of(new_client(150, 1), 3);
+    struct error err;
+    for (int bad = 0; bad < 4; bad++) {
+        struct engine_mark wrong[] = {{7, (int[]){65, 0, -64, 192}[bad]}};
+        r.marks = wrong;
+        r.mark_count = 1;
+        EXPECT_INT(engine_submit(e, &r, &err), E_INVALID);
+    }
+    r.marks = marks;
+    r.mark_count = 3;
+    submit(e, &r);
+    wait_ended(e, 1);
+    struct engine_mark_event event[4];
+    for (int i = 0; i < 3; i++) {
+        NEED(engine_next_mark_event(e, &event[i]));
+        EXPECT(event[i].is_live && event[i].mark.name == marks[i].name);
+        EXPECT_INT(event[i].mark.tokens, marks[i].tokens);
+    }
+    EXPECT(event[0].block == event[1].block && event[1].block != event[2].block);
+    EXPECT(!engine_next_mark_event(e, &event[3]));
+    EXPECT_INT(engine_lost_mark_events(e), 0);
+    engine_close(e);
+    reset_clients();
+}
+
 static void test_close_with_work_open(void)
 {
     for (int depth = 1; depth <= 2; depth++) {
@@ -756,6 +834,9 @@ int main(void)
     RUN(test_device_error_ends_service);
     RUN(test_self_test_refuses_a_broken_model);
     RUN(test_slow_consumer);
+    RUN(test_numbers_count_at_once);
+    RUN(test_prompts_in_flight_are_waiting);
+    RUN(test_marks);
     RUN(test_close_with_work_open);
     RUN(test_cached_tokens_are_exact);
     RUN(test_nothing_is_kept_without_the_cache);
