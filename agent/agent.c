@@ -27,8 +27,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#define LAST_BYTES_MS      10000 // for slow readers of answers that are complete
-#define LAST_BYTES_STEP_MS 20
+#define LAST_BYTES_MS        10000 // for slow readers of answers that are complete
+#define LAST_BYTES_STEP_MS   20
+#define NEWS_MS              20
+#define MARK_EVENTS_PER_TURN 65536 // that the engine can't keep us here
 
 /* ---- the end ---- */
 
@@ -53,6 +55,7 @@ static void close_all(struct agent *a)
     loop_signals_stop(&a->signals);
     close_timer(&a->watch);
     close_timer(&a->drain_timer);
+    close_timer(&a->news_timer);
     a->service.on_idle = NULL;
     http_server_close(a->server, on_server_closed, a);
 }
@@ -121,6 +124,15 @@ bool agent_is_healthy(const struct agent *a)
     return !stats.failed && !engine_progress_is_stalled(&a->progress, clock_ms());
 }
 
+void agent_update_prefixes(struct agent *a)
+{
+    struct engine *engine = engine_bridge_engine(a->bridge);
+    struct engine_mark_event event;
+    for (int i = 0; i < MARK_EVENTS_PER_TURN && engine_next_mark_event(engine, &event); i++)
+        prefix_index_apply(&a->prefixes, &event);
+    prefix_index_note_lost(&a->prefixes, engine_lost_mark_events(engine));
+}
+
 static void fill_record(void *arg, struct agent_record *record)
 {
     struct agent *a = arg;
@@ -134,8 +146,32 @@ static void fill_record(void *arg, struct agent_record *record)
     record->capacity = info->max_batch_size;
     record->queue_max = (int)a->config->queue_max;
     record->draining = a->service.phase != SERVICE_OPEN || !agent_is_healthy(a);
+    agent_update_prefixes(a);
+    record->load = (struct agent_load){0};
     engine_load(&stats, &record->load);
+    a->tokens_reported = stats.prefill_tokens_waiting;
+    dispatch_table_report(&a->service.dispatches, clock_ms(), &record->load);
+    record->load.prefix_version = agent_config_keeps_prefixes(a->config) ? a->prefixes.version : 0;
     record->load.sequence = ++a->load_sequence;
+}
+
+/* By now the engine knows how much of the prompts is cached. */
+static void on_news_timer(uv_timer_t *timer)
+{
+    struct agent *a = timer->data;
+    struct engine_stats stats;
+    engine_stats(engine_bridge_engine(a->bridge), &stats);
+    if (engine_load_is_news(&stats, a->tokens_reported)) registration_report_load(a->registration);
+}
+
+/* Several proxies that all see the same idle agent send it all they have until its next report: what
+ * fills a tenth of a second is worth one of its own, at most one in NEWS_MS. */
+static void on_work(void *arg)
+{
+    struct agent *a = arg;
+    if (uv_is_active((uv_handle_t *)&a->news_timer) || uv_is_closing((uv_handle_t *)&a->news_timer))
+        return;
+    uv_timer_start(&a->news_timer, on_news_timer, NEWS_MS, 0);
 }
 
 static int create_registration(struct agent *a, struct error *err)
@@ -182,6 +218,7 @@ static void on_watch(uv_timer_t *timer)
     struct agent *a = timer->data;
     struct engine_stats stats;
     session_service_tick(&a->sessions);
+    agent_update_prefixes(a);
     engine_stats(engine_bridge_engine(a->bridge), &stats);
     engine_progress_update(&a->progress, &stats, clock_ms());
 }
@@ -286,12 +323,14 @@ static int start(struct agent *a, struct error *err)
     }
     uv_timer_init(a->loop, &a->watch);
     uv_timer_init(a->loop, &a->drain_timer);
-    a->watch.data = a->drain_timer.data = a;
+    uv_timer_init(a->loop, &a->news_timer);
+    a->watch.data = a->drain_timer.data = a->news_timer.data = a;
 
     struct engine_options options;
     agent_config_engine_options(a->config, &options);
     a->bridge = engine_bridge_create(a->loop, &options, on_engine_open, a);
     a->service.bridge = a->bridge;
+    engine_bridge_watch_work(a->bridge, on_work, a);
     return 0;
 }
 
@@ -303,6 +342,7 @@ int agent_run(struct agent *a, const struct agent_config *config)
     a->loop = &loop;
     a->config = config;
     completion_service_init(&a->service);
+    prefix_index_init(&a->prefixes, (uint64_t)clock_wall_ms() * PREFIX_VERSIONS_PER_MS);
     loop_raise_nofile();
 
     struct error err = {0};
@@ -316,6 +356,8 @@ int agent_run(struct agent *a, const struct agent_config *config)
     }
     uv_run(&loop, UV_RUN_DEFAULT);
     loop_close_all(&loop);
+    completion_service_deinit(&a->service);
+    prefix_index_deinit(&a->prefixes);
     free(a->cors_origins);
     free(a->cors_methods);
     free(a->cors_headers);

@@ -9,6 +9,7 @@
 #include "agent/completion.h"
 #include "agent/engine_bridge.h"
 #include "agent/engine_state.h"
+#include "agent/prefix_index.h"
 #include "agent/registration.h"
 #include "agent/session_service.h"
 #include "agent/text_worker.h"
@@ -28,11 +29,14 @@ struct agent {
     struct completion_service service;
     struct session_service sessions;
     struct engine_progress progress;
+    struct prefix_index prefixes;
     struct loop_signals signals;
     uv_timer_t watch;       // progress and metrics, every AGENT_LOAD_MS
     uv_timer_t drain_timer; // --drain-timeout, then the grace for last bytes
+    uv_timer_t news_timer;  // work has come: does it have to be told at once?
     uint64_t load_sequence;
-    int64_t created; // seconds since 1970: when the model was ready
+    int64_t tokens_reported; // prompt tokens waiting, by the last report
+    int64_t created;         // seconds since 1970: when the model was ready
     char fingerprint[24];
     char url[320]; // for people: "http://0.0.0.0:23333"
     bool is_leaving;
@@ -43,6 +47,9 @@ struct agent {
 /* Listen, begin to load the model, run until told to end, free everything. Returns the exit code.
  */
 int agent_run(struct agent *a, const struct agent_config *config);
+
+/* Take what the engine says of marks into `prefixes`. */
+void agent_update_prefixes(struct agent *a);
 
 /* Its engine answers: no device has failed, and work moves. Not while loading. */
 bool agent_is_healthy(const struct agent *a);

@@ -37,6 +37,10 @@ static const struct option options[] = {
      .group = "Server", .help = "request headers that browsers may send", .many = true},
     {"allow-credentials", OPTION_FLAG, FIELD(allow_credentials), .group = "Server",
      .help = "let browsers send cookies and authorisation from other origins"},
+    {"api-keys", OPTION_LIST, FIELD(api_keys), .arg = "KEY", .group = "Server",
+     .help = "keys of which requests must show one (Authorization: Bearer); by default none is "
+             "needed",
+     .many = true, .secret = true},
     {"log-level", OPTION_STRING, FIELD(log_level), .def = "info", .arg = "LEVEL", .group = "Server",
      .help = "error, warn, info, debug or trace; LMDeploy's names work too"},
 
@@ -220,6 +224,11 @@ void agent_config_deinit(struct agent_config *config)
     config_deinit(&agent_program, config);
 }
 
+bool agent_config_keeps_prefixes(const struct agent_config *config)
+{
+    return config->enable_prefix_caching && !config->disable_prefix_caching;
+}
+
 void agent_config_engine_options(const struct agent_config *config, struct engine_options *out)
 {
     *out = (struct engine_options){
@@ -237,7 +246,7 @@ void agent_config_engine_options(const struct agent_config *config, struct engin
         .max_batch_size = (int)config->max_batch_size,
         .max_prefill_token_num = (int)config->max_prefill_token_num,
         .prefill_pace = config->prefill_pace,
-        .prefix_caching = config->enable_prefix_caching && !config->disable_prefix_caching,
+        .prefix_caching = agent_config_keeps_prefixes(config),
         .session_pin_ratio = config->session_pin_ratio,
         .session_host_bytes = config->session_host_bytes > INT64_MAX
                                   ? INT64_MAX

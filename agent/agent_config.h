@@ -24,6 +24,7 @@ struct agent_config {
     int64_t drain_timeout_s;
     char *log_level;
     enum log_level log_level_value;
+    struct option_list api_keys;
     // Fleet
     struct option_list proxy_urls;
     char *redis_url;
@@ -60,6 +61,9 @@ extern const struct config_program agent_program;
 FALLIBLE int agent_config_parse(int argc, char **argv, struct agent_config *config,
                                 struct error *err);
 void agent_config_deinit(struct agent_config *config);
+
+/* Pages of ended requests are kept for prompts that begin alike. */
+bool agent_config_keeps_prefixes(const struct agent_config *config);
 
 /* Strings are borrowed from config. */
 void agent_config_engine_options(const struct agent_config *config, struct engine_options *out);

@@ -15,12 +15,15 @@
     X(COUNTER, requests_unavailable_total, "completion requests refused with 503")            \
     X(COUNTER, requests_failed_total, "completion requests that the engine could not finish") \
     X(COUNTER, requests_gone_total, "completion requests whose client left early")            \
+    X(COUNTER, requests_duplicate_total, "requests refused because an attempt of them runs")  \
     X(COUNTER, prompt_tokens_total, "prompt tokens of accepted requests")                     \
     X(COUNTER, cached_tokens_total, "prompt tokens found in the prefix cache")                \
     X(COUNTER, completion_tokens_total, "tokens sampled for answers")                         \
     X(COUNTER, engine_steps_total, "forward passes of the engine")                            \
     X(COUNTER, engine_preemptions_total, "sequences put back into the queue for want of KV")  \
     X(COUNTER, session_turns_total, "turns of conversations answered in full")                \
+    X(COUNTER, sessions_repaired_total,                                                       \
+      "conversations written to Redis again after it was away or flushed")                    \
     X(COUNTER, session_turns_undurable_total, "of those, not written down as they should be") \
     X(COUNTER, sessions_adopted_total, "conversations taken over from other agents")          \
     X(COUNTER, registration_failures_total, "heartbeats that a proxy or Redis did not take")  \

@@ -8,6 +8,7 @@
 #include "shared/base/json.h"
 #include "shared/net/api_error.h"
 #include "shared/net/model_card.h"
+#include "shared/net/peer_trust.h"
 
 #include <string.h>
 
@@ -97,18 +98,63 @@ static void get_sessions(struct http_exchange *x, struct str param, void *arg)
     session_service_list(&a->sessions, x);
 }
 
-static void delete_session(struct http_exchange *x, struct str param, void *arg)
+/* False: it is none, and that was answered. */
+static bool read_session_id(struct http_exchange *x, struct str param, int64_t *id)
 {
-    struct agent *a = arg;
-    int64_t id;
-    if (str_to_int(param, &id) == 0 && id >= 0 && id <= SESSION_ID_MAX) {
-        interactive_delete(&a->sessions, x, id);
-        return;
-    }
+    if (str_to_int(param, id) == 0 && *id >= 0 && *id <= SESSION_ID_MAX) return true;
     struct api_error e = {0};
     api_error_set(&e, 400, "invalid_value", "session_id",
                   "A session id is an integer from 0 to 2^53 - 1.");
     api_error_respond(x, &e);
+    return false;
+}
+
+static void get_session(struct http_exchange *x, struct str param, void *arg)
+{
+    struct agent *a = arg;
+    int64_t id;
+    if (read_session_id(x, param, &id)) session_service_get(&a->sessions, x, id);
+}
+
+static void delete_session(struct http_exchange *x, struct str param, void *arg)
+{
+    struct agent *a = arg;
+    int64_t id;
+    if (read_session_id(x, param, &id)) interactive_delete(&a->sessions, x, id);
+}
+
+/* ---- for proxies ---- */
+
+static void get_prefixes(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct agent *a = arg;
+    const struct http_request *r = http_exchange_request(x);
+    struct api_error e = {0};
+    if (!peer_is_fleet(r, a->config->join_key)) {
+        api_error_set(&e, 403, "fleet_only", NULL,
+                      "This is for the proxies of the fleet, which show its join key "
+                      "(x-lm-join-key), or come from this machine where none is set.");
+        api_error_respond(x, &e);
+        return;
+    }
+    if (a->service.phase == SERVICE_LOADING) {
+        completion_refuse(&a->service, x);
+        return;
+    }
+    int64_t since = 0;
+    struct str value = http_query_get(http_exchange_arena(x), r->query, "since");
+    if (value.data && (str_to_int(value, &since) != 0 || since < 0)) {
+        api_error_set(&e, 400, "invalid_value", "since", "'since' is a version: an integer.");
+        api_error_respond(x, &e);
+        return;
+    }
+    struct buf body;
+    buf_init(&body, BUF_MAX_INTERNAL);
+    agent_update_prefixes(a);
+    prefix_index_print(&a->prefixes, (uint64_t)since, &body);
+    http_respond(x, 200, "text/plain; charset=utf-8", buf_str(&body));
+    buf_deinit(&body);
 }
 
 /* ---- probes ---- */
@@ -182,15 +228,61 @@ static const struct http_route routes[] = {
     {"POST", "/v1/completions", post_completions},
     {"POST", "/v1/chat/interactive", post_interactive},
     {"GET", "/v1/sessions", get_sessions},
+    {"GET", "/v1/sessions/{id}", get_session},
     {"DELETE", "/v1/sessions/{id}", delete_session},
+    {"GET", "/lm/prefixes", get_prefixes},
     {"GET", "/health", get_health},
     {"GET", "/ready", get_ready},
     {"GET", "/metrics", get_metrics},
 };
 
+/* ---- who may ask ---- */
+
+/* Probes and scrapers have no keys; what is for the fleet asks for the join key. */
+static bool is_open(struct str path)
+{
+    return str_equal(path, STR("/health")) || str_equal(path, STR("/ready")) ||
+           str_equal(path, STR("/metrics")) || str_starts_with(path, STR("/lm/"));
+}
+
+static bool has_key(const struct option_list *keys, const struct http_request *r)
+{
+    struct str given = peer_bearer_token(r);
+    bool found = false;
+    for (size_t i = 0; given.data && i < keys->count; i++)
+        found |= peer_secret_equals(given, str_of(keys->items[i])); // all, whichever it is
+    return found;
+}
+
+/* Routes whose handler asks for a dispatch itself. */
+static bool is_dispatched(const struct http_request *r)
+{
+    return str_equal(r->method, STR("POST")) && (str_equal(r->path, STR("/v1/chat/completions")) ||
+                                                 str_equal(r->path, STR("/v1/completions")) ||
+                                                 str_equal(r->path, STR("/v1/chat/interactive")));
+}
+
+static bool admit(struct http_exchange *x, void *arg)
+{
+    struct agent *a = arg;
+    const struct http_request *r = http_exchange_request(x);
+    const struct option_list *keys = &a->config->api_keys;
+    bool may = keys->count == 0 || is_open(r->path) || has_key(keys, r);
+    if (!may || !is_dispatched(r)) completion_dispatch_refused(&a->service, x);
+    if (may) return true;
+    struct api_error e;
+    api_error_set(&e, 401, "invalid_api_key", NULL,
+                  "%s API key provided. Send one of the server's keys as 'Authorization: Bearer "
+                  "KEY'.",
+                  peer_bearer_token(r).data ? "Incorrect" : "No");
+    completion_respond_error(x, &e, false);
+    return false;
+}
+
 void agent_routes_init(struct http_router *router, struct agent *a)
 {
     router->routes = routes;
     router->count = ARRAY_LEN(routes);
+    router->admit = admit;
     router->arg = a;
 }

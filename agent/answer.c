@@ -12,7 +12,9 @@
  *  3. A chat stream's choices begin in the order of their indexes, whoever has text first: the
  *     official Python client appends them to a list.
  *  4. Each token's log-probabilities go out with its text, not before; what a stop string took away
- *     has none. So the bytes of the tokens are the text. */
+ *     has none. So the bytes of the tokens are the text.
+ *  5. An answer that began elsewhere gets its first tokens from the engine again: what the client has
+ *     had of their text, ids and log-probabilities is passed over. */
 #include "agent/answer.h"
 
 #include "agent/response_logprobs.h"
@@ -20,6 +22,7 @@
 #include "shared/base/hash.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -103,7 +106,71 @@ void answer_deinit(struct answer *a)
         free(a->prompt_scores[i].rows);
     free(a->prompt_scores);
     free(a->candidates);
+    stream_marks_deinit(&a->marks);
     *a = (struct answer){0};
+}
+
+/* ---- streams that may change their agent ---- */
+
+bool answer_is_resumable(const struct answer *a)
+{
+    return a->head.is_stream && a->count == 1 && !a->echo && !a->is_empty;
+}
+
+void answer_mark(struct answer *a, int64_t now_s)
+{
+    struct stream_marks *m = &a->marks;
+    m->is_on = true;
+    m->is_resumable = answer_is_resumable(a);
+    m->seed = a->seed;
+    m->now_s = now_s;
+    m->created_s = a->head.created;
+    snprintf(m->id, sizeof m->id, "%s", a->head.id);
+}
+
+void answer_resume(struct answer *a, const struct resume_record *record)
+{
+    CHECK(answer_is_resumable(a));
+    struct candidate *c = &a->candidates[0];
+    a->resumed = record;
+    a->skip_bytes = record->bytes;
+    a->marks.known = record->ids.count;
+    a->marks.bytes = record->bytes;
+    a->marks.phase = record->phase;
+    c->has_begun = record->phase >= RESUME_BEGUN;
+    c->has_finished = record->phase >= RESUME_FINISHED;
+}
+
+/* Rule 5. */
+static struct str skip_text(struct answer *a, struct str text)
+{
+    size_t skip = text.len < a->skip_bytes ? text.len : a->skip_bytes;
+    a->skip_bytes -= skip;
+    text.data += skip;
+    text.len -= skip;
+    if (skip > 0 && text.len > 0 && (*text.data & 0xc0) == 0x80) a->is_contradicted = true;
+    return text;
+}
+
+/* The log-probabilities of the tokens that the engine didn't draw anew went out with their text. */
+static void skip_scores(struct answer *a, struct candidate *c, const struct engine_event *event)
+{
+    for (int i = 0; i < event->resumed_tokens; i++) {
+        struct str text =
+            tokenizer_token_bytes(a->head.tokenizer, event->tokens[i], a->keep_special);
+        c->offset += response_count_characters(text);
+    }
+    c->released = c->printed_scores = (size_t)event->resumed_tokens;
+}
+
+/* All that the client has had was told again by now: is it that? */
+static void check_resumed(struct answer *a, const struct candidate *c)
+{
+    size_t count = (size_t)c->completion_tokens;
+    bool is_finished = c->finish != FINISH_NONE;
+    if (count < a->resumed->ids.count && !is_finished) return;
+    bool is_early = a->resumed->phase >= RESUME_FINISHED && !is_finished;
+    if (a->skip_bytes > 0 || is_early || count < a->resumed->ids.count) a->is_contradicted = true;
 }
 
 /* ---- the engine's side ---- */
@@ -130,8 +197,27 @@ bool answer_request(struct answer *a, size_t index, struct engine_request *out)
     if (a->per_prompt > a->n && a->width == 0) out->sampling.logprobs = 1; // to know the best
     out->prompt_logprobs = scores;
     out->max_tokens = a->is_empty ? 1 : a->max_tokens; // one is drawn where the scores end
+    if (a->resumed) {
+        out->resumed = a->resumed->ids.ids;
+        out->resumed_count = a->resumed->ids.count;
+        if (a->resumed->phase >= RESUME_FINISHED) out->sampling.logprobs = 0; // none is missing
+    }
     a->open++;
     return true;
+}
+
+static void record_tokens(struct answer *a, struct candidate *c, const struct engine_event *event,
+                          int width)
+{
+    size_t first = (size_t)(event->completion_tokens - event->token_count);
+    stream_marks_sampled(&a->marks, first, event->tokens, (size_t)event->token_count);
+    for (int i = 0; i < event->token_count; i++) {
+        bool is_known = first + (size_t)i < a->marks.known;
+        if (a->head.return_token_ids && !is_known) token_list_push(&c->tokens, event->tokens[i]);
+        if (!event->logprobs || first + (size_t)i < (size_t)event->resumed_tokens) continue;
+        c->logprob_sum += (double)event->logprobs[i * width].logprob;
+        if (a->width > 0) score_list_push(&c->scores, width, event->logprobs + i * width);
+    }
 }
 
 void answer_record(struct answer *a, size_t index, const struct engine_event *event)
@@ -150,16 +236,14 @@ void answer_record(struct answer *a, size_t index, const struct engine_event *ev
         if (c->finish != FINISH_NONE) c->finish = FINISH_LENGTH;
         return;
     }
-    buf_append(&c->text, event->text, event->text_len);
-    for (int i = 0; i < event->token_count; i++) {
-        if (a->head.return_token_ids) token_list_push(&c->tokens, event->tokens[i]);
-        if (!event->logprobs) continue;
-        c->logprob_sum += (double)event->logprobs[i * width].logprob;
-        if (a->width > 0) score_list_push(&c->scores, width, event->logprobs + i * width);
-    }
+    struct str text = skip_text(a, (struct str){event->text, event->text_len});
+    buf_append(&c->text, text.data, text.len);
+    if (event->resumed_tokens > 0 && c->completion_tokens == 0) skip_scores(a, c, event);
+    record_tokens(a, c, event, width);
     c->completion_tokens = event->completion_tokens;
     /* Where U+FFFD stands for bytes that may begin a stop string, the engine counts a little short. */
     if ((size_t)event->released_tokens > c->released) c->released = (size_t)event->released_tokens;
+    if (a->resumed) check_resumed(a, c);
 }
 
 struct response_usage answer_usage(const struct answer *a)
@@ -257,6 +341,7 @@ static void print_roles(struct answer *a, size_t last, struct buf *out)
         if (i > 0) role.prompt = NULL; // it is the same
         role.text = STR("");
         role.token_count = role.scores.count = 0;
+        stream_marks_event(&a->marks, out, RESUME_BEGUN);
         chat_response_event_role(out, &a->head, &role);
         c->has_begun = true;
     }
@@ -267,6 +352,7 @@ static void print_text(struct answer *a, struct candidate *c, struct response_ch
 {
     enum finish_reason finish = v->finish;
     v->finish = FINISH_NONE;
+    stream_marks_announce(&a->marks, out, v->text.len, RESUME_BEGUN);
     chat_response_event_text(out, &a->head, v);
     v->finish = finish;
     v->text = STR("");
@@ -279,6 +365,12 @@ static void print_text(struct answer *a, struct candidate *c, struct response_ch
     score_list_consume(&c->scores, a->width, v->scores.count);
     c->printed_scores += v->scores.count;
     v->scores.count = 0;
+}
+
+static void mark_usage(struct answer *a, struct buf *out)
+{
+    struct response_usage u = answer_usage(a);
+    stream_marks_usage(&a->marks, out, u.prompt_tokens, u.completion_tokens, u.cached_tokens);
 }
 
 /* What a choice has to say now: role, text, finish, each in its own event. */
@@ -297,6 +389,8 @@ static void print_choice(struct answer *a, size_t index, struct buf *out)
     bool scores_wait = v.echoed.count > 0 || (is_finished && v.scores.count > 0);
     if (v.text.len > 0 || scores_wait) print_text(a, c, &v, out);
     if (is_finished) {
+        if (a->open == 0) mark_usage(a, out);
+        stream_marks_announce(&a->marks, out, 0, RESUME_FINISHED);
         chat_response_event_finish(out, &a->head, &v);
         c->has_begun = c->has_finished = true;
         c->tokens.count = 0;
@@ -309,9 +403,12 @@ void answer_print_events(struct answer *a, struct buf *out)
     for (size_t i = 0; i < a->count; i++)
         print_choice(a, i, out);
     if (a->open > 0) return;
-    if (a->head.include_usage) {
+    mark_usage(a, out); // where the finish event went out elsewhere
+    if (a->head.include_usage && a->marks.phase < RESUME_USAGE) {
         struct response_usage usage = answer_usage(a);
+        stream_marks_event(&a->marks, out, RESUME_USAGE);
         chat_response_event_usage(out, &a->head, &usage);
     }
+    stream_marks_event(&a->marks, out, RESUME_COMPLETE);
     chat_response_event_done(out);
 }

@@ -7,6 +7,7 @@
 #include "agent/chat_request.h"
 #include "agent/chat_response.h"
 #include "agent/prompt_build.h"
+#include "agent/stream_marks.h"
 #include "engine/engine.h"
 
 /* Rows of log-probabilities, one for a token. */
@@ -43,6 +44,11 @@ struct answer {
     struct candidate *candidates;     // owned; prompt by prompt
     size_t count, open;               // open: their last event hasn't come
     struct score_list *prompt_scores; // owned; [prompts->count], with scores_prompt
+    struct stream_marks marks;
+    /* Of an answer that began elsewhere: */
+    const struct resume_record *resumed; // borrowed; NULL: it begins here
+    size_t skip_bytes;                   // of text to come, what the client has had
+    bool is_contradicted;                // the record isn't of this answer
 };
 
 /* head: without `logprobs`, `tokenizer`, `is_stream`, which come from here. The request isn't needed
@@ -51,11 +57,18 @@ void answer_init(struct answer *a, const struct response_head *head, const struc
                  const struct prompt_set *prompts, const struct tokenizer *tokenizer);
 void answer_deinit(struct answer *a); // zeroed is fine
 
+/* A stream with a single choice, whose text is the model's: what marks can describe. */
+bool answer_is_resumable(const struct answer *a);
+/* The stream gets marks. now_s: what the prompt was built with. */
+void answer_mark(struct answer *a, int64_t now_s);
+/* The stream goes on where the record says; only if answer_is_resumable. Before answer_request. */
+void answer_resume(struct answer *a, const struct resume_record *record);
+
 /* Complete what sampling_fields_apply() filled in with what this candidate's is. False: there is
  * nothing to compute for it, no event will come. */
 bool answer_request(struct answer *a, size_t index, struct engine_request *out);
 
-/* A TOKENS or DONE event of a candidate. */
+/* A TOKENS or DONE event of a candidate. Sets is_contradicted. */
 void answer_record(struct answer *a, size_t index, const struct engine_event *event);
 
 struct response_usage answer_usage(const struct answer *a);

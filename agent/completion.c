@@ -13,7 +13,10 @@
  *  3. The exchange is dead once answered or gone, and `exchange` is NULL then.
  *  4. Until the engine has accepted every prompt nothing is written, so refusals are ordinary JSON
  *     answers. From then on a stream has its head out and errors are events.
- *  5. A slow reader: above PENDING_MAX text gathers in the answer (bounded by max_tokens) and goes
+ *  5. A stream that goes on from elsewhere has its head out when the engine has told what the client
+ *     has had: until then a wrong record is refused. A stream that could go on elsewhere is cut when
+ *     the engine fails, so that it does.
+ *  6. A slow reader: above PENDING_MAX text gathers in the answer (bounded by max_tokens) and goes
  *     out as fewer, larger events. */
 #define LOG_MODULE "completion"
 #include "agent/completion.h"
@@ -21,12 +24,16 @@
 #include "agent/agent_metrics.h"
 #include "agent/answer.h"
 #include "agent/engine_state.h"
+#include "agent/prefix_index.h"
+#include "agent/resume_record.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
 #include "shared/base/rng.h"
 #include "shared/net/api_error.h"
+#include "shared/net/http_router.h"
 #include "shared/net/peer_trust.h"
+#include "shared/net/trace.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -65,11 +72,18 @@ struct completion {
 
     char id[48];
     uint64_t tenant;
+    struct dispatch_ticket dispatch;
+    bool was_begun;                // the engine has seen it
+    char *prefix_header;           // x-lm-prefix, owned; NULL: none
     struct answer answer;          // empty until accepted
     struct completion_call *calls; // [answer.count]
     struct buf out;                // scratch for what is written next
     bool is_stream;                // once accepted
-    bool is_blocked;               // rule 5
+    bool is_blocked;               // rule 6
+
+    struct resume_headers hop;
+    struct resume_record record; // the job's; with hop.is_resume
+    int64_t now_s;               // for the template
 };
 
 /* ---- end of life ---- */
@@ -80,8 +94,10 @@ static void completion_free(struct completion *c)
     free(c->calls);
     prompt_set_deinit(&c->prompts);
     chat_request_deinit(&c->request);
+    resume_record_deinit(&c->record);
     buf_deinit(&c->body);
     buf_deinit(&c->out);
+    free(c->prefix_header);
     free(c);
 }
 
@@ -104,16 +120,64 @@ static void completion_close(struct completion *c)
     CHECK(c->state != COMPLETION_CLOSED);
     c->state = COMPLETION_CLOSED;
     c->exchange = NULL;
-    for (size_t i = 0; i < c->answer.count; i++) {
+    for (size_t i = 0; c->calls && i < c->answer.count; i++) {
         if (c->calls[i].engine_id) engine_bridge_cancel(s->bridge, c->calls[i].engine_id);
     }
     list_remove(&c->link);
+    dispatch_end(&c->dispatch, clock_ms());
     if (c->job_pending) {
         text_job_cancel(&c->job);
     } else {
         completion_free(c);
     }
     completion_service_leave(s);
+}
+
+/* ---- proxies ---- */
+
+static int begin_dispatch(struct completion_service *s, const struct http_request *request,
+                          struct dispatch_ticket *ticket)
+{
+    struct str header = http_headers_get(&request->headers, "x-lm-dispatch");
+    struct dispatch d = {0};
+    if (header.data && peer_is_fleet(request, s->join_key) && dispatch_parse(header, &d) != 0)
+        log_warn("x-lm-dispatch is malformed", "peer=%s", request->peer);
+    return dispatch_begin(&s->dispatches, &d, clock_ms(), ticket);
+}
+
+void completion_dispatch_refused(struct completion_service *s, struct http_exchange *x)
+{
+    struct dispatch_ticket ticket;
+    if (begin_dispatch(s, http_exchange_request(x), &ticket) == 0)
+        dispatch_end(&ticket, clock_ms());
+}
+
+bool completion_dispatch(struct completion_service *s, struct http_exchange *x,
+                         struct dispatch_ticket *ticket)
+{
+    struct api_error e;
+    if (begin_dispatch(s, http_exchange_request(x), ticket) == 0) return true;
+    api_error_set(&e, 409, "duplicate_request", NULL,
+                  "An attempt of this request runs here already, or a later one did.");
+    metric_add(&agent_metrics.requests_duplicate_total, 1);
+    completion_respond_error(x, &e, false);
+    return false;
+}
+
+void completion_respond_error(struct http_exchange *x, const struct api_error *e, bool was_begun)
+{
+    if (!was_begun) http_exchange_add_header(x, STR("x-lm-not-started"), STR("1"));
+    api_error_respond(x, e);
+}
+
+void completion_add_usage(struct http_exchange *x, const struct dispatch_ticket *ticket,
+                          int64_t prompt_tokens, int64_t completion_tokens, int64_t cached_tokens)
+{
+    char text[80];
+    if (!ticket->table) return;
+    snprintf(text, sizeof text, "%" PRId64 ",%" PRId64 ",%" PRId64, prompt_tokens,
+             completion_tokens, cached_tokens);
+    http_exchange_add_header(x, STR("x-lm-usage"), str_of(text));
 }
 
 static void set_processing_header(struct completion *c)
@@ -141,19 +205,36 @@ void completion_count_refusal(int status)
     metric_add(counter, 1);
 }
 
+bool completion_is_left_to_hop(const struct stream_marks *marks, const struct api_error *e)
+{
+    bool is_ours = e->status == 500 || (e->code && strcmp(e->code, "service_unavailable") == 0);
+    return is_ours && marks->is_on && marks->is_resumable;
+}
+
+void completion_log_begin(const struct http_exchange *x, const char *id)
+{
+    const struct http_request *request = http_exchange_request(x);
+    struct str trace = trace_parse(http_headers_get(&request->headers, "traceparent"));
+    if (!trace.data) trace = STR("");
+    log_debug("request begins", "id=%s request=" STR_FMT " trace=" STR_FMT, id,
+              STR_ARG(http_router_request_id(x)), STR_ARG(trace));
+}
+
 /* Answer with an error, in whatever way the answer's state still allows. */
 static void completion_fail(struct completion *c, const struct api_error *e)
 {
     completion_count_refusal(e->status);
     log_debug("request refused", "id=%s status=%d code=%s param=%s", c->id, e->status,
               e->code ? e->code : "", e->param);
-    if (http_respond_has_begun(c->exchange)) {
+    if (http_respond_has_begun(c->exchange) && completion_is_left_to_hop(&c->answer.marks, e)) {
+        http_respond_abort(c->exchange);
+    } else if (http_respond_has_begun(c->exchange)) {
         buf_clear(&c->out);
         api_error_print_event(&c->out, e);
         http_respond_end(c->exchange, c->out.data, c->out.len);
     } else {
         set_processing_header(c);
-        api_error_respond(c->exchange, e);
+        completion_respond_error(c->exchange, e, c->was_begun);
     }
     completion_close(c);
 }
@@ -188,15 +269,29 @@ static void completion_done(struct completion *c)
 
 static void respond_whole(struct completion *c)
 {
+    struct response_usage usage = answer_usage(&c->answer);
     answer_print_whole(&c->answer, &c->out);
     set_processing_header(c);
+    completion_add_usage(c->exchange, &c->dispatch, usage.prompt_tokens, usage.completion_tokens,
+                         usage.cached_tokens);
     http_respond(c->exchange, 200, JSON_TYPE, buf_str(&c->out));
     completion_done(c);
+}
+
+static void begin_stream(struct completion *c)
+{
+    set_processing_header(c);
+    http_exchange_add_header(c->exchange, STR("cache-control"), STR("no-cache"));
+    http_exchange_add_header(c->exchange, STR("x-accel-buffering"), STR("no"));
+    if (c->answer.marks.is_resumable)
+        http_exchange_add_header(c->exchange, STR("x-lm-resumable"), STR("1"));
+    http_respond_begin(c->exchange, 200, STREAM_TYPE, true);
 }
 
 static void respond_stream(struct completion *c)
 {
     bool is_last = c->answer.open == 0;
+    if (!http_respond_has_begun(c->exchange)) begin_stream(c);
     if (c->is_blocked && !is_last) return;
     buf_clear(&c->out);
     answer_print_events(&c->answer, &c->out);
@@ -240,6 +335,8 @@ void completion_error_event(const struct completion_service *s, const struct eng
                       "retry later, or ask for fewer tokens.",
                       s->request_timeout_s);
         e->retry_after_s = engine_wait_s(&stats, s->max_batch_size);
+    } else if (event->kind == ENGINE_EVENT_FAILED && event->error_code == E_INVALID) {
+        resume_contradiction_error(e);
     } else if (event->kind == ENGINE_EVENT_FAILED) {
         bool too_long = event->error_code == E_CONTEXT_LENGTH || event->error_code == E_LIMIT;
         api_error_set(e, too_long ? 400 : 500, too_long ? "context_length_exceeded" : NULL, NULL,
@@ -255,7 +352,10 @@ static void on_event(void *arg, const struct engine_event *event)
 {
     struct completion_call *call = arg;
     struct completion *c = call->owner;
-    if (event->kind != ENGINE_EVENT_TOKENS) call->engine_id = 0;
+    if (event->kind != ENGINE_EVENT_TOKENS) {
+        call->engine_id = 0;
+        dispatch_leave_engine(&c->dispatch);
+    }
     bool was_cut = event->kind == ENGINE_EVENT_DONE && event->finish == FINISH_CANCELLED;
     if (event->kind == ENGINE_EVENT_FAILED || was_cut) {
         struct api_error e = {0};
@@ -264,6 +364,12 @@ static void on_event(void *arg, const struct engine_event *event)
         return;
     }
     answer_record(&c->answer, call->index, event);
+    if (c->answer.is_contradicted) {
+        struct api_error e = {0};
+        resume_contradiction_error(&e);
+        completion_fail(c, &e);
+        return;
+    }
     if (event->token_count > 0 && c->first_token_ms == 0) {
         c->first_token_ms = clock_ms();
         metric_observe(&agent_metrics.first_token_seconds,
@@ -315,9 +421,17 @@ static int submit(struct completion *c, struct completion_call *call, uint64_t g
         .tenant = c->tenant, .group = group, .deadline_ms = completion_deadline(c->service)};
     sampling_fields_apply(&c->request.fields, &request);
     if (!answer_request(&c->answer, call->index, &request)) return 0;
+    struct engine_mark marks[ENGINE_MARKS_MAX];
+    if (c->prefix_header && call->index == 0 && c->prompts.count == 1) {
+        request.marks = marks;
+        request.mark_count = prefix_marks_of(str_of(c->prefix_header), request.prompt_count, marks);
+    }
     int rc = engine_bridge_submit(c->service->bridge, &request, on_event, call, err);
-    if (rc == 0) call->engine_id = request.id;
-    return rc;
+    if (rc != 0) return rc;
+    call->engine_id = request.id;
+    c->was_begun = true;
+    dispatch_enter_engine(&c->dispatch);
+    return 0;
 }
 
 static int submit_all(struct completion *c, struct api_error *e)
@@ -351,19 +465,24 @@ static bool is_occupied(struct completion *c, struct api_error *e)
     return true;
 }
 
-static void completion_accept(struct completion *c)
+/* The answer that the request is for, new or in the making. */
+static int init_answer(struct completion *c, struct api_error *e)
 {
     struct chat_request *r = &c->request;
-    struct sampling_fields *f = &r->fields;
-    if (is_occupied(c, &c->error)) {
-        completion_fail(c, &c->error);
-        return;
+    struct sampling_params *s = &r->fields.sampling;
+    const struct resume_record *record = &c->record;
+    bool is_resume = c->hop.is_resume;
+    if (is_resume) {
+        s->seed = record->seed;
+        if (record->id[0]) snprintf(c->id, sizeof c->id, "%s", record->id);
+    } else if (!r->fields.has_seed) {
+        random_bytes(&s->seed, sizeof s->seed);
     }
-    if (!f->has_seed) random_bytes(&f->sampling.seed, sizeof f->sampling.seed);
+    bool is_dated = is_resume && record->created_s >= 0;
     struct response_head head = {
         .kind = c->kind,
         .id = c->id,
-        .created = clock_wall_ms() / 1000,
+        .created = is_dated ? record->created_s : clock_wall_ms() / 1000,
         .model = str_of(c->service->limits.model),
         .fingerprint = c->service->fingerprint,
         .include_usage = r->include_usage,
@@ -371,21 +490,28 @@ static void completion_accept(struct completion *c)
         .service_tier = r->service_tier,
     };
     answer_init(&c->answer, &head, r, &c->prompts, c->service->prompts.tokenizer);
+    if (is_resume && !answer_is_resumable(&c->answer))
+        return resume_unsupported_error(e, "An answer with several choices, without stream, or "
+                                           "that repeats its prompt");
+    if (c->hop.wants_marks && r->stream) answer_mark(&c->answer, c->now_s);
+    if (is_resume) answer_resume(&c->answer, record);
+    return 0;
+}
+
+static void completion_accept(struct completion *c)
+{
+    struct chat_request *r = &c->request;
     struct api_error e = {0};
-    if (submit_all(c, &e) != 0) {
+    if (is_occupied(c, &e) || init_answer(c, &e) != 0 || submit_all(c, &e) != 0) {
         completion_fail(c, &e);
         return;
     }
     c->state = COMPLETION_RUNNING;
     c->is_stream = r->stream;
     chat_request_deinit(r); // a long conversation's tree isn't kept while its answer is written
-    if (c->is_stream) {
-        // At once: clients time the wait for the head, and the queue may be long.
-        set_processing_header(c);
-        http_exchange_add_header(c->exchange, STR("cache-control"), STR("no-cache"));
-        http_exchange_add_header(c->exchange, STR("x-accel-buffering"), STR("no"));
-        http_respond_begin(c->exchange, 200, STREAM_TYPE, true);
-    }
+    if (c->record.ids.count > 0) return; // rule 5
+    // At once: clients time the wait for the head, and the queue may be long.
+    if (c->is_stream) begin_stream(c);
     completion_advance(c);
 }
 
@@ -394,12 +520,18 @@ static void completion_accept(struct completion *c)
 static void run_prepare(struct text_job *job) // worker thread
 {
     struct completion *c = list_entry(job, struct completion, job);
+    const struct request_limits *limits = &c->service->limits;
+    struct str body = buf_str(&c->body);
+    c->now_s = clock_wall_ms() / 1000;
     c->prepare_status =
-        chat_request_parse(c->kind, buf_str(&c->body), &c->service->limits, &c->request, &c->error);
+        resume_body_split(&c->hop, limits->vocab_size, &body, &c->record, &c->error);
+    if (c->hop.is_resume) c->now_s = c->record.now_s;
+    if (c->prepare_status == 0)
+        c->prepare_status = chat_request_parse(c->kind, body, limits, &c->request, &c->error);
     buf_deinit(&c->body);
     if (c->prepare_status != 0) return;
-    c->prepare_status = prompt_build(&c->request, &c->service->prompts, clock_wall_ms() / 1000,
-                                     &c->prompts, &c->error);
+    c->prepare_status =
+        prompt_build(&c->request, &c->service->prompts, c->now_s, &c->prompts, &c->error);
     // Freeing what didn't fit takes milliseconds, which the loop shouldn't spend.
     if (c->prepare_status != 0) chat_request_deinit(&c->request);
 }
@@ -428,14 +560,24 @@ void completion_refuse(const struct completion_service *s, struct http_exchange 
     struct api_error e = {0};
     completion_error_unavailable(s, &e);
     completion_count_refusal(e.status);
-    api_error_respond(x, &e);
+    completion_respond_error(x, &e, false);
+}
+
+static char *prefix_header(const struct completion_service *s, const struct http_request *request)
+{
+    struct str value = http_headers_get(&request->headers, "x-lm-prefix");
+    if (value.len == 0 || !peer_is_fleet(request, s->join_key)) return NULL;
+    return xstrndup(value.data, value.len);
 }
 
 void completion_start(struct completion_service *s, struct http_exchange *x,
                       enum completion_kind kind)
 {
+    struct dispatch_ticket dispatch;
     metric_add(&agent_metrics.requests_total, 1);
+    if (!completion_dispatch(s, x, &dispatch)) return;
     if (s->phase != SERVICE_OPEN) {
+        dispatch_end(&dispatch, clock_ms());
         completion_refuse(s, x);
         return;
     }
@@ -443,7 +585,10 @@ void completion_start(struct completion_service *s, struct http_exchange *x,
     const struct http_request *request = http_exchange_request(x);
     struct str body = request->body;
     c->service = s;
+    bool is_malformed = resume_headers_read(request, s->join_key, &c->hop, &c->error) != 0;
     c->tenant = peer_tenant(request, s->join_key);
+    c->dispatch = dispatch;
+    c->prefix_header = prefix_header(s, request);
     c->kind = kind;
     c->exchange = x;
     c->started_ms = clock_ms();
@@ -453,12 +598,17 @@ void completion_start(struct completion_service *s, struct http_exchange *x,
     size_t prefix =
         (size_t)snprintf(c->id, sizeof c->id, "%s-", kind == COMPLETION_CHAT ? "chatcmpl" : "cmpl");
     random_id(c->id + prefix, 29);
+    completion_log_begin(x, c->id);
     c->job.run = run_prepare;
     c->job.done = on_prepared;
 
     list_push_back(&s->live, &c->link);
     completion_service_enter(s);
     http_exchange_watch(x, on_gone, on_drain, c);
+    if (is_malformed) {
+        completion_fail(c, &c->error);
+        return;
+    }
     if (text_worker_submit(s->worker, &c->job) != 0) {
         struct api_error e = {0};
         completion_error_queue_full(s, &e);
@@ -472,6 +622,12 @@ void completion_service_init(struct completion_service *s)
 {
     memset(s, 0, sizeof *s);
     list_init(&s->live);
+    dispatch_table_init(&s->dispatches);
+}
+
+void completion_service_deinit(struct completion_service *s)
+{
+    dispatch_table_deinit(&s->dispatches);
 }
 
 void completion_service_abort(struct completion_service *s)

@@ -6,8 +6,10 @@
 #include <uv.h>
 
 #include "agent/chat_request.h"
+#include "agent/dispatch_table.h"
 #include "agent/engine_bridge.h"
 #include "agent/prompt_build.h"
+#include "agent/stream_marks.h"
 #include "agent/text_worker.h"
 #include "shared/base/list.h"
 #include "shared/net/http_server.h"
@@ -30,6 +32,7 @@ struct completion_service {
     const char *fingerprint;
     const char *join_key; // NULL: none; see shared/net/peer_trust.h
     uint64_t groups;      // prompts that were submitted; names those with several answers
+    struct dispatch_table dispatches;
 
     struct list live;           // of struct completion
     int live_count;             // of those and of turns of conversations
@@ -41,6 +44,7 @@ struct completion_service {
 };
 
 void completion_service_init(struct completion_service *s);
+void completion_service_deinit(struct completion_service *s); // no completion lives
 
 /* Takes the exchange over: answers it now or later, or notices that the client left. */
 void completion_start(struct completion_service *s, struct http_exchange *x,
@@ -53,6 +57,19 @@ void completion_service_abort(struct completion_service *s);
 
 /* ---- shared with turns of conversations (agent/interactive.h) ---- */
 
+/* A request begins that may come from a proxy of ours (x-lm-dispatch). False: an attempt of it runs
+ * here, and this one was answered with 409. Else dispatch_end when it is over. */
+bool completion_dispatch(struct completion_service *s, struct http_exchange *x,
+                         struct dispatch_ticket *ticket);
+/* Or it is refused before it comes to that. */
+void completion_dispatch_refused(struct completion_service *s, struct http_exchange *x);
+/* Answer an error; was_begun: the engine has seen the request, so that it must not be sent elsewhere
+ * without a thought. */
+void completion_respond_error(struct http_exchange *x, const struct api_error *e, bool was_begun);
+/* For a proxy, what an answer that isn't a stream took. Not for others. */
+void completion_add_usage(struct http_exchange *x, const struct dispatch_ticket *ticket,
+                          int64_t prompt_tokens, int64_t completion_tokens, int64_t cached_tokens);
+
 /* One more, or less, HTTP request that draining waits for. Leaving may call on_idle. */
 void completion_service_enter(struct completion_service *s);
 void completion_service_leave(struct completion_service *s);
@@ -64,9 +81,14 @@ void completion_error_event(const struct completion_service *s, const struct eng
                             struct api_error *e);
 /* clock_ms() at which a request that is submitted now is over; 0: never. */
 uint64_t completion_deadline(const struct completion_service *s);
+/* True: the error is this agent's, and the proxy will have the stream resumed by another one once it
+ * is cut; the client needn't hear of it. */
+bool completion_is_left_to_hop(const struct stream_marks *marks, const struct api_error *e);
 void completion_error_queue_full(const struct completion_service *s, struct api_error *e);
 void completion_error_submit(const struct completion_service *s, int code, const struct error *err,
                              struct api_error *e);
 void completion_count_refusal(int status);
+/* Debug log: by which names clients and proxies know it. */
+void completion_log_begin(const struct http_exchange *x, const char *id);
 
 #endif

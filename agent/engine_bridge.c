@@ -34,6 +34,8 @@ struct engine_bridge {
     struct engine_options options;
     engine_bridge_on_open *on_open;
     void *arg;
+    void (*on_work)(void *arg); // NULL: nobody watches
+    void *on_work_arg;
     atomic_bool opened; // the opener is done with the three fields below
     int open_status;
     struct error open_error;
@@ -172,6 +174,12 @@ bool engine_bridge_is_opening(const struct engine_bridge *b)
     return b->is_opening;
 }
 
+void engine_bridge_watch_work(struct engine_bridge *b, void (*on_work)(void *arg), void *arg)
+{
+    b->on_work = on_work;
+    b->on_work_arg = arg;
+}
+
 struct engine *engine_bridge_engine(const struct engine_bridge *b)
 {
     return b->is_opening ? NULL : b->engine;
@@ -188,7 +196,11 @@ int engine_bridge_submit(struct engine_bridge *b, struct engine_request *request
     slot->arg = arg;
     request->id = slot->id;
     int rc = engine_submit(engine, request, err);
-    if (rc != 0) give_slot(b, slot);
+    if (rc != 0) {
+        give_slot(b, slot);
+    } else if (b->on_work) {
+        b->on_work(b->on_work_arg);
+    }
     return rc;
 }
 

@@ -27,6 +27,8 @@ struct engine_bridge *engine_bridge_create(uv_loop_t *loop, const struct engine_
 void engine_bridge_destroy(struct engine_bridge *b);
 
 bool engine_bridge_is_opening(const struct engine_bridge *b);
+/* on_work comes from inside each submit: there is more to do than before. */
+void engine_bridge_watch_work(struct engine_bridge *b, void (*on_work)(void *arg), void *arg);
 /* NULL until open. */
 struct engine *engine_bridge_engine(const struct engine_bridge *b);
 

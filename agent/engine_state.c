@@ -5,6 +5,8 @@
 /* Tokens of an answer whose length nobody knows yet. */
 #define ANSWER_TOKENS_GUESS 128
 
+#define NEWS_S              0.1
+
 void engine_progress_update(struct engine_progress *p, const struct engine_stats *stats,
                             uint64_t now_ms)
 {
@@ -32,6 +34,12 @@ int engine_wait_s(const struct engine_stats *stats, int max_batch_size)
     return wait_s < 30 ? (int)ceil(wait_s) : 30;
 }
 
+bool engine_load_is_news(const struct engine_stats *stats, int64_t tokens_reported)
+{
+    double more = (double)(stats->prefill_tokens_waiting - tokens_reported);
+    return stats->prefill_tokens_per_s > 0 && more > NEWS_S * stats->prefill_tokens_per_s;
+}
+
 void engine_load(const struct engine_stats *stats, struct agent_load *out)
 {
     out->running = stats->running;
@@ -41,4 +49,5 @@ void engine_load(const struct engine_stats *stats, struct agent_load *out)
         stats->kv_blocks_total > 0 ? (double)stats->kv_blocks_used / stats->kv_blocks_total : 0;
     out->prefill_tokens_per_s = stats->prefill_tokens_per_s;
     out->inter_token_s = stats->inter_token_s;
+    out->inter_token_slope_s = stats->inter_token_slope_s;
 }

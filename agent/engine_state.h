@@ -26,6 +26,11 @@ bool engine_progress_is_stalled(const struct engine_progress *p, uint64_t now_ms
 /* Seconds until a new request would begin, for Retry-After: 1..30. */
 int engine_wait_s(const struct engine_stats *stats, int max_batch_size);
 
-void engine_load(const struct engine_stats *stats, struct agent_load *out); // all but `sequence`
+/* So many more prompt tokens wait than the last report said that proxies should hear it at once: a
+ * tenth of a second's. Until the rate is known nothing is. */
+bool engine_load_is_news(const struct engine_stats *stats, int64_t tokens_reported);
+
+void engine_load(const struct engine_stats *stats,
+                 struct agent_load *out); // the engine's part of it
 
 #endif

@@ -36,10 +36,12 @@ static void interactive_free(struct interactive *t)
     token_list_deinit(&t->tokens);
     session_prompt_deinit(&t->prompt);
     interactive_request_deinit(&t->request);
+    resume_record_deinit(&t->record);
+    stream_marks_deinit(&t->marks);
     buf_deinit(&t->body);
     buf_deinit(&t->text);
     buf_deinit(&t->answer);
-    buf_deinit(&t->record);
+    buf_deinit(&t->written);
     buf_deinit(&t->out);
     free(t);
 }
@@ -65,6 +67,7 @@ void interactive_close(struct interactive *t)
                                    t->session->history.turn_count == 0);
     }
     list_remove(&t->link);
+    dispatch_end(&t->dispatch, clock_ms());
     interactive_leave_queue(t, &t->source, &t->source_ticket);
     interactive_leave_queue(t, &t->session, &t->ticket); // the next turn may begin in here
     if (t->job_pending) {
@@ -91,14 +94,17 @@ void interactive_fail(struct interactive *t, const struct api_error *e)
     completion_count_refusal(e->status);
     log_debug("turn refused", "status=%d code=%s param=%s", e->status, e->code ? e->code : "",
               e->param);
-    if (t->exchange && http_respond_has_begun(t->exchange)) {
+    bool has_begun = t->exchange && http_respond_has_begun(t->exchange);
+    if (has_begun && completion_is_left_to_hop(&t->marks, e)) {
+        http_respond_abort(t->exchange);
+    } else if (has_begun) {
         struct interactive_reply reply = interactive_reply_of(t);
         buf_clear(&t->out);
         interactive_reply_print_error(&t->out, &reply, e);
         buf_append_char(&t->out, '\n');
         http_respond_end(t->exchange, t->out.data, t->out.len);
     } else if (t->exchange) {
-        api_error_respond(t->exchange, e);
+        completion_respond_error(t->exchange, e, t->was_begun);
     }
     interactive_close(t);
 }
@@ -214,8 +220,16 @@ static void on_drain(void *arg)
 static void run_parse(struct text_job *job) // worker thread
 {
     struct interactive *t = list_entry(job, struct interactive, job);
-    t->job_status = interactive_request_parse(buf_str(&t->body), &t->service->completions->limits,
-                                              &t->request, &t->error);
+    const struct request_limits *limits = &t->service->completions->limits;
+    struct str body = buf_str(&t->body);
+    t->job_status = resume_body_split(&t->hop, limits->vocab_size, &body, &t->record, &t->error);
+    if (t->job_status == 0)
+        t->job_status = interactive_request_parse(body, limits, &t->request, &t->error);
+    if (t->job_status == 0 && t->hop.is_resume && !interactive_is_resumable(t))
+        t->job_status = resume_unsupported_error(
+            &t->error, "A turn without stream, or of a session without id");
+    if (t->job_status == 0 && t->record.phase > RESUME_BEGUN) // a turn ends with a single line
+        t->job_status = resume_contradiction_error(&t->error);
     buf_deinit(&t->body);
 }
 
@@ -245,11 +259,12 @@ static struct interactive *create(struct session_service *s, struct http_exchang
     t->service = s;
     t->exchange = x;
     t->started_ms = clock_ms();
+    completion_log_begin(x, "turn");
     session_service_identify(s, http_exchange_request(x), &t->caller);
     buf_init(&t->body, BUF_MAX_INTERNAL);
     buf_init(&t->text, BUF_MAX_INTERNAL);
     buf_init(&t->answer, BUF_MAX_INTERNAL);
-    buf_init(&t->record, BUF_MAX_INTERNAL);
+    buf_init(&t->written, BUF_MAX_INTERNAL);
     buf_init(&t->out, BUF_MAX_INTERNAL);
     list_push_back(&s->turns, &t->link);
     completion_service_enter(s->completions);
@@ -260,13 +275,22 @@ static struct interactive *create(struct session_service *s, struct http_exchang
 void interactive_start(struct session_service *s, struct http_exchange *x)
 {
     metric_add(&agent_metrics.requests_total, 1);
+    struct dispatch_ticket dispatch;
+    if (!completion_dispatch(s->completions, x, &dispatch)) return;
     /* A turn that drains may still be cancelled. */
     if (s->completions->phase == SERVICE_LOADING) {
+        dispatch_end(&dispatch, clock_ms());
         completion_refuse(s->completions, x);
         return;
     }
     struct interactive *t = create(s, x);
-    struct str body = http_exchange_request(x)->body;
+    t->dispatch = dispatch;
+    const struct http_request *request = http_exchange_request(x);
+    struct str body = request->body;
+    if (resume_headers_read(request, s->join_key, &t->hop, &t->error) != 0) {
+        interactive_fail(t, &t->error);
+        return;
+    }
     buf_append(&t->body, body.data, body.len); // the exchange may end while a worker reads
     t->job = (struct text_job){.run = run_parse, .done = on_parsed};
     t->job_pending = text_worker_submit(s->completions->worker, &t->job) == 0;
@@ -313,7 +337,7 @@ void interactive_abort(struct session_service *s)
                 http_respond_abort(t->exchange);
                 t->exchange = NULL;
             } else {
-                api_error_respond(t->exchange, &t->error);
+                completion_respond_error(t->exchange, &t->error, t->was_begun);
                 t->exchange = NULL;
             }
             break;

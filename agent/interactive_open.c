@@ -52,6 +52,16 @@ static void fail_lost(struct interactive *t, const char *why)
     interactive_fail(t, &t->error);
 }
 
+/* Redis may have what isn't here, and can't be asked. */
+static void fail_away(struct interactive *t)
+{
+    api_error_set(&t->error, 503, "session_unreachable", "session_id",
+                  "The history of the session %" PRId64 " can't be read now. Please retry shortly.",
+                  t->request.session_id);
+    t->error.retry_after_s = 1;
+    interactive_fail(t, &t->error);
+}
+
 static void take_history(struct interactive *t, struct session_history *history)
 {
     struct session *session = t->session;
@@ -139,20 +149,47 @@ static void fork_session(struct interactive *t)
 
 /* ---- opening ---- */
 
+/* A turn that goes on from another agent, or was asked there before: has that one written it down,
+ * whole or as far as it came? */
+static bool is_written_down(const struct interactive *t)
+{
+    const struct session_history *h = &t->session->history;
+    bool is_again = t->hop.is_resume || t->dispatch.dispatch.attempt > 1;
+    return is_again && t->caller.has_hop && t->caller.hop.turn > 0 && h->turn_count > 0 &&
+           h->serial == (uint64_t)t->caller.hop.turn;
+}
+
+/* The hop knows of turns that aren't here, or of fewer than it was told by who answered so far. */
+static bool is_other_history(const struct interactive *t)
+{
+    const struct session_hop *hop = &t->caller.hop;
+    uint64_t serial = t->session->history.serial;
+    bool is_other_turn = hop->turn > 0 && serial + 1 != (uint64_t)hop->turn;
+    bool must_exist = hop->expect != SESSION_EXPECT_ANY && hop->expect != SESSION_EXPECT_NEW;
+    if (t->hop.is_resume && hop->turn > 0) return is_other_turn;
+    bool lacks_turns = serial < (uint64_t)hop->has;
+    return must_exist && (t->session->history.turn_count == 0 || is_other_turn || lacks_turns);
+}
+
 /* The session is ours, with the newest history there is. */
 static void session_is_open(struct interactive *t)
 {
     struct session_service *s = t->service;
     struct session *session = t->session;
-    const struct session_hop *hop = &t->caller.hop;
     bool is_empty = session->history.turn_count == 0;
-    if (t->caller.has_hop && hop->expect != SESSION_EXPECT_ANY &&
-        hop->expect != SESSION_EXPECT_NEW) {
-        bool is_other_turn = hop->turn > 0 && session->history.serial + 1 != (uint64_t)hop->turn;
-        if (is_empty || is_other_turn) {
+    if (is_written_down(t)) {
+        t->replaces = true;
+        t->request.fork_of = -1; // the history has it
+        interactive_build(t);
+        return;
+    }
+    if (t->caller.has_hop && is_other_history(t)) {
+        if (t->is_away) {
+            fail_away(t);
+        } else {
             fail_lost(t, "it is not here, or lacks turns");
-            return;
         }
+        return;
     }
     t->is_new = is_empty;
     if (!is_empty && t->request.fork_of >= 0) {
@@ -205,6 +242,7 @@ static void on_opened(void *arg, enum transcript_state state, struct session_his
     struct session_service *s = t->service;
     t->is_opened = state == TRANSCRIPT_OWN || state == TRANSCRIPT_NEW ||
                    state == TRANSCRIPT_ENDED || state == TRANSCRIPT_HISTORY;
+    t->session->is_ours |= t->is_opened;
     if (!t->exchange) {
         interactive_close(t);
         return;
@@ -224,6 +262,7 @@ static void on_opened(void *arg, enum transcript_state state, struct session_his
     case TRANSCRIPT_OWN:
     case TRANSCRIPT_NEW:
     case TRANSCRIPT_AWAY:
+        t->is_away = state == TRANSCRIPT_AWAY;
         session_is_open(t);
         return;
     case TRANSCRIPT_BUSY:
@@ -241,6 +280,9 @@ static void on_opened(void *arg, enum transcript_state state, struct session_his
         return;
     case TRANSCRIPT_UNKNOWN:
         fail_lost(t, "it is not here");
+        return;
+    case TRANSCRIPT_UNCLAIMED: // sent here while Redis was away; the hop will claim it now
+        fail_away(t);
         return;
     case TRANSCRIPT_DAMAGED:
         fail_lost(t, "its transcript is damaged");
@@ -320,6 +362,7 @@ void interactive_on_turn(void *arg)
     enum session_loss why = session_table_grave(&s->table, t->session->key);
     t->redis_name =
         t->is_auto ? 0 : session_service_redis_name(s, &t->caller, t->request.session_id);
+    t->session->redis_name = t->redis_name;
     if (t->is_delete) {
         delete_session(t);
     } else if (interactive_request_is_end(&t->request)) {

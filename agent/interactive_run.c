@@ -10,7 +10,9 @@
  *  1. The history changes in one place, commit(), when the engine has ended the turn. Whatever
  *     fails before leaves it as it was, a rewind included.
  *  2. The last part of an answer goes out after the turn was written down, or the deadline for
- *     that; if it wasn't, x-lm-durable: 0 says so. */
+ *     that; if it wasn't, x-lm-durable: 0 says so.
+ *  3. A turn that goes on from another agent has its head out when the engine has told what the
+ *     client has had. If the other one had written it down, it takes that one's place. */
 #define LOG_MODULE "interactive"
 #include "agent/agent_metrics.h"
 #include "agent/interactive_turn.h"
@@ -41,6 +43,11 @@ static void add_headers(struct interactive *t)
         if (t->is_new) add_header(t, STR("x-lm-session-new"), "1");
     }
     if (t->is_moved) add_header(t, STR("x-lm-session-moved"), "1");
+    if (t->caller.has_hop && t->number > 0) {
+        char number[24];
+        snprintf(number, sizeof number, "%" PRIu64, t->number);
+        add_header(t, STR("x-lm-session-turn"), number);
+    }
 }
 
 static void respond_whole(struct interactive *t)
@@ -51,6 +58,8 @@ static void respond_whole(struct interactive *t)
     interactive_reply_print(&t->out, &reply);
     add_headers(t);
     if (t->is_undurable) add_header(t, STR("x-lm-durable"), "0");
+    completion_add_usage(t->exchange, &t->dispatch, t->prompt.base + t->prompt.input_tokens,
+                         (int64_t)t->tokens.count, t->cached_tokens);
     http_respond(t->exchange, 200, JSON_TYPE, buf_str(&t->out));
 }
 
@@ -63,11 +72,21 @@ static void begin_stream(struct interactive *t)
     add_header(t, STR("x-accel-buffering"), "no");
     bool may_be_undurable = s->transcript || session_folder_is_open(&s->folder);
     if (may_be_undurable) add_header(t, STR("trailer"), "x-lm-durable");
+    if (t->marks.is_resumable) add_header(t, STR("x-lm-resumable"), "1");
     http_respond_begin(t->exchange, 200, STREAM_TYPE, true);
+}
+
+static void print_usage(struct interactive *t)
+{
+    int64_t prompt = t->prompt.base + t->prompt.input_tokens;
+    stream_marks_usage(&t->marks, &t->out, prompt, (int64_t)t->tokens.count, t->cached_tokens);
 }
 
 static void print_line(struct interactive *t, struct str text, enum finish_reason finish)
 {
+    bool is_last = finish != FINISH_NONE;
+    if (is_last) print_usage(t);
+    stream_marks_announce(&t->marks, &t->out, text.len, is_last ? RESUME_COMPLETE : RESUME_BEGUN);
     struct interactive_reply reply = interactive_reply_of(t);
     reply.text = text;
     reply.finish = finish;
@@ -115,13 +134,25 @@ static void interactive_done(struct interactive *t)
     interactive_close(t);
 }
 
+/* A turn outside of interactive mode is its session's last. If it was a proxy that left, the session may
+ * have gone on elsewhere, and isn't ours to end. */
+static void end_session_of(struct interactive *t)
+{
+    if (t->exchange || !t->caller.has_hop) {
+        interactive_end_session(t);
+    } else {
+        session_service_clear(t->service, t->session);
+    }
+}
+
 /* There is no room for the prompt, or for a token behind it: LMDeploy's answer, and the
  * conversation stays as it is. */
 static void interactive_full(struct interactive *t)
 {
     t->finish = FINISH_LENGTH;
     t->tokens.count = 0;
-    if (!t->request.interactive_mode) interactive_end_session(t);
+    t->number = 0;
+    if (!t->request.interactive_mode) end_session_of(t);
     if (!t->exchange) {
         interactive_close(t);
         return;
@@ -152,6 +183,7 @@ static void on_transcript_saved(void *arg, enum transcript_saved saved)
 {
     struct interactive *t = arg;
     t->session->is_safe = saved == TRANSCRIPT_SAVED;
+    t->session->is_ours |= t->session->is_safe;
     if (saved != TRANSCRIPT_SAVED) t->is_undurable = true;
     if (saved == TRANSCRIPT_MOVED) t->was_taken = true;
     save_ended(t);
@@ -165,7 +197,7 @@ static void run_save(struct text_job *job) // worker thread; the front ticket ma
     struct error err = {0};
     int rc = E_LIMIT;
     if (session->file.size > 0) {
-        rc = session_file_append(f, &session->file, buf_str(&t->record), &err);
+        rc = session_file_append(f, &session->file, buf_str(&t->written), &err);
     }
     if (rc != 0) {
         rc = session_file_rewrite(f, &session->file, &session->owner, &session->history, &err);
@@ -190,11 +222,15 @@ static void save(struct interactive *t, uint64_t base)
     t->state = INTERACTIVE_SAVING;
     t->saves_pending = 1; // nothing is answered before all have begun
     t->session->is_safe = false;
+    t->session->redis_name = t->redis_name;
+    t->session->is_ours = t->exchange != NULL;
     if (s->transcript && t->redis_name) {
         t->saves_pending++;
+        bool was_opened = t->is_opened;
         t->is_opened = false; // the append says so, too
-        session_transcript_append(s->transcript, t->redis_name, base, &t->session->history,
-                                  buf_str(&t->record), on_transcript_saved, t);
+        session_transcript_append(s->transcript, t->redis_name, was_opened, base,
+                                  &t->session->history, buf_str(&t->written), on_transcript_saved,
+                                  t);
     } else if (s->transcript) {
         t->is_undurable = true;
     }
@@ -216,7 +252,7 @@ static void commit(struct interactive *t)
 {
     struct session_service *s = t->service;
     struct session_history *h = &t->session->history;
-    uint64_t base = h->serial;
+    uint64_t base = h->serial - (t->replaces ? 1 : 0);
     size_t bytes = h->bytes_owned;
     struct buf messages;
     buf_init(&messages, BUF_MAX_INTERNAL);
@@ -234,7 +270,8 @@ static void commit(struct interactive *t)
         .serial = base + 1,
         .messages = messages.len > 0 ? buf_str(&messages) : (struct str){0},
     };
-    session_record_print(&t->record, &step);
+    session_record_print(&t->written, &step);
+    if (t->replaces) t->session->file.size = 0; // it is written anew
     session_history_apply(h, &step);
     session_table_account(&s->table, t->session, bytes);
     buf_deinit(&messages);
@@ -246,7 +283,7 @@ static void turn_ended(struct interactive *t)
     if (t->request.interactive_mode) {
         commit(t);
     } else {
-        interactive_end_session(t);
+        end_session_of(t);
         interactive_done(t);
     }
 }
@@ -255,7 +292,11 @@ static void turn_ended(struct interactive *t)
 
 static void record_event(struct interactive *t, const struct engine_event *event)
 {
-    buf_append(&t->text, event->text, event->text_len);
+    size_t skip = event->text_len < t->skip_bytes ? event->text_len : t->skip_bytes;
+    size_t first = (size_t)(event->completion_tokens - event->token_count);
+    t->skip_bytes -= skip;
+    buf_append(&t->text, event->text + skip, event->text_len - skip);
+    stream_marks_sampled(&t->marks, first, event->tokens, (size_t)event->token_count);
     if (!t->service->template.is_continued) buf_append(&t->answer, event->text, event->text_len);
     for (int i = 0; i < event->token_count; i++)
         token_list_push(&t->tokens, event->tokens[i]);
@@ -280,12 +321,22 @@ static void on_failed_event(struct interactive *t, const struct engine_event *ev
 static void on_event(void *arg, const struct engine_event *event)
 {
     struct interactive *t = arg;
+    if (event->kind != ENGINE_EVENT_TOKENS) dispatch_leave_engine(&t->dispatch);
+    t->cached_tokens = event->cached_tokens;
     if (event->kind == ENGINE_EVENT_FAILED) {
         t->engine_id = 0;
         on_failed_event(t, event);
         return;
     }
     record_event(t, event);
+    bool is_cut = t->hop.is_resume && t->text.len > 0 && (*t->text.data & 0xc0) == 0x80;
+    if (t->skip_bytes > 0 || is_cut) { // all that the client has had comes at once
+        t->engine_id = event->kind == ENGINE_EVENT_TOKENS ? t->engine_id : 0;
+        resume_contradiction_error(&t->error);
+        interactive_fail(t, &t->error);
+        return;
+    }
+    if (t->request.stream && t->exchange && !t->is_stream) begin_stream(t); // rule 3
     if (event->kind == ENGINE_EVENT_TOKENS) {
         interactive_respond_piece(t);
         return;
@@ -313,9 +364,36 @@ static int submit(struct interactive *t, struct error *err)
         .max_tokens = r->max_tokens,
     };
     sampling_fields_apply(&r->fields, &request);
+    request.resumed = t->record.ids.ids;
+    request.resumed_count = t->record.ids.count;
     int rc = engine_bridge_submit(t->service->completions->bridge, &request, on_event, t, err);
-    if (rc == 0) t->engine_id = request.id;
-    return rc;
+    if (rc != 0) return rc;
+    t->engine_id = request.id;
+    t->was_begun = true;
+    dispatch_enter_engine(&t->dispatch);
+    return 0;
+}
+
+bool interactive_is_resumable(const struct interactive *t)
+{
+    const struct interactive_request *r = &t->request;
+    bool has_name = !r->interactive_mode || (!t->is_auto && r->session_id >= 0);
+    return r->stream && !r->wants_nothing && has_name;
+}
+
+static void init_marks(struct interactive *t)
+{
+    struct stream_marks *m = &t->marks;
+    const struct resume_record *record = &t->record;
+    m->is_on = t->hop.wants_marks && t->request.stream;
+    m->is_resumable = interactive_is_resumable(t);
+    m->seed = t->request.fields.sampling.seed;
+    m->now_s = t->now_s;
+    m->created_s = t->hop.is_resume && record->created_s >= 0 ? record->created_s : t->now_s;
+    snprintf(m->id, sizeof m->id, "%s", record->id[0] ? record->id : "turn");
+    t->skip_bytes = record->bytes;
+    m->known = record->ids.count;
+    m->bytes = record->bytes;
 }
 
 /* The prompt stands: everything that can be refused has been. */
@@ -323,12 +401,16 @@ static void run_turn(struct interactive *t)
 {
     struct interactive_request *r = &t->request;
     const struct session_history *h = &t->session->history;
-    if (!r->fields.has_seed) {
+    if (t->hop.is_resume) {
+        r->fields.sampling.seed = t->record.seed;
+    } else if (!r->fields.has_seed) {
         uint64_t *seed = &r->fields.sampling.seed;
         *seed = h->seed;
         if (h->turn_count == 0) random_bytes(seed, sizeof *seed);
     }
     t->state = INTERACTIVE_RUNNING;
+    t->number = h->serial + (t->replaces ? 0 : 1);
+    init_marks(t);
     bool is_nothing = r->wants_nothing || t->is_cancelled;
     struct error err = {0};
     int rc = is_nothing ? 0 : submit(t, &err);
@@ -344,8 +426,9 @@ static void run_turn(struct interactive *t)
     metric_add(&agent_metrics.prompt_tokens_total, t->prompt.input_tokens);
     json_destroy(r->document); // a long list isn't kept while its answer is written
     r->document = NULL;
-    r->fields.stop_count = 0; // they pointed into it
-    if (r->stream && t->exchange) begin_stream(t);
+    r->fields.stop_count = 0;                              // they pointed into it
+    bool is_late = t->record.ids.count > 0 && !is_nothing; // rule 3
+    if (r->stream && t->exchange && !is_late) begin_stream(t);
     if (is_nothing) {
         t->finish = FINISH_LENGTH;
         turn_ended(t);
@@ -360,8 +443,10 @@ run_build(struct text_job *job) // worker thread; the front ticket makes the ses
     struct interactive *t = list_entry(job, struct interactive, job);
     const struct session_history *h = &t->session->history;
     int base = t->request.rewind_to >= 0 ? (int)t->request.rewind_to : (int)h->ids.count;
+    if (t->replaces) base = h->turn_count > 1 ? h->turns[h->turn_count - 2].end : 0;
+    t->now_s = t->hop.is_resume ? t->record.now_s : clock_wall_ms() / 1000;
     t->job_status = session_prompt_build(&t->service->template, h, base, t->request.messages,
-                                         clock_wall_ms() / 1000, &t->prompt, &t->error);
+                                         t->now_s, &t->prompt, &t->error);
 }
 
 static void on_built(struct text_job *job)
@@ -386,7 +471,7 @@ static void on_built(struct text_job *job)
 void interactive_build(struct interactive *t)
 {
     struct session *session = t->session;
-    if (t->request.rewind_to > (int64_t)session->history.ids.count) {
+    if (!t->replaces && t->request.rewind_to > (int64_t)session->history.ids.count) {
         api_error_set(&t->error, 400, "invalid_value", "rewind_to",
                       "Invalid 'rewind_to': the session has %zu tokens, so it cannot be rewound to "
                       "%" PRId64 ".",

@@ -11,6 +11,7 @@
 #include "agent/interactive_request.h"
 #include "agent/interactive_response.h"
 #include "agent/session_service.h"
+#include "agent/stream_marks.h"
 
 enum interactive_state {
     INTERACTIVE_PARSING,
@@ -30,6 +31,8 @@ struct interactive {
     enum interactive_state state;
     struct http_exchange *exchange; // NULL: answered, or gone
     struct session_caller caller;
+    struct dispatch_ticket dispatch;
+    bool was_begun; // the engine has seen it
     uint64_t started_ms, first_token_ms;
     bool is_delete; // not a turn: DELETE /v1/sessions/{id}
 
@@ -55,14 +58,25 @@ struct interactive {
     struct buf text;          // plain: all of it; stream: what wasn't written yet
     struct buf answer;        // all of it, for templates that are rendered whole
     struct token_list tokens; // sampled
+    int cached_tokens;        // of the prompt
     enum finish_reason finish;
 
-    struct buf record; // the turn, being written down
+    struct buf written; // the turn, as it is written down
     int saves_pending;
     bool was_taken; // by another agent, meanwhile
 
     struct buf out;
     bool is_stream, is_blocked;
+
+    /* Streams that may change their agent */
+    struct resume_headers hop;
+    struct resume_record record; // the job's; with hop.is_resume
+    int64_t now_s;               // for the template
+    struct stream_marks marks;
+    size_t skip_bytes; // of text to come, what the client has had
+    bool replaces;     // the session's last turn is what another agent wrote down of this one
+    bool is_away;      // Redis couldn't be asked
+    uint64_t number;   // of this turn in its session, from 1; 0: it is none
 };
 
 /* interactive.c */
@@ -86,5 +100,6 @@ void interactive_end_session(struct interactive *t); // forgets it, here and in 
 /* interactive_run.c */
 void interactive_build(struct interactive *t);         // the history is the one to go on from
 void interactive_respond_piece(struct interactive *t); // of a stream: what can go out now
+bool interactive_is_resumable(const struct interactive *t);
 
 #endif

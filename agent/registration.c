@@ -1,8 +1,9 @@
 /* registration.c - one beat clock, any number of listeners.
  *
  * Rules:
- *  1. A beat is registration and heartbeat in one: whoever lost us (a restart, a flush) has us
- *     again after the next one.
+ *  1. A beat is registration, heartbeat and load report in one: whoever lost us (a restart, a flush)
+ *     has us again after the next one. A proxy that took the last one gets one with every tick, a
+ *     proxy that didn't once a second; Redis has a smaller script for loads in between.
  *  2. While our address isn't known, a proxy gets GET /health instead: the connection tells us.
  *  3. One call per proxy at a time. A beat that finds the last one unanswered follows its answer.
  *  4. A target logs when its state changes, not when it stays as it is. */
@@ -257,13 +258,22 @@ static void beat_all(struct registration *r)
     }
 }
 
+void registration_report_load(struct registration *r)
+{
+    if (!r->is_started || r->is_leaving) return;
+    if (r->redis) redis_lease_report_load(r->redis);
+    for (size_t i = 0; i < r->proxy_count; i++) {
+        if (r->proxies[i].state == PROXY_REGISTERED) send_beat(&r->proxies[i]);
+    }
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     struct registration *r = timer->data;
     if (r->ticks++ % LOADS_PER_BEAT == 0) {
         beat_all(r);
-    } else if (r->redis) {
-        redis_lease_report_load(r->redis);
+    } else {
+        registration_report_load(r);
     }
 }
 

@@ -1,6 +1,5 @@
-/* registration.h - telling the fleet that this agent exists: a heartbeat a second to the
- * POST /nodes/add of every --proxy-url and to Redis, a load record there every 250 ms, a word when
- * it leaves. Nothing waits for it: a proxy or a Redis that is away costs one log line and is tried
+/* registration.h - telling the fleet that this agent exists and how loaded it is: every 250 ms to the
+ * POST /nodes/add of every --proxy-url and to Redis, and a word when it leaves. Nothing waits for it: a proxy or a Redis that is away costs one log line and is tried
  * again with the next beat. Loop thread only. */
 #ifndef LM_AGENT_REGISTRATION_H
 #define LM_AGENT_REGISTRATION_H
@@ -36,6 +35,8 @@ const char *registration_incarnation(const struct registration *r);
 void registration_start(struct registration *r);
 /* Something that `fill` reports has changed and shouldn't wait for the next beat. */
 void registration_beat(struct registration *r);
+/* The load alone, between beats. */
+void registration_report_load(struct registration *r);
 /* Take the agent out of the registries; beats end. on_left comes once, at the latest after half a
  * second, never from inside this call. */
 void registration_leave(struct registration *r, void (*on_left)(void *arg), void *arg);

@@ -2,11 +2,13 @@
 #include "agent/session_service.h"
 
 #include "agent/interactive.h"
+#include "agent/session_repair.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 #include "shared/base/json.h"
 #include "shared/base/log.h"
 #include "shared/base/rng.h"
+#include "shared/net/api_error.h"
 #include "shared/net/peer_trust.h"
 
 #include <inttypes.h>
@@ -49,6 +51,11 @@ void session_service_clear(struct session_service *s, struct session *session)
 
 /* ---- the start ---- */
 
+static void on_redis_back(void *arg, bool is_flushed)
+{
+    session_repair_begin(arg, is_flushed);
+}
+
 int session_service_init(struct session_service *s, uv_loop_t *loop,
                          const struct session_service_options *options, struct error *err)
 {
@@ -69,8 +76,11 @@ int session_service_init(struct session_service *s, uv_loop_t *loop,
     session_table_init(&s->table, &table);
     int rc = options->folder ? session_folder_open(&s->folder, options->folder, err) : 0;
     if (rc != 0) return error_prefix(err, rc, "--session-dir");
-    return options->redis ? session_transcript_create(loop, options->redis, &s->transcript, err)
-                          : 0;
+    if (!options->redis) return 0;
+    struct session_transcript_options redis = *options->redis;
+    redis.on_back = on_redis_back;
+    redis.arg = s;
+    return session_transcript_create(loop, &redis, &s->transcript, err);
 }
 
 void session_service_deinit(struct session_service *s)
@@ -79,9 +89,9 @@ void session_service_deinit(struct session_service *s)
     CHECK(list_is_empty(&s->turns));
     session_table_deinit(&s->table);
     session_folder_close(&s->folder);
+    s->completions = NULL; // before callbacks of session_repair.c come
     if (s->transcript) session_transcript_destroy(s->transcript, NULL, NULL);
     s->transcript = NULL;
-    s->completions = NULL;
 }
 
 struct loading {
@@ -158,6 +168,9 @@ void session_service_tick(struct session_service *s)
 {
     session_table_sweep(&s->table, clock_ms());
     interactive_tick(s);
+    if (!s->transcript) return;
+    session_transcript_tick(s->transcript);
+    session_repair_tick(s);
 }
 
 /* ---- who asks ---- */
@@ -226,6 +239,40 @@ static const char *state_name(const struct session_service *s, const struct sess
     return names[engine_session_state(engine_of(s), session->key)];
 }
 
+static void print_session(struct session_service *s, const struct session *session,
+                          struct json_writer *w)
+{
+    json_object_begin(w);
+    json_field_int(w, "session_id", session->owner.id);
+    json_field_text(w, "state", state_name(s, session));
+    json_field_int(w, "history_tokens", (int64_t)session->history.ids.count);
+    json_field_int(w, "turns", session->history.turn_count);
+    json_field_int(w, "turn", (int64_t)session->history.serial);
+    json_field_int(w, "last_used", session->used_s);
+    json_object_end(w);
+}
+
+void session_service_get(struct session_service *s, struct http_exchange *x, int64_t id)
+{
+    struct session_caller caller;
+    session_service_identify(s, http_exchange_request(x), &caller);
+    struct session *session = session_table_find(&s->table, session_service_key(s, &caller, id));
+    if (!session || session->history.turn_count == 0) {
+        struct api_error e;
+        api_error_set(&e, 404, "session_not_found", "session_id",
+                      "There is no session %" PRId64 ".", id);
+        api_error_respond(x, &e);
+        return;
+    }
+    struct buf body;
+    struct json_writer w;
+    buf_init(&body, BUF_MAX_INTERNAL);
+    json_writer_init(&w, &body);
+    print_session(s, session, &w);
+    http_respond(x, 200, "application/json", buf_str(&body));
+    buf_deinit(&body);
+}
+
 void session_service_list(struct session_service *s, struct http_exchange *x)
 {
     struct session_caller caller;
@@ -241,13 +288,7 @@ void session_service_list(struct session_service *s, struct http_exchange *x)
     list_each (session, &s->table.sessions, struct session, link) {
         if (strcmp(session->owner.tenant, caller.tenant) != 0) continue;
         if (session->history.turn_count == 0) continue; // its first turn hasn't ended
-        json_object_begin(&w);
-        json_field_int(&w, "session_id", session->owner.id);
-        json_field_text(&w, "state", state_name(s, session));
-        json_field_int(&w, "history_tokens", (int64_t)session->history.ids.count);
-        json_field_int(&w, "turns", session->history.turn_count);
-        json_field_int(&w, "last_used", session->used_s);
-        json_object_end(&w);
+        print_session(s, session, &w);
     }
     json_array_end(&w);
     json_object_end(&w);

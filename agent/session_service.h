@@ -25,6 +25,9 @@ struct session_service {
     struct session_template template;
     char fingerprint[SESSION_FINGERPRINT_SIZE]; // of the model, not of the build
     struct list turns;                          // of struct interactive (agent/interactive_turn.h)
+    unsigned repair_round;                      // session_repair.c
+    int repairs_under_way;
+    bool repair_is_due;
 };
 
 struct session_service_options {
@@ -68,5 +71,7 @@ void session_service_clear(struct session_service *s, struct session *session);
 
 /* GET /v1/sessions: those of the caller. */
 void session_service_list(struct session_service *s, struct http_exchange *x);
+/* GET /v1/sessions/{id}: one of them, or 404. */
+void session_service_get(struct session_service *s, struct http_exchange *x, int64_t id);
 
 #endif

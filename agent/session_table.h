@@ -29,10 +29,12 @@ struct session {
     struct session_file file; // the front ticket's while it has the turn
     uint64_t redis_name;      // of its transcript; 0: none
     bool is_safe;             // Redis has all of it: it may be dropped from memory
-    bool was_tried;           // a turn of it began here: what Redis knew was looked at
-    uint64_t used_ms;         // monotonic; the last turn's end
-    int64_t used_s;           // the same since 1970
-    struct list queue;        // of tickets; the front one has the turn
+    unsigned repair_round;    // session_repair.c: when it was looked at
+    bool is_ours;   // Redis said so, or a client has had the last turn: no other agent has gone on
+    bool was_tried; // a turn of it began here: what Redis knew was looked at
+    uint64_t used_ms;  // monotonic; the last turn's end
+    int64_t used_s;    // the same since 1970
+    struct list queue; // of tickets; the front one has the turn
     int queue_count;
     struct list link; // session_table.sessions, least recently used first
 };

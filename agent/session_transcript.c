@@ -1,15 +1,17 @@
-/* session_transcript.c - four scripts and a secret.
+/* session_transcript.c - five scripts, a secret and a mark.
  *
  * Rules:
  *  1. Ownership is the pin's incarnation. Taking a session over is a compare-and-set: the script
  *     that reads the pin writes it, and only if its owner is gone or idle.
- *  2. An owner is busy while lm:h's `running` names it and lm:agent:<id> says that it lives. What a
+ *  2. What an owner that is gone had and hasn't written down more of than we, we may write: it may
+ *     have been given to us while Redis was away. An owner is busy while lm:h's `running` names it and lm:agent:<id> says that it lives. What a
  *     dead owner left running is over when its lease is.
  *  3. A transcript is read whole or not at all: a missing record, one that doesn't follow, another
  *     model's are told apart and never served.
  *  4. An append names the turn before it. If Redis has another one (it was away, flushed, or has
  *     lost the end), everything is written anew, within the same deadline.
- *  5. A session beyond the size cap has no transcript rather than half of one. */
+ *  5. Our mark tells that Redis was flushed; who knows the secret then puts it back.
+ *  6. A session beyond the size cap has no transcript rather than half of one. */
 #define LOG_MODULE "session"
 #include "agent/session_transcript.h"
 
@@ -24,7 +26,10 @@
 #include <string.h>
 
 #define SECRET_KEY   "lm:session-secret"
+#define MARK_KEY     "lm:sessions:"
 #define SECRET_CHARS 32
+#define SECRET_MAX   256
+#define GREET_MS     1000 // between looks at the mark
 #define QUIET_MS     1000 // for what nobody waits for
 
 #define LUA_PIN                                                                              \
@@ -37,6 +42,10 @@
     "    kind = 'interactive', turn = turn, time = tonumber(redis.call('TIME')[1])})\n"      \
     "  redis.call('SET', KEYS[1], pin, 'PX', ttl)\n"                                         \
     "  if redis.call('EXISTS', KEYS[2]) == 1 then redis.call('PEXPIRE', KEYS[2], ttl) end\n" \
+    "end\n"                                                                                  \
+    "local function lives(pin)\n"                                                            \
+    "  local facts = decode(redis.call('GET', 'lm:agent:' .. tostring(pin.agent)))\n"        \
+    "  return facts and facts.incarnation == pin.incarnation\n"                              \
     "end\n"                                                                                  \
     "local pin = decode(redis.call('GET', KEYS[1]))\n"                                       \
     "local turns = tonumber(redis.call('HGET', KEYS[2], 'turns'))\n"
@@ -61,10 +70,9 @@ static const char open_lua[] =
     "local mine = pin and pin.incarnation == me\n"
     "local ended = pin and pin.ended\n"
     "if pin and not mine and not ended then\n"
-    "  if mode == 'existing' then return {'unknown'} end\n"
+    "  local lives = lives(pin)\n"
+    "  if mode == 'existing' then return {lives and 'unknown' or 'unclaimed'} end\n"
     "  if mode == 'any' then\n"
-    "    local facts = decode(redis.call('GET', 'lm:agent:' .. tostring(pin.agent)))\n"
-    "    local lives = facts and facts.incarnation == pin.incarnation\n"
     "    if lives and redis.call('HGET', KEYS[2], 'running') == pin.incarnation then\n"
     "      return {'busy'}\n"
     "    end\n"
@@ -75,17 +83,25 @@ static const char open_lua[] =
     "  return {'unknown'}\n"
     "end\n"
     "redis.call('HSET', KEYS[2], 'running', me)\n"
-    "set_pin(ARGV[1], me, turns or 0, ttl)\n"
+    "local known = pin and not ended and tonumber(pin.turn) or 0\n" // more than is written down
+    "set_pin(ARGV[1], me, math.max(turns or 0, known), ttl)\n"
     "if mode == 'adopt' then return history() end\n"
     "if ended then return {held >= 0 and 'ended' or 'new'} end\n"
-    "if turns and (turns > held or pin and not mine) then return history() end\n"
+    "if turns and (turns > held or pin and not mine and turns == held) then return history() end\n"
     "return {held >= 0 and 'own' or 'new'}\n";
 
 static const char append_lua[] =
     "-- KEYS: lm:s:<name> lm:h:<name>\n"
     "-- ARGV: agent, incarnation, serial before, serial, ttl_ms, bytes_max, model, mode, "
-    "records...\n" LUA_PIN "if pin and pin.incarnation ~= ARGV[2] then return 'moved' end\n"
-    "local records, bytes, is_append = 0, 0, ARGV[8] == 'append'\n"
+    "records...\n"
+    "-- mode: append or replace, -unopened if the turn began without Redis\n" LUA_PIN
+    "local records, bytes = 0, 0\n"
+    "local is_append = string.sub(ARGV[8], 1, 6) == 'append'\n"
+    "if pin and pin.incarnation ~= ARGV[2] then\n"
+    "  local base, is_unopened = tonumber(ARGV[3]), string.find(ARGV[8], '-unopened', 1, true)\n"
+    "  local has_more = (turns or 0) > base or (tonumber(pin.turn) or 0) > base\n"
+    "  if not is_unopened or not pin.agent or has_more or lives(pin) then return 'moved' end\n"
+    "end\n"
     "if is_append then\n"
     "  if (turns or 0) ~= tonumber(ARGV[3]) then return 'gap' end\n"
     "  if turns and redis.call('HGET', KEYS[2], 'model') ~= ARGV[7] then return 'gap' end\n"
@@ -128,16 +144,50 @@ static const char end_lua[] =
     "end\n"
     "return 'ok'\n";
 
-static const char secret_lua[] = "-- KEYS: lm:session-secret   ARGV: one to take if there is none\n"
-                                 "redis.call('SET', KEYS[1], ARGV[1], 'NX')\n"
-                                 "return redis.call('GET', KEYS[1])\n";
+/* What the session's next turn would do, without one. */
+static const char restore_lua[] =
+    "-- KEYS, ARGV: as of append, serial before unused; mode: running, or idle\n" LUA_PIN
+    "local serial, mine = tonumber(ARGV[4]), pin and pin.incarnation == ARGV[2]\n"
+    "if pin and not mine and (not pin.agent or (tonumber(pin.turn) or 0) >= serial or lives(pin)) "
+    "then\n"
+    "  return 'moved'\n"
+    "end\n"
+    "if turns and turns >= serial then return 'ok' end\n"
+    "local bytes = 0\n"
+    "for i = 9, #ARGV do bytes = bytes + #ARGV[i] end\n"
+    "if bytes > tonumber(ARGV[6]) then return 'full' end\n"
+    "local running = redis.call('HGET', KEYS[2], 'running')\n"
+    "redis.call('DEL', KEYS[2])\n"
+    "for i = 9, #ARGV do redis.call('HSET', KEYS[2], 'r' .. (i - 8), ARGV[i]) end\n"
+    "redis.call('HSET', KEYS[2], 'turns', ARGV[4], 'records', #ARGV - 8, 'bytes', bytes,\n"
+    "           'model', ARGV[7])\n"
+    "if ARGV[8] == 'running' then running = ARGV[2] end\n"
+    "set_pin(ARGV[1], ARGV[2], math.max(serial, pin and tonumber(pin.turn) or 0), "
+    "tonumber(ARGV[5]))\n"
+    "if running then redis.call('HSET', KEYS[2], 'running', running) end\n"
+    "redis.call('PEXPIRE', KEYS[2], ARGV[5])\n"
+    "return 'ok'\n";
+
+/* The mark goes with everything else. */
+static const char greet_lua[] =
+    "-- KEYS: lm:session-secret lm:sessions:<agent>   ARGV: a secret to take if there is none, or "
+    "'',\n"
+    "-- incarnation, ttl_ms\n"
+    "if ARGV[1] ~= '' then redis.call('SET', KEYS[1], ARGV[1], 'NX') end\n"
+    "local was_there = redis.call('GET', KEYS[2]) == ARGV[2]\n"
+    "redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])\n"
+    "return {redis.call('GET', KEYS[1]) or '', was_there and 1 or 0}\n";
 
 struct session_transcript {
     struct redis_client *client;
     struct session_transcript_options options;
-    struct redis_script open, append, release, end, get_secret;
+    struct redis_script open, append, restore, release, end, greet;
     struct session_secret secret;
+    char secret_text[SECRET_MAX + 1]; // that Redis holds; "": not known yet
     bool has_secret;
+    bool is_marked;            // our mark was set
+    bool is_back, is_greeting; // connected anew; asking
+    uint64_t greeted_ms;       // loop time
     char model[256];
     struct session_limits limits;
     char ttl[24];
@@ -157,25 +207,59 @@ static void make_names(uint64_t name, struct names *out)
 
 /* ---- the secret ---- */
 
-static void on_secret(void *arg, int status, const struct redis_reply *reply)
+static void take_secret(struct session_transcript *t, struct str text)
+{
+    if (t->has_secret || text.len == 0 || text.len > SECRET_MAX) return;
+    memcpy(t->secret_text, text.data, text.len);
+    t->secret_text[text.len] = 0;
+    session_secret_of(text, &t->secret);
+    t->has_secret = true;
+}
+
+static void on_greeted(void *arg, int status, const struct redis_reply *reply)
 {
     struct session_transcript *t = arg;
-    if (status != 0 || reply->type != REDIS_STRING || reply->text.len == 0) {
+    t->is_greeting = false;
+    bool is_fine = status == 0 && reply->type == REDIS_ARRAY && reply->count == 2;
+    if (!is_fine) {
         if (status != E_CLOSED) log_warn("redis gives no session secret", "status=%d", status);
-        return; // asked again when Redis is back
+        return; // asked again soon
     }
-    session_secret_of(reply->text, &t->secret);
-    t->has_secret = true;
+    take_secret(t, reply->items[0].text);
+    bool was_there = reply->items[1].type == REDIS_INT && reply->items[1].integer == 1;
+    bool is_flushed = t->is_marked && !was_there, was_away = t->is_back && t->is_marked;
+    t->is_marked = true;
+    t->is_back = false;
+    if ((is_flushed || was_away) && t->options.on_back)
+        t->options.on_back(t->options.arg, is_flushed);
+}
+
+static void greet(struct session_transcript *t)
+{
+    if (t->is_greeting) return;
+    t->is_greeting = true;
+    t->greeted_ms = uv_now(redis_client_loop(t->client));
+    char fresh[SECRET_CHARS + 1], mark[sizeof MARK_KEY + 256];
+    random_id(fresh, SECRET_CHARS);
+    snprintf(mark, sizeof mark, MARK_KEY "%s", t->options.agent_id);
+    struct str secret = str_of(t->secret_text[0] ? t->secret_text : fresh);
+    struct str argv[] = {STR(SECRET_KEY), str_of(mark), t->options.secret ? STR("") : secret,
+                         str_of(t->options.incarnation), str_of(t->ttl)};
+    redis_client_eval(t->client, QUIET_MS, &t->greet, 2, ARRAY_LEN(argv), argv, on_greeted, t);
 }
 
 static void on_state(void *arg, bool connected)
 {
     struct session_transcript *t = arg;
-    if (!connected || t->has_secret) return;
-    char fresh[SECRET_CHARS + 1];
-    random_id(fresh, SECRET_CHARS);
-    struct str argv[] = {STR(SECRET_KEY), str_of(fresh)};
-    redis_client_eval(t->client, QUIET_MS, &t->get_secret, 1, 2, argv, on_secret, t);
+    if (!connected) return;
+    t->is_back = true;
+    greet(t);
+}
+
+void session_transcript_tick(struct session_transcript *t)
+{
+    uint64_t now_ms = uv_now(redis_client_loop(t->client));
+    if (redis_client_is_connected(t->client) && now_ms - t->greeted_ms >= GREET_MS) greet(t);
 }
 
 /* ---- life ---- */
@@ -190,7 +274,8 @@ int session_transcript_create(uv_loop_t *loop, const struct session_transcript_o
     t->append.source = append_lua;
     t->release.source = release_lua;
     t->end.source = end_lua;
-    t->get_secret.source = secret_lua;
+    t->restore.source = restore_lua;
+    t->greet.source = greet_lua;
     snprintf(t->ttl, sizeof t->ttl, "%" PRIu64, options->ttl_ms);
     if (options->secret) {
         session_secret_of(str_of(options->secret), &t->secret);
@@ -285,6 +370,7 @@ static enum transcript_state read_opened(struct session_transcript *t, int statu
         {"elsewhere", TRANSCRIPT_ELSEWHERE},
         {"lost", TRANSCRIPT_LOST},
         {"unknown", TRANSCRIPT_UNKNOWN},
+        {"unclaimed", TRANSCRIPT_UNCLAIMED},
         {"foreign", TRANSCRIPT_FOREIGN},
     };
     if (status != 0) return TRANSCRIPT_AWAY;
@@ -353,7 +439,7 @@ struct saving {
     struct session_transcript *owner;
     uint64_t name, base;
     const struct session_history *history; // borrowed
-    bool is_rewrite;
+    bool is_rewrite, is_restore, is_running, was_opened;
     uint64_t deadline_ms; // loop time
     session_transcript_on_saved *on_saved;
     void *arg;
@@ -374,6 +460,13 @@ static void put_record(void *arg, struct str record)
 
 #define APPEND_FIXED 10 // keys and arguments before the records
 
+static struct str mode_of(const struct saving *s)
+{
+    if (s->is_restore) return s->is_running ? STR("running") : STR("idle");
+    if (s->was_opened) return s->is_rewrite ? STR("replace") : STR("append");
+    return s->is_rewrite ? STR("replace-unopened") : STR("append-unopened");
+}
+
 static void send_append(struct saving *s, struct str record)
 {
     struct session_transcript *t = s->owner;
@@ -392,7 +485,7 @@ static void send_append(struct saving *s, struct str record)
                                       str_of(t->ttl),
                                       str_of(bytes),
                                       str_of(t->model),
-                                      s->is_rewrite ? STR("replace") : STR("append")};
+                                      mode_of(s)};
     size_t records = s->is_rewrite ? (size_t)s->history->turn_count : 1;
     struct argument_list argv = {xcalloc(APPEND_FIXED + records, sizeof *argv.items), APPEND_FIXED};
     memcpy(argv.items, fixed, sizeof fixed);
@@ -403,7 +496,8 @@ static void send_append(struct saving *s, struct str record)
     }
     uint64_t now = uv_now(redis_client_loop(t->client));
     int left_ms = s->deadline_ms > now ? (int)(s->deadline_ms - now) : 0;
-    redis_client_eval(t->client, left_ms, &t->append, 2, argv.count, argv.items, on_appended, s);
+    redis_client_eval(t->client, left_ms, s->is_restore ? &t->restore : &t->append, 2, argv.count,
+                      argv.items, on_appended, s);
     for (int i = APPEND_FIXED; i < argv.count; i++)
         free((char *)argv.items[i].data);
     free(argv.items);
@@ -430,14 +524,15 @@ static void on_appended(void *arg, int status, const struct redis_reply *reply)
     free(s);
 }
 
-void session_transcript_append(struct session_transcript *t, uint64_t name, uint64_t base,
-                               const struct session_history *h, struct str record,
+void session_transcript_append(struct session_transcript *t, uint64_t name, bool was_opened,
+                               uint64_t base, const struct session_history *h, struct str record,
                                session_transcript_on_saved *on_saved, void *arg)
 {
     struct saving *s = xcalloc(1, sizeof *s);
     *s = (struct saving){
         .owner = t,
         .name = name,
+        .was_opened = was_opened,
         .base = base,
         .history = h,
         .deadline_ms = uv_now(redis_client_loop(t->client)) + TRANSCRIPT_APPEND_MS,
@@ -445,6 +540,27 @@ void session_transcript_append(struct session_transcript *t, uint64_t name, uint
         .arg = arg,
     };
     send_append(s, record);
+}
+
+void session_transcript_restore(struct session_transcript *t, uint64_t name,
+                                const struct session_history *h, bool is_running,
+                                session_transcript_on_saved *on_saved, void *arg)
+{
+    struct saving *s = xcalloc(1, sizeof *s);
+    *s = (struct saving){
+        .owner = t,
+        .name = name,
+        .is_running = is_running,
+        .base = h->serial,
+        .history = h,
+        .is_rewrite = true,
+        .is_restore = true,
+        .deadline_ms = uv_now(redis_client_loop(t->client)) + QUIET_MS,
+        .on_saved = on_saved,
+        .arg = arg,
+    };
+    send_append(s, (struct str){0});
+    s->history = NULL; // sent
 }
 
 /* ---- what nobody waits for ---- */
@@ -465,4 +581,5 @@ void session_transcript_end(struct session_transcript *t, uint64_t name)
     struct str argv[] = {str_of(names.pin), str_of(names.transcript),
                          str_of(t->options.incarnation), str_of(t->ttl)};
     redis_client_eval(t->client, QUIET_MS, &t->end, 2, ARRAY_LEN(argv), argv, NULL, NULL);
+    redis_client_flush(t->client); // before its client hears of it, and begins it anew elsewhere
 }

@@ -2,6 +2,7 @@
  * and the records of its turns.
  *
  *     lm:s:<name>  the pin: {"agent", "incarnation", "kind", "turn", "time"}, or {"ended": true}
+ *     lm:sessions:<agent>  its incarnation: while it is there, nothing was flushed
  *     lm:h:<name>  hash: turns (ever recorded), records (stored), r1..rN, bytes, model, running
  *
  * <name> is the session's key under the fleet's secret: --session-secret, else lm:session-secret,
@@ -29,6 +30,9 @@ struct session_transcript_options {
     const char *secret;                 // NULL: the one that Redis holds
     uint64_t ttl_ms;
     size_t bytes_max; // of the records of one session; 0: TRANSCRIPT_BYTES_MAX
+    /* Redis can be written to again: it was away, or it is_flushed. NULL: nobody cares. */
+    void (*on_back)(void *arg, bool is_flushed);
+    void *arg;
 };
 
 FALLIBLE int session_transcript_create(uv_loop_t *loop,
@@ -54,6 +58,7 @@ enum transcript_state {
     TRANSCRIPT_ELSEWHERE, // an agent that lives holds it, and has not written it down
     TRANSCRIPT_LOST,      // its agent is gone and has not written it down
     TRANSCRIPT_UNKNOWN,   // it had to exist (session_expect) and doesn't
+    TRANSCRIPT_UNCLAIMED, // it had to exist here, and is still the one's that is gone
     TRANSCRIPT_DAMAGED,
     TRANSCRIPT_FOREIGN, // written by another model
     TRANSCRIPT_AWAY,    // Redis doesn't answer
@@ -79,10 +84,19 @@ enum transcript_saved {
 typedef void session_transcript_on_saved(void *arg, enum transcript_saved saved);
 
 /* The turn has ended; `h` is the history with it, `record` the turn, `base` the serial before.
- * Both are borrowed until on_saved. Writes all of it where Redis lacks earlier turns. */
-void session_transcript_append(struct session_transcript *t, uint64_t name, uint64_t base,
-                               const struct session_history *h, struct str record,
+ * Both are borrowed until on_saved. Writes all of it where Redis lacks earlier turns.
+ * was_opened: Redis knew that the turn began; else it may still name an owner that is gone. */
+void session_transcript_append(struct session_transcript *t, uint64_t name, bool was_opened,
+                               uint64_t base, const struct session_history *h, struct str record,
                                session_transcript_on_saved *on_saved, void *arg);
+/* Write down what we hold, unless as many turns are there already, or another agent has it that lives
+ * or had as many. is_running: a turn of it runs. `h` is the
+ * caller's. */
+void session_transcript_restore(struct session_transcript *t, uint64_t name,
+                                const struct session_history *h, bool is_running,
+                                session_transcript_on_saved *on_saved, void *arg);
+/* Regularly: looks whether Redis was flushed. */
+void session_transcript_tick(struct session_transcript *t);
 /* The turn has ended and changed nothing. is_empty: there is no history at all. */
 void session_transcript_release(struct session_transcript *t, uint64_t name, bool is_empty);
 /* The client has ended the session. */

@@ -10,7 +10,7 @@
 
 struct http_exchange {
     struct http_request request;
-    bool has_begun, has_ended; // ended: the pointer is dead to completion.c
+    bool was_cut, has_begun, has_ended; // ended: the pointer is dead to completion.c
     int status;
     struct buf headers, body;
     size_t pending; // what the next write reports
@@ -68,6 +68,12 @@ void http_respond_end(struct http_exchange *x, const void *data, size_t len)
 {
     http_respond_write(x, data, len);
     x->has_ended = true;
+}
+
+void http_respond_abort(struct http_exchange *x)
+{
+    NEED(x->has_begun && !x->has_ended);
+    x->was_cut = x->has_ended = true;
 }
 
 bool http_respond_has_begun(const struct http_exchange *x)
@@ -169,7 +175,7 @@ static struct {
     engine_bridge_on_event *on_event;
     void *arg;
     struct sampling_params sampling;
-    size_t prompt_count;
+    size_t prompt_count, resumed_count;
     bool cancelled;
 } requests[8];
 static int request_count, submits_allowed, submit_code;
@@ -185,6 +191,7 @@ int engine_bridge_submit(struct engine_bridge *b, struct engine_request *r,
     requests[request_count].arg = arg;
     requests[request_count].sampling = r->sampling;
     requests[request_count].prompt_count = r->prompt_count;
+    requests[request_count].resumed_count = r->resumed_count;
     requests[request_count].cancelled = false;
     request_count++;
     return 0;
@@ -209,11 +216,12 @@ void engine_stats(const struct engine *e, struct engine_stats *out)
     *out = (struct engine_stats){.running = 1, .waiting = 2};
 }
 
+static int total[8]; // tokens of a request so far
+
 static void send_event(int index, enum engine_event_kind kind, const char *text, int tokens,
                        enum finish_reason finish)
 {
     static int32_t ids[] = {10, 11, 12, 13};
-    static int total[8];
     NEED(!requests[index].cancelled);
     total[index] += tokens;
     struct engine_event event = {.id = requests[index].id,
@@ -241,6 +249,8 @@ static void on_idle(void *arg)
     idle_calls++;
 }
 
+static struct http_headers hop_headers; // none but in tests of the hop
+
 static void begin(enum completion_kind kind, const char *body)
 {
     completion_service_init(&service);
@@ -251,10 +261,12 @@ static void begin(enum completion_kind kind, const char *body)
     service.fingerprint = "fp_0";
     service.on_idle = on_idle;
     prompt_context_init(&service.prompts, NULL, NULL, 100);
-    x = (struct http_exchange){.request = {.body = str_of(body)}};
+    x = (struct http_exchange){
+        .request = {.headers = hop_headers, .peer_is_loopback = true, .body = str_of(body)}};
     buf_init(&x.headers, 1 << 16);
     buf_init(&x.body, 1 << 16);
     request_count = idle_calls = 0;
+    memset(total, 0, sizeof total);
     submits_allowed = 8;
     submit_code = E_BUSY;
     worker_is_full = false;
@@ -512,8 +524,117 @@ static void test_nothing_to_generate(void)
     end();
 }
 
+/* ---- streams that may change their agent ---- */
+
+static void begin_hop(const char *record, const char *body)
+{
+    static struct http_header items[2];
+    static char text[500], length[24];
+    snprintf(length, sizeof length, "%zu", record ? strlen(record) : 0);
+    items[0] = (struct http_header){STR("x-lm-hop"), STR("1")};
+    items[1] = (struct http_header){STR("x-lm-resume"), str_of(length)};
+    hop_headers = (struct http_headers){items, record ? 2 : 1};
+    snprintf(text, sizeof text, "%s%s", record ? record : "", body);
+    begin(COMPLETION_CHAT, text);
+    hop_headers.count = 0;
+    finish_job();
+}
+
+static void test_marks(void)
+{
+    begin_hop(NULL, STREAM);
+    EXPECT(strstr(x.headers.data, "x-lm-resumable: 1"));
+    EXPECT(x.has_begun && x.body.len == 0);
+    send_event(0, ENGINE_EVENT_TOKENS, "Hi", 2, FINISH_NONE);
+    EXPECT(str_starts_with(buf_str(&x.body), STR(": lm seed=")));
+    EXPECT(body_has("\n: lm t= b=0 p=1\ndata: ") && body_has("\n\n: lm t=10,11 b=2 p=1\ndata: "));
+    send_event(0, ENGINE_EVENT_DONE, "", 1, FINISH_STOP);
+    EXPECT(body_has("\n\n: lm u=3,3,0\n: lm t=10 b=2 p=2\ndata: "));
+    EXPECT(body_has("\n\n: lm t= b=2 p=4\ndata: [DONE]"));
+    end();
+
+    begin_hop(NULL, "{" CHAT ",\"stream\":true,\"n\":2}");
+    EXPECT(!strstr(x.headers.data, "x-lm-resumable"));
+    send_event(0, ENGINE_EVENT_DONE, "a", 1, FINISH_STOP);
+    EXPECT(!body_has(": lm"));
+    send_event(1, ENGINE_EVENT_DONE, "b", 1, FINISH_STOP);
+    EXPECT_INT(count_of(": lm"), 1);
+    EXPECT(body_has("\n\n: lm u=3,2,0\ndata: "));
+    end();
+}
+
+/* An engine that fails isn't the client's affair where another one can go on. */
+static void test_cut(void)
+{
+    begin_hop(NULL, STREAM);
+    send_event(0, ENGINE_EVENT_TOKENS, "Hi", 1, FINISH_NONE);
+    send_event(0, ENGINE_EVENT_FAILED, "device lost", 0, FINISH_NONE);
+    EXPECT(x.was_cut && !body_has("error"));
+    end();
+    begin_hop(NULL, STREAM);
+    send_event(0, ENGINE_EVENT_TOKENS, "Hi", 1, FINISH_NONE);
+    completion_service_abort(&service);
+    EXPECT(x.was_cut && !body_has("error"));
+    end();
+    begin_hop(NULL, "{" CHAT ",\"stream\":true,\"n\":2}");
+    send_event(0, ENGINE_EVENT_FAILED, "device lost", 0, FINISH_NONE);
+    EXPECT(!x.was_cut && body_has("device lost"));
+    end();
+}
+
+#define RECORD                                                                                   \
+    "{\"seed\":\"7\",\"now\":1,\"id\":\"chatcmpl-z\",\"created\":5,\"ids\":[10,11],\"bytes\":2," \
+    "\"phase\":1}"
+
+static void test_resumed(void)
+{
+    begin_hop(RECORD, STREAM);
+    EXPECT_INT(requests[0].resumed_count, 2);
+    EXPECT_INT(requests[0].sampling.seed, 7);
+    EXPECT(!x.has_begun); // a wrong record could still be refused
+    send_event(0, ENGINE_EVENT_TOKENS, "Hi", 2, FINISH_NONE);
+    EXPECT(x.has_begun && x.body.len == 0);
+    send_event(0, ENGINE_EVENT_TOKENS, "!", 1, FINISH_NONE);
+    EXPECT(body_has(": lm seed=7 now=1 id=chatcmpl-z created=5\n: lm t=10 b=3 p=1\ndata: "));
+    EXPECT(body_has("\"id\":\"chatcmpl-z\"") && body_has("\"created\":5"));
+    EXPECT(body_has("\"content\":\"!\"") && !body_has("role"));
+    send_event(0, ENGINE_EVENT_DONE, "", 1, FINISH_STOP);
+    EXPECT(body_has("\n\n: lm u=3,4,0\n"));
+    end();
+
+    begin_hop(RECORD, STREAM); // the answer was all there
+    send_event(0, ENGINE_EVENT_DONE, "Hi", 2, FINISH_STOP);
+    EXPECT(x.status == 200 && body_has("\"finish_reason\":\"stop\""));
+    EXPECT(!body_has("Hi") && body_has("[DONE]"));
+    end();
+}
+
+static void test_wrong_records(void)
+{
+    begin_hop(RECORD, STREAM);
+    send_event(0, ENGINE_EVENT_TOKENS, "H", 2, FINISH_NONE); // two bytes were sent
+    EXPECT_INT(x.status, 400);
+    EXPECT(!x.has_begun && body_has("contradicts") && requests[0].cancelled);
+    end();
+    begin_hop(RECORD, STREAM);
+    send_event(0, ENGINE_EVENT_TOKENS, "H\xc3\xa9", 2, FINISH_NONE);
+    EXPECT_INT(x.status, 400);
+    end();
+    begin_hop(RECORD, PLAIN);
+    EXPECT_INT(x.status, 422);
+    EXPECT_INT(request_count, 0);
+    end();
+    begin_hop("{}", STREAM);
+    EXPECT_INT(x.status, 400);
+    end();
+}
+
 int main(void)
 {
+    RUN(test_marks);
+    RUN(test_cut);
+    RUN(test_resumed);
+    RUN(test_wrong_records);
     RUN(test_plain);
     RUN(test_stream);
     RUN(test_slow_reader);

@@ -44,15 +44,28 @@ static void test_load(void)
                                  .kv_blocks_used = 25,
                                  .kv_blocks_total = 100,
                                  .prefill_tokens_per_s = 900,
-                                 .inter_token_s = 0.02};
+                                 .inter_token_s = 0.02,
+                                 .inter_token_slope_s = 0.001};
     struct agent_load load = {.sequence = 9};
     engine_load(&stats, &load);
     EXPECT(load.running == 3 && load.waiting == 2 && load.prefill_tokens_waiting == 77);
     EXPECT(load.kv_used_share == 0.25 && load.prefill_tokens_per_s == 900);
     EXPECT(load.inter_token_s == 0.02 && load.sequence == 9);
+    EXPECT(load.inter_token_slope_s == 0.001);
     stats.kv_blocks_total = 0;
     engine_load(&stats, &load);
     EXPECT(load.kv_used_share == 0);
+}
+
+static void test_news(void)
+{
+    struct engine_stats stats = {.prefill_tokens_waiting = 5000};
+    EXPECT(!engine_load_is_news(&stats, 0)); // how long is that?
+    stats.prefill_tokens_per_s = 2000;
+    EXPECT(engine_load_is_news(&stats, 0));
+    EXPECT(engine_load_is_news(&stats, 4799));
+    EXPECT(!engine_load_is_news(&stats, 4801));
+    EXPECT(!engine_load_is_news(&stats, 90000)); // less is no news that can't wait
 }
 
 int main(void)
@@ -60,5 +73,6 @@ int main(void)
     RUN(test_progress);
     RUN(test_wait);
     RUN(test_load);
+    RUN(test_news);
     return TEST_END();
 }

@@ -17,10 +17,20 @@ struct side {
     enum transcript_saved saved;
     int calls;
     bool is_closed;
+    bool is_unopened; // its turn began without Redis
+    int backs;        // Redis came back
+    bool was_flushed;
 };
 
 static struct side a, b;
 static uint64_t name;
+
+static void on_back(void *arg, bool is_flushed)
+{
+    struct side *s = arg;
+    s->backs++;
+    s->was_flushed = is_flushed;
+}
 
 static void open_side(struct side *s, const char *id, const char *incarnation, size_t bytes_max)
 {
@@ -32,7 +42,9 @@ static void open_side(struct side *s, const char *id, const char *incarnation, s
                                                  .agent_id = id,
                                                  .incarnation = incarnation,
                                                  .ttl_ms = TTL_MS,
-                                                 .bytes_max = bytes_max};
+                                                 .bytes_max = bytes_max,
+                                                 .on_back = on_back,
+                                                 .arg = s};
     NEED(session_transcript_create(&loop, &options, &s->transcript, &err) == 0);
     session_transcript_set_model(s->transcript, "model", &limits);
     NEED(SPIN_UNTIL(session_transcript_name(s->transcript, STR(""), STR("m"), 7, &name), 5000));
@@ -97,10 +109,18 @@ static enum transcript_saved end_turn(struct side *s, int base, int first, int c
     session_record_print(&record, &step);
     session_history_apply(&s->history, &step);
     s->calls = 0;
-    session_transcript_append(s->transcript, name, serial, &s->history, buf_str(&record), on_saved,
-                              s);
+    session_transcript_append(s->transcript, name, !s->is_unopened, serial, &s->history,
+                              buf_str(&record), on_saved, s);
     NEED(SPIN_UNTIL(s->calls == 1, 5000));
     buf_deinit(&record);
+    return s->saved;
+}
+
+static enum transcript_saved restore(struct side *s, bool is_running)
+{
+    s->calls = 0;
+    session_transcript_restore(s->transcript, name, &s->history, is_running, on_saved, s);
+    NEED(SPIN_UNTIL(s->calls == 1, 5000));
     return s->saved;
 }
 
@@ -409,6 +429,88 @@ static void test_redis_goes(void)
     end();
 }
 
+/* A flush is noticed without a turn; what is held is written again, and the secret is the same. */
+static void test_flush_is_noticed(void)
+{
+    begin(0);
+    struct answer answer;
+    open_turn(&a, SESSION_EXPECT_ANY);
+    end_turn(&a, 0, 10, 5);
+    EXPECT_INT(a.backs, 0);
+    ask(&answer, "FLUSHALL");
+    EXPECT(SPIN_UNTIL((session_transcript_tick(a.transcript), a.backs == 1), 5000));
+    EXPECT(a.was_flushed);
+    EXPECT_INT(restore(&a, false), TRANSCRIPT_SAVED);
+    EXPECT_INT(open_turn(&b, SESSION_EXPECT_ADOPT), TRANSCRIPT_HISTORY);
+    EXPECT_INT(b.history.ids.count, 5);
+    uint64_t again;
+    EXPECT(SPIN_UNTIL((session_transcript_tick(b.transcript), b.backs == 1), 5000));
+    ask(&answer, "GET lm:session-secret");
+    EXPECT(answer.text[0] != 0);
+    EXPECT(session_transcript_name(b.transcript, STR("team"), STR("m"), 7, &again));
+    end();
+}
+
+/* Whose it is while another agent lives, or had as many turns, is no question. */
+static void test_restore_takes_nothing(void)
+{
+    begin(0);
+    lives("agent-a", "inc-a");
+    lives("agent-b", "inc-b");
+    open_turn(&a, SESSION_EXPECT_ANY);
+    end_turn(&a, 0, 10, 5);
+    EXPECT_INT(open_turn(&b, SESSION_EXPECT_ADOPT), TRANSCRIPT_HISTORY);
+    EXPECT_INT(end_turn(&a, 5, 20, 5), TRANSCRIPT_MOVED);
+    EXPECT_INT(restore(&a, false), TRANSCRIPT_MOVED); // with a turn more
+    EXPECT_INT(end_turn(&b, 5, 30, 5), TRANSCRIPT_SAVED);
+    struct answer answer;
+    ask(&answer, "DEL lm:agent:agent-b");
+    EXPECT_INT(restore(&a, false), TRANSCRIPT_MOVED); // as many
+    EXPECT_INT(end_turn(&a, 10, 40, 5), TRANSCRIPT_MOVED);
+    end();
+}
+
+/* Turns that began without Redis may follow those of an owner that is gone, and nobody else's. */
+static void test_turns_without_redis(void)
+{
+    begin(0);
+    lives("agent-a", "inc-a");
+    open_turn(&a, SESSION_EXPECT_ANY);
+    end_turn(&a, 0, 10, 5);
+    EXPECT_INT(open_turn(&b, SESSION_EXPECT_EXISTING), TRANSCRIPT_UNKNOWN);
+    session_history_copy(&b.history, &a.history);
+    b.is_unopened = true;
+    EXPECT_INT(end_turn(&b, 5, 20, 5), TRANSCRIPT_MOVED); // its owner lives
+    lives("agent-a", "restarted");
+    b.is_unopened = false;
+    EXPECT_INT(end_turn(&b, 10, 30, 5), TRANSCRIPT_MOVED);
+    session_history_deinit(&b.history);
+    session_history_copy(&b.history, &a.history);
+    b.is_unopened = true;
+    EXPECT_INT(end_turn(&b, 5, 20, 5), TRANSCRIPT_SAVED);
+    b.is_unopened = false;
+    EXPECT_INT(open_turn(&b, SESSION_EXPECT_EXISTING), TRANSCRIPT_OWN);
+    EXPECT_INT(end_turn(&a, 5, 40, 5), TRANSCRIPT_MOVED);
+    end();
+}
+
+/* A pin may know of turns that nobody wrote down: opening the session forgets none. */
+static void test_pin_keeps_its_turns(void)
+{
+    begin(0);
+    open_turn(&a, SESSION_EXPECT_ANY);
+    end_turn(&a, 0, 10, 5);
+    ask_of("SET lm:s:%s {\"agent\":\"agent-a\",\"incarnation\":\"inc-a\",\"turn\":4}");
+    open_turn(&a, SESSION_EXPECT_ANY);
+    struct answer answer;
+    char words[64], text[SESSION_KEY_DIGITS + 1];
+    session_key_text(name, text);
+    snprintf(words, sizeof words, "GET lm:s:%s", text);
+    ask(&answer, words);
+    EXPECT(strstr(answer.text, "\"turn\":4") != NULL);
+    end();
+}
+
 int main(void)
 {
     need_redis_binary();
@@ -428,6 +530,10 @@ int main(void)
     RUN(test_other_model);
     RUN(test_too_large);
     RUN(test_read);
+    RUN(test_flush_is_noticed);
+    RUN(test_restore_takes_nothing);
+    RUN(test_turns_without_redis);
+    RUN(test_pin_keeps_its_turns);
     RUN(test_redis_goes);
     remove_redis_dir();
     return TEST_END();
