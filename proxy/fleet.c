@@ -1,51 +1,13 @@
 #include "proxy/fleet.h"
 
+#include "proxy/rendezvous.h"
 #include "shared/base/check.h"
+#include "shared/base/hash.h"
 
 #include <stdlib.h>
 
-/* ---- cells ---- */
-
-struct fleet_cell *fleet_cell_create(void)
-{
-    struct fleet_cell *c = xcalloc(1, sizeof *c);
-    atomic_init(&c->refs, 1);
-    return c;
-}
-
-struct fleet_cell *fleet_cell_ref(struct fleet_cell *c)
-{
-    atomic_fetch_add(&c->refs, 1);
-    return c;
-}
-
-void fleet_cell_unref(struct fleet_cell *c)
-{
-    if (!c || atomic_fetch_sub(&c->refs, 1) != 1) return;
-    CHECK(atomic_load(&c->in_flight) == 0); // an entry of the ledger holds a reference
-    free(c);
-}
-
-void fleet_cell_report(struct fleet_cell *c, int active)
-{
-    int own = atomic_load(&c->in_flight);
-    int peak = c->peak > own ? c->peak : own;
-    int most = peak > c->peak_before ? peak : c->peak_before;
-    atomic_store(&c->others_in_flight, active > most ? active - most : 0);
-    c->peak_before = peak;
-    c->peak = own;
-}
-
-int fleet_cell_load(const struct fleet_cell *c)
-{
-    return atomic_load_explicit(&c->in_flight, memory_order_relaxed) +
-           atomic_load_explicit(&c->others_in_flight, memory_order_relaxed);
-}
-
-void fleet_cell_add_latency(struct fleet_cell *c, double seconds)
-{
-    c->latency_s[c->latency_count++ % FLEET_LATENCY_MAX] = seconds;
-}
+#define SLOTS_NOMINAL 32 // of an agent that doesn't say how many it has
+#define REMEMBER_FROM 33 // agents of a model from which the first of each key are remembered
 
 /* ---- agents ---- */
 
@@ -56,9 +18,11 @@ struct fleet_agent *fleet_agent_create(const struct fleet_agent *facts, const ch
     memcpy(a, facts, sizeof *a);
     atomic_init(&a->refs, 1);
     a->id = xstrdup(facts->id);
+    a->stable_hash = hash_bytes(a->id, strlen(a->id));
     a->url = xstrdup(facts->url);
     a->host = xstrdup(facts->host);
     a->path = xstrdup(facts->path);
+    a->incarnation = xstrdup(facts->incarnation ? facts->incarnation : "");
     a->cell = fleet_cell_ref(facts->cell);
     for (size_t i = 0; i < count; i++)
         a->models[i] = xstrdup(models[i]);
@@ -78,10 +42,17 @@ void fleet_agent_unref(struct fleet_agent *a)
     free((char *)a->url);
     free((char *)a->host);
     free((char *)a->path);
+    free((char *)a->incarnation);
     for (int i = 0; i < a->model_count; i++)
         free((char *)a->models[i]);
     fleet_cell_unref(a->cell);
     free(a);
+}
+
+double fleet_agent_slots(const struct fleet_agent *a)
+{
+    if (a->capacity > 0) return a->capacity;
+    return SLOTS_NOMINAL * (a->speed > 0 ? a->speed : 1);
 }
 
 /* ---- pictures ---- */
@@ -132,6 +103,22 @@ static void build_index(struct fleet *f)
         last->count++;
     }
     free(pairs);
+    for (int m = 0; m < f->model_count; m++) {
+        struct fleet_model *model = &f->models[m];
+        if (model->count >= REMEMBER_FROM) {
+            model->first = xcalloc(RENDEZVOUS_BUCKETS, sizeof *model->first);
+        }
+    }
+}
+
+static void build_columns(struct fleet *f)
+{
+    f->by_column = xcalloc(FLEET_AGENTS_MAX, sizeof *f->by_column);
+    for (int i = 0; i < f->count; i++) {
+        int column = f->agents[i]->cell->column;
+        CHECK(column < FLEET_AGENTS_MAX);
+        if (column >= 0) f->by_column[column] = (uint16_t)(i + 1);
+    }
 }
 
 struct fleet *fleet_create_take(struct fleet_agent **agents, int count)
@@ -144,6 +131,7 @@ struct fleet *fleet_create_take(struct fleet_agent **agents, int count)
     if (count) memcpy(f->agents, agents, (size_t)count * sizeof *agents);
     qsort(f->agents, (size_t)count, sizeof *f->agents, compare_agents);
     build_index(f);
+    build_columns(f);
     return f;
 }
 
@@ -158,8 +146,11 @@ void fleet_unref(struct fleet *f)
     if (!f || atomic_fetch_sub(&f->refs, 1) != 1) return;
     for (int i = 0; i < f->count; i++)
         fleet_agent_unref(f->agents[i]);
+    for (int m = 0; m < f->model_count; m++)
+        free(f->models[m].first);
     free(f->agents);
     free(f->models);
+    free(f->by_column);
     free(f->slots);
     free(f);
 }
@@ -181,6 +172,37 @@ const struct fleet_model *fleet_find_model(const struct fleet *f, struct str nam
         }
     }
     return NULL;
+}
+
+int fleet_find_column(const struct fleet *f, int column)
+{
+    return column >= 0 && column < FLEET_AGENTS_MAX ? f->by_column[column] - 1 : -1;
+}
+
+int fleet_find_cell(const struct fleet *f, const struct fleet_cell *cell)
+{
+    int at = fleet_find_column(f, cell->column);
+    if (at >= 0 && f->agents[at]->cell == cell) return at;
+    if (cell->column >= 0) return -1; // another one has the column now
+    for (int i = 0; i < f->count; i++) {
+        if (f->agents[i]->cell == cell) return i;
+    }
+    return -1;
+}
+
+bool fleet_model_has(const struct fleet_model *m, int agent)
+{
+    int low = 0, high = m->count;
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (m->agents[middle] == agent) return true;
+        if (m->agents[middle] < agent) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return false;
 }
 
 bool fleet_is_empty(const struct fleet *f)

@@ -1,12 +1,10 @@
-/* fleet.h - who can be asked: an immutable, reference-counted picture of the agents, and one live
- * load cell for each of them.
+/* fleet.h - who can be asked: an immutable, reference-counted picture of the agents, each with its
+ * live cell (fleet_cell.h).
  *
  * The registry publishes a new struct fleet whenever a fact changes (an agent came, went, drains,
- * is suspect); readers take a reference and see a picture that never changes under them. What
- * changes with every request lives in the cell: it outlives pictures and incarnations, so that
- * requests in flight stay counted when facts change. References and cells' counters are atomic:
- * a picture may be read on several threads. Making and publishing belongs to the registry's
- * thread. */
+ * is suspect); readers take a reference and see a picture that never changes under them.
+ * References are atomic: a picture may be read on several threads. Making and publishing belongs to
+ * the registry's thread. */
 #ifndef LM_PROXY_FLEET_H
 #define LM_PROXY_FLEET_H
 
@@ -14,37 +12,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "proxy/fleet_cell.h"
 #include "shared/base/str.h"
 
-#define FLEET_AGENTS_MAX  1024
-#define FLEET_LATENCY_MAX 15 // whole-request durations kept, as LMDeploy shows them
-
-/* ---- the live part ---- */
-
-struct fleet_cell {
-    atomic_int refs;
-    atomic_int in_flight;        // requests of ours at this agent; only the ledger writes
-    atomic_int others_in_flight; // of other proxies and clients, by the last report
-    atomic_int refused;          // connects refused in a row
-    atomic_bool gone; // answers no probe: requests that wait there needn't wait any longer
-    atomic_uint_fast64_t dispatched_total, failed_total;
-
-    /* Written by the registry's thread only. */
-    int peak, peak_before; // highest in_flight since the last report, and in the interval before it
-    double latency_s[FLEET_LATENCY_MAX];
-    unsigned latency_count; // ever
-};
-
-struct fleet_cell *fleet_cell_create(void); // one reference, the caller's
-struct fleet_cell *fleet_cell_ref(struct fleet_cell *c);
-void fleet_cell_unref(struct fleet_cell *c); // NULL is fine
-
-/* A load report came in: `active` sequences run or wait there, ours among them. A report is some
- * hundred milliseconds old, so what it says about our own requests is worse than what we know: only
- * what exceeds the most we had there in that time is laid to others. */
-void fleet_cell_report(struct fleet_cell *c, int active);
-int fleet_cell_load(const struct fleet_cell *c); // requests there, by all we know
-void fleet_cell_add_latency(struct fleet_cell *c, double seconds);
+#define FLEET_AGENTS_MAX 1024
 
 /* ---- facts ---- */
 
@@ -55,25 +26,31 @@ enum fleet_state {
 
 struct fleet_agent {
     atomic_int refs;
-    const char *id;   // all strings are owned by the struct
-    const char *url;  // as registered
-    const char *host; // for http_call_start
-    const char *path; // "" or "/prefix": stands before the request's own target
-    int port;
-    int capacity; // sequences that run at once; 0: unknown
-    double speed; // LMDeploy's relative speed; 0: not given
-    bool foreign; // not one of ours: no lease, no load reports
-    bool draining;
     enum fleet_state state;
+    bool draining;
+    bool foreign;            // not one of ours: no lease, no load reports
+    int capacity;            // sequences that run at once; 0: unknown
+    int context_len;         // tokens; 0: unknown
+    double speed;            // LMDeploy's relative speed; 0: not given
+    uint64_t stable_hash;    // of its id: the same at every proxy and after restarts
     struct fleet_cell *cell; // one reference
+    const char *id;          // all strings are owned by the struct
+    const char *url;         // as registered
+    const char *host;        // for http_call_start
+    const char *incarnation; // of the process; "" for foreign nodes (NULL is "" for create)
+    const char *path;        // "" or "/prefix": stands before the request's own target
+    int port;
     int model_count;
     const char *models[];
 };
 
-/* Copies the strings; takes a reference of `cell`. One reference, the caller's. */
+/* Copies the strings; takes a reference of `cell`; stable_hash is computed. One reference, the
+ * caller's. */
 struct fleet_agent *fleet_agent_create(const struct fleet_agent *facts, const char *const *models);
 struct fleet_agent *fleet_agent_ref(struct fleet_agent *a);
 void fleet_agent_unref(struct fleet_agent *a); // NULL is fine
+/* Sequences that it runs at once: its capacity, else a nominal number times its speed. */
+double fleet_agent_slots(const struct fleet_agent *a);
 
 /* ---- the picture ---- */
 
@@ -81,6 +58,7 @@ struct fleet_model {
     struct str name;
     const uint16_t *agents; // indexes into fleet.agents, ascending
     int count;
+    _Atomic uint32_t *first; // for rendezvous.c, filled as keys come; NULL: few agents
 };
 
 struct fleet {
@@ -90,6 +68,7 @@ struct fleet {
     int model_count;
     struct fleet_model *models; // by name, ascending
     uint16_t *slots;            // what models[].agents point into
+    uint16_t *by_column;        // FLEET_AGENTS_MAX: cell's column -> index + 1; 0: none
 };
 
 /* The picture of these agents; takes their references over (the array stays the caller's). */
@@ -98,6 +77,10 @@ struct fleet *fleet_ref(struct fleet *f);
 void fleet_unref(struct fleet *f); // NULL is fine
 
 const struct fleet_model *fleet_find_model(const struct fleet *f, struct str name); // NULL: none
+/* Index of the agent with this cell, or of the one in this column of the prefix table; -1: none. */
+int fleet_find_cell(const struct fleet *f, const struct fleet_cell *cell);
+int fleet_find_column(const struct fleet *f, int column);
+bool fleet_model_has(const struct fleet_model *m, int agent); // is that index among its agents?
 bool fleet_is_empty(const struct fleet *f);
 /* CHECKs order, indexes and references; for tests and debug builds. */
 void fleet_check(const struct fleet *f);

@@ -6,21 +6,15 @@
  */
 #include "proxy/route.h"
 
-#define NOMINAL_SLOTS 32
-
-static double score_of(const struct fleet_agent *a)
+static int pick(struct route_state *s, const struct route_request *r, struct route_candidate *c,
+                int count)
 {
-    double slots = a->capacity > 0 ? a->capacity : NOMINAL_SLOTS * (a->speed > 0 ? a->speed : 1);
-    return (fleet_cell_load(a->cell) + 1) / slots;
-}
-
-static int pick(struct route_state *s, const struct fleet *f, const uint16_t *candidates, int count)
-{
+    (void)r;
     int best = 0;
     uint32_t ties = 0;
     double best_score = 0;
     for (int i = 0; i < count; i++) {
-        double score = score_of(f->agents[candidates[i]]);
+        double score = (fleet_cell_load(c[i].agent->cell) + 1) / fleet_agent_slots(c[i].agent);
         if (i > 0 && score > best_score) continue;
         if (i == 0 || score < best_score) {
             best = i;
@@ -33,4 +27,4 @@ static int pick(struct route_state *s, const struct fleet *f, const uint16_t *ca
     return best;
 }
 
-const struct route_policy route_least_load = {.name = "least_load", .pick = pick};
+const struct route_policy route_least_load = {.name = "least_load", .sees_all = true, .pick = pick};

@@ -2,11 +2,13 @@
  * a single one still sees a rotation, only not always the next neighbour. */
 #include "proxy/route.h"
 
-static int pick(struct route_state *s, const struct fleet *f, const uint16_t *candidates, int count)
+static int pick(struct route_state *s, const struct route_request *r, struct route_candidate *c,
+                int count)
 {
-    (void)f;
-    (void)candidates;
+    (void)r;
+    (void)c;
     return (int)(s->turn++ % (uint64_t)count);
 }
 
-const struct route_policy route_round_robin = {.name = "round_robin", .pick = pick};
+const struct route_policy route_round_robin = {
+    .name = "round_robin", .sees_all = true, .pick = pick};

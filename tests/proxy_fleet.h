@@ -34,8 +34,16 @@ static inline struct fleet *proxy_fleet_make(int count)
         char id[16];
         snprintf(id, sizeof id, "a%d", i);
         agents[i] = proxy_fleet_agent(id, models, 1);
+        agents[i]->cell->column = i;
     }
     return fleet_create_take(agents, count);
+}
+
+/* Opens the agent's breaker, half-open from now_ms + 1 s on. */
+static inline void proxy_fleet_break(struct fleet *f, int index, uint64_t now_ms)
+{
+    for (int i = 0; i < BREAKER_STREAK; i++)
+        (void)breaker_failure(&f->agents[index]->cell->breaker, false, true, 0, now_ms);
 }
 
 /* Loads that a test has set by hand are not the ledger's: cleared first. */

@@ -78,39 +78,34 @@ static void test_references(void)
     fleet_cell_unref(cell);
 }
 
-/* Reports are late. What they say about our own requests is not laid to others. */
-static void test_reports(void)
+static void test_columns(void)
 {
-    struct fleet_cell *c = fleet_cell_create();
-    atomic_store(&c->in_flight, 5);
-    fleet_cell_report(c, 0); // made before we sent anything
-    EXPECT_INT(fleet_cell_load(c), 5);
-    fleet_cell_report(c, 5);
-    EXPECT_INT(fleet_cell_load(c), 5);
-    fleet_cell_report(c, 8); // three of somebody else
-    EXPECT_INT(fleet_cell_load(c), 8);
-    atomic_store(&c->in_flight, 1); // four of ours have ended; the report is older than that
-    fleet_cell_report(c, 8);
-    EXPECT_INT(fleet_cell_load(c), 4);
-    fleet_cell_report(c, 4); // and now it isn't
-    EXPECT_INT(fleet_cell_load(c), 1);
-    fleet_cell_report(c, 4);
-    EXPECT_INT(fleet_cell_load(c), 4);
-    atomic_store(&c->in_flight, 0);
-    fleet_cell_unref(c);
+    struct fleet *f = proxy_fleet_make(12); // by id: a0, a1, a10, a11, a2, ...
+    for (int i = 0; i < f->count; i++) {
+        EXPECT_INT(fleet_find_cell(f, f->agents[i]->cell), i);
+        EXPECT_INT(fleet_find_column(f, f->agents[i]->cell->column), i);
+    }
+    EXPECT_INT(fleet_find_column(f, 12), -1);
+    EXPECT_INT(fleet_find_column(f, -1), -1);
+    EXPECT_INT(fleet_find_column(f, FLEET_AGENTS_MAX), -1);
+    struct fleet_cell *gone = fleet_cell_create();
+    EXPECT_INT(fleet_find_cell(f, gone), -1);
+    gone->column = 3; // reused since: that agent is another one
+    EXPECT_INT(fleet_find_cell(f, gone), -1);
+    fleet_cell_unref(gone);
+    f->agents[5]->cell->column = -1;
+    EXPECT_INT(fleet_find_cell(f, f->agents[5]->cell), 5); // without columns it takes longer
+    fleet_unref(f);
 }
 
-static void test_latencies_are_the_last_ones(void)
+static void test_agents_of_a_model(void)
 {
-    struct fleet_cell *c = fleet_cell_create();
-    for (int i = 0; i < 100; i++)
-        fleet_cell_add_latency(c, i);
-    EXPECT_INT(c->latency_count, 100);
-    double sum = 0;
-    for (int i = 0; i < FLEET_LATENCY_MAX; i++)
-        sum += c->latency_s[i];
-    EXPECT(sum == (85 + 99) * 15 / 2.0);
-    fleet_cell_unref(c);
+    uint16_t agents[] = {1, 4, 5, 9};
+    struct fleet_model m = {.agents = agents, .count = 4};
+    for (int i = 0; i < 12; i++)
+        EXPECT(fleet_model_has(&m, i) == (i == 1 || i == 4 || i == 5 || i == 9));
+    m.count = 0;
+    EXPECT(!fleet_model_has(&m, 1));
 }
 
 int main(void)
@@ -119,7 +114,7 @@ int main(void)
     RUN(test_empty);
     RUN(test_full_and_many_models);
     RUN(test_references);
-    RUN(test_reports);
-    RUN(test_latencies_are_the_last_ones);
+    RUN(test_columns);
+    RUN(test_agents_of_a_model);
     return TEST_END();
 }
