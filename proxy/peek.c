@@ -1,327 +1,494 @@
-/* peek.c - a loop, not a recursion: nesting costs one bit a level.
+/* peek.c - a loop, not a recursion: nesting costs a bit and a byte a level.
  *
  *     value ──scalar──────────────► after ──','──► value (in an object: name ':' first)
  *       │ '{' or '[' (one level down)   │ '}' or ']' (one level up): after again
  *       └──► value, or after if empty   └ at level 0: only blanks may follow
  *
- * Only members of the outermost object are looked at: a "model" inside "metadata" is not the model.
+ * Every open level has a place, which says what its values are to us:
+ *
+ *     TOP ─ messages ─► LIST ─► MESSAGE ─ content ─► PARTS ─► PART     text, to the canonical stream
+ *      │ prompt, input ─► LIST (texts, token ids)      │ images, calls of tools
+ *      └ tools, options ─► SIDE ◄──────────────────────┘               whole values, to a digest
+ *
+ * Only members of the outermost object are options: a "model" inside "metadata" is not the model.
  * A name that is spelled with escapes ("\u006dodel") counts as what it spells, and a member that we
- * read may stand there once only, since the agent might take the other one. */
+ * read may stand there once only, since the agent might take the other one. Types are the agent's to
+ * refuse: a member of another type than ours is as if it weren't there. */
 #include "proxy/peek.h"
 
-#include "shared/base/utf8.h"
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "proxy/peek_fields.h"
+#include "proxy/peek_scan.h"
 
 #define DEPTH_MAX 64
 
-enum field { FIELD_OTHER, FIELD_MODEL, FIELD_STREAM };
-
 struct scan {
-    const char *at, *end, *start;
+    struct peek_scan lex;
     uint64_t objects; // bit depth-1: that level is an object
     int depth;
-    enum field field; // of the value that comes next, if it is a member of the outermost object
-    unsigned seen;    // bit per enum field
+    unsigned char place[DEPTH_MAX]; // enum peek_place of each open level
+    enum peek_field field;          // of the value that comes next, if it is a member that we read
+    uint64_t seen, message_seen;    // bit per enum peek_field
+    enum peek_field conversation;   // which member holds it on this route
+
+    enum peek_field side; // whose value goes to the digest; PEEK_FIELD_OTHER: none does
+    int side_depth;       // of the level that it stands in
+    int side_texts;       // strings directly in it: images given as a list
+    struct text_digest digest;
+
+    struct canonical canonical;
+    int64_t n, best_of;
     struct arena *arena;
     struct peek *out;
-    struct api_error *error;
 };
 
 enum step { STEP_FAILED = -1, STEP_DONE, STEP_VALUE, STEP_AFTER };
 
-static int fail(struct scan *s, const char *what)
+static enum step fail(struct scan *s, const char *what)
 {
-    return api_error_set(s->error, 400, NULL, NULL,
-                         "We could not parse the JSON body of your request: %s at byte %zu%s.",
-                         what, (size_t)(s->at - s->start),
-                         s->at == s->end ? ", where the body ends" : "");
+    return (enum step)peek_scan_fail(&s->lex, what);
 }
 
-static void skip_blanks(struct scan *s)
+static enum peek_place place_of(const struct scan *s)
 {
-    while (s->at < s->end && (*s->at == ' ' || *s->at == '\n' || *s->at == '\r' || *s->at == '\t'))
-        s->at++;
+    return s->depth > 0 ? (enum peek_place)s->place[s->depth - 1] : PEEK_PLACE_SKIP;
 }
 
-static int next_char(const struct scan *s)
+/* ---- values that are hashed whole ---- */
+
+/* Bytes that no text of ours holds keep the pieces apart. */
+static void side_put(struct scan *s, struct str text, char kind)
 {
-    return s->at < s->end ? (unsigned char)*s->at : -1;
+    text_digest_write(&s->digest, &kind, 1);
+    text_digest_write(&s->digest, text.data, text.len);
+    text_digest_write(&s->digest, "", 1);
 }
 
-/* ---- strings ---- */
-
-/* The four digits of "\uXXXX" at `at`, or -1. */
-static int hex4(const char *at, const char *end)
+/* 1, 1.0 and 1e0 are the same; fractions count as they are written. */
+static void side_put_number(struct scan *s, struct str raw)
 {
-    if (end - at < 6 || at[0] != '\\' || at[1] != 'u') return -1;
-    int value = 0;
-    for (int i = 2; i < 6; i++) {
-        char c = at[i];
-        int digit = c >= '0' && c <= '9'   ? c - '0'
-                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                           : -1;
-        if (digit < 0) return -1;
-        value = value << 4 | digit;
+    int64_t value;
+    char text[24];
+    if (peek_number_is_integer(raw, &value)) {
+        snprintf(text, sizeof text, "%" PRId64, value);
+        raw = str_of(text);
     }
-    return value;
+    side_put(s, raw, 'n');
 }
 
-static int skip_escape(struct scan *s)
+static void side_begin(struct scan *s, enum peek_field field)
 {
-    char c = s->end - s->at > 1 ? s->at[1] : 0;
-    if (c == 0 || !strchr("\"\\/bfnrtu", c)) return fail(s, "unknown escape");
-    if (c != 'u') {
-        s->at += 2;
-        return 0;
-    }
-    int unit = hex4(s->at, s->end);
-    if (unit < 0) return fail(s, "\\u without four hexadecimal digits");
-    if (unit == 0) return fail(s, "\\u0000, which no string may hold,");
-    if (unit >= 0xdc00 && unit <= 0xdfff) return fail(s, "unpaired surrogate");
-    if (unit >= 0xd800 && unit <= 0xdbff) {
-        int low = hex4(s->at + 6, s->end);
-        if (low < 0xdc00 || low > 0xdfff) return fail(s, "unpaired surrogate");
-        s->at += 6;
-    }
-    s->at += 6;
-    return 0;
+    s->side = field;
+    s->side_depth = s->depth;
+    s->side_texts = 0;
+    text_digest_init(&s->digest);
 }
 
-/* True if one of the eight bytes ends the plain run: a quote, a backslash, a control character or
- * anything beyond ASCII. Classic SWAR: a byte below n gives x - n its high bit. May also be true
- * for a byte behind such a one, never false for one that is there. */
-static bool has_special(uint64_t x)
+static void side_end(struct scan *s)
 {
-    const uint64_t ones = 0x0101010101010101ull, highs = 0x8080808080808080ull;
-    uint64_t quote = x ^ (ones * '"'), backslash = x ^ (ones * '\\');
-    return ((x | (x - ones * 0x20) | (quote - ones) | (backslash - ones)) & highs) != 0;
-}
-
-static void skip_plain(struct scan *s)
-{
-    uint64_t word;
-    while (s->end - s->at >= 8) {
-        memcpy(&word, s->at, 8);
-        if (has_special(word)) break;
-        s->at += 8;
+    enum peek_field field = s->side;
+    uint64_t digest = text_digest_value(&s->digest), bytes = s->digest.bytes;
+    s->side = PEEK_FIELD_OTHER;
+    if (peek_field_is_media(field)) {
+        canonical_write_digest(&s->canonical, digest);
+        s->out->images += field != PEEK_FIELD_OTHER_MEDIA;
+    } else if (peek_field_is_option(field)) {
+        if (bytes == 2) return; // nothing between the brackets: as if it weren't there
+        if (field == PEEK_FIELD_IMAGE_URLS) s->out->images += s->side_texts;
+        canonical_add_option(&s->canonical, field, digest, peek_field_is_read(field) ? bytes : 0);
+    } else {
+        canonical_add_member(&s->canonical, field, digest, bytes);
     }
 }
 
-/* From the opening quote to behind the closing one. *raw: what stands between them. */
-static int scan_string(struct scan *s, struct str *raw, bool *escaped)
+/* True: this value goes to the digest, which it may just have begun. */
+static bool to_side(struct scan *s, enum peek_place place, enum peek_field field)
 {
-    const char *first = ++s->at;
-    *escaped = false;
-    for (;;) {
-        skip_plain(s);
-        if (s->at >= s->end) return fail(s, "unfinished string");
-        unsigned char c = (unsigned char)*s->at;
-        if (c == '"') break;
-        if (c == '\\') {
-            *escaped = true;
-            if (skip_escape(s) < 0) return -1;
-        } else if (c < 0x20) {
-            return fail(s, "control character inside a string");
-        } else if (c < 0x80) {
-            s->at++;
-        } else {
-            uint32_t code_point;
-            size_t len = utf8_decode(s->at, (size_t)(s->end - s->at), &code_point);
-            if (len == 0) return fail(s, "malformed UTF-8");
-            s->at += len;
-        }
+    if (s->side != PEEK_FIELD_OTHER) return true;
+    if (place == PEEK_PLACE_TOP       ? !peek_field_is_option(field)
+        : place == PEEK_PLACE_MESSAGE ? !peek_field_is_member(field)
+                                      : place != PEEK_PLACE_PART || !peek_field_is_media(field)) {
+        return false;
     }
-    *raw = (struct str){first, (size_t)(s->at - first)};
-    s->at++;
-    return 0;
+    side_begin(s, field);
+    return true;
 }
 
-/* What a scanned string spells. `out` holds raw.len bytes: decoding never grows. */
-static size_t decode(struct str raw, char *out)
+static void side_scalar_ended(struct scan *s)
 {
-    static const char from[] = "bfnrt", to[] = "\b\f\n\r\t";
-    const char *at = raw.data, *end = raw.data + raw.len;
-    size_t len = 0;
-    while (at < end) {
-        if (*at != '\\') {
-            out[len++] = *at++;
-        } else if (at[1] != 'u') {
-            const char *named = strchr(from, at[1]);
-            out[len++] = named ? to[named - from] : at[1];
-            at += 2;
-        } else {
-            uint32_t code_point = (uint32_t)hex4(at, end);
-            at += 6;
-            if (code_point >= 0xd800 && code_point <= 0xdbff) {
-                uint32_t low = (uint32_t)hex4(at, end);
-                code_point = 0x10000 + ((code_point - 0xd800) << 10) + (low - 0xdc00);
-                at += 6;
-            }
-            len += utf8_encode(code_point, out + len);
-        }
-    }
-    return len;
+    if (s->depth == s->side_depth) side_end(s);
 }
 
-/* ---- members that we read ---- */
+/* ---- names ---- */
 
-static enum field field_of(struct str name, bool escaped)
-{
-    char text[64]; // no name of ours is longer when every character is an escape
-    if (name.len > sizeof text) return FIELD_OTHER;
-    if (escaped) name = (struct str){text, decode(name, text)};
-    if (str_equal(name, STR("model"))) return FIELD_MODEL;
-    if (str_equal(name, STR("stream"))) return FIELD_STREAM;
-    return FIELD_OTHER;
-}
-
-/* "name" : */
 static enum step scan_name(struct scan *s)
 {
     struct str name;
     bool escaped;
-    skip_blanks(s);
-    if (next_char(s) != '"') return (enum step)fail(s, "expected a member name in quotes");
-    if (scan_string(s, &name, &escaped) < 0) return STEP_FAILED;
-    s->field = s->depth == 1 ? field_of(name, escaped) : FIELD_OTHER;
-    if (s->field != FIELD_OTHER) {
-        if (s->seen >> s->field & 1) return (enum step)fail(s, "a member stands there twice");
-        s->seen |= 1u << s->field;
+    enum peek_place place = place_of(s);
+    peek_skip_blanks(&s->lex);
+    if (peek_next_char(&s->lex) != '"') return fail(s, "expected a member name in quotes");
+    if (peek_scan_string(&s->lex, &name, &escaped) < 0) return STEP_FAILED;
+    char text[PEEK_NAME_BYTES * 6]; // if every character is an escape
+    if (escaped && name.len <= sizeof text) name = (struct str){text, peek_decode(name, text)};
+    s->field = PEEK_FIELD_OTHER;
+    if (place == PEEK_PLACE_SIDE) {
+        side_put(s, name, 'k'); // one that is longer than any of ours stays as it is spelled
+    } else if (place != PEEK_PLACE_SKIP) {
+        s->field = peek_field_find(place, name);
+        uint64_t bit = (uint64_t)1 << s->field, *seen = NULL;
+        if (place == PEEK_PLACE_TOP) seen = &s->seen;
+        if (place == PEEK_PLACE_MESSAGE) seen = &s->message_seen;
+        if (seen && s->field != PEEK_FIELD_OTHER) {
+            if (*seen & bit) return fail(s, "a member stands there twice");
+            *seen |= bit;
+        }
     }
-    skip_blanks(s);
-    if (next_char(s) != ':') return (enum step)fail(s, "expected ':'");
-    s->at++;
+    peek_skip_blanks(&s->lex);
+    if (peek_next_char(&s->lex) != ':') return fail(s, "expected ':'");
+    s->lex.at++;
     return STEP_VALUE;
 }
 
-static int refuse_model(struct scan *s, const char *got)
+static enum step refuse_model(struct scan *s, const char *got)
 {
-    return api_error_set(s->error, 400, "invalid_type", "model",
-                         "Invalid type for 'model': expected a string, but got %s instead.", got);
+    return (enum step)api_error_set(s->lex.error, 400, "invalid_type", "model",
+                                    "Invalid type for 'model': expected a string, but got %s "
+                                    "instead.",
+                                    got);
 }
 
-static enum step scan_text(struct scan *s, enum field field)
+/* ---- strings ---- */
+
+static struct str decoded(struct scan *s, struct str raw, bool escaped)
+{
+    if (!escaped) return raw;
+    char *text = arena_alloc(s->arena, raw.len + 1);
+    return (struct str){text, peek_decode(raw, text)};
+}
+
+/* Where a member's text is kept; NULL: it isn't one that we keep. */
+static struct str *text_slot(struct scan *s, enum peek_place place, enum peek_field field)
+{
+    struct peek *out = s->out;
+    if (place == PEEK_PLACE_CONVERSATION) {
+        return field == PEEK_FIELD_ID ? &out->conversation : NULL;
+    }
+    if (place != PEEK_PLACE_TOP) return NULL;
+    switch (field) {
+    case PEEK_FIELD_MODEL:
+        return &out->model;
+    case PEEK_FIELD_SESSION_ID:
+        return &out->session_text;
+    case PEEK_FIELD_CONVERSATION:
+        return &out->conversation;
+    case PEEK_FIELD_PREVIOUS_RESPONSE_ID:
+        return &out->previous_response_id;
+    case PEEK_FIELD_PROMPT_CACHE_KEY:
+        return &out->prompt_cache_key;
+    case PEEK_FIELD_USER:
+        return &out->user;
+    default:
+        return NULL;
+    }
+}
+
+/* Is a string here text of the conversation? */
+static bool is_text(const struct scan *s, enum peek_place place, enum peek_field field)
+{
+    switch (place) {
+    case PEEK_PLACE_TOP:
+        return field == s->conversation;
+    case PEEK_PLACE_LIST:
+    case PEEK_PLACE_PARTS:
+        return true;
+    case PEEK_PLACE_MESSAGE:
+        return field == PEEK_FIELD_CONTENT;
+    case PEEK_PLACE_PART:
+        return field == PEEK_FIELD_TEXT || field == PEEK_FIELD_CONTENT;
+    default:
+        return false;
+    }
+}
+
+/* A prompt as one text, or one of several: those behind the first continue nothing. */
+static void end_prompt(struct scan *s, enum peek_place place)
+{
+    canonical_end_message(&s->canonical);
+    if (place == PEEK_PLACE_LIST) s->canonical.marks_wanted = false;
+}
+
+static enum step scan_side_text(struct scan *s)
+{
+    struct peek_sink sink = {NULL, &s->digest};
+    text_digest_write(&s->digest, "s", 1);
+    if (peek_scan_text(&s->lex, &sink) < 0) return STEP_FAILED;
+    text_digest_write(&s->digest, "", 1);
+    s->side_texts += s->depth <= s->side_depth + 1;
+    side_scalar_ended(s);
+    return STEP_AFTER;
+}
+
+static enum step scan_text(struct scan *s, enum peek_place place, enum peek_field field)
 {
     struct str raw;
     bool escaped;
-    if (scan_string(s, &raw, &escaped) < 0) return STEP_FAILED;
-    if (field != FIELD_MODEL) return STEP_AFTER;
-    if (escaped) {
-        char *text = arena_alloc(s->arena, raw.len + 1);
-        raw = (struct str){text, decode(raw, text)};
+    if (to_side(s, place, field)) return scan_side_text(s);
+    if (is_text(s, place, field)) {
+        struct peek_sink sink = {&s->canonical, NULL};
+        if (peek_scan_text(&s->lex, &sink) < 0) return STEP_FAILED;
+        if (place == PEEK_PLACE_TOP || place == PEEK_PLACE_LIST) end_prompt(s, place);
+        return STEP_AFTER;
     }
-    s->out->model = raw;
+    if (peek_scan_string(&s->lex, &raw, &escaped) < 0) return STEP_FAILED;
+    if (place == PEEK_PLACE_MESSAGE && field == PEEK_FIELD_ROLE) {
+        struct str role = decoded(s, raw, escaped);
+        canonical_add_role(&s->canonical, role);
+        if (str_equal(role, STR("assistant"))) s->out->has_answer = true;
+    }
+    struct str *slot = text_slot(s, place, field);
+    if (slot) *slot = decoded(s, raw, escaped);
+    if (slot == &s->out->session_text) s->out->session_raw = raw;
     return STEP_AFTER;
 }
 
-/* ---- the other values ---- */
+/* ---- numbers, words ---- */
 
-static bool skip_digits(struct scan *s)
+static void take_number(struct scan *s, enum peek_field field, struct str raw)
 {
-    const char *first = s->at;
-    while (s->at < s->end && *s->at >= '0' && *s->at <= '9')
-        s->at++;
-    return s->at > first;
+    int64_t value, *slot = NULL;
+    struct peek *out = s->out;
+    switch (field) {
+    case PEEK_FIELD_N:
+        slot = &s->n;
+        break;
+    case PEEK_FIELD_BEST_OF:
+        slot = &s->best_of;
+        break;
+    case PEEK_FIELD_MAX_TOKENS:
+    case PEEK_FIELD_MAX_COMPLETION_TOKENS:
+    case PEEK_FIELD_REQUEST_OUTPUT_LEN:
+        slot = &out->max_tokens;
+        break;
+    case PEEK_FIELD_SESSION_ID:
+        out->session_raw = raw;
+        slot = &out->session_id;
+        break;
+    case PEEK_FIELD_PRIORITY:
+        slot = &out->priority;
+        break;
+    default:
+        return;
+    }
+    if (!peek_number_is_integer(raw, &value)) return;
+    *slot = value;
+    if (field == PEEK_FIELD_SESSION_ID) out->has_session_id = true;
+    if (field == PEEK_FIELD_PRIORITY) out->has_priority = true;
 }
 
-static enum step scan_number(struct scan *s, enum field field)
+static enum step scan_number(struct scan *s, enum peek_place place, enum peek_field field)
 {
-    if (*s->at == '-') s->at++;
-    bool zero = next_char(s) == '0';
-    const char *first = s->at;
-    bool ok = skip_digits(s) && !(zero && s->at - first > 1);
-    if (ok && next_char(s) == '.') {
-        s->at++;
-        ok = skip_digits(s);
+    struct str raw;
+    bool is_side = to_side(s, place, field);
+    if (peek_scan_number(&s->lex, &raw) < 0) return STEP_FAILED;
+    if (is_side) {
+        side_put_number(s, raw);
+        side_scalar_ended(s);
+        return STEP_AFTER;
     }
-    if (ok && (next_char(s) == 'e' || next_char(s) == 'E')) {
-        s->at++;
-        if (next_char(s) == '+' || next_char(s) == '-') s->at++;
-        ok = skip_digits(s);
-    }
-    if (!ok) return (enum step)fail(s, "malformed number");
-    return field == FIELD_MODEL ? (enum step)refuse_model(s, "a number") : STEP_AFTER;
+    if (place == PEEK_PLACE_LIST || place == PEEK_PLACE_TOKENS) s->out->tokens_given++;
+    if (place != PEEK_PLACE_TOP) return STEP_AFTER;
+    if (field == PEEK_FIELD_MODEL) return refuse_model(s, "a number");
+    take_number(s, field, raw);
+    return STEP_AFTER;
 }
 
-static enum step scan_word(struct scan *s, enum field field, struct str word)
+static enum step scan_word(struct scan *s, enum peek_place place, enum peek_field field,
+                           struct str word)
 {
-    struct str rest = {s->at, (size_t)(s->end - s->at)};
-    if (!str_starts_with(rest, word)) return (enum step)fail(s, "expected a value");
-    s->at += word.len;
     bool is_null = word.data[0] == 'n', is_true = word.data[0] == 't';
-    if (field == FIELD_MODEL && !is_null) return (enum step)refuse_model(s, "a boolean");
-    if (field == FIELD_STREAM) s->out->stream = is_true;
+    if (peek_scan_word(&s->lex, word) < 0) return STEP_FAILED;
+    if (place == PEEK_PLACE_TOP && field == PEEK_FIELD_SESSION_ID) {
+        s->out->session_raw = (struct str){s->lex.at - word.len, word.len};
+    }
+    if (is_null && s->side == PEEK_FIELD_OTHER) return STEP_AFTER; // as if it weren't there
+    if (to_side(s, place, field)) {
+        side_put(s, word, 'w');
+        side_scalar_ended(s);
+        return STEP_AFTER;
+    }
+    if (place != PEEK_PLACE_TOP) return STEP_AFTER;
+    if (field == PEEK_FIELD_MODEL) return refuse_model(s, "a boolean");
+    if (field == PEEK_FIELD_STREAM) s->out->stream = is_true;
+    if (field == PEEK_FIELD_INTERACTIVE_MODE) s->out->interactive_mode = is_true;
+    if (field == PEEK_FIELD_CANCEL) s->out->cancel = is_true;
     return STEP_AFTER;
 }
 
-static enum step open_level(struct scan *s, bool is_object)
+/* ---- levels ---- */
+
+/* What the values inside are, of an object or array that is not the digest's. */
+static enum peek_place inner_place(const struct scan *s, enum peek_place place,
+                                   enum peek_field field, bool is_object)
 {
-    if (s->depth == DEPTH_MAX) return (enum step)fail(s, "nesting of more than 64 levels");
-    uint64_t bit = (uint64_t)1 << s->depth++;
+    switch (place) {
+    case PEEK_PLACE_TOP:
+        if (field == s->conversation && !is_object) return PEEK_PLACE_LIST;
+        return field == PEEK_FIELD_CONVERSATION && is_object ? PEEK_PLACE_CONVERSATION
+                                                             : PEEK_PLACE_SKIP;
+    case PEEK_PLACE_LIST:
+        return is_object ? PEEK_PLACE_MESSAGE : PEEK_PLACE_TOKENS;
+    case PEEK_PLACE_MESSAGE:
+    case PEEK_PLACE_PART:
+        return field == PEEK_FIELD_CONTENT && !is_object ? PEEK_PLACE_PARTS : PEEK_PLACE_SKIP;
+    case PEEK_PLACE_PARTS:
+        return is_object ? PEEK_PLACE_PART : PEEK_PLACE_SKIP;
+    default:
+        return PEEK_PLACE_SKIP;
+    }
+}
+
+static enum step open_level(struct scan *s, enum peek_place place, enum peek_field field,
+                            bool is_object)
+{
+    if (s->depth == DEPTH_MAX) return fail(s, "nesting of more than 64 levels");
+    enum peek_place inner = s->depth == 0 ? PEEK_PLACE_TOP : PEEK_PLACE_SIDE;
+    if (s->depth > 0 && !to_side(s, place, field)) {
+        inner = inner_place(s, place, field, is_object);
+    }
+    if (inner == PEEK_PLACE_SIDE) text_digest_write(&s->digest, is_object ? "{" : "[", 1);
+    if (inner == PEEK_PLACE_MESSAGE) s->message_seen = 0;
+    uint64_t bit = (uint64_t)1 << s->depth;
     s->objects = is_object ? s->objects | bit : s->objects & ~bit;
-    s->at++;
-    skip_blanks(s);
-    if (next_char(s) == (is_object ? '}' : ']')) return STEP_AFTER; // which closes the level
+    s->place[s->depth++] = (unsigned char)inner;
+    s->lex.at++;
+    peek_skip_blanks(&s->lex);
+    if (peek_next_char(&s->lex) == (is_object ? '}' : ']')) {
+        return STEP_AFTER; // which closes the level
+    }
     return is_object ? scan_name(s) : STEP_VALUE;
 }
 
+static void close_level(struct scan *s, bool is_object)
+{
+    enum peek_place place = place_of(s);
+    s->depth--;
+    if (place == PEEK_PLACE_MESSAGE) canonical_end_message(&s->canonical);
+    if (place == PEEK_PLACE_SIDE) {
+        text_digest_write(&s->digest, is_object ? "}" : "]", 1);
+        side_scalar_ended(s);
+    }
+}
+
+/* ---- the loop ---- */
+
 static enum step scan_value(struct scan *s)
 {
-    enum field field = s->field;
-    s->field = FIELD_OTHER;
-    skip_blanks(s);
-    int c = next_char(s);
+    enum peek_field field = s->field;
+    enum peek_place place = place_of(s);
+    s->field = PEEK_FIELD_OTHER;
+    peek_skip_blanks(&s->lex);
+    int c = peek_next_char(&s->lex);
     switch (c) {
     case '"':
-        return scan_text(s, field);
+        return scan_text(s, place, field);
     case '{':
     case '[':
-        if (field == FIELD_MODEL) {
-            return (enum step)refuse_model(s, c == '{' ? "an object" : "an array");
+        if (field == PEEK_FIELD_MODEL) {
+            return refuse_model(s, c == '{' ? "an object" : "an array");
         }
-        return open_level(s, c == '{');
+        if (place == PEEK_PLACE_TOP && field == PEEK_FIELD_SESSION_ID) {
+            s->out->session_raw = (struct str){s->lex.at, 1}; // there is one, if not of a good type
+        }
+        return open_level(s, place, field, c == '{');
     case 't':
-        return scan_word(s, field, STR("true"));
+        return scan_word(s, place, field, STR("true"));
     case 'f':
-        return scan_word(s, field, STR("false"));
+        return scan_word(s, place, field, STR("false"));
     case 'n':
-        return scan_word(s, field, STR("null"));
+        return scan_word(s, place, field, STR("null"));
     default:
-        if (c == '-' || (c >= '0' && c <= '9')) return scan_number(s, field);
-        return (enum step)fail(s, "expected a value");
+        if (c == '-' || (c >= '0' && c <= '9')) return scan_number(s, place, field);
+        return fail(s, "expected a value");
     }
 }
 
 static enum step scan_after(struct scan *s)
 {
-    skip_blanks(s);
-    int c = next_char(s);
-    if (s->depth == 0) return c < 0 ? STEP_DONE : (enum step)fail(s, "text behind the object");
+    peek_skip_blanks(&s->lex);
+    int c = peek_next_char(&s->lex);
+    if (s->depth == 0) return c < 0 ? STEP_DONE : fail(s, "text behind the object");
     bool is_object = s->objects >> (s->depth - 1) & 1;
     if (c == ',') {
-        s->at++;
+        s->lex.at++;
         return is_object ? scan_name(s) : STEP_VALUE;
     }
     if (c == (is_object ? '}' : ']')) {
-        s->at++;
-        s->depth--;
+        s->lex.at++;
+        close_level(s, is_object);
         return STEP_AFTER;
     }
-    return (enum step)fail(s, is_object ? "expected ',' or '}'" : "expected ',' or ']'");
+    return fail(s, is_object ? "expected ',' or '}'" : "expected ',' or ']'");
 }
 
-int peek_body(struct arena *a, struct str body, struct peek *out, struct api_error *error)
+/* ---- the whole ---- */
+
+enum peek_route peek_route_of(struct str path)
 {
-    *out = (struct peek){.stream = false};
+    if (str_equal(path, STR("/v1/chat/completions"))) return PEEK_CHAT;
+    if (str_equal(path, STR("/v1/completions"))) return PEEK_COMPLETIONS;
+    if (str_equal(path, STR("/v1/chat/interactive"))) return PEEK_INTERACTIVE;
+    return PEEK_OTHER;
+}
+
+/* Member by member: the buffers inside need no zeros. */
+static void scan_init(struct scan *s, struct arena *a, struct str body, enum peek_route route,
+                      struct peek *out, struct api_error *error)
+{
+    static const enum peek_field conversations[] = {
+        [PEEK_CHAT] = PEEK_FIELD_MESSAGES,
+        [PEEK_COMPLETIONS] = PEEK_FIELD_PROMPT,
+        [PEEK_INTERACTIVE] = PEEK_FIELD_PROMPT,
+        [PEEK_OTHER] = PEEK_FIELD_INPUT,
+    };
+    s->lex = (struct peek_scan){body.data, body.data + body.len, body.data, error};
+    s->objects = s->seen = s->message_seen = 0;
+    s->depth = 0;
+    s->field = s->side = PEEK_FIELD_OTHER;
+    s->conversation = conversations[route];
+    s->n = s->best_of = 1;
+    s->arena = a;
+    s->out = out;
+    canonical_init(&s->canonical);
+    if (route == PEEK_OTHER) s->canonical.marks_wanted = false;
+}
+
+static void finish(struct scan *s, const struct peek_options *options)
+{
+    struct peek *out = s->out;
+    struct canonical_result result;
+    canonical_finish(&s->canonical, out->model.data ? out->model : options->default_model,
+                     options->tenant, s->arena, &result);
+    out->bytes = result.bytes;
+    out->fingerprint = result.fingerprint;
+    out->marks = result.marks;
+    out->mark_count = result.mark_count;
+    out->choices = s->best_of > s->n ? s->best_of : s->n;
+    if (out->choices < 1) out->choices = 1;
+    if (out->max_tokens < 0) out->max_tokens = -1;
+}
+
+int peek_body(struct arena *a, struct str body, const struct peek_options *options,
+              struct peek *out, struct api_error *error)
+{
+    *out = (struct peek){.choices = 1, .max_tokens = -1, .session_id = -1};
     if (!body.data) body = STR("");
-    struct scan s = {.at = body.data,
-                     .start = body.data,
-                     .end = body.data + body.len,
-                     .arena = a,
-                     .out = out,
-                     .error = error};
-    skip_blanks(&s);
-    bool is_object = next_char(&s) == '{';
+    struct scan s;
+    scan_init(&s, a, body, options->route, out, error);
+    peek_skip_blanks(&s.lex);
+    bool is_object = peek_next_char(&s.lex) == '{';
     enum step step = STEP_VALUE;
     while (step > STEP_DONE)
         step = step == STEP_VALUE ? scan_value(&s) : scan_after(&s);
@@ -330,8 +497,9 @@ int peek_body(struct arena *a, struct str body, struct peek *out, struct api_err
         return api_error_set(error, 400, "invalid_type", NULL,
                              "The request body must be a JSON object.");
     }
-    if (!out->model.data) {
+    if (!out->model.data && options->route != PEEK_INTERACTIVE) {
         return api_error_set(error, 400, NULL, NULL, "you must provide a model parameter");
     }
+    finish(&s, options);
     return 0;
 }

@@ -21,7 +21,8 @@ static struct result peek_bytes(const char *text, size_t len)
     arena_init(&arena);
     char *copy = len ? xmemdup(text, len) : NULL;
     struct peek peek;
-    r.rc = peek_body(&arena, (struct str){copy, len}, &peek, &r.error);
+    struct peek_options options = {.route = PEEK_CHAT};
+    r.rc = peek_body(&arena, (struct str){copy, len}, &options, &peek, &r.error);
     if (r.rc == 0) {
         NEED(peek.model.len < sizeof r.model);
         memcpy(r.model, peek.model.data, peek.model.len);
@@ -260,7 +261,7 @@ static void test_agrees_with_the_json_reader(void)
     static const char seed_text[] =
         "{\"model\":\"m\\u00e9\",\"messages\":[{\"role\":\"user\",\"content\":\"h\\ti "
         "\xe2\x82\xac\"}"
-        ",null,true,false,-1.5e3,0,[],{}],\"stream\":true,\"x\":{\"y\":[1,2]}}";
+        ",null,true,false,-1.5e3,0,[],{}],\"stream\":true,\"tools\":[{\"y\":[1,2]}],\"n\":2}";
     static const char alphabet[] = "{}[]\",:\\u0d8e1.-+tfn \x01\x80\xc3\xe2";
     struct rng rng;
     rng_init(&rng, 7);
@@ -289,8 +290,160 @@ static void test_agrees_with_the_json_reader(void)
     EXPECT(accepted > 1000);
 }
 
+/* ---- fields ---- */
+
+static struct arena fields_arena;
+
+static struct peek fields(enum peek_route route, const char *text)
+{
+    struct peek_options options = {.route = route};
+    struct peek peek;
+    struct api_error error;
+    int rc = peek_body(&fields_arena, str_of(text), &options, &peek, &error);
+    if (rc != 0) printf("  %s: %s\n", text, error.message);
+    NEED(rc == 0);
+    return peek;
+}
+
+static bool says(struct str s, const char *text)
+{
+    return text ? str_equal(s, str_of(text)) && s.data : s.data == NULL;
+}
+
+static void test_amounts(void)
+{
+    static const struct {
+        const char *members;
+        int64_t choices, max_tokens;
+    } rows[] = {
+        {"", 1, -1},
+        {",\"n\":3", 3, -1},
+        {",\"n\":3,\"best_of\":5", 5, -1},
+        {",\"best_of\":2,\"n\":4", 4, -1},
+        {",\"n\":0", 1, -1},
+        {",\"n\":-7", 1, -1},
+        {",\"n\":\"3\"", 1, -1},
+        {",\"n\":2.5", 1, -1},
+        {",\"n\":2.0", 2, -1},
+        {",\"n\":2e1", 20, -1},
+        {",\"n\":null", 1, -1},
+        {",\"max_tokens\":17", 1, 17},
+        {",\"max_completion_tokens\":18", 1, 18},
+        {",\"request_output_len\":19", 1, 19},
+        {",\"max_tokens\":17,\"max_completion_tokens\":18", 1, 18},
+        {",\"max_tokens\":0", 1, 0},
+        {",\"max_tokens\":-1", 1, -1},
+        {",\"max_tokens\":1e300", 1, -1},
+        {",\"max_tokens\":99999999999999999999", 1, -1},
+        {",\"a\":{\"n\":4,\"max_tokens\":4}", 1, -1},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char body[256];
+        snprintf(body, sizeof body, "{\"model\":\"m\"%s}", rows[i].members);
+        struct peek p = fields(PEEK_CHAT, body);
+        EXPECT_INT(p.choices, rows[i].choices);
+        EXPECT_INT(p.max_tokens, rows[i].max_tokens);
+    }
+}
+
+static void test_sessions(void)
+{
+    struct peek p = fields(PEEK_INTERACTIVE,
+                           "{\"prompt\":\"hi\",\"session_id\":9007199254740991,\"stream\":true,"
+                           "\"interactive_mode\":true,\"cancel\":true,\"priority\":-2}");
+    EXPECT(p.has_session_id && p.interactive_mode && p.cancel && p.stream);
+    EXPECT(p.model.data == NULL);
+    EXPECT_INT(p.session_id, 9007199254740991);
+    EXPECT(p.has_priority);
+    EXPECT_INT(p.priority, -2);
+    EXPECT_INT(p.bytes, 2);
+
+    p = fields(PEEK_INTERACTIVE, "{\"prompt\":\"\",\"model\":null,\"interactive_mode\":false}");
+    EXPECT(!p.has_session_id && !p.interactive_mode && !p.cancel && !p.has_priority);
+    EXPECT_INT(p.session_id, -1);
+    p = fields(PEEK_INTERACTIVE, "{\"prompt\":\"\",\"session_id\":-1}");
+    EXPECT(p.has_session_id);
+    EXPECT_INT(p.session_id, -1);
+    EXPECT(says(p.session_raw, "-1"));
+    p = fields(PEEK_INTERACTIVE, "{\"prompt\":\"\",\"session_id\":7.5}");
+    EXPECT(!p.has_session_id && says(p.session_raw, "7.5"));
+    p = fields(PEEK_INTERACTIVE, "{\"prompt\":\"\",\"session_id\" : null }");
+    EXPECT(!p.has_session_id && says(p.session_raw, "null"));
+    p = fields(PEEK_INTERACTIVE, "{\"prompt\":[{\"session_id\":1}]}");
+    EXPECT(!p.session_raw.data && !p.has_answer);
+    p = fields(PEEK_CHAT, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"a\"},"
+                          "{\"content\":\"b\",\"role\":\"assis\\u0074ant\"}]}");
+    EXPECT(p.has_answer);
+    p = fields(PEEK_CHAT, "{\"model\":\"m\",\"role\":\"assistant\",\"messages\":[]}");
+    EXPECT(!p.has_answer);
+    p = fields(PEEK_CHAT, "{\"model\":\"m\",\"session_id\":\"s-\\u0037\"}");
+    EXPECT(!p.has_session_id && says(p.session_text, "s-7"));
+
+    p = fields(PEEK_CHAT, "{\"model\":\"m\",\"conversation\":\"conv_1\",\"user\":\"u\","
+                          "\"previous_response_id\":\"resp_1\",\"prompt_cache_key\":\"k\\n\"}");
+    EXPECT(says(p.conversation, "conv_1") && says(p.user, "u"));
+    EXPECT(says(p.previous_response_id, "resp_1") && says(p.prompt_cache_key, "k\n"));
+    p = fields(PEEK_CHAT,
+               "{\"model\":\"m\",\"conversation\":{\"a\":{\"id\":\"no\"},\"id\":\"conv_2\"}}");
+    EXPECT(says(p.conversation, "conv_2"));
+    p = fields(PEEK_CHAT, "{\"model\":\"m\",\"conversation\":[{\"id\":\"no\"}],\"user\":7,"
+                          "\"prompt_cache_key\":null,\"metadata\":{\"user\":\"no\"}}");
+    EXPECT(says(p.conversation, NULL) && says(p.user, NULL) && says(p.prompt_cache_key, NULL));
+    EXPECT_INT(p.fingerprint, 0);
+}
+
+static void test_images(void)
+{
+    struct peek p = fields(
+        PEEK_CHAT,
+        "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\","
+        "\"text\":"
+        "\"abc\"},{\"type\":\"image_url\",\"image_url\":{\"url\":\"data:0123456789\",\"detail\":"
+        "\"low\"}},{\"image_url\":\"http://x\"},{\"type\":\"input_audio\",\"input_audio\":{}},"
+        "\"de\"]}]}");
+    EXPECT_INT(p.images, 2);
+    EXPECT_INT(p.bytes, 5);
+    p = fields(PEEK_INTERACTIVE, "{\"image_url\":[\"a\",\"b\",\"c\"],\"prompt\":\"abc\"}");
+    EXPECT_INT(p.images, 3);
+    EXPECT_INT(p.bytes, 3);
+    p = fields(PEEK_INTERACTIVE, "{\"image_url\":\"a\",\"prompt\":\"abc\"}");
+    EXPECT_INT(p.images, 1);
+    p = fields(PEEK_INTERACTIVE, "{\"image_url\":[],\"prompt\":\"abc\"}");
+    EXPECT_INT(p.images, 0);
+}
+
+static void test_twice_is_refused(void)
+{
+    static const char *const bodies[] = {
+        "{\"model\":\"m\",\"n\":1,\"n\":1}",
+        "{\"model\":\"m\",\"messages\":[],\"messages\":[]}",
+        "{\"model\":\"m\",\"tools\":[],\"tools\":null}",
+        "{\"model\":\"m\",\"session_id\":1,\"session\\u005fid\":2}",
+        "{\"model\":\"m\",\"messages\":[{\"role\":\"a\",\"role\":\"b\"}]}",
+        "{\"model\":\"m\",\"messages\":[{\"content\":\"a\",\"content\":\"b\"}]}",
+    };
+    for (size_t i = 0; i < ARRAY_LEN(bodies); i++) {
+        struct result r = peek_text(bodies[i]);
+        EXPECT_INT(r.rc, -1);
+        EXPECT(strstr(r.error.message, "twice") != NULL);
+    }
+    EXPECT_INT(peek_text("{\"model\":\"m\",\"x\":1,\"x\":2,\"messages\":[{\"role\":\"a\"},"
+                         "{\"role\":\"a\"}]}")
+                   .rc,
+               0);
+}
+
+static void test_routes(void)
+{
+    EXPECT_INT(peek_route_of(STR("/v1/chat/completions")), PEEK_CHAT);
+    EXPECT_INT(peek_route_of(STR("/v1/completions")), PEEK_COMPLETIONS);
+    EXPECT_INT(peek_route_of(STR("/v1/chat/interactive")), PEEK_INTERACTIVE);
+    EXPECT_INT(peek_route_of(STR("/v1/embeddings")), PEEK_OTHER);
+}
+
 int main(void)
 {
+    arena_init(&fields_arena);
     RUN(test_finds_the_fields);
     RUN(test_only_the_outermost_object_counts);
     RUN(test_escapes);
@@ -300,5 +453,11 @@ int main(void)
     RUN(test_huge);
     RUN(test_word_edges);
     RUN(test_agrees_with_the_json_reader);
+    RUN(test_amounts);
+    RUN(test_sessions);
+    RUN(test_images);
+    RUN(test_twice_is_refused);
+    RUN(test_routes);
+    arena_deinit(&fields_arena);
     return TEST_END();
 }
