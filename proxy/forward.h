@@ -9,15 +9,21 @@
 
 #include "shared/base/arena.h"
 #include "shared/net/http_server.h"
+#include "shared/net/trace.h"
+
+#define FORWARD_EXTRA 10 // headers for which the result has room
 
 /* For the agent: x-request-id is ours, x-forwarded-for gets the client's address appended, `via`
- * stands beside what earlier hops put there. */
+ * stands beside what earlier hops put there. keeps_authorization: the client's key is for the agent,
+ * not for us. A trace that we began replaces what the client said of its own. */
 struct http_headers forward_request(struct arena *a, const struct http_request *request,
-                                    struct str request_id, struct str via);
+                                    bool keeps_authorization, struct str request_id, struct str via,
+                                    const struct trace *trace);
 
 /* For the client, texts copied: without CORS headers and x-request-id, which the router has written
- * already. */
-struct http_headers forward_response(struct arena *a, const struct http_headers *headers);
+ * already. is_ours: an agent of ours, whose word on the client's session passes. */
+struct http_headers forward_response(struct arena *a, const struct http_headers *headers,
+                                     bool is_ours);
 
 /* -1: absent or not a number. */
 int64_t forward_content_length(const struct http_headers *headers);

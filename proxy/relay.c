@@ -75,9 +75,24 @@ bool relay_resume(struct relay *r)
 
 bool relay_is_between_events(const struct relay *r)
 {
-    const char *t = r->tail;
+    const char *t = r->tail + RELAY_TAIL - 4;
     return r->bytes == 0 || memcmp(t + 2, "\n\n", 2) == 0 || memcmp(t + 2, "\r\r", 2) == 0 ||
            memcmp(t, "\r\n\r\n", 4) == 0;
+}
+
+bool relay_ends_with(const struct relay *r, char c)
+{
+    return r->tail[RELAY_TAIL - 1] == c;
+}
+
+bool relay_is_complete(const struct relay *r)
+{
+    if (r->bytes == 0 || !relay_is_between_events(r)) return false;
+    struct str line = str_trim((struct str){r->tail, RELAY_TAIL});
+    struct str loose = STR("data: [DONE]"), tight = STR("data:[DONE]");
+    line.data += line.len;
+    return (line.len >= loose.len && memcmp(line.data - loose.len, loose.data, loose.len) == 0) ||
+           (line.len >= tight.len && memcmp(line.data - tight.len, tight.data, tight.len) == 0);
 }
 
 void relay_end(struct relay *r, const void *data, size_t len)

@@ -24,12 +24,14 @@ void relay_gather_init(struct relay_gather *g);
 void relay_gather_deinit(struct relay_gather *g);
 void relay_flush(struct relay_gather *g);
 
+#define RELAY_TAIL 16 // "data: [DONE]\r\n\r\n"
+
 struct relay {
     struct relay_gather *gather;
     struct http_exchange *client; // its answer has begun
     struct http_call *upstream;   // NULL once it has ended
     bool paused;                  // waits for the client
-    char tail[4];                 // last bytes: does the stream stand between two events?
+    char tail[RELAY_TAIL];        // last bytes: does the stream stand between two events?
     uint64_t bytes;               // passed on so far
 };
 
@@ -40,6 +42,9 @@ void relay_write(struct relay *r, const char *data, size_t len);
 bool relay_resume(struct relay *r);
 /* True between two server-sent events, where another one may be put. */
 bool relay_is_between_events(const struct relay *r);
+bool relay_ends_with(const struct relay *r, char c);
+/* True behind the event `[DONE]`: the client has had all there is. */
+bool relay_is_complete(const struct relay *r);
 /* End the answer, with some last bytes of ours behind what was passed on; the client is gone then.
  */
 void relay_end(struct relay *r, const void *data, size_t len);

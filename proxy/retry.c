@@ -21,6 +21,7 @@ enum retry_verdict retry_after_status(int status, bool not_started)
     case 429: // queue full
     case 503: // draining, loading, overloaded
         return RETRY_FREE;
+    case 409: // an earlier attempt runs there
     case 502:
     case 504: // somebody in between: only if it says so
         return not_started ? RETRY_FREE : RETRY_NEVER;

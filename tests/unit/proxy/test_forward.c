@@ -14,15 +14,23 @@ static char *print(struct http_headers h)
     return buf_detach(&b, NULL);
 }
 
-static void expect_request(struct http_header *items, int count, const char *want)
+static void expect_forwarded(struct http_header *items, int count, bool keeps_authorization,
+                             const char *want)
 {
     struct arena arena;
     arena_init(&arena);
     struct http_request request = {.headers = {items, count}, .peer = "10.0.0.9"};
-    char *got = print(forward_request(&arena, &request, STR("req_1"), STR("1.1 us")));
+    struct trace trace = {.id = {0}};
+    char *got = print(forward_request(&arena, &request, keeps_authorization, STR("req_1"),
+                                      STR("1.1 us"), &trace));
     EXPECT_STR(got, want);
     free(got);
     arena_deinit(&arena);
+}
+
+static void expect_request(struct http_header *items, int count, const char *want)
+{
+    expect_forwarded(items, count, true, want);
 }
 
 static void test_request(void)
@@ -40,7 +48,24 @@ static void test_request(void)
                    "User-Agent=OpenAI/Python\nAuthorization=Bearer k\n"
                    "Content-Type=application/json\nx-stainless-lang=python\n"
                    "x-request-id=req_1\nvia=1.1 us\nx-forwarded-for=10.0.0.9\n");
+    struct http_header twice[] = {
+        {STR("Connection"), STR("close")},
+        {STR("Connection"), STR("x-private")},
+        {STR("x-private"), STR("for this hop")},
+    };
+    expect_request(twice, ARRAY_LEN(twice),
+                   "x-request-id=req_1\nvia=1.1 us\nx-forwarded-for=10.0.0.9\n");
     expect_request(NULL, 0, "x-request-id=req_1\nvia=1.1 us\nx-forwarded-for=10.0.0.9\n");
+}
+
+static void test_a_key_of_ours_stays_here(void)
+{
+    struct http_header items[] = {
+        {STR("AUTHORIZATION"), STR("Bearer k")},
+        {STR("a"), STR("b")},
+    };
+    expect_forwarded(items, ARRAY_LEN(items), false,
+                     "a=b\nx-request-id=req_1\nvia=1.1 us\nx-forwarded-for=10.0.0.9\n");
 }
 
 static void test_hops_are_one_list(void)
@@ -74,7 +99,7 @@ static void test_response(void)
     struct arena arena;
     arena_init(&arena);
     struct http_headers from = {items, ARRAY_LEN(items)};
-    struct http_headers to = forward_response(&arena, &from);
+    struct http_headers to = forward_response(&arena, &from, false);
     for (int i = 0; i < to.count; i++) { // copies: the call's own die with it
         for (int k = 0; k < from.count; k++)
             EXPECT(to.items[i].value.data != from.items[k].value.data);
@@ -83,6 +108,25 @@ static void test_response(void)
     EXPECT_STR(got, "content-type=text/event-stream; charset=utf-8\nRetry-After=3\n"
                     "openai-processing-ms=12\nX-Empty=\nset-cookie=a=1\nset-cookie=b=2\n");
     free(got);
+    arena_deinit(&arena);
+}
+
+static void test_agents_of_ours_speak_of_sessions(void)
+{
+    struct http_header items[] = {
+        {STR("X-LM-Session-New"), STR("1")},
+        {STR("x-lm-session-moved"), STR("1")},
+        {STR("x-lm-usage"), STR("1,2,3")},
+    };
+    struct arena arena;
+    arena_init(&arena);
+    struct http_headers from = {items, ARRAY_LEN(items)};
+    char *ours = print(forward_response(&arena, &from, true));
+    EXPECT_STR(ours, "X-LM-Session-New=1\nx-lm-session-moved=1\n");
+    char *theirs = print(forward_response(&arena, &from, false));
+    EXPECT_STR(theirs, "");
+    free(ours);
+    free(theirs);
     arena_deinit(&arena);
 }
 
@@ -105,8 +149,10 @@ static void test_content_length(void)
 int main(void)
 {
     RUN(test_request);
+    RUN(test_a_key_of_ours_stays_here);
     RUN(test_hops_are_one_list);
     RUN(test_response);
+    RUN(test_agents_of_ours_speak_of_sessions);
     RUN(test_content_length);
     return TEST_END();
 }
