@@ -15,14 +15,6 @@
 
 /* ---- who may ---- */
 
-bool admin_may_join(const struct proxy *p, const struct http_request *request)
-{
-    const char *key = p->config->join_key;
-    if (!key) return true;
-    struct str given = http_headers_get(&request->headers, "x-lm-join-key");
-    return given.data && peer_secret_equals(given, str_of(key));
-}
-
 static bool shows_admin_key(const struct proxy *p, const struct http_request *request)
 {
     const char *key = p->config->admin_key;
@@ -45,17 +37,49 @@ static bool names_a_local_host(struct str host)
     return true;
 }
 
+/* A browser page, or a reverse proxy, speaks there for somebody else. */
+static bool speaks_for_others(const struct http_request *request)
+{
+    static const char *const signs[] = {"origin", "sec-fetch-site", "forwarded", "x-forwarded-for"};
+    for (size_t i = 0; i < sizeof signs / sizeof signs[0]; i++) {
+        if (http_headers_get(&request->headers, signs[i]).data) return true;
+    }
+    return false;
+}
+
 bool admin_is_allowed(const struct proxy *p, const struct http_request *request)
 {
-    const struct http_headers *h = &request->headers;
     if (shows_admin_key(p, request)) return true;
-    if (!names_a_local_host(http_headers_get(h, "host"))) return false;
-    static const char *const speaks_for_others[] = {"origin", "sec-fetch-site", "forwarded",
-                                                    "x-forwarded-for"};
-    for (size_t i = 0; i < sizeof speaks_for_others / sizeof speaks_for_others[0]; i++) {
-        if (http_headers_get(h, speaks_for_others[i]).data) return false;
-    }
-    return request->peer_is_loopback;
+    if (!names_a_local_host(http_headers_get(&request->headers, "host"))) return false;
+    return request->peer_is_loopback && !speaks_for_others(request);
+}
+
+/* On --admin-port: who reaches it may, but no page in a browser that was led there. */
+static bool is_allowed_there(const struct proxy *p, const struct http_request *request)
+{
+    if (admin_is_allowed(p, request)) return true;
+    return str_equal(request->method, STR("POST")) && !speaks_for_others(request);
+}
+
+static bool shows_join_key(const struct proxy *p, const struct http_request *request)
+{
+    struct str given = http_headers_get(&request->headers, "x-lm-join-key");
+    return given.data && peer_secret_equals(given, str_of(p->config->join_key));
+}
+
+/* Where clients need keys strangers reach the port, and a stranger's node would read prompts. */
+bool admin_may_join(const struct proxy *p, const struct http_request *request)
+{
+    if (p->config->join_key) return shows_join_key(p, request);
+    /* A key of ours must not reach a node that a stranger has added. */
+    bool has_keys = p->keys.required || p->config->agent_key;
+    return !has_keys || admin_is_allowed(p, request);
+}
+
+bool admin_port_may_join(const struct proxy *p, const struct http_request *request)
+{
+    if (p->config->join_key) return shows_join_key(p, request);
+    return is_allowed_there(p, request);
 }
 
 /* ---- requests ---- */
@@ -71,10 +95,14 @@ static void respond_text(struct http_exchange *x, int status, const char *text)
     buf_deinit(&body);
 }
 
+enum door { DOOR_MAIN, DOOR_ADMIN };
+
 /* False: the request was refused and answered. */
-static bool admit(const struct proxy *p, struct http_exchange *x)
+static bool admit(const struct proxy *p, struct http_exchange *x, enum door door)
 {
-    if (admin_is_allowed(p, http_exchange_request(x))) return true;
+    const struct http_request *request = http_exchange_request(x);
+    bool ok = door == DOOR_MAIN ? admin_is_allowed(p, request) : is_allowed_there(p, request);
+    if (ok) return true;
     struct api_error error;
     api_error_set(&error, 403, "admin_only", NULL,
                   "This changes the fleet: show the admin key, or ask from the proxy's machine.");
@@ -110,14 +138,15 @@ static const char *read_url(struct http_exchange *x)
     return NULL;
 }
 
-void admin_remove(struct http_exchange *x, struct str param, void *arg)
+static void remove_node(struct worker *w, struct http_exchange *x, enum door door)
 {
-    (void)param;
-    struct proxy *p = arg;
-    if (!admit(p, x)) return;
+    struct registry *registry = &w->proxy->registry;
+    if (!admit(w->proxy, x, door)) return;
     const char *url = read_url(x);
     if (!url) return;
-    bool found = registry_remove(&p->registry, url);
+    registry_lock(registry);
+    bool found = registry_remove(registry, url);
+    registry_unlock(registry);
     respond_text(x, found ? 200 : 404,
                  found ? "Deleted successfully" : "Failed to delete, please check the input url.");
 }
@@ -126,7 +155,7 @@ void admin_remove(struct http_exchange *x, struct str param, void *arg)
 
 /* GET <node>/terminate to one or all nodes; answered when all have answered. Lives in the arena. */
 struct termination {
-    struct proxy *proxy;
+    struct worker *worker;
     struct http_exchange *client;
     struct termination_call *calls;
     int count, open, failed;
@@ -160,7 +189,10 @@ static void call_over(struct termination_call *c, bool ok)
     struct termination *t = c->owner;
     c->call = NULL;
     if (ok) {
-        registry_remove(&t->proxy->registry, c->url);
+        struct registry *registry = &t->worker->proxy->registry;
+        registry_lock(registry);
+        registry_remove(registry, c->url);
+        registry_unlock(registry);
     } else {
         t->failed++;
     }
@@ -211,11 +243,15 @@ static void start_call(struct termination *t, const char *url_text)
     c->owner = t;
     snprintf(c->url, sizeof c->url, "%s", url_text);
     snprintf(c->target, sizeof c->target, "%s/terminate", url.path);
+    const char *authorization = t->worker->proxy->agent_authorization;
+    struct http_header key = {STR("authorization"), str_of(authorization)};
     struct http_call_options options = {
         .host = url.host,
         .port = url.port,
         .method = "GET",
         .target = str_of(c->target),
+        .headers = &key,
+        .header_count = authorization ? 1 : 0,
         .head_timeout_ms = TERMINATE_MS,
         .idle_timeout_ms = TERMINATE_MS,
         .on_head = on_head,
@@ -225,21 +261,24 @@ static void start_call(struct termination *t, const char *url_text)
         .arg = c,
     };
     t->open++;
-    c->call = http_call_start(t->proxy->client, &options);
+    c->call = http_call_start(t->worker->client, &options);
 }
 
-static void terminate(struct proxy *p, struct http_exchange *x, const char *only)
+static void terminate(struct worker *w, struct http_exchange *x, const char *only)
 {
     struct arena *arena = http_exchange_arena(x);
     struct termination *t = arena_alloc(arena, sizeof *t);
-    t->proxy = p;
+    struct registry *registry = &w->proxy->registry;
+    t->worker = w;
     t->client = x;
     t->only = only;
-    t->calls = arena_alloc(arena, ((size_t)p->registry.count + 1) * sizeof *t->calls);
-    list_each (m, &p->registry.members, struct registry_member, link) {
+    registry_lock(registry);
+    t->calls = arena_alloc(arena, ((size_t)registry->count + 1) * sizeof *t->calls);
+    list_each (m, &registry->members, struct registry_member, link) {
         if (m->presence != REGISTRY_PRESENT) continue;
         if (!only || strcmp(only, m->record.url) == 0) start_call(t, m->record.url);
     }
+    registry_unlock(registry);
     if (t->open > 0) {
         http_exchange_watch(x, on_gone, NULL, t);
         return;
@@ -248,18 +287,32 @@ static void terminate(struct proxy *p, struct http_exchange *x, const char *only
     answer_termination(t);
 }
 
-void admin_terminate(struct http_exchange *x, struct str param, void *arg)
+static void terminate_one(struct worker *w, struct http_exchange *x, enum door door)
 {
-    (void)param;
-    struct proxy *p = arg;
-    if (!admit(p, x)) return;
+    if (!admit(w->proxy, x, door)) return;
     const char *url = read_url(x);
-    if (url) terminate(p, x, url);
+    if (url) terminate(w, x, url);
 }
 
-void admin_terminate_all(struct http_exchange *x, struct str param, void *arg)
+static void terminate_all(struct worker *w, struct http_exchange *x, enum door door)
 {
-    (void)param;
-    struct proxy *p = arg;
-    if (admit(p, x)) terminate(p, x, NULL);
+    if (admit(w->proxy, x, door)) terminate(w, x, NULL);
 }
+
+/* ---- the doors ---- */
+
+#define HANDLERS(name, what)                                                        \
+    void admin_##name(struct http_exchange *x, struct str param, void *worker)      \
+    {                                                                               \
+        (void)param;                                                                \
+        what(worker, x, DOOR_MAIN);                                                 \
+    }                                                                               \
+    void admin_port_##name(struct http_exchange *x, struct str param, void *worker) \
+    {                                                                               \
+        (void)param;                                                                \
+        what(worker, x, DOOR_ADMIN);                                                \
+    }
+
+HANDLERS(remove, remove_node)
+HANDLERS(terminate, terminate_one)
+HANDLERS(terminate_all, terminate_all)

@@ -33,10 +33,12 @@ struct probe {
     int model_count;
 };
 
-void prober_init(struct prober *p, struct http_client *client, struct registry *registry)
+void prober_init(struct prober *p, struct http_client *client, struct registry *registry,
+                 const char *authorization)
 {
     p->client = client;
     p->registry = registry;
+    p->authorization = authorization;
     p->count = p->questions = 0;
     list_init(&p->probes);
 }
@@ -66,8 +68,10 @@ static void finish(struct probe *q, enum registry_probe result)
     if (q->callback) {
         q->callback(q->arg, &answer);
     } else {
+        registry_lock(q->prober->registry);
         registry_probed(q->prober->registry, q->id, result, answer.models, answer.model_count,
                         clock_ms());
+        registry_unlock(q->prober->registry);
     }
     forget(q);
 }
@@ -140,11 +144,16 @@ static struct probe *start(struct prober *p, const char *url_text, bool wants_mo
     ++*counter_of(q);
     snprintf(q->target, sizeof q->target, "%s%s", url.path,
              wants_models ? "/v1/models" : "/health");
+    /* Not to whoever only asks to be let in. */
+    bool shows_key = p->authorization && !callback;
+    struct http_header key = {STR("authorization"), str_of(p->authorization)};
     struct http_call_options options = {
         .host = url.host,
         .port = url.port,
         .method = "GET",
         .target = str_of(q->target),
+        .headers = &key,
+        .header_count = shows_key ? 1 : 0,
         .connect_timeout_ms = PROBE_MS,
         .head_timeout_ms = PROBE_MS,
         .idle_timeout_ms = PROBE_MS,
@@ -160,16 +169,34 @@ static struct probe *start(struct prober *p, const char *url_text, bool wants_mo
     return q;
 }
 
+struct next_probe {
+    char url[AGENT_URL_BYTES], id[AGENT_ID_BYTES];
+    bool is_foreign;
+};
+
+static bool take_next(struct prober *p, uint64_t now_ms, struct next_probe *out)
+{
+    registry_lock(p->registry);
+    struct registry_member *m = registry_next_probe(p->registry, now_ms);
+    if (m) {
+        snprintf(out->url, sizeof out->url, "%s", m->record.url);
+        snprintf(out->id, sizeof out->id, "%s", m->record.id);
+        out->is_foreign = m->foreign;
+    }
+    registry_unlock(p->registry);
+    return m != NULL;
+}
+
 void prober_tick(struct prober *p, uint64_t now_ms)
 {
     list_each_safe (q, &p->probes, struct probe, link) {
         if (now_ms >= q->deadline_ms) finish(q, REGISTRY_PROBE_FAILED);
     }
     for (int started = 0; started < STARTS_PER_TICK && p->count < PROBES_MAX; started++) {
-        struct registry_member *m = registry_next_probe(p->registry, now_ms);
-        if (!m) break;
-        struct probe *q = start(p, m->record.url, m->foreign, NULL, NULL);
-        snprintf(q->id, sizeof q->id, "%s", m->record.id);
+        struct next_probe next;
+        if (!take_next(p, now_ms, &next)) break;
+        struct probe *q = start(p, next.url, next.is_foreign, NULL, NULL);
+        snprintf(q->id, sizeof q->id, "%s", next.id);
     }
 }
 

@@ -12,6 +12,7 @@ struct probe;
 struct prober {
     struct http_client *client; // borrowed
     struct registry *registry;  // borrowed
+    const char *authorization;  // borrowed: what members are shown; NULL: nothing
     struct list probes;         // in flight
     int count;                  // of these, the registry's
     int questions;              // and those of others
@@ -25,7 +26,8 @@ struct probe_answer {
 };
 typedef void probe_callback(void *arg, const struct probe_answer *answer);
 
-void prober_init(struct prober *p, struct http_client *client, struct registry *registry);
+void prober_init(struct prober *p, struct http_client *client, struct registry *registry,
+                 const char *authorization);
 /* Start the probes that are due, cut those that take too long. Ten times a second or so. */
 void prober_tick(struct prober *p, uint64_t now_ms);
 

@@ -11,6 +11,21 @@ static const struct option options[] = {
      .group = "Server", .help = "address to listen on"},
     {"port", OPTION_INT, FIELD(port), .def = "8000", .min = 0, .max = 65535, .arg = "PORT",
      .group = "Server", .help = "port to listen on; 0 picks a free one", .aliases = "server-port"},
+    {"threads", OPTION_INT, FIELD(threads), .def = "1", .min = 1, .max = 256, .arg = "N",
+     .group = "Server",
+     .help = "threads that serve, each with a listening socket of its own (SO_REUSEPORT)"},
+    {"admin-port", OPTION_INT, FIELD(admin_port), .def = "-1", .min = -1, .max = 65535,
+     .arg = "PORT", .group = "Server",
+     .help =
+         "port for /nodes/remove, /nodes/terminate and other admin routes: who reaches it, may; "
+         "-1: none, 0 picks a free one"},
+    {"admin-host", OPTION_STRING, FIELD(admin_host), .def = "127.0.0.1", .arg = "HOST",
+     .group = "Server", .help = "address that --admin-port listens on"},
+    {"access-log", OPTION_STRING, FIELD(access_log), .arg = "FILE", .group = "Server",
+     .help = "one JSON object a line for each request; - is standard output"},
+    {"trace", OPTION_FLAG, FIELD(trace), .def = "true", .group = "Server",
+     .help = "begin a trace (W3C traceparent) for requests that bring none (--no-trace: only pass "
+             "clients' own on)"},
     {"connections-max", OPTION_INT, FIELD(connections_max), .def = "16384", .min = 1,
      .max = 1 << 20, .arg = "N", .group = "Server",
      .help = "client connections; beyond it new ones wait in the kernel"},
@@ -41,11 +56,45 @@ static const struct option options[] = {
      .help = "key that agents must show to register over HTTP", .secret = true},
     {"admin-key", OPTION_STRING, FIELD(admin_key), .arg = "KEY", .group = "Fleet",
      .help = "key for /nodes/remove and /nodes/terminate from beyond this machine", .secret = true},
+    {"state-file", OPTION_STRING, FIELD(state_file), .arg = "FILE", .group = "Fleet",
+     .help = "where the fleet is remembered, for starts while Redis is away and for foreign nodes"},
+    {"agent-key", OPTION_STRING, FIELD(agent_key), .arg = "KEY", .group = "Fleet",
+     .help = "API key that agents are shown instead of the client's", .secret = true},
     {"node", OPTION_LIST, FIELD(nodes), .arg = "URL", .group = "Fleet",
      .help = "OpenAI-compatible server that doesn't register by itself; repeat for several"},
-    {"routing-strategy", OPTION_CHOICE, FIELD(routing_strategy), .def = "least_load",
+    {"routing-strategy", OPTION_CHOICE, FIELD(routing_strategy), .def = "affinity",
      .choices = ROUTE_POLICY_NAMES, .group = "Fleet", .help = "which agent gets a request",
      .aliases = "strategy"},
+
+    {"api-keys", OPTION_LIST, FIELD(api_keys), .arg = "KEY", .group = "Keys and queue",
+     .help = "keys of which clients must show one, as Authorization: Bearer", .many = true,
+     .secret = true},
+    {"api-key-file", OPTION_STRING, FIELD(api_key_file), .arg = "FILE", .group = "Keys and queue",
+     .help = "keys with their models, classes and limits, in JSON; read again on SIGHUP"},
+    {"api-keys-redis", OPTION_FLAG, FIELD(api_keys_redis), .group = "Keys and queue",
+     .help = "also take keys from the hash lm:keys in Redis"},
+    {"queue-max", OPTION_INT, FIELD(queue_max), .def = "1024", .min = 0, .max = 1 << 20, .arg = "N",
+     .group = "Keys and queue",
+     .help = "requests that may wait for an agent with room; more get 429, 0 lets none wait"},
+    {"queue-bytes", OPTION_BYTES, FIELD(queue_bytes), .def = "256M", .arg = "BYTES",
+     .group = "Keys and queue", .help = "bodies of the requests that wait; more get 429"},
+    {"queue-timeout", OPTION_INT, FIELD(queue_timeout_s), .def = "30", .min = 1, .max = 3600,
+     .arg = "SECONDS", .group = "Keys and queue", .help = "longest wait; then 503"},
+    {"priority-header", OPTION_STRING, FIELD(priority_header), .def = "x-lm-priority",
+     .arg = "NAME", .group = "Keys and queue",
+     .help = "request header with a class: system, interactive, default or bulk"},
+
+    {"session-secret", OPTION_STRING, FIELD(session_secret), .arg = "TEXT", .group = "Sessions",
+     .help = "names sessions in Redis and signs tokens, the same for the whole fleet; by default "
+             "one that Redis keeps",
+     .secret = true},
+    {"session-ttl", OPTION_INT, FIELD(session_ttl_s), .def = "14400", .min = 1, .max = 31536000,
+     .arg = "SECONDS", .group = "Sessions",
+     .help = "idle time after which it is forgotten where a conversation is; the agents' value"},
+    {"session-cookie", OPTION_FLAG, FIELD(session_cookie), .def = "false", .group = "Sessions",
+     .help = "give browsers the cookie lm_session, which brings them back to their agent"},
+    {"session-header", OPTION_STRING, FIELD(session_header), .arg = "NAME", .group = "Sessions",
+     .help = "request header that names a session, looked at before all others"},
 
     {"connect-timeout-ms", OPTION_INT, FIELD(connect_timeout_ms), .def = "1000", .min = 1,
      .max = 60000, .arg = "MS", .group = "Upstream", .help = "time to connect to an agent"},
@@ -57,6 +106,12 @@ static const struct option options[] = {
     {"retries", OPTION_INT, FIELD(retries), .def = "2", .min = 0, .max = 8, .arg = "N",
      .group = "Upstream",
      .help = "times that a request is sent again when an agent was lost before its first byte"},
+    {"resume-bytes", OPTION_BYTES, FIELD(resume_bytes), .def = "256M", .arg = "BYTES",
+     .group = "Upstream",
+     .help = "memory for what running streams need to go on at another agent; 0: none does"},
+    {"prefix-table-entries", OPTION_INT, FIELD(prefix_table_entries), .def = "1048576", .min = 1024,
+     .max = 16777216, .arg = "N", .group = "Upstream",
+     .help = "beginnings of prompts whose place in agents' caches is remembered, 32 bytes each"},
     {"idle-connections", OPTION_INT, FIELD(idle_connections), .def = "256", .min = 1, .max = 16384,
      .arg = "N", .group = "Upstream", .help = "unused connections kept open to each agent"},
 };
@@ -79,6 +134,16 @@ static int check_log_level(struct proxy_config *c, struct error *err)
                      c->log_level);
 }
 
+static int check_session_header(const struct proxy_config *c, struct error *err)
+{
+    const char *name = c->session_header;
+    if (!name) return 0;
+    size_t plain =
+        strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
+    if (name[0] && !name[plain]) return 0;
+    return error_set(err, E_INVALID, "--session-header: '%s' is not the name of a header", name);
+}
+
 static int check_nodes(const struct proxy_config *c, struct error *err)
 {
     for (size_t i = 0; i < c->nodes.count; i++) {
@@ -91,11 +156,26 @@ static int check_nodes(const struct proxy_config *c, struct error *err)
     return 0;
 }
 
+static int check_keys(const struct proxy_config *c, struct error *err)
+{
+    if (c->api_keys_redis && !c->redis_url) {
+        return error_set(err, E_INVALID, "--api-keys-redis needs --redis-url");
+    }
+    for (size_t i = 0; i < c->api_keys.count; i++) {
+        if (c->api_keys.items[i][0] == 0) {
+            return error_set(err, E_INVALID, "--api-keys: a key is empty");
+        }
+    }
+    return 0;
+}
+
 int proxy_config_parse(int argc, char **argv, struct proxy_config *config, struct error *err)
 {
     int rc = config_parse(&proxy_program, argc, argv, config, NULL, NULL, err);
     if (rc == CONFIG_RUN) rc = check_log_level(config, err);
+    if (rc == CONFIG_RUN) rc = check_session_header(config, err);
     if (rc == CONFIG_RUN) rc = check_nodes(config, err);
+    if (rc == CONFIG_RUN) rc = check_keys(config, err);
     return rc;
 }
 

@@ -15,6 +15,11 @@ struct proxy_config {
     int64_t port;
     char *log_level;
     enum log_level log_level_value;
+    int64_t threads;
+    char *access_log, *state_file;
+    bool trace;
+    char *admin_host;
+    int64_t admin_port; // -1: none
     int64_t connections_max;
     uint64_t body_bytes, body_bytes_total;
     int64_t drain_timeout_s, drain_delay_s;
@@ -24,13 +29,27 @@ struct proxy_config {
     char *redis_url;
     char *join_key;
     char *admin_key;
+    char *agent_key;
     struct option_list nodes;
     int routing_strategy; // index for route_policy_at()
+    // Keys and queue
+    struct option_list api_keys;
+    char *api_key_file;
+    bool api_keys_redis;
+    int64_t queue_max, queue_timeout_s;
+    uint64_t queue_bytes;
+    char *priority_header;
+    // Sessions
+    char *session_secret, *session_header;
+    bool session_cookie;
+    int64_t session_ttl_s;
     // Upstream
     int64_t connect_timeout_ms;
     int64_t first_byte_timeout_s, idle_timeout_s;
     int64_t retries;
     int64_t idle_connections;
+    uint64_t resume_bytes;
+    int64_t prefix_table_entries;
 };
 
 extern const struct config_program proxy_program;

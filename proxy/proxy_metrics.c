@@ -1,5 +1,6 @@
 #include "proxy/proxy_metrics.h"
 
+#include "proxy/prefix_table.h"
 #include "proxy/proxy.h"
 #include "shared/base/check.h"
 
@@ -27,7 +28,20 @@ static void refresh(struct proxy *p)
     metric_set(&proxy_metrics.agents_up, up);
     metric_set(&proxy_metrics.agents_suspect, suspect);
     metric_set(&proxy_metrics.agents_down, down);
-    if (p->server) metric_set(&proxy_metrics.connections, http_server_connections(p->server));
+    int connections = 0, entries = 0;
+    for (int i = 0; i < p->worker_count; i++) {
+        connections += atomic_load(&p->workers[i].connections);
+        entries += atomic_load(&p->workers[i].entries);
+    }
+    metric_set(&proxy_metrics.connections, connections);
+    metric_set(&proxy_metrics.ledger_entries, entries);
+    metric_set(&proxy_metrics.queue_waiting, admission_shared_count(&p->queue));
+    metric_set(&proxy_metrics.queue_bytes, atomic_load(&p->queue.bytes));
+    metric_set(&proxy_metrics.resume_bytes, (int64_t)atomic_load(&p->resume_budget.used));
+    struct prefix_table_stats prefixes;
+    prefix_table_get_stats(p->prefix_table, &prefixes);
+    metric_set(&proxy_metrics.prefix_table_entries, (int64_t)prefixes.entries);
+    metric_set(&proxy_metrics.prefix_table_bytes, (int64_t)prefixes.memory_bytes);
 }
 
 /* A label's value. Our ids need no escapes, but a foreign node's is its URL. */
@@ -66,12 +80,17 @@ static void print_agents(struct buf *out, struct proxy *p)
 void proxy_metrics_handle(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
-    struct proxy *p = arg;
-    refresh(p);
+    struct worker *w = arg;
+    struct proxy *p = w->proxy;
     struct buf out;
     buf_init(&out, BUF_MAX_INTERNAL);
+    atomic_store(&w->connections,
+                 http_server_connections(w->server)); // the others': at most a tick old
+    registry_lock(&p->registry);
+    refresh(p);
     metrics_print(&out, table, ARRAY_LEN(table), &proxy_metrics);
     print_agents(&out, p);
+    registry_unlock(&p->registry);
     http_respond(x, 200, "text/plain; version=0.0.4; charset=utf-8", buf_str(&out));
     buf_deinit(&out);
 }

@@ -5,23 +5,21 @@
 #include "proxy/model_list.h"
 #include "proxy/proxy.h"
 #include "proxy/proxy_metrics.h"
+#include "proxy/proxy_status.h"
 #include "proxy/registry_embedded.h"
+#include "proxy/session_routes.h"
 #include "shared/base/check.h"
 #include "shared/base/json.h"
 
-static void respond_status(struct http_exchange *x, struct proxy *p, bool ok)
+static void respond_status(struct http_exchange *x, struct worker *worker, bool ok)
 {
-    static const char *const names[] = {
-        [PROXY_STARTING] = "starting", [PROXY_READY] = "ready",      [PROXY_LEAVING] = "draining",
-        [PROXY_DRAINING] = "draining", [PROXY_CLOSING] = "draining",
-    };
     struct buf body;
     struct json_writer w;
     buf_init(&body, BUF_MAX_INTERNAL);
     json_writer_init(&w, &body);
     json_object_begin(&w);
-    json_field_text(&w, "status", names[p->phase]);
-    json_field_int(&w, "agents", registry_fleet(&p->registry)->count);
+    json_field_text(&w, "status", proxy_phase_name(proxy_phase(worker->proxy)));
+    json_field_int(&w, "agents", worker_fleet(worker)->count);
     json_object_end(&w);
     http_respond(x, ok ? 200 : 503, "application/json", buf_str(&body));
     buf_deinit(&body);
@@ -39,19 +37,32 @@ static void get_health(struct http_exchange *x, struct str param, void *arg)
 static void get_ready(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
-    struct proxy *p = arg;
-    respond_status(x, p, p->phase == PROXY_READY);
+    struct worker *w = arg;
+    respond_status(x, w, proxy_phase(w->proxy) == PROXY_READY);
 }
 
 static const struct http_route routes[] = {
     {"POST", "/v1/chat/completions", exchange_handle},
     {"POST", "/v1/completions", exchange_handle},
+    {"POST", "/v1/chat/interactive", exchange_handle},
+    {"GET", "/v1/sessions", session_routes_list},
+    {"GET", "/v1/sessions/{id}", session_routes_one},
+    {"DELETE", "/v1/sessions/{id}", session_routes_one},
     {"POST", "/v1/embeddings", exchange_handle},
+    {"POST", "/v1/responses", exchange_handle}, // what our agents don't have, others' may
+    {"POST", "/v1/messages", exchange_handle},
+    {"POST", "/v1/encode", exchange_handle},
+    {"POST", "/v1/rerank", exchange_handle},
+    {"POST", "/v1/score", exchange_handle},
+    {"POST", "/pooling", exchange_handle},
+    {"POST", "/tokenize", exchange_handle},
+    {"POST", "/detokenize", exchange_handle},
     {"GET", "/v1/models", model_list_handle},
     {"GET", "/v1/models/{id}", model_list_handle_one},
     {"GET", "/health", get_health},
     {"GET", "/ready", get_ready},
     {"GET", "/metrics", proxy_metrics_handle},
+    {"GET", "/lm/status", proxy_status_handle},
     {"GET", "/nodes/status", registry_embedded_status},
     {"POST", "/nodes/add", registry_embedded_add},
     {"POST", "/nodes/remove", admin_remove},
@@ -60,9 +71,36 @@ static const struct http_route routes[] = {
     {"GET", "/nodes/terminate_all", admin_terminate_all}, // LMDeploy's
 };
 
-void proxy_routes_init(struct http_router *router, struct proxy *p)
+static const struct http_route admin_routes[] = {
+    {"GET", "/health", get_health},
+    {"GET", "/ready", get_ready},
+    {"GET", "/metrics", proxy_metrics_handle},
+    {"GET", "/lm/status", proxy_status_handle},
+    {"GET", "/nodes/status", registry_embedded_status},
+    {"POST", "/nodes/add", registry_embedded_add_admin},
+    {"POST", "/nodes/remove", admin_port_remove},
+    {"POST", "/nodes/terminate", admin_port_terminate},
+    {"POST", "/nodes/terminate_all", admin_port_terminate_all},
+    {"GET", "/nodes/terminate_all", admin_port_terminate_all},
+};
+
+void proxy_routes_init(struct http_router *router, struct worker *w)
 {
+    const struct proxy *p = w->proxy;
     router->routes = routes;
     router->count = ARRAY_LEN(routes);
-    router->arg = p;
+    router->arg = w;
+    router->cors = (struct http_cors){
+        .origins = p->cors_origins[0] ? p->cors_origins : NULL,
+        .methods = p->cors_methods,
+        .headers = p->cors_headers,
+        .credentials = p->config->allow_credentials,
+    };
+}
+
+void proxy_routes_init_admin(struct http_router *router, struct worker *w)
+{
+    router->routes = admin_routes;
+    router->count = ARRAY_LEN(admin_routes);
+    router->arg = w;
 }

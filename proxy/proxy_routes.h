@@ -4,8 +4,9 @@
 
 #include "shared/net/http_router.h"
 
-struct proxy;
+struct worker;
 
-void proxy_routes_init(struct http_router *router, struct proxy *p); // CORS is the caller's
+void proxy_routes_init(struct http_router *router, struct worker *w);
+void proxy_routes_init_admin(struct http_router *router, struct worker *w); // of --admin-port
 
 #endif

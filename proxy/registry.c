@@ -39,6 +39,37 @@ void registry_init(struct registry *r)
     list_init(&r->members);
     hash_map_init(&r->by_id);
     r->fleet = fleet_create_take(NULL, 0);
+    pthread_mutex_init(&r->lock, NULL);
+}
+
+void registry_lock(struct registry *r)
+{
+    pthread_mutex_lock(&r->lock);
+}
+
+void registry_unlock(struct registry *r)
+{
+    pthread_mutex_unlock(&r->lock);
+}
+
+static void mark_changed(struct registry *r)
+{
+    atomic_store(&r->changed, true);
+    atomic_fetch_add_explicit(&r->generation, 1, memory_order_release);
+}
+
+/* The next free column of the prefix table: one that was left is reused as late as possible, when
+ * nobody predicts anything of its former owner. There are as many as members. */
+static int take_column(struct registry *r)
+{
+    for (;;) {
+        int column = r->next_column;
+        r->next_column = (column + 1) % FLEET_AGENTS_MAX;
+        uint64_t bit = 1ull << (column % 64);
+        if (r->columns[column / 64] & bit) continue;
+        r->columns[column / 64] |= bit;
+        return column;
+    }
 }
 
 static void destroy_member(struct registry *r, struct registry_member *m)
@@ -46,7 +77,9 @@ static void destroy_member(struct registry *r, struct registry_member *m)
     hash_map_remove(&r->by_id, str_of(m->record.id));
     list_remove(&m->link);
     r->count--;
-    r->changed = true;
+    mark_changed(r);
+    r->columns[m->cell->column / 64] &= ~(1ull << (m->cell->column % 64));
+    if (r->prefixes) prefix_table_clear_column(r->prefixes, m->cell->column);
     fleet_agent_unref(m->published);
     fleet_cell_unref(m->cell);
     free(m);
@@ -59,6 +92,7 @@ void registry_deinit(struct registry *r)
     hash_map_deinit(&r->by_id);
     fleet_unref(r->fleet);
     r->fleet = NULL;
+    pthread_mutex_destroy(&r->lock);
 }
 
 /* ---- the fleet ---- */
@@ -74,9 +108,11 @@ static struct fleet_agent *publish_member(const struct registry_member *m)
         .id = m->record.id,
         .url = m->record.url,
         .host = url.host,
+        .incarnation = m->foreign ? "" : m->record.incarnation,
         .path = url.path,
         .port = url.port,
         .capacity = m->record.capacity,
+        .context_len = m->record.context_len,
         .speed = m->speed,
         .foreign = m->foreign,
         .draining = m->record.draining,
@@ -89,7 +125,7 @@ static struct fleet_agent *publish_member(const struct registry_member *m)
 
 struct fleet *registry_fleet(struct registry *r)
 {
-    if (!r->changed) return r->fleet;
+    if (!atomic_load(&r->changed)) return r->fleet;
     struct fleet_agent *agents[FLEET_AGENTS_MAX];
     int count = 0;
     list_each (m, &r->members, struct registry_member, link) {
@@ -99,7 +135,7 @@ struct fleet *registry_fleet(struct registry *r)
     }
     fleet_unref(r->fleet);
     r->fleet = fleet_create_take(agents, count);
-    r->changed = false;
+    atomic_store(&r->changed, false);
     return r->fleet;
 }
 
@@ -107,7 +143,7 @@ static void facts_changed(struct registry *r, struct registry_member *m)
 {
     fleet_agent_unref(m->published);
     m->published = NULL;
-    r->changed = true;
+    mark_changed(r);
 }
 
 /* ---- state ---- */
@@ -123,6 +159,7 @@ static bool is_leased(const struct registry_member *m, uint64_t now_ms)
 /* Rule 4: the silence is the source's, or everybody's. */
 static bool is_excused(const struct registry *r, const struct registry_member *m, uint64_t now_ms)
 {
+    if (m->is_recalled) return false;
     if (r->guard_until_ms > now_ms) return true;
     for (int s = 0; s < REGISTRY_SOURCES; s++) {
         if (m->lease_until_ms[s] && r->source_lost[s]) return true;
@@ -211,8 +248,8 @@ bool registry_misses_model(const struct registry *r, struct str model)
     return false;
 }
 
-static int add_member(struct registry *r, const char *url, struct registry_member **out,
-                      struct error *err)
+static int add_member(struct registry *r, const char *url, uint64_t now_ms,
+                      struct registry_member **out, struct error *err)
 {
     struct http_url parsed;
     int rc = http_url_parse(url, &parsed, err);
@@ -222,6 +259,8 @@ static int add_member(struct registry *r, const char *url, struct registry_membe
     }
     struct registry_member *m = xcalloc(1, sizeof *m);
     m->cell = fleet_cell_create();
+    m->cell->column = take_column(r);
+    fleet_cell_set_birth(m->cell, now_ms);
     list_push_back(&r->members, &m->link);
     r->count++;
     *out = m;
@@ -230,8 +269,9 @@ static int add_member(struct registry *r, const char *url, struct registry_membe
 
 static bool same_facts(const struct agent_record *a, const struct agent_record *b)
 {
-    if (strcmp(a->url, b->url) != 0 || a->capacity != b->capacity || a->draining != b->draining ||
-        a->model_count != b->model_count) {
+    if (strcmp(a->url, b->url) != 0 || strcmp(a->incarnation, b->incarnation) != 0 ||
+        a->capacity != b->capacity || a->context_len != b->context_len ||
+        a->draining != b->draining || a->model_count != b->model_count) {
         return false;
     }
     for (int i = 0; i < a->model_count; i++) {
@@ -240,22 +280,34 @@ static bool same_facts(const struct agent_record *a, const struct agent_record *
     return true;
 }
 
-static void report_load(struct registry_member *m, const struct agent_load *load)
+static void report_load(const struct registry *r, struct registry_member *m,
+                        const struct agent_load *load, uint64_t now_ms)
 {
     if (load->sequence && load->sequence <= m->record.load.sequence) return; // an older report
     m->record.load = *load;
-    fleet_cell_report(m->cell, load->running + load->waiting);
+    struct fleet_own_report own = {.high = 0};
+    const struct agent_seen *seen = r->proxy ? agent_load_seen(load, r->proxy) : NULL;
+    if (seen) {
+        own = (struct fleet_own_report){
+            .high = seen->high,
+            .gaps = &load->gaps[seen->first_gap],
+            .gap_count = seen->gap_count,
+            .active = seen->active,
+        };
+    }
+    fleet_cell_report(m->cell, load, r->proxy ? &own : NULL, now_ms);
 }
 
-static void adopt_incarnation(struct registry_member *m)
+static void adopt_incarnation(const struct registry *r, struct registry_member *m)
 {
+    if (r->prefixes) prefix_table_clear_column(r->prefixes, m->cell->column);
     m->record.load = (struct agent_load){0};
     m->probe_failures = 0;
     m->verified_until_ms = 0;
     m->beat_mark = 0;
     memset(m->lease_until_ms, 0, sizeof m->lease_until_ms);
     atomic_store(&m->cell->refused, 0);
-    atomic_store(&m->cell->others_in_flight, 0);
+    fleet_cell_forget_report(m->cell);
 }
 
 /* Rule 5 for a member that is there under this id. */
@@ -264,8 +316,9 @@ static int check_incarnation(const struct registry_member *m, const struct agent
 {
     if (strcmp(m->record.incarnation, record->incarnation) == 0) return 0;
     if (record->start_ms > m->record.start_ms) return 0;
+    /* Its clock may have been set back since the other one started: who is gone has no say. */
     bool lives = m->presence == REGISTRY_PRESENT && is_leased(m, now_ms);
-    if (record->start_ms == m->record.start_ms && !lives) return 0;
+    if (!lives) return 0;
     return error_set(err, E_BUSY, "agent id '%s' belongs to %s, which started later or lives",
                      record->id, m->record.url);
 }
@@ -307,7 +360,7 @@ int registry_hear(struct registry *r, enum registry_source source,
     if (rc < 0) return rc;
     bool is_new = !m;
     if (is_new) {
-        rc = add_member(r, record->url, &m, err);
+        rc = add_member(r, record->url, now_ms, &m, err);
         if (rc < 0) return rc;
         copy_facts(m, record);
         hash_map_put(&r->by_id, str_of(m->record.id), m);
@@ -317,10 +370,11 @@ int registry_hear(struct registry *r, enum registry_source source,
         if (rc < 0) return rc;
     }
     bool other = strcmp(m->record.incarnation, record->incarnation) != 0;
-    if (other) adopt_incarnation(m);
+    if (other) adopt_incarnation(r, m);
     if (mark && mark == m->beat_mark) return 0; // read before: no sign of life
     if (mark) m->beat_mark = mark;
     if (other || (m->presence == REGISTRY_DEAD)) {
+        fleet_cell_set_birth(m->cell, now_ms);
         m->presence = REGISTRY_PRESENT;
         atomic_store(&m->cell->refused, 0);
         atomic_store(&m->cell->gone, false);
@@ -329,19 +383,50 @@ int registry_hear(struct registry *r, enum registry_source source,
     }
     if (!same_facts(&m->record, record)) facts_changed(r, m);
     copy_facts(m, record);
+    m->is_recalled = false;
     m->lease_until_ms[source] = now_ms + lease_ms;
     m->lease_lost_ms = 0;
-    report_load(m, &record->load);
+    report_load(r, m, &record->load, now_ms);
     update(r, m, now_ms);
     if (is_new) m->first_seen_wall_s = clock_wall_ms() / 1000;
-    if (source == REGISTRY_HTTP && r->on_lease) r->on_lease(r->arg, record);
+    if (source == REGISTRY_HTTP) m->unwritten = true;
     return 0;
 }
 
-void registry_report_load(struct registry *r, const char *id, const struct agent_load *load)
+int registry_recall(struct registry *r, enum registry_source source,
+                    const struct agent_record *record, uint64_t now_ms, struct error *err)
+{
+    if (registry_find(r, record->id) || registry_find_url(r, record->url)) return 0;
+    struct registry_member *m;
+    int rc = add_member(r, record->url, now_ms, &m, err);
+    if (rc < 0) return rc;
+    copy_facts(m, record);
+    hash_map_put(&r->by_id, str_of(m->record.id), m);
+    m->lease_until_ms[source] = now_ms; // it was heard there, and isn't leased any more
+    m->lease_lost_ms = now_ms;
+    m->state = FLEET_SUSPECT;
+    m->visible = true;
+    m->is_recalled = true;
+    m->first_seen_wall_s = clock_wall_ms() / 1000;
+    facts_changed(r, m);
+    return 0;
+}
+
+struct registry_member *registry_next_unwritten(struct registry *r)
+{
+    list_each (m, &r->members, struct registry_member, link) {
+        if (!m->unwritten) continue;
+        m->unwritten = false;
+        return m;
+    }
+    return NULL;
+}
+
+void registry_report_load(struct registry *r, const char *id, const struct agent_load *load,
+                          uint64_t now_ms)
 {
     struct registry_member *m = registry_find(r, id);
-    if (m && !m->foreign) report_load(m, load);
+    if (m && !m->foreign) report_load(r, m, load, now_ms);
 }
 
 void registry_lease_ended(struct registry *r, enum registry_source source, const char *id,
@@ -381,7 +466,7 @@ int registry_add_foreign(struct registry *r, const char *url, const char (*model
     }
     bool is_new = !m;
     if (is_new) {
-        int rc = add_member(r, url, &m, err);
+        int rc = add_member(r, url, now_ms, &m, err);
         if (rc < 0) return rc;
         m->foreign = true;
         snprintf(m->record.id, sizeof m->record.id, "%s", url);
@@ -469,6 +554,7 @@ static void probe_succeeded(struct registry *r, struct registry_member *m,
                             const char (*models)[128], int model_count, uint64_t now_ms)
 {
     m->probed = true;
+    m->is_recalled = false;
     m->probe_failures = 0;
     m->doubted = false;
     atomic_store(&m->cell->refused, 0);
@@ -581,9 +667,13 @@ void registry_tick(struct registry *r, uint64_t now_ms)
 
 void registry_check(const struct registry *r)
 {
-    int count = 0;
+    int count = 0, columns = 0;
+    for (size_t i = 0; i < ARRAY_LEN(r->columns); i++)
+        columns += __builtin_popcountll(r->columns[i]);
+    CHECK(columns == r->count);
     list_each (m, &r->members, struct registry_member, link) {
         count++;
+        CHECK(r->columns[m->cell->column / 64] >> (m->cell->column % 64) & 1);
         CHECK(registry_find(r, m->record.id) == m);
         CHECK(!m->visible || m->presence == REGISTRY_PRESENT);
         CHECK(m->record.model_count >= 0 && m->record.model_count <= AGENT_MODELS_MAX);

@@ -3,11 +3,15 @@
  * refused connects) and publishes the result as a struct fleet.
  *
  * No I/O and no clock in here: time comes in as `now_ms` (monotonic), so tests run days in
- * microseconds. One thread. The file registry.c holds the rules. */
+ * microseconds. Any thread, but one at a time: with several, whoever calls holds the lock, also
+ * while he looks at members. The file registry.c holds the rules. */
 #ifndef LM_PROXY_REGISTRY_H
 #define LM_PROXY_REGISTRY_H
 
+#include <pthread.h>
+
 #include "proxy/fleet.h"
+#include "proxy/prefix_table.h"
 #include "shared/base/hash_map.h"
 #include "shared/base/list.h"
 #include "shared/net/agent_record.h"
@@ -46,6 +50,8 @@ struct registry_member {
     bool probed;        // a probe has succeeded at least once
     int probe_failures; // in a row
     bool doubted;       // a connect failed: probe although leased
+    bool is_recalled;   // from the state file, and not seen since
+    bool unwritten;     // a lease was heard by HTTP: Redis should know it, too
     int64_t first_seen_wall_s;
     struct fleet_cell *cell;
     struct fleet_agent *published; // NULL: not in the fleet, or facts changed since
@@ -55,21 +61,30 @@ struct registry {
     struct list members;
     struct hash_map by_id; // id -> member
     int count;
+    uint64_t proxy;                          // ours, as load reports name it; 0: none
+    uint64_t columns[FLEET_AGENTS_MAX / 64]; // of the prefix table: taken ones
+    int next_column;
     bool source_lost[REGISTRY_SOURCES];
     uint64_t guard_until_ms;
+    struct prefix_table *prefixes; // borrowed; NULL: none. Columns of those who left are cleared
     struct fleet *fleet;
-    bool changed; // the fleet must be made anew
-
-    /* A lease was heard by HTTP: what Redis should know too. May be NULL. */
-    void (*on_lease)(void *arg, const struct agent_record *record);
-    void *arg;
+    atomic_bool changed;             // the fleet must be made anew
+    atomic_uint_fast64_t generation; // of the fleet as it would be made now
+    pthread_mutex_t lock;
 };
 
 void registry_init(struct registry *r);
 void registry_deinit(struct registry *r);
+void registry_lock(struct registry *r);
+void registry_unlock(struct registry *r);
 
 /* The current picture; valid until the next call, fleet_ref() to keep it. */
 struct fleet *registry_fleet(struct registry *r);
+/* Another number means that registry_fleet() gives another picture. Without the lock. */
+static inline uint64_t registry_generation(const struct registry *r)
+{
+    return atomic_load_explicit(&r->generation, memory_order_acquire);
+}
 
 /* ---- what sources say ---- */
 
@@ -80,7 +95,15 @@ struct fleet *registry_fleet(struct registry *r);
 FALLIBLE int registry_hear(struct registry *r, enum registry_source source,
                            const struct agent_record *record, uint64_t lease_ms, uint64_t mark,
                            uint64_t now_ms, struct error *err);
-void registry_report_load(struct registry *r, const char *id, const struct agent_load *load);
+/* An agent that was known before this process began (snapshot.c): in doubt until a probe of ours
+ * succeeds. Nothing if it has been heard meanwhile. E_LIMIT, E_INVALID. */
+FALLIBLE int registry_recall(struct registry *r, enum registry_source source,
+                             const struct agent_record *record, uint64_t now_ms, struct error *err);
+void registry_report_load(struct registry *r, const char *id, const struct agent_load *load,
+                          uint64_t now_ms);
+/* The next member whose lease was heard by HTTP and is not with other sources yet, NULL: none. Each
+ * lease comes once. */
+struct registry_member *registry_next_unwritten(struct registry *r);
 /* A source no longer knows this agent. */
 void registry_lease_ended(struct registry *r, enum registry_source source, const char *id,
                           uint64_t now_ms);

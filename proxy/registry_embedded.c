@@ -51,10 +51,12 @@ static void add_agent(struct proxy *p, struct http_exchange *x, const struct jso
     struct agent_record record;
     struct error err;
     int rc = agent_record_parse(lm, &record, &err);
-    if (rc < 0) error_prefix(&err, rc, "'lm': ");
+    if (rc < 0) error_prefix(&err, rc, "'lm'");
     if (rc == 0) {
+        registry_lock(&p->registry);
         rc = registry_hear(&p->registry, REGISTRY_HTTP, &record, AGENT_LEASE_MS, 0, clock_ms(),
                            &err);
+        registry_unlock(&p->registry);
     }
     if (rc < 0) {
         log_debug("beat refused", "peer=%s reason=\"%s\"", http_exchange_request(x)->peer,
@@ -69,7 +71,7 @@ static void add_agent(struct proxy *p, struct http_exchange *x, const struct jso
 /* ---- foreign nodes ---- */
 
 struct foreign {
-    struct proxy *proxy;
+    struct worker *worker;
     struct http_exchange *client;
     struct probe *probe; // NULL: none in flight
     char url[AGENT_URL_BYTES];
@@ -125,8 +127,11 @@ static int read_status(struct foreign *f, const struct json *status, struct erro
 static void register_foreign(struct foreign *f)
 {
     struct error err;
-    int rc = registry_add_foreign(&f->proxy->registry, f->url, (const char(*)[128])f->models,
-                                  f->model_count, f->speed, clock_ms(), &err);
+    struct registry *registry = &f->worker->proxy->registry;
+    registry_lock(registry);
+    int rc = registry_add_foreign(registry, f->url, (const char(*)[128])f->models, f->model_count,
+                                  f->speed, clock_ms(), &err);
+    registry_unlock(registry);
     if (rc < 0) {
         refuse(f->client, status_of(rc), NULL, err.text);
     } else {
@@ -156,10 +161,10 @@ static void on_gone(void *arg)
     if (f->probe) prober_cancel(f->probe);
 }
 
-static void add_foreign(struct proxy *p, struct http_exchange *x, const struct json *root)
+static void add_foreign(struct worker *w, struct http_exchange *x, const struct json *root)
 {
     struct foreign *f = arena_alloc(http_exchange_arena(x), sizeof *f);
-    f->proxy = p;
+    f->worker = w;
     f->client = x;
     struct error err;
     int rc = read_url(f, root, &err);
@@ -172,7 +177,7 @@ static void add_foreign(struct proxy *p, struct http_exchange *x, const struct j
         register_foreign(f);
         return;
     }
-    f->probe = prober_ask_models(&p->prober, f->url, on_models, f);
+    f->probe = prober_ask_models(&w->prober, f->url, on_models, f);
     if (f->probe) {
         http_exchange_watch(x, on_gone, NULL, f);
     } else {
@@ -180,16 +185,22 @@ static void add_foreign(struct proxy *p, struct http_exchange *x, const struct j
     }
 }
 
-void registry_embedded_add(struct http_exchange *x, struct str param, void *arg)
+static void refuse_stranger(struct http_exchange *x, const struct proxy *p)
 {
-    (void)param;
-    struct proxy *p = arg;
-    const struct http_request *request = http_exchange_request(x);
-    if (!admin_may_join(p, request)) {
+    if (p->config->join_key) {
         refuse(x, 401, "invalid_join_key",
                "This proxy wants a join key: start the agent with --join-key.");
-        return;
+    } else {
+        refuse(x, 403, "join_key_needed",
+               "This proxy has keys to guard, so nodes of other machines can't join "
+               "without one: start proxy and agents with --join-key, or add the node with the "
+               "admin key or at --admin-port.");
     }
+}
+
+static void add(struct worker *w, struct http_exchange *x)
+{
+    const struct http_request *request = http_exchange_request(x);
     if (request->body.len > BODY_MAX) {
         refuse(x, 413, NULL, "The body of a registration is too large.");
         return;
@@ -199,22 +210,45 @@ void registry_embedded_add(struct http_exchange *x, struct str param, void *arg)
     if (!root || json_type(root) != JSON_OBJECT) {
         refuse(x, 400, NULL, root ? "the body must be a JSON object" : err.text);
     } else if (json_get_set(root, "lm")) {
-        add_agent(p, x, json_get_set(root, "lm"));
+        add_agent(w->proxy, x, json_get_set(root, "lm"));
     } else {
-        add_foreign(p, x, root);
+        add_foreign(w, x, root);
     }
     json_destroy(root);
 }
 
+void registry_embedded_add(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct worker *w = arg;
+    if (admin_may_join(w->proxy, http_exchange_request(x))) {
+        add(w, x);
+    } else {
+        refuse_stranger(x, w->proxy);
+    }
+}
+
+void registry_embedded_add_admin(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct worker *w = arg;
+    if (admin_port_may_join(w->proxy, http_exchange_request(x))) {
+        add(w, x);
+    } else {
+        refuse_stranger(x, w->proxy);
+    }
+}
+
 /* ---- status ---- */
 
-static void put_latency(struct json_writer *w, const struct fleet_cell *cell)
+static void put_latency(struct json_writer *w, struct fleet_cell *cell)
 {
-    unsigned count = cell->latency_count, kept = FLEET_LATENCY_MAX;
+    double latency_s[FLEET_LATENCY_MAX];
+    int count = fleet_cell_latencies(cell, latency_s);
     json_key(w, "latency");
     json_array_begin(w);
-    for (unsigned i = count > kept ? count - kept : 0; i < count; i++)
-        json_put_double(w, cell->latency_s[i % kept]);
+    for (int i = 0; i < count; i++)
+        json_put_double(w, latency_s[i]);
     json_array_end(w);
 }
 
@@ -253,15 +287,17 @@ static void put_member(struct json_writer *w, const struct registry_member *m)
 void registry_embedded_status(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
-    struct proxy *p = arg;
+    struct registry *registry = &((struct worker *)arg)->proxy->registry;
     struct buf body;
     struct json_writer w;
     buf_init(&body, BUF_MAX_INTERNAL);
     json_writer_init(&w, &body);
     json_object_begin(&w);
-    list_each (m, &p->registry.members, struct registry_member, link) {
+    registry_lock(registry);
+    list_each (m, &registry->members, struct registry_member, link) {
         if (m->visible || (m->foreign && m->presence == REGISTRY_PRESENT)) put_member(&w, m);
     }
+    registry_unlock(registry);
     json_object_end(&w);
     http_respond(x, 200, "application/json", buf_str(&body));
     buf_deinit(&body);

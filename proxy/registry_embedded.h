@@ -6,7 +6,8 @@
 
 #include "shared/net/http_server.h"
 
-void registry_embedded_add(struct http_exchange *x, struct str param, void *proxy);
-void registry_embedded_status(struct http_exchange *x, struct str param, void *proxy);
+void registry_embedded_add(struct http_exchange *x, struct str param, void *worker);
+void registry_embedded_add_admin(struct http_exchange *x, struct str param, void *worker);
+void registry_embedded_status(struct http_exchange *x, struct str param, void *worker);
 
 #endif

@@ -8,8 +8,9 @@
  *  3. No complete reading for LOST_MS means that the source is lost: the registry keeps what it
  *     knows (its rule 4). After it is back, absence counts only once everybody had the time for
  *     a beat.
- *  4. Beats heard by HTTP are written as they come, by the agents' own script, so it doesn't
- *     matter who writes and how many do. */
+ *  4. Beats heard by HTTP, on whatever thread, are written with the next tick, by the agents' own
+ *     script, so it doesn't matter who writes and how many do.
+ *  5. The registry's lock is taken where a reply is worked on, never while waiting for one. */
 #define LOG_MODULE "registry"
 #include "proxy/registry_redis.h"
 
@@ -161,7 +162,9 @@ static void on_list(void *arg, int status, const struct redis_reply *reply)
     bool is_list = status == 0 && reply->type == REDIS_ARRAY && reply->count > 0;
     int64_t redis_ms = is_list ? time_of(&reply->items[0]) : -1;
     if (redis_ms >= 0) {
+        registry_lock(r->registry);
         take_list(r, reply, redis_ms, clock_ms());
+        registry_unlock(r->registry);
     } else {
         count_failure(reply, "list");
     }
@@ -207,13 +210,15 @@ static void on_loads(void *arg, int status, const struct redis_reply *reply)
     }
     /* The ids may have been read anew since: then this reading is not of these. */
     if (reply->count != (size_t)r->id_count || r->scanning) return;
+    registry_lock(r->registry);
     for (int i = 0; i < r->id_count; i++) {
         struct agent_load load;
         struct error err;
         if (parse_load(&reply->items[i], &load, &err) == 0) {
-            registry_report_load(r->registry, r->ids[i], &load);
+            registry_report_load(r->registry, r->ids[i], &load, clock_ms());
         }
     }
+    registry_unlock(r->registry);
 }
 
 static void read_loads(struct registry_redis *r)
@@ -239,10 +244,8 @@ static void on_written(void *arg, int status, const struct redis_reply *reply)
     if (status != 0 || reply->type == REDIS_FAIL) count_failure(reply, "beat");
 }
 
-static void on_lease(void *arg, const struct agent_record *record)
+static void write_lease(struct registry_redis *r, const struct agent_record *record)
 {
-    struct registry_redis *r = arg;
-    if (!redis_client_is_connected(r->client)) return;
     struct arena arena;
     arena_init(&arena);
     struct str argv[AGENT_BEAT_ARGC];
@@ -252,7 +255,24 @@ static void on_lease(void *arg, const struct agent_record *record)
     arena_deinit(&arena);
 }
 
+void registry_redis_write_leases(struct registry_redis *r)
+{
+    if (!redis_client_is_connected(r->client)) return;
+    registry_lock(r->registry);
+    struct registry_member *m;
+    while ((m = registry_next_unwritten(r->registry)))
+        write_lease(r, &m->record);
+    registry_unlock(r->registry);
+}
+
 /* ---- life ---- */
+
+static void lose_source(struct registry_redis *r, uint64_t now_ms)
+{
+    registry_lock(r->registry);
+    registry_set_source_lost(r->registry, REGISTRY_REDIS, true, now_ms);
+    registry_unlock(r->registry);
+}
 
 static void on_state(void *arg, bool connected)
 {
@@ -260,7 +280,7 @@ static void on_state(void *arg, bool connected)
     if (r->on_closed) return;
     metric_set(&proxy_metrics.redis_connected, connected);
     if (!connected) {
-        registry_set_source_lost(r->registry, REGISTRY_REDIS, true, clock_ms());
+        lose_source(r, clock_ms());
         return;
     }
     /* What was asked before the loss is answered (with E_CLOSED) before this. */
@@ -274,7 +294,7 @@ static void on_tick(uv_timer_t *timer)
     if (!r->registry->source_lost[REGISTRY_REDIS] && now_ms - r->scan_done_ms > LOST_MS) {
         log_warn("registry in Redis doesn't answer", "last_ms=%llu: going on with what is known",
                  (unsigned long long)(now_ms - r->scan_done_ms));
-        registry_set_source_lost(r->registry, REGISTRY_REDIS, true, now_ms);
+        lose_source(r, now_ms);
     }
     if (now_ms - r->scan_started_ms >= SCAN_MS) {
         scan(r);
@@ -324,8 +344,6 @@ int registry_redis_start(uv_loop_t *loop, const char *url, struct registry *regi
     CHECK(uv_timer_start(&r->tick, on_tick, TICK_MS, TICK_MS) == 0);
     redis_client_subscribe(r->client, AGENT_EVENTS_CHANNEL, on_hint, r);
     registry->source_lost[REGISTRY_REDIS] = true; // until it has been read
-    registry->on_lease = on_lease;
-    registry->arg = r;
     *out = r;
     return 0;
 }
@@ -334,7 +352,6 @@ void registry_redis_stop(struct registry_redis *r, void (*on_closed)(void *arg),
 {
     r->on_closed = on_closed;
     r->on_closed_arg = arg;
-    r->registry->on_lease = NULL;
     uv_close((uv_handle_t *)&r->tick, on_timer_closed);
     uv_close((uv_handle_t *)&r->hint, on_timer_closed);
     redis_client_destroy(r->client, on_client_closed, r);

@@ -507,12 +507,12 @@ static void test_loads(void)
     EXPECT_INT(hear_record(REGISTRY_HTTP, &a, 0), 0);
     EXPECT_INT(fleet_cell_load(in_fleet("a")->cell), 6);
     struct agent_load load = {.running = 1, .sequence = 9};
-    registry_report_load(&r, "a", &load); // older than what we have
+    registry_report_load(&r, "a", &load, now); // older than what we have
     EXPECT_INT(fleet_cell_load(in_fleet("a")->cell), 6);
     load.sequence = 11;
-    registry_report_load(&r, "a", &load);
+    registry_report_load(&r, "a", &load, now);
     EXPECT_INT(fleet_cell_load(in_fleet("a")->cell), 1);
-    registry_report_load(&r, "nobody", &load);
+    registry_report_load(&r, "nobody", &load, now);
     end();
 }
 
@@ -532,24 +532,90 @@ static void test_the_table_is_bounded(void)
     end();
 }
 
-static int leases_passed_on;
-
-static void on_lease(void *arg, const struct agent_record *record)
+/* Reports say which of our dispatches they contain. */
+static void test_own_requests_in_reports(void)
 {
-    (void)arg;
-    EXPECT_STR(record->id, "a");
-    leases_passed_on++;
+    begin();
+    r.proxy = 0xabc;
+    struct agent_record a = record_of("a", 1);
+    uint64_t gaps[] = {2};
+    struct agent_seen other = {.proxy = 0xdef, .high = 900, .active = 1};
+    struct agent_seen own = {.proxy = 0xabc, .high = 3, .active = 2, .gap_count = 1};
+    a.load = (struct agent_load){.running = 6, .sequence = 1};
+    agent_load_add_seen(&a.load, &other, NULL);
+    agent_load_add_seen(&a.load, &own, gaps);
+    EXPECT_INT(hear_record(REGISTRY_HTTP, &a, 0), 0);
+    struct fleet_cell *cell = fleet_cell_ref(in_fleet("a")->cell);
+    EXPECT_INT(atomic_load(&cell->others_in_flight), 4);
+    struct fleet_dispatch d[4];
+    for (int i = 0; i < 4; i++)
+        fleet_cell_take(cell, &d[i], 1 << i);
+    a.load.sequence = 2;
+    EXPECT_INT(hear_record(REGISTRY_HTTP, &a, 0), 0);
+    EXPECT_INT(atomic_load(&cell->unseen_tokens), 2 + 8); // the gap, and the one above its highest
+    struct agent_load none = {.running = 6, .sequence = 3}; // it has forgotten us
+    registry_report_load(&r, "a", &none, now);
+    EXPECT_INT(atomic_load(&cell->others_in_flight), 6);
+    EXPECT_INT(atomic_load(&cell->unseen_tokens), 2 + 8);
+    for (int i = 0; i < 4; i++)
+        fleet_cell_release(cell, &d[i]);
+    fleet_cell_unref(cell);
+    end();
+}
+
+/* Each member has a column of the prefix table to itself, and one that leaves keeps the next from
+ * inheriting what is predicted of it. */
+static void test_columns(void)
+{
+    begin();
+    hear("a", 1);
+    hear("b", 2);
+    int left = in_fleet("b")->cell->column;
+    EXPECT(left >= 0 && left != in_fleet("a")->cell->column);
+    EXPECT_INT(registry_add_foreign(&r, "http://x", NULL, 0, 0, now, NULL), 0);
+    EXPECT(registry_remove(&r, "http://x"));
+    struct agent_record b = record_of("b2", 2);
+    b.start_ms = 5;
+    EXPECT_INT(hear_record(REGISTRY_HTTP, &b, 0), 0); // takes b's place
+    EXPECT(in_fleet("b2")->cell->column != left);
+    for (int i = 0; i < 3 * FLEET_AGENTS_MAX; i++) { // columns of those who left are used again
+        EXPECT_INT(registry_add_foreign(&r, "http://x", NULL, 0, 0, now, NULL), 0);
+        int column = registry_find(&r, "http://x")->cell->column;
+        EXPECT(column >= 0 && column < FLEET_AGENTS_MAX);
+        EXPECT(column != in_fleet("a")->cell->column && column != in_fleet("b2")->cell->column);
+        registry_check(&r);
+        EXPECT(registry_remove(&r, "http://x"));
+    }
+    end();
+}
+
+static void test_who_comes_or_comes_back_is_young(void)
+{
+    begin();
+    hear("a", 1);
+    EXPECT_INT(atomic_load(&in_fleet("a")->cell->birth_ms), (long long)now);
+    pass(2000);
+    hear("a", 1);
+    EXPECT_INT(atomic_load(&in_fleet("a")->cell->birth_ms), 1000000);
+    struct agent_record again = record_of("a", 1);
+    again.start_ms = 2;
+    snprintf(again.incarnation, sizeof again.incarnation, "second");
+    pass(1000);
+    EXPECT_INT(hear_record(REGISTRY_HTTP, &again, 0), 0);
+    EXPECT_INT(atomic_load(&in_fleet("a")->cell->birth_ms), (long long)now);
+    end();
 }
 
 static void test_only_leases_heard_here_are_passed_on(void)
 {
     begin();
-    r.on_lease = on_lease;
     struct agent_record a = record_of("a", 1);
     EXPECT_INT(hear_record(REGISTRY_REDIS, &a, 1), 0);
-    EXPECT_INT(leases_passed_on, 0);
+    EXPECT(!registry_next_unwritten(&r));
     hear("a", 1);
-    EXPECT_INT(leases_passed_on, 1);
+    struct registry_member *m = registry_next_unwritten(&r);
+    EXPECT(m && strcmp(m->record.id, "a") == 0);
+    EXPECT(!registry_next_unwritten(&r));
     end();
 }
 
@@ -629,6 +695,9 @@ int main(void)
     RUN(test_removed_by_an_operator);
     RUN(test_loads);
     RUN(test_the_table_is_bounded);
+    RUN(test_own_requests_in_reports);
+    RUN(test_columns);
+    RUN(test_who_comes_or_comes_back_is_young);
     RUN(test_only_leases_heard_here_are_passed_on);
     RUN(test_random_history);
     return TEST_END();
