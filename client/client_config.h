@@ -8,7 +8,7 @@
 #include "shared/base/config.h"
 #include "shared/base/error.h"
 
-enum client_verb { CLIENT_CHAT, CLIENT_MODELS, CLIENT_STATUS };
+enum client_verb { CLIENT_CHAT, CLIENT_MODELS, CLIENT_STATUS, CLIENT_TOP };
 
 struct client_config {
     enum client_verb verb;
@@ -18,6 +18,8 @@ struct client_config {
     double temperature; // < 0: the server's default
     int64_t max_tokens; // 0: the server's default
     bool stream;
+    double interval_s;  // of top
+    int64_t count;      // of top: looks, 0: without end
     char *api_key;      // NULL: none
     char *history_file; // NULL: the default place; "": none
 };

@@ -7,6 +7,7 @@
 #include "client/fleet_status.h"
 #include "client/line_editor.h"
 #include "client/models.h"
+#include "client/top.h"
 #include "shared/base/log.h"
 
 #include <signal.h>
@@ -73,6 +74,9 @@ static int run(const struct client_config *config, struct error *err)
         break;
     case CLIENT_STATUS:
         rc = fleet_status_command(api, err);
+        break;
+    case CLIENT_TOP:
+        rc = top_command(api, config->interval_s, config->count, err);
         break;
     }
     api_client_close(api);

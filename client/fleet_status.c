@@ -1,5 +1,6 @@
 #include "client/fleet_status.h"
 
+#include "client/fleet_view.h"
 #include "client/models.h"
 #include "client/text_table.h"
 #include "shared/base/check.h"
@@ -147,20 +148,81 @@ static int print_agent(struct api_client *api, struct buf *out, struct error *er
     return rc;
 }
 
+/* ---- looking ---- */
+
+/* E_UPSTREAM with *status 404: the server doesn't know such a route. */
+static int ask(struct api_client *api, const char *path, struct buf *body, int *status,
+               struct error *err)
+{
+    struct api_call call = {.path = path};
+    struct api_reply reply;
+    int rc = api_client_call(api, &call, &reply, err);
+    *status = reply.status;
+    *body = reply.body;
+    return rc;
+}
+
+static int look_at_proxy(struct api_client *api, struct fleet_look *out, int *status,
+                         struct error *err)
+{
+    struct buf body;
+    struct error why;
+    int rc = ask(api, "/lm/status", &body, status, err);
+    if (rc == 0) {
+        out->status = json_parse(body.data, body.len, &why);
+        if (!out->status) {
+            rc = error_set(err, E_PROTOCOL, "the status is not JSON: %s", why.text);
+        } else if (!fleet_view_fits(out->status)) {
+            rc = error_set(err, E_PROTOCOL, "the status is not that of an lm-proxy");
+        }
+    }
+    buf_deinit(&body);
+    return rc;
+}
+
+static int look_at_nodes(struct api_client *api, struct fleet_look *out, int *status,
+                         struct error *err)
+{
+    struct buf body;
+    int rc = ask(api, "/nodes/status", &body, status, err);
+    if (rc == 0) rc = fleet_status_print(body.data, body.len, &out->text, err);
+    buf_deinit(&body);
+    return rc;
+}
+
+int fleet_look_take(struct api_client *api, struct fleet_look *out, struct error *err)
+{
+    *out = (struct fleet_look){.status = NULL};
+    buf_init(&out->text, BUF_MAX_INTERNAL);
+    int status;
+    int rc = look_at_proxy(api, out, &status, err);
+    if (rc < 0 && status == 404) rc = look_at_nodes(api, out, &status, err);
+    if (rc < 0 && status == 404) rc = print_agent(api, &out->text, err);
+    if (rc < 0) fleet_look_deinit(out);
+    return rc;
+}
+
+void fleet_look_deinit(struct fleet_look *look)
+{
+    json_destroy(look->status);
+    buf_deinit(&look->text);
+    *look = (struct fleet_look){.status = NULL};
+}
+
 int fleet_status_command(struct api_client *api, struct error *err)
 {
-    struct api_call call = {.path = "/nodes/status"};
-    struct api_reply reply;
-    struct buf out;
-    buf_init(&out, BUF_MAX_INTERNAL);
-    int rc = api_client_call(api, &call, &reply, err);
-    if (rc == 0) {
-        rc = fleet_status_print(reply.body.data, reply.body.len, &out, err);
-    } else if (reply.status == 404) {
-        rc = print_agent(api, &out, err);
+    struct fleet_look look;
+    int rc = fleet_look_take(api, &look, err);
+    if (rc < 0) return rc;
+    if (look.status) {
+        struct fleet_view view = {
+            .now = look.status,
+            .has_urls = true,
+            .url = api_client_url(api),
+        };
+        fleet_view_print(&view, &look.text);
     }
-    if (rc == 0) fwrite(out.data, 1, out.len, stdout);
-    api_reply_deinit(&reply);
-    buf_deinit(&out);
-    return rc;
+    fwrite(look.text.data, 1, look.text.len, stdout);
+    fleet_look_deinit(&look);
+    return 0;
 }

@@ -7,7 +7,7 @@
 
 #include "shared/base/buf.h"
 
-#define TEXT_TABLE_COLUMNS_MAX 12
+#define TEXT_TABLE_COLUMNS_MAX 16
 
 struct text_column {
     const char *title; // borrowed

@@ -3,6 +3,7 @@
 #include "client/api_client.h"
 #include "client/chat.h"
 #include "client/fleet_status.h"
+#include "client/fleet_view.h"
 #include "client/models.h"
 #include "shared/base/check.h"
 #include "shared/base/json.h"
@@ -93,6 +94,76 @@ static void test_fleet_is_a_table(void)
     buf_deinit(&out);
 }
 
+static void test_a_proxys_status(void)
+{
+    struct str text = STR(
+        "{\"id\":\"a\",\"version\":\"1\",\"phase\":\"ready\",\"uptime_s\":3700,\"threads\":2,"
+        "\"routing\":\"affinity\",\"redis\":\"away\",\"requests\":{\"total\":12345,\"failed\":1,"
+        "\"lost\":2,\"running\":{\"default\":3,\"bulk\":0},\"waiting\":{\"bulk\":4}},"
+        "\"tokens\":{\"prompt\":2000000,\"completion\":10,\"cached\":1000000,"
+        "\"cached_expected\":900000},\"retries\":{\"connect\":2,\"lost\":3,\"denied\":9},"
+        "\"resumes\":1,\"sessions\":{\"hit\":7,\"moved\":8,\"lost\":9},\"agents\":["
+        "{\"id\":\"x\",\"state\":\"up\",\"breaker\":\"closed\",\"score_s\":0.25,\"in_flight\":1,"
+        "\"dispatches\":100,\"kv_used_share\":0.031,\"models\":[\"m\",\"n\"]},{\"id\":7},9]}");
+    struct error err;
+    struct buf out;
+    buf_init(&out, BUF_MAX_INTERNAL);
+    struct json *v = json_parse(text.data, text.len, &err);
+    NEED(v && fleet_view_fits(v));
+    struct fleet_view view = {.now = v, .url = "http://p"};
+    fleet_view_print(&view, &out);
+    EXPECT_STR(
+        out.data,
+        "lm-proxy 1 at http://p: ready, up 1 h 1 min, 2 threads, routing affinity, Redis away\n"
+        "12.3k requests, 3 running (3 default), 4 waiting (4 bulk), 1 failed, 2 lost\n"
+        "2.0M prompt tokens, 10 in answers, cache hits 50.0 % (expected 45.0 %)\n"
+        "5 retries, 1 streams resumed; sessions: 7 hit, 8 moved, 9 lost\n\n"
+        "AGENT  STATE  BREAKER   SCORE  OURS  OTHERS  RUNNING  WAITING     KV  PREFILL/S  STEP  "
+        "FAILING  MODELS\n"
+        "x      up     closed   250 ms     1       -        -        -  3.1 %          -     -     "
+        "   -  m, n\n"
+        "-      -      -             -     -       -        -        -      -          -     -     "
+        "   -  -\n"
+        "-      -      -             -     -       -        -        -      -          -     -     "
+        "   -  -\n"
+        "3 agents\n");
+    buf_deinit(&out);
+    json_destroy(v);
+}
+
+static void expect_rates(const char *id, double before_s, const char *want)
+{
+    struct buf now_text, before_text, out;
+    struct error err;
+    buf_init(&now_text, BUF_MAX_INTERNAL);
+    buf_init(&before_text, BUF_MAX_INTERNAL);
+    buf_init(&out, BUF_MAX_INTERNAL);
+    buf_append_str(&now_text,
+                   "{\"id\":\"a\",\"uptime_s\":10,\"requests\":{\"total\":50},\"agents\":[]}");
+    buf_printf(&before_text,
+               "{\"id\":\"%s\",\"uptime_s\":%g,\"requests\":{\"total\":20},\"agents\":[]}", id,
+               before_s);
+    struct json *now = json_parse(now_text.data, now_text.len, &err);
+    struct json *before = json_parse(before_text.data, before_text.len, &err);
+    struct fleet_view view = {.now = now, .before = before, .has_rates = true, .url = "u"};
+    fleet_view_print(&view, &out);
+    EXPECT(strstr(out.data, want) != NULL);
+    json_destroy(now);
+    json_destroy(before);
+    buf_deinit(&now_text);
+    buf_deinit(&before_text);
+    buf_deinit(&out);
+}
+
+static void test_rates_are_of_one_process(void)
+{
+    expect_rates("a", 8, "50 requests (15/s)");
+    expect_rates("a", 4, "50 requests (5.0/s)");
+    expect_rates("b", 8, "50 requests (-/s)");  // it was started anew
+    expect_rates("a", 10, "50 requests (-/s)"); // the same moment
+    expect_rates("a", 11, "50 requests (-/s)"); // what can't be
+}
+
 static bool error_message(const char *text, char out[64])
 {
     struct error err;
@@ -129,6 +200,8 @@ int main(void)
     RUN(test_unset_options_are_not_sent);
     RUN(test_models_are_found_by_name_or_beginning);
     RUN(test_fleet_is_a_table);
+    RUN(test_a_proxys_status);
+    RUN(test_rates_are_of_one_process);
     RUN(test_error_objects_give_one_line);
     return TEST_END();
 }
