@@ -27,6 +27,9 @@ struct bench_options {
     int64_t seconds, distinct, seed; // soak
     double pool;                     // soak: share of the demand
     struct option_list agent_args;   // soak: more arguments for the agent
+    char *proxy, *only;              // proxy: lm-proxy to start; parts to measure
+    struct option_list proxy_args;   // proxy: more arguments for lm-proxy
+    int64_t streams;                 // proxy: held open at once
     int64_t threads, rounds, prefill, decode, batch, concurrency, requests, max_tokens;
 };
 
@@ -78,7 +81,9 @@ int bench_cache(const struct bench_options *o);
 int bench_startup(const struct bench_options *o);
 int bench_load(const struct bench_options *o, const char *url);
 int bench_soak(const struct bench_options *o, const char *url); // NULL: starts an agent
+int bench_proxy(const struct bench_options *o);
 int bench_kernels(int threads);
+int bench_prefix(void);
 int bench_perplexity(const struct bench_options *o, const char *path);
 
 #endif

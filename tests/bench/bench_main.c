@@ -59,20 +59,31 @@ static const struct option bench_option_table[] = {
      .group = "Soak", .help = "another set and another order"},
     {"agent-arg", OPTION_LIST, FIELD(agent_args), .arg = "ARG", .group = "Soak",
      .help = "one more argument for the agent, as in --agent-arg=--kv-dtype=int8; repeat it"},
+    {"only", OPTION_STRING, FIELD(only), .def = "requests,paced,queued,latency,held",
+     .arg = "PARTS", .group = "Proxy", .help = "what to measure, separated by commas"},
+    {"streams", OPTION_INT, FIELD(streams), .def = "10000", .min = 1, .max = 1000000, .arg = "N",
+     .group = "Proxy", .help = "streams held open at once, as far as descriptors allow"},
+    {"proxy", OPTION_STRING, FIELD(proxy), .arg = "PATH", .group = "Proxy",
+     .help = "lm-proxy to start; default: the one beside lm-bench"},
+    {"proxy-arg", OPTION_LIST, FIELD(proxy_args), .arg = "ARG", .group = "Proxy",
+     .help = "one more argument for lm-proxy, as in --proxy-arg=--threads=2; repeat it"},
 };
 
 static const struct config_program bench_program = {
     .name = "lm-bench",
-    .usage = "lm-bench [options] engine|cache|kernels|startup|perplexity FILE|load URL|soak [URL]",
+    .usage = "lm-bench [options] engine|cache|kernels|prefix|startup|perplexity FILE|proxy|load "
+             "URL|soak [URL]",
     .summary =
-        "Measure the engine, its caches, the kernels, types of KV pages, an agent's start or "
-        "a served URL, and print ratios.",
+        "Measure the engine, its caches, the kernels, types of KV pages, a router's reading of "
+        "requests, an agent's start, the proxy or a served URL, and print ratios.",
     .footer =
         "  lm-bench engine --model M.gguf --peer llama-bench --peer-batched llama-batched-bench\n"
         "  lm-bench cache --model M.gguf\n"
         "  lm-bench kernels --threads 2\n"
+        "  lm-bench prefix\n"
         "  lm-bench startup --model M.gguf\n"
         "  lm-bench perplexity --model M.gguf tests/fixtures/text/harbour.txt\n"
+        "  lm-bench proxy --rounds 3 --only requests,paced\n"
         "  lm-bench soak --model M.gguf --concurrency 64 --seconds 600\n"
         "  lm-bench load http://127.0.0.1:8000 --concurrency 16\n",
     .options = bench_option_table,
@@ -89,9 +100,11 @@ static int usage(const char *text)
 static int run(const struct bench_options *o, const char **args, size_t count)
 {
     if (count == 0)
-        return usage(
-            "say what to measure: engine, cache, kernels, startup, perplexity, load or soak");
+        return usage("say what to measure: engine, cache, kernels, prefix, startup, perplexity, "
+                     "proxy, load or soak");
     if (!strcmp(args[0], "kernels")) return bench_kernels((int)o->threads);
+    if (!strcmp(args[0], "prefix")) return bench_prefix();
+    if (!strcmp(args[0], "proxy")) return bench_proxy(o);
     if (!strcmp(args[0], "soak")) {
         return o->model || count == 2 ? bench_soak(o, count == 2 ? args[1] : NULL)
                                       : usage("soak wants --model FILE or the URL of an agent");
@@ -103,8 +116,8 @@ static int run(const struct bench_options *o, const char **args, size_t count)
     bool perplexity = !strcmp(args[0], "perplexity"), cache = !strcmp(args[0], "cache");
     if (strcmp(args[0], "engine") != 0 && strcmp(args[0], "startup") != 0 && !perplexity &&
         !cache) {
-        return usage("unknown subject; it is one of engine, cache, kernels, startup, perplexity, "
-                     "load, soak");
+        return usage("unknown subject; it is one of engine, cache, kernels, prefix, startup, "
+                     "perplexity, proxy, load, soak");
     }
     if (!o->model) return usage("--model wants a GGUF file");
     if (cache) return bench_cache(o);
