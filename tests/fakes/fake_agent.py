@@ -46,6 +46,7 @@ class FakeAgent:
         self.healthy = True
         self.start_ms = time.time_ns() // 1_000_000
         self.sequence = 0
+        self.usage = (0, 0)         # of `counted`
         self.events = 20            # of a stream
         self.event_gap_s = 0.005
         self.requests = []
@@ -199,6 +200,13 @@ class FakeAgent:
         if count is None:
             send_chunk(connection, DONE)
             connection.sendall(b"0\r\n\r\n")
+
+    def counted(self, connection, request):
+        """`usage`: prompt and completion tokens that it says it used."""
+        prompt, completion = self.usage
+        send_json(connection, 200, {"agent": self.name, "usage": {"prompt_tokens": prompt,
+                                                                  "completion_tokens": completion}},
+                  {"x-lm-usage": f"{prompt},{completion},0"})
 
     def slow(self, connection, request):
         self.wait(connection)

@@ -12,6 +12,7 @@ import openai
 import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
+from fake_registry import Registry  # noqa: E402
 from lm_process import Process, ProcessError, Server  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -195,6 +196,19 @@ def redis(start_redis):
 @pytest.fixture
 def redis_url(redis):
     return redis.url
+
+
+@pytest.fixture
+def start_registry():
+    """start_registry(port=0, status=200) -> Registry: what agents take for a proxy"""
+    registries = []
+
+    def start(**kwargs):
+        registries.append(Registry(**kwargs))
+        return registries[-1]
+    yield start
+    for registry in registries:
+        registry.close()
 
 
 def wait_until(test, timeout=10, what="condition"):

@@ -137,6 +137,13 @@ class Server(Process):
     def post(self, path, body, **kwargs):
         return httpx.post(self.url + path, json=body, timeout=120, **kwargs)
 
+    def post_raw(self, path, text, headers):
+        return httpx.post(self.url + path, content=text.encode(), timeout=120,
+                          headers={"content-type": "application/json", **headers})
+
+    def stream(self, path, body, headers):
+        return httpx.stream("POST", self.url + path, json=body, headers=headers, timeout=120)
+
     def metrics(self):
         """The metrics without labels, by name without the program's prefix."""
         values = {}

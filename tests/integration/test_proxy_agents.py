@@ -168,8 +168,8 @@ def test_no_request_fails_when_an_agent_freezes(cluster):
 
 
 def test_a_full_queue_is_429(serve, start):
-    proxy = serve()
-    start("a", proxy, arguments=("--queue-max", 1, "--max-batch-size", 1))
+    proxy = serve("--queue-max", 2)  # where requests wait: the agent gets no more than it can run
+    start("a", proxy, arguments=("--max-batch-size", 1))
     wait_up(proxy, "a")
     body = json.dumps({**SKY, "max_tokens": 2000, "ignore_eos": True}).encode()
     with contextlib.ExitStack() as stack:
@@ -181,7 +181,7 @@ def test_a_full_queue_is_429(serve, start):
             answer = proxy.post(CHAT, {**SKY, "max_tokens": 1})
             return answer if answer.status_code == 429 else None
         # Asked earlier, this one could take the place in the queue itself, and wait.
-        wait_until(lambda: any(a["waiting"] for a in proxy.get("/nodes/status").json().values()), 20, "a full queue")
+        wait_until(lambda: proxy.metrics()["queue_waiting"] == 2, 20, "a full queue")
         wait_until(lambda: refusal() is not None, 60, "a refusal")
         answer = refusal()
         assert int(answer.headers["retry-after"]) >= 1

@@ -361,7 +361,7 @@ def test_list_and_delete(agent):
     before = time.time()
     first = ok(turn(agent, "Hi", 60))
     entry = sessions(agent)[60]
-    assert list(entry) == ["session_id", "state", "history_tokens", "turns", "last_used"]
+    assert list(entry) == ["session_id", "state", "history_tokens", "turns", "turn", "last_used"]
     assert entry["state"] in ("hot", "cached", "host", "tokens") and entry["turns"] == 1
     assert entry["history_tokens"] == first["input_tokens"] + first["tokens"]
     assert before - 2 <= entry["last_used"] <= time.time() + 2
