@@ -491,7 +491,7 @@ def test_killed_when_the_turn_is_written_down_already(make_cluster):
     cluster.start_agents("a", redis_url=wire.url)
     # A new agent starts slowly, and one that has nothing cached is asked late.
     session_id = next((n for n in range(600, 632)
-                       if turn(proxy, f"Hello {n}.", n).headers["x-lm-agent"] == "a"), None)
+                       if turn(proxy, f"Hello {n}.", n, request_output_len=2).headers["x-lm-agent"] == "a"), None)
     if session_id is None:
         pytest.skip("the machine is too slow: no session came to the new agent")
     end(proxy, session_id)
