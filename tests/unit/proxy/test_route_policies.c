@@ -254,10 +254,10 @@ static void test_a_crowd_has_it_cached(void)
     }
     EXPECT_INT(used, 10);
     EXPECT(choice.cached_tokens == 1500);
-    /* What half of the fleet has costs the other half less than a third: 0.5 + 0.44 s here. */
+    /* What half of the fleet has costs the other half less than a third: 0.5 + 0.44 s. */
     state.weights.crowding_max = 1;
     for (int i = 0; i < 20; i += 2)
-        report(i, 400); // 0.4 + 0.5 s
+        report(i, 300); // 0.3 + 0.5 s
     pick_many(&route_affinity, 200, counts);
     EXPECT_INT(counts[1], 0);
     for (int i = 0; i < 20; i += 2)
