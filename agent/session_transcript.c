@@ -29,8 +29,9 @@
 #define MARK_KEY     "lm:sessions:"
 #define SECRET_CHARS 32
 #define SECRET_MAX   256
-#define GREET_MS     1000 // between looks at the mark
-#define QUIET_MS     1000 // for what nobody waits for
+#define GREET_MS     1000    // between looks at the mark
+#define MARK_MS      "60000" // it goes soon after its agent; frozen for longer, one writes for nothing
+#define QUIET_MS     1000    // for what nobody waits for
 
 #define LUA_PIN                                                                              \
     "local function decode(text)\n"                                                          \
@@ -172,7 +173,7 @@ static const char restore_lua[] =
 static const char greet_lua[] =
     "-- KEYS: lm:session-secret lm:sessions:<agent>   ARGV: a secret to take if there is none, or "
     "'',\n"
-    "-- incarnation, ttl_ms\n"
+    "-- incarnation, mark_ms\n"
     "if ARGV[1] ~= '' then redis.call('SET', KEYS[1], ARGV[1], 'NX') end\n"
     "local was_there = redis.call('GET', KEYS[2]) == ARGV[2]\n"
     "redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])\n"
@@ -244,7 +245,7 @@ static void greet(struct session_transcript *t)
     snprintf(mark, sizeof mark, MARK_KEY "%s", t->options.agent_id);
     struct str secret = str_of(t->secret_text[0] ? t->secret_text : fresh);
     struct str argv[] = {STR(SECRET_KEY), str_of(mark), t->options.secret ? STR("") : secret,
-                         str_of(t->options.incarnation), str_of(t->ttl)};
+                         str_of(t->options.incarnation), STR(MARK_MS)};
     redis_client_eval(t->client, QUIET_MS, &t->greet, 2, ARRAY_LEN(argv), argv, on_greeted, t);
 }
 

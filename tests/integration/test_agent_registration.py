@@ -81,7 +81,9 @@ def test_redis(start_agent, redis):
     assert 0 < int(redis.ask("PTTL", "lm:agent:a-1")) <= 3500
     assert redis.ask("ZRANGE", "lm:agents", 0, -1) == "a-1"
     agent.stop()
-    assert redis.ask("KEYS", "lm:*") == "lm:session-secret"  # the fleet's, not this agent's
+    # The fleet's secret stays, and for a minute the mark that tells whether Redis was flushed.
+    assert sorted(redis.ask("KEYS", "lm:*").split()) == ["lm:session-secret", "lm:sessions:a-1"]
+    assert 0 < int(redis.ask("PTTL", "lm:sessions:a-1")) <= 60000
 
 
 def test_redis_lost_and_found(start_agent, start_redis):
