@@ -134,6 +134,15 @@ static void note_result(struct access_log *l, ssize_t result)
     l->says_failed = result < 0;
 }
 
+/* Lines that the disk didn't take. */
+static void count_dropped(const struct access_log *l)
+{
+    int64_t lines = 0;
+    for (size_t i = l->written; i < l->writing.len; i++)
+        lines += l->writing.data[i] == '\n';
+    metric_add(&proxy_metrics.access_log_dropped_total, lines);
+}
+
 static void write_on(struct access_log *l);
 
 static void on_written(uv_fs_t *request)
@@ -143,6 +152,7 @@ static void on_written(uv_fs_t *request)
     uv_fs_req_cleanup(request);
     l->is_writing = false;
     note_result(l, result);
+    if (result < 0) count_dropped(l);
     l->written += result > 0 ? (size_t)result : 0;
     if (result > 0 && l->written < l->writing.len) write_on(l);
 }

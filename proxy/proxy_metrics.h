@@ -34,7 +34,7 @@
     X(COUNTER, completion_tokens_total, "tokens of answers, as agents counted them")             \
     X(COUNTER, cached_tokens_total, "of the prompt tokens, found in agents' caches")             \
     X(COUNTER, cached_tokens_expected_total, "of the prompt tokens, expected in agents' caches") \
-    X(COUNTER, access_log_dropped_total, "lines of the access log lost to a slow disk")          \
+    X(COUNTER, access_log_dropped_total, "lines of the access log lost to a slow or full disk")  \
     X(COUNTER, client_pauses_total, "times that a slow client made the proxy stop reading")      \
     X(COUNTER, sent_bytes_total, "bytes of answers passed on")                                   \
     X(COUNTER, beats_heard_total, "agents' heartbeats heard by HTTP")                            \

@@ -23,7 +23,7 @@ struct snapshot {
     uint64_t due_ms;
     uint64_t written_hash; // of what the file holds
     uv_work_t work;
-    bool is_writing;
+    bool is_writing, says_failed;
     struct buf text; // the worker's, while it writes
     int result;
 };
@@ -188,10 +188,11 @@ static void on_written(uv_work_t *work, int status)
     int rc = status < 0 ? status : s->result;
     if (rc == 0) {
         s->written_hash = hash_bytes(s->text.data, s->text.len);
-    } else {
+    } else if (!s->says_failed) { // once, until it works again: a full disk stays full
         log_error("the state file can't be written", "path=%s reason=\"%s\"", s->path,
                   uv_strerror(rc));
     }
+    s->says_failed = rc != 0;
 }
 
 void snapshot_tick(struct snapshot *s, uint64_t now_ms)
