@@ -26,13 +26,8 @@ static void print_seed(struct stream_marks *m, struct buf *out)
 
 static void print_id(struct buf *out, int32_t id)
 {
-    char digits[12];
-    size_t at = sizeof digits;
-    do {
-        digits[--at] = (char)('0' + id % 10);
-        id /= 10;
-    } while (id > 0);
-    buf_append(out, digits + at, sizeof digits - at);
+    char digits[20];
+    buf_append(out, digits, (size_t)(str_put_uint(digits, (uint64_t)id) - digits));
 }
 
 static void print_point(const struct stream_marks *m, struct buf *out, const int32_t *ids,

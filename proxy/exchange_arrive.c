@@ -14,7 +14,6 @@
 #include "shared/net/api_error.h"
 #include "shared/net/peer_trust.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* e has not been started. */

@@ -19,7 +19,6 @@
 #include "shared/base/log.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
 #define LANE_BYTES 400
 #define CLAIMS_MAX 4

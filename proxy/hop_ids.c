@@ -63,13 +63,8 @@ void hop_ids_rollback(struct hop_ids *ids)
 
 static void print_id(struct buf *out, uint32_t id)
 {
-    char digits[10];
-    size_t at = sizeof digits;
-    do {
-        digits[--at] = (char)('0' + id % 10);
-        id /= 10;
-    } while (id > 0);
-    buf_append(out, digits + at, sizeof digits - at);
+    char digits[20];
+    buf_append(out, digits, (size_t)(str_put_uint(digits, id) - digits));
 }
 
 void hop_ids_print(const struct hop_ids *ids, struct buf *out)

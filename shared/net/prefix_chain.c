@@ -4,18 +4,8 @@
 
 int prefix_hash_parse(struct str digits, uint64_t *hash)
 {
-    if (digits.len != PREFIX_HASH_DIGITS) return E_FORMAT;
-    uint64_t value = 0;
-    for (size_t i = 0; i < PREFIX_HASH_DIGITS; i++) {
-        char c = digits.data[i];
-        int digit = c >= '0' && c <= '9'   ? c - '0'
-                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                           : -1;
-        if (digit < 0) return E_FORMAT;
-        value = value << 4 | (uint64_t)digit;
-    }
-    if (value == 0) return E_FORMAT;
+    uint64_t value;
+    if (str_to_hex64(digits, &value) != 0 || value == 0) return E_FORMAT;
     *hash = value;
     return 0;
 }
