@@ -166,7 +166,7 @@ def test_reload_reads_limits_and_the_log_level(serve, fakes, tmp_path):
     settings.write_text("log-level = debug\n")
     reload(proxy, "reloaded")
     wait_until(lambda: with_key(proxy, "sk-one").status_code == 200, 5, "the new limit")
-    assert " DEBUG " in proxy.log
+    proxy.wait_log(" DEBUG ")
     settings.write_text("log-level = loud\n")
     reload(proxy, "refused")
     assert "loud" in proxy.log.splitlines()[-1]

@@ -177,6 +177,16 @@ static void test_behind_every_token(void)
     }
 }
 
+/* The last event leaves a moment before the counters that go with it. */
+static void settled_stats(struct engine *e, struct engine_stats *stats)
+{
+    uint64_t deadline = clock_ms() + 20000;
+    do {
+        NEED(clock_ms() < deadline);
+        engine_stats(e, stats);
+    } while (stats->running + stats->waiting > 0);
+}
+
 /* A whole answer is only told again: no step is made for it. */
 static void test_nothing_is_computed(void)
 {
@@ -185,16 +195,15 @@ static void test_nothing_is_computed(void)
     struct engine_stats before, after;
     init_run(&whole, 2);
     run_all(e, &whole, 1);
-    engine_stats(e, &before);
+    settled_stats(e, &before);
     init_run(&again, 2);
     again.request.resumed = whole.tokens;
     again.request.resumed_count = (size_t)whole.count;
     run_all(e, &again, 1);
-    engine_stats(e, &after);
+    settled_stats(e, &after);
     expect_same(&again, &whole, whole.count);
     EXPECT_INT(after.steps, before.steps);
     EXPECT_INT(after.generated_tokens_total, before.generated_tokens_total);
-    EXPECT_INT(after.running + after.waiting, 0);
     buf_deinit(&whole.text);
     buf_deinit(&again.text);
     engine_close(e);

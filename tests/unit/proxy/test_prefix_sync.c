@@ -41,7 +41,7 @@ static void begin(void)
 {
     start_server((struct http_server_options){.on_request = on_pull});
     client = http_client_create(&loop, &(struct http_client_options){0});
-    table = prefix_table_create(1 << 10);
+    table = prefix_table_create_keyed(1 << 12, 1); // no bucket overflows, whatever is put
     prefix_sync_init(&prefixes, client, table, "secret");
     snprintf(url, sizeof url, "http://127.0.0.1:%d/deep", http_server_port(server));
     answer_status = 200;
