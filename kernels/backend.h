@@ -48,7 +48,11 @@ enum rope_style {
     ROPE_INTERLEAVED, // element 2i pairs with 2i + 1 (GGUF order of llama-like files)
 };
 
-enum ffn_activation { FFN_SILU, FFN_GELU_TANH };
+enum ffn_activation {
+    FFN_SILU,           // silu(gate) * up
+    FFN_GELU_TANH,      // gelu(gate), by tanh, times up
+    FFN_SWIGLU_CLAMPED, // gpt-oss: g = min(gate, 7), u = clamp(up, -7, 7); g sigmoid(1.702 g) (u + 1)
+};
 
 /* Rotary frequencies, built by the engine in double and rounded once: angle = position *
  * inv_freq[i]. */
@@ -58,6 +62,38 @@ struct rope_table {
 };
 
 #define ROPE_TABLES_MAX 4
+#define ROPE_NONE       (-1) // a layer without rotation
+
+/* A mixture of experts in the place of a layer's gate, up and down: each token's h goes through the
+ * `used` experts with the best router scores, their outputs are summed by weight, and a shared expert,
+ * if there is one, is added for every token. */
+enum expert_scoring {
+    EXPERTS_SOFTMAX,          // softmax over all, then the best (Qwen2-MoE, Qwen3-MoE)
+    EXPERTS_SOFTMAX_SELECTED, // the best, then softmax over those (Mixtral, gpt-oss)
+    EXPERTS_SIGMOID,          // each by itself; the best by score + correction (DeepSeek-V3)
+};
+
+struct expert_params {
+    const struct matrix *gate, *up;   // [experts] of [ffn][hidden]
+    const struct matrix *down;        // [experts] of [hidden][ffn]
+    const float *gate_bias, *up_bias; // [experts][ffn], NULL: none
+    const float *down_bias;           // [experts][hidden], NULL: none
+    struct matrix router;     // [experts][hidden]; its products are float32 in every compute type
+    const float *router_bias; // [experts], NULL: none
+    const float *correction;  // [experts], added for choosing, not to the weight; NULL: none
+    struct matrix shared_gate, shared_up, shared_down; // [shared_ffn][hidden], ...; data NULL: none
+    const float *shared_scale; // [hidden]: the shared expert's output times sigmoid(. h); NULL: 1
+};
+
+struct expert_shape {
+    int experts, used; // 0: no layer has any
+    int ffn;           // of one expert
+    int shared_ffn;    // of the shared expert; 0: none
+    enum expert_scoring scoring;
+    bool normalise;          // chosen weights are divided by their sum
+    float scale;             // and multiplied by this
+    int groups, groups_used; // DeepSeek-V3: the best come from the best groups; 0 or 1: one group
+};
 
 struct layer_params {
     struct matrix q, k, v;  // [heads * head_dim][hidden], [kv_heads * head_dim][hidden] twice
@@ -67,10 +103,12 @@ struct layer_params {
     const float *attn_norm; // [hidden]
     const float *ffn_norm;  // [hidden]
     const float *q_bias, *k_bias, *v_bias, *o_bias; // NULL: none
-    const float *q_norm, *k_norm;                   // [head_dim], NULL: none
-    const float *attn_post_norm, *ffn_post_norm;    // [hidden], NULL: none
-    int window;     // attend to the last `window` positions only; 0: all
-    int rope_table; // index into model_params.rope_tables
+    const float *q_norm, *k_norm; // [head_dim], or all heads' with qk_norm_spans_heads; NULL: none
+    const float *attn_post_norm, *ffn_post_norm; // [hidden], NULL: none
+    int window;         // attend to the last `window` positions only; 0: all
+    int rope_table;     // index into model_params.rope_tables, or ROPE_NONE
+    const float *sinks; // [heads]: one more logit of each head's softmax, with no value; NULL: none
+    const struct expert_params *experts; // in the place of gate, up, down; NULL: a dense layer
 };
 
 struct model_params {
@@ -82,6 +120,8 @@ struct model_params {
     float attention_scale;                              // usually 1 / sqrt(head_dim)
     float embedding_scale, residual_scale, logit_scale; // 1 unless the family says otherwise
     float attention_softcap, logit_softcap;             // 0: none
+    bool qk_norm_spans_heads; // one norm over all heads' elements (OLMo 2), not one per head
+    struct expert_shape expert_shape;
     struct rope_table rope_tables[ROPE_TABLES_MAX];
     int rope_table_count;
     struct matrix embedding;          // [vocab][hidden]

@@ -140,6 +140,8 @@ static int check_params(const struct model_params *p, struct error *err)
         if (rc == 0 && p->rope_dims > 0)
             rc = check_range("rope table", l->rope_table, 0, p->rope_table_count - 1, err);
         if (rc == 0) rc = check_range("window", l->window, 0, INT32_MAX, err);
+        if (rc == 0 && (l->experts || l->sinks || l->rope_table < 0 || p->qk_norm_spans_heads))
+            rc = error_set(err, E_UNSUPPORTED, "layer %d has what the cpu backend lacks", i);
     }
     if (rc == 0) rc = check_matrix(&p->embedding, "embedding", 0, p->vocab, p->hidden, err);
     if (rc == 0 && p->head.data)
