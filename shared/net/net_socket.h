@@ -43,6 +43,7 @@ struct net_socket {
     bool hung_up;     // the end of input has arrived, behind what is there
     bool blocked;     // on_writable is due
     bool connecting;
+    bool is_outgoing; // we connected
     bool listens;
 };
 
