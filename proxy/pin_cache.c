@@ -86,8 +86,10 @@ struct owner_name {
 
 static struct str name_of(const struct pin_owner *owner, struct owner_name *out)
 {
-    int len = snprintf(out->text, sizeof out->text, "%s %s", owner->agent, owner->incarnation);
-    return (struct str){out->text, (size_t)len};
+    char *at = str_put(out->text, str_of(owner->agent));
+    *at++ = ' ';
+    at = str_put(at, str_of(owner->incarnation));
+    return (struct str){out->text, (size_t)(at - out->text)};
 }
 
 static void owner_unref(struct pin_cache *c, uint16_t index)

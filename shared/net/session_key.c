@@ -69,13 +69,13 @@ void session_tenant(struct str named, struct str token, char out[SESSION_TENANT_
 {
     out[0] = 0;
     if (named.data && is_plain(named)) {
-        snprintf(out, SESSION_TENANT_BYTES, STR_FMT, STR_ARG(named));
+        *str_put(out, named) = 0;
         return;
     }
     struct str source = named.data ? str_trim(named) : token;
     if (source.len == 0) return;
-    snprintf(out, SESSION_TENANT_BYTES, "token:%016" PRIx64,
-             hash_sip24(tenant_key, source.data, source.len));
+    uint64_t hash = hash_sip24(tenant_key, source.data, source.len);
+    *str_put_hex64(str_put(out, STR("token:")), hash) = 0;
 }
 
 static int parse_expect(struct str value, enum session_expect *out)

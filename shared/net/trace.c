@@ -62,6 +62,6 @@ struct trace trace_of(struct arena *arena, const struct http_headers *headers, b
     if (t.id.data || !begins) return t;
     t.is_discarded = true; // a tracestate without its traceparent is void, too
     t.parent = begin(arena);
-    t.id = trace_parse(t.parent);
+    t.id = part(t.parent, 3, ID_LEN);
     return t;
 }
