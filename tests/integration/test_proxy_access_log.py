@@ -1,4 +1,5 @@
 """The access log, field by field as docs/operations.md has it, and the trace that it shares with agents."""
+# ctest: PROCESSORS 1
 
 import json
 import os

@@ -1,4 +1,5 @@
 """Corners of the proxy that were wrong once."""
+# ctest: PROCESSORS 1
 
 import json
 import time

@@ -1,4 +1,5 @@
 """Agents that die, refuse, stall or talk nonsense: what the client sees of it, which is mostly nothing."""
+# ctest: PROCESSORS 1
 
 import json
 import signal

@@ -1,4 +1,5 @@
 """Everything at once: agents that fail at random, clients that leave at random, for some seconds."""
+# ctest: PROCESSORS 1
 
 import random
 import re

@@ -1,4 +1,5 @@
 """Keys, limits and the queue end to end: who is refused, with what, and who goes first."""
+# ctest: PROCESSORS 1
 
 import hashlib
 import json

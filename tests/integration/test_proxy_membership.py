@@ -1,4 +1,5 @@
 """Who belongs to the fleet: beats over HTTP, foreign nodes, operators, keys; LMDeploy's /nodes routes."""
+# ctest: PROCESSORS 1
 
 import contextlib
 import socket

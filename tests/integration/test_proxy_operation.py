@@ -1,4 +1,5 @@
 """lm-proxy as an operator sees it: phases, reload, the state file, the admin port, threads, /lm/status."""
+# ctest: PROCESSORS 1
 
 import http.client
 import json

@@ -1,4 +1,5 @@
 """Several proxies and one Redis: what one hears all know, and none needs it to serve."""
+# ctest: PROCESSORS 1
 
 import contextlib
 import json

@@ -1,5 +1,6 @@
 """What goes through lm-proxy comes out as it went in: bodies, heads, streams, in both directions; what
 can't go through is refused at the door."""
+# ctest: PROCESSORS 1
 
 import concurrent.futures
 import json

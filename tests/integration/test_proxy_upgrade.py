@@ -1,4 +1,5 @@
 """SIGUSR2: another process takes the port over, and no client notices."""
+# ctest: PROCESSORS 1
 
 import http.client
 import json
