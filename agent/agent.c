@@ -328,7 +328,8 @@ static int start(struct agent *a, struct error *err)
 
     struct engine_options options;
     agent_config_engine_options(a->config, &options);
-    a->bridge = engine_bridge_create(a->loop, &options, on_engine_open, a);
+    struct hub_options hub = {a->config->download_dir, a->config->revision};
+    a->bridge = engine_bridge_create(a->loop, &options, &hub, on_engine_open, a);
     a->service.bridge = a->bridge;
     engine_bridge_watch_work(a->bridge, on_work, a);
     return 0;

@@ -1,6 +1,7 @@
 #include "agent/agent_config.h"
 
 #include "agent/advertise.h"
+#include "agent/hub.h"
 #include "shared/base/check.h"
 #include "shared/base/utf8.h"
 #include "shared/net/agent_record.h"
@@ -17,7 +18,8 @@ static const struct option options[] = {
     {"server-port", OPTION_INT, FIELD(server_port), .def = "23333", .min = 0, .max = 65535,
      .arg = "PORT", .group = "Server", .help = "port to listen on; 0 picks a free one"},
     {"model-name", OPTION_STRING, FIELD(model_name), .arg = "NAME", .group = "Server",
-     .help = "name that requests use; by default the file's name without .gguf"},
+     .help = "name that requests use; by default the file's name without .gguf, or the "
+             "repository's id"},
     {"queue-max", OPTION_INT, FIELD(queue_max), .def = "256", .min = 1, .max = 65536, .arg = "N",
      .group = "Server", .help = "requests that may wait for the batch; more get 429"},
     {"text-threads", OPTION_INT, FIELD(text_threads), .def = "2", .min = 1, .max = 64, .arg = "N",
@@ -101,6 +103,11 @@ static const struct option options[] = {
     {"session-host-bytes", OPTION_BYTES, FIELD(session_host_bytes), .def = "256M", .arg = "BYTES",
      .group = "Engine",
      .help = "memory for copies of KV pages that sessions had to give up; 0 means none"},
+    {"revision", OPTION_STRING, FIELD(revision), .arg = "NAME", .group = "Engine",
+     .help = "branch, tag or commit of a hub repository; main by default"},
+    {"download-dir", OPTION_STRING, FIELD(download_dir), .arg = "FOLDER", .group = "Engine",
+     .help = "where hub repositories are looked for and kept; by default the cache of Hugging "
+             "Face's tools"},
     {"chat-template", OPTION_STRING, FIELD(chat_template), .arg = "FILE", .group = "Engine",
      .help = "Jinja file that replaces the model's own chat template"},
     {"threads", OPTION_INT, FIELD(threads), .def = "0", .min = 0, .max = 1024, .arg = "N",
@@ -116,7 +123,8 @@ static const char *const isa_names[] = {"auto", "scalar", "avx2", "avx512"};
 const struct config_program agent_program = {
     .name = "lm-agent",
     .usage = "lm-agent [options] MODEL",
-    .summary = "Serve one model over an OpenAI-compatible HTTP API. MODEL is a GGUF file.",
+    .summary = "Serve one model over an OpenAI-compatible HTTP API. MODEL is a GGUF file, a "
+               "Hugging Face folder or the id of a hub repository (OWNER/NAME, OWNER/NAME:Q4_K_M).",
     .footer = "Example:\n"
               "  lm-agent SmolLM2-135M-Instruct.Q4_1.gguf --server-port 23333 \\\n"
               "      --proxy-url http://127.0.0.1:8000\n",
@@ -127,6 +135,8 @@ const struct config_program agent_program = {
 
 char *agent_model_name(const char *model_path)
 {
+    size_t id_len;
+    if (hub_names_repository(model_path, &id_len)) return xstrndup(model_path, id_len);
     size_t len = strlen(model_path);
     while (len > 1 && model_path[len - 1] == '/')
         len--;

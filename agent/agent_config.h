@@ -48,6 +48,7 @@ struct agent_config {
     bool enable_prefix_caching, disable_prefix_caching;
     double session_pin_ratio;
     uint64_t session_host_bytes;
+    char *revision, *download_dir; // of a hub repository; NULL: its main branch, the shared cache
     char *chat_template;
     int64_t threads;
     char *cpu_list;

@@ -32,6 +32,8 @@ struct engine_bridge {
     uv_async_t async;
     pthread_t opener;
     struct engine_options options;
+    struct hub_options hub;
+    char *model_path; // what the hub gave
     engine_bridge_on_open *on_open;
     void *arg;
     void (*on_work)(void *arg); // NULL: nobody watches
@@ -129,7 +131,11 @@ static void on_events(void *arg)
 static void *open_engine(void *arg)
 {
     struct engine_bridge *b = arg;
-    b->open_status = engine_open(&b->options, &b->engine, &b->open_error);
+    b->open_status = hub_locate(b->options.model_path, &b->hub, &b->model_path, &b->open_error);
+    if (b->open_status == 0) {
+        b->options.model_path = b->model_path;
+        b->open_status = engine_open(&b->options, &b->engine, &b->open_error);
+    }
     atomic_store(&b->opened, true);
     uv_async_send(&b->async);
     return NULL;
@@ -138,10 +144,12 @@ static void *open_engine(void *arg)
 /* ---- life ---- */
 
 struct engine_bridge *engine_bridge_create(uv_loop_t *loop, const struct engine_options *options,
+                                           const struct hub_options *hub,
                                            engine_bridge_on_open *on_open, void *arg)
 {
     struct engine_bridge *b = xcalloc(1, sizeof *b);
     b->options = *options;
+    b->hub = *hub;
     b->options.on_events = on_events;
     b->options.on_events_arg = b;
     b->on_open = on_open;
@@ -157,6 +165,7 @@ static void on_closed(uv_handle_t *handle)
 {
     struct engine_bridge *b = handle->data;
     free(b->slots);
+    free(b->model_path);
     free(b);
 }
 

@@ -8,6 +8,7 @@
 
 #include <uv.h>
 
+#include "agent/hub.h"
 #include "engine/engine.h"
 #include "shared/base/error.h"
 
@@ -18,9 +19,10 @@ typedef void engine_bridge_on_open(void *arg, int status, const struct error *er
 /* The event is borrowed. Comes never from inside engine_bridge_submit. */
 typedef void engine_bridge_on_event(void *arg, const struct engine_event *event);
 
-/* Starts opening. `options` is copied, but its strings must live as long as the bridge; its
- * on_events is the bridge's own. */
+/* Starts opening: finds the model, or downloads it, and loads it. `options` and `hub` are copied, but
+ * their strings must live as long as the bridge; its on_events is the bridge's own. */
 struct engine_bridge *engine_bridge_create(uv_loop_t *loop, const struct engine_options *options,
+                                           const struct hub_options *hub,
                                            engine_bridge_on_open *on_open, void *arg);
 /* Closes the engine and frees; no callback comes any more. Not while still opening. NULL is fine.
  */
