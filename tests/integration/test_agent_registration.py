@@ -1,4 +1,5 @@
 """What registries hear: proxies by HTTP, Redis by its scripts; and that nobody waits for them."""
+# ctest: PROCESSORS 1
 
 import json
 import time

@@ -1,4 +1,5 @@
 """lm-client status and top against a proxy: what they show, in place and in a pipe."""
+# ctest: PROCESSORS 1
 
 import fcntl
 import os

@@ -1,4 +1,5 @@
 """lm-proxy before real lm-agents: the official client through it, agents that come, go and are killed."""
+# ctest: PROCESSORS 1
 
 import asyncio
 import contextlib

@@ -1,4 +1,5 @@
 """Conversations that outlive their agent: in Redis, and in a folder."""
+# ctest: PROCESSORS 1
 
 import glob
 import json
