@@ -1,7 +1,8 @@
 /* quant.h - the reference meaning of each block format (GGUF's layouts; little-endian).
  *
  * These loops are the definition that fast kernels are tested against, and what embedding look-ups
- * and loaders use. Layouts: docs of the GGUF format; summary in quant.c beside each function. */
+ * and loaders use. Layouts: docs of the GGUF format; a summary stands beside each function in quant.c,
+ * quant_k.c and quant_codes.c. */
 #ifndef LM_KERNELS_QUANT_H
 #define LM_KERNELS_QUANT_H
 
@@ -9,9 +10,6 @@
 
 /* One row (n elements, a multiple of the block) to float32. Equal to gguf-py's dequantize. */
 void quant_dequantize_row(enum dtype type, const void *src, float *dst, int64_t n);
-
-/* The eight 6-bit scales and mins of a Q4_K block, for repacking. */
-void quant_q4_k_scales(const uint8_t packed[12], uint8_t scale[8], uint8_t min[8]);
 
 /* IEEE half and bfloat16, round to nearest even; NaN stays NaN. */
 float quant_half_to_float(uint16_t h);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernels/quant.h"
+#include "kernels/quant_k.h"
 #include "shared/base/check.h"
 
 /* How one format is laid out. pack() fills one panel from `count` rows that start at src and are
@@ -166,7 +167,7 @@ static void pack_q4_k_row(struct pack_q4_k *out, const uint8_t *in, int lane)
 
     out->d[lane] = load_half(in);
     out->dmin[lane] = load_half(in + 2);
-    quant_q4_k_scales(in + 4, scale, min);
+    quant_k_scales(in + 4, scale, min);
     for (int b = 0; b < 8; b++) {
         const uint8_t *q = in + 16 + 32 * (b / 2);
         int shift = 4 * (b & 1);

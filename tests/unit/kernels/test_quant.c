@@ -65,77 +65,92 @@ static void skip_value(struct cursor *c, uint32_t type)
     }
 }
 
-/* The data of the first tensor of a GGUF type, or NULL. */
-static const uint8_t *find_tensor(const uint8_t *file, size_t size, uint32_t gguf_type)
+/* Every tensor of the file, COLS x ROWS all of them: fn(type, its blocks). Returns how many. */
+static int walk_tensors(const uint8_t *file, size_t size,
+                        void (*fn)(enum dtype type, const uint8_t *blocks))
 {
     struct cursor c = {file, file + size};
-    uint64_t offset = UINT64_MAX;
+    struct {
+        enum dtype type;
+        uint64_t offset;
+    } found[DTYPE_COUNT];
     size_t len;
 
     NEED(take(&c, 4) == 0x46554747);
     NEED(take(&c, 4) == 3);
     uint64_t tensors = take(&c, 8), pairs = take(&c, 8);
+    NEED(tensors <= DTYPE_COUNT);
     for (; pairs > 0; pairs--) {
         take_string(&c, &len);
         skip_value(&c, (uint32_t)take(&c, 4));
     }
-    for (; tensors > 0; tensors--) {
+    for (uint64_t i = 0; i < tensors; i++) {
         take_string(&c, &len);
         uint32_t dims = (uint32_t)take(&c, 4);
         NEED(dims == 2 && take(&c, 8) == COLS && take(&c, 8) == ROWS);
-        uint32_t type = (uint32_t)take(&c, 4);
-        uint64_t at = take(&c, 8);
-        if (type == gguf_type && offset == UINT64_MAX) offset = at;
+        NEED(dtype_from_gguf((uint32_t)take(&c, 4), &found[i].type));
+        found[i].offset = take(&c, 8);
     }
-    if (offset == UINT64_MAX) return NULL;
     size_t data = ((size_t)(c.p - file) + 31) / 32 * 32;
-    NEED(data + offset < size);
-    return file + data + offset;
+    for (uint64_t i = 0; i < tensors; i++) {
+        struct matrix m = {found[i].type, ROWS, COLS, NULL};
+        NEED(data + found[i].offset + matrix_bytes(&m) <= size);
+        fn(found[i].type, file + data + found[i].offset);
+    }
+    return (int)tensors;
 }
 
 /* ---- tests ---- */
 
-static const struct {
-    enum dtype type;
-    uint32_t gguf;
-} formats[] = {
-    {DTYPE_F32, 0},  {DTYPE_F16, 1},  {DTYPE_BF16, 30}, {DTYPE_Q8_0, 8},
-    {DTYPE_Q4_0, 2}, {DTYPE_Q4_1, 3}, {DTYPE_Q4_K, 12}, {DTYPE_Q6_K, 14},
-};
+static void dequantize(enum dtype type, const uint8_t *blocks, float values[ROWS][COLS])
+{
+    for (int r = 0; r < ROWS; r++)
+        quant_dequantize_row(type, blocks + (size_t)r * matrix_row_bytes(type, COLS), values[r],
+                             COLS);
+}
+
+static void check_values(enum dtype type, const uint8_t *blocks)
+{
+    static float got[ROWS][COLS];
+    char name[32];
+    size_t size;
+
+    snprintf(name, sizeof name, "%s.f32", dtype_name(type));
+    uint8_t *want = read_fixture(name, &size);
+    NEED(size == sizeof got);
+    dequantize(type, blocks, got);
+    if (memcmp(got, want, sizeof got) != 0) printf("format %s differs\n", dtype_name(type));
+    EXPECT(memcmp(got, want, sizeof got) == 0);
+    free(want);
+}
+
+/* Repacked and read back: nothing may be lost. */
+static void check_packing(enum dtype type, const uint8_t *blocks)
+{
+    static float want[ROWS][COLS], got[COLS];
+    struct matrix m = {type, ROWS, COLS, blocks};
+    uint8_t *panels = aligned_alloc(64, cpu_pack_bytes(type, ROWS, COLS));
+    struct cpu_packed packed;
+
+    dequantize(type, blocks, want);
+    cpu_pack_init(&packed, &m, type, panels);
+    cpu_pack_panels(&packed, &m, 0, packed.panels);
+    for (int r = 0; r < ROWS; r++) {
+        cpu_pack_read_row(&packed, r, got);
+        if (memcmp(got, want[r], sizeof got) != 0)
+            printf("row %d of %s changed when packed\n", r, dtype_name(type));
+        EXPECT(memcmp(got, want[r], sizeof got) == 0);
+    }
+    free(panels);
+}
 
 static void test_fixtures(void)
 {
-    size_t file_size, want_size;
-    uint8_t *file = read_fixture("blocks.gguf", &file_size);
+    size_t size;
+    uint8_t *file = read_fixture("blocks.gguf", &size);
 
-    for (size_t i = 0; i < sizeof formats / sizeof formats[0]; i++) {
-        enum dtype type = formats[i].type;
-        char name[32];
-        snprintf(name, sizeof name, "%s.f32", dtype_name(type));
-        uint8_t *want = read_fixture(name, &want_size);
-        const uint8_t *blocks = find_tensor(file, file_size, formats[i].gguf);
-        static float got[ROWS][COLS], unpacked[COLS];
-
-        NEED(blocks && want_size == sizeof got);
-        size_t row_bytes = matrix_row_bytes(type, COLS);
-        for (int r = 0; r < ROWS; r++)
-            quant_dequantize_row(type, blocks + (size_t)r * row_bytes, got[r], COLS);
-        if (memcmp(got, want, sizeof got) != 0) printf("format %s differs\n", dtype_name(type));
-        EXPECT(memcmp(got, want, sizeof got) == 0);
-
-        /* Repacked and read back: nothing may be lost. */
-        struct matrix m = {type, ROWS, COLS, blocks};
-        uint8_t *panels = aligned_alloc(64, cpu_pack_bytes(type, ROWS, COLS));
-        struct cpu_packed packed;
-        cpu_pack_init(&packed, &m, type, panels);
-        cpu_pack_panels(&packed, &m, 0, packed.panels);
-        for (int r = 0; r < ROWS; r++) {
-            cpu_pack_read_row(&packed, r, unpacked);
-            EXPECT(memcmp(unpacked, got[r], sizeof unpacked) == 0);
-        }
-        free(panels);
-        free(want);
-    }
+    EXPECT_INT(walk_tensors(file, size, check_values), DTYPE_COUNT); // each type once
+    walk_tensors(file, size, check_packing);
     free(file);
 }
 
@@ -145,9 +160,9 @@ static void test_type_table(void)
 
     EXPECT(dtype_from_gguf(3, &type) && type == DTYPE_Q4_1);
     EXPECT(dtype_from_gguf(30, &type) && type == DTYPE_BF16);
-    EXPECT(!dtype_from_gguf(10, &type));
+    EXPECT(!dtype_from_gguf(9, &type)); // Q8_1: never in files
     EXPECT(!dtype_from_gguf(4000000000u, &type));
-    EXPECT_STR(dtype_gguf_name(10), "Q2_K");
+    EXPECT_STR(dtype_gguf_name(9), "Q8_1");
     EXPECT(dtype_gguf_name(4) == NULL);
     EXPECT(dtype_gguf_name(40000) == NULL);
     EXPECT_STR(dtype_name(DTYPE_Q6_K), "Q6_K");
