@@ -611,3 +611,13 @@ const struct gguf_tensor *gguf_tensor_find(const struct gguf *g, const char *nam
     found = bsearch(&key, g->by_name, g->tensor_count, sizeof *g->by_name, compare_tensors);
     return found ? *found : NULL;
 }
+
+struct matrix gguf_tensor_matrix(const struct gguf_tensor *t, int64_t index)
+{
+    struct matrix m = {.rows = t->dim[1], .cols = t->dim[0]};
+
+    CHECK(dtype_from_gguf(t->gguf_type, &m.type));
+    CHECK(index >= 0 && index < t->dim[2] * t->dim[3]);
+    m.data = (const uint8_t *)t->data + (size_t)index * matrix_bytes(&m);
+    return m;
+}

@@ -47,6 +47,10 @@ size_t gguf_tensor_count(const struct gguf *g);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, size_t index);
 const struct gguf_tensor *gguf_tensor_find(const struct gguf *g, const char *name); // NULL: absent
 
+/* View of matrix `index` of a tensor of a type that we read, whose last two dimensions count
+ * matrices: 0 for an ordinary one, 0 .. dim[2] * dim[3] - 1 for experts. */
+struct matrix gguf_tensor_matrix(const struct gguf_tensor *t, int64_t index);
+
 /* Tell the kernel that [data, data + bytes) of the mapping won't be read soon (MADV_DONTNEED). */
 void gguf_drop_pages(const struct gguf *g, const void *data, size_t bytes);
 

@@ -47,37 +47,44 @@ static bool check_type(struct mapper *m, const struct gguf_tensor *t, const char
 {
     if (dtype_from_gguf(t->gguf_type, type)) return true;
     const char *known = dtype_gguf_name(t->gguf_type);
-    char list[128];
-    size_t at = 0;
-    for (int i = 0; i < DTYPE_COUNT && at < sizeof list; i++)
-        at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? " " : "",
-                               dtype_name((enum dtype)i));
-    m->rc = error_set(m->err, E_UNSUPPORTED,
-                      "tensor '%s' has type %s (%u), which is not supported (supported: %s)", name,
-                      known ? known : "unknown", t->gguf_type, list);
+    m->rc = error_set(m->err, E_UNSUPPORTED, "tensor '%s' has type %s (%u), which is not supported",
+                      name, known ? known : "unknown", t->gguf_type);
     return false;
 }
 
 static bool check_shape(struct mapper *m, const struct gguf_tensor *t, const char *name,
-                        int64_t rows, int64_t cols)
+                        int64_t count, int64_t rows, int64_t cols)
 {
-    if (t->dim[0] == cols && t->dim[1] == rows && t->dim[2] == 1 && t->dim[3] == 1) return true;
+    if (t->dim[0] == cols && t->dim[1] == rows && t->dim[2] == count && t->dim[3] == 1) return true;
     m->rc = error_set(m->err, E_FORMAT,
-                      "tensor '%s' has shape [%lld, %lld, %lld, %lld], expected [%lld, %lld]", name,
-                      (long long)t->dim[0], (long long)t->dim[1], (long long)t->dim[2],
-                      (long long)t->dim[3], (long long)cols, (long long)rows);
+                      "tensor '%s' has shape [%lld, %lld, %lld, %lld], expected [%lld, %lld, %lld]",
+                      name, (long long)t->dim[0], (long long)t->dim[1], (long long)t->dim[2],
+                      (long long)t->dim[3], (long long)cols, (long long)rows, (long long)count);
     return false;
+}
+
+/* `count` matrices of rows x cols behind each other in one tensor, as files hold the experts of a
+ * layer (ffn_gate_exps): an array of views. NULL: absent or wrong. */
+static const struct matrix *map_matrices(struct mapper *m, const char *suffix,
+                                         enum presence presence, int count, int64_t rows,
+                                         int64_t cols)
+{
+    char name[96];
+    enum dtype type;
+    const struct gguf_tensor *t = find(m, suffix, presence, name);
+    if (!t || !check_type(m, t, name, &type) || !check_shape(m, t, name, count, rows, cols))
+        return NULL;
+    struct matrix *views = arena_alloc(m->arena, (size_t)count * sizeof *views);
+    for (int i = 0; i < count; i++)
+        views[i] = gguf_tensor_matrix(t, i);
+    return views;
 }
 
 static struct matrix map_matrix(struct mapper *m, const char *suffix, enum presence presence,
                                 int64_t rows, int64_t cols)
 {
-    char name[96];
-    enum dtype type;
-    const struct gguf_tensor *t = find(m, suffix, presence, name);
-    if (!t || !check_type(m, t, name, &type) || !check_shape(m, t, name, rows, cols))
-        return (struct matrix){0};
-    return (struct matrix){type, rows, cols, t->data};
+    const struct matrix *one = map_matrices(m, suffix, presence, 1, rows, cols);
+    return one ? *one : (struct matrix){0};
 }
 
 static const float *map_vector(struct mapper *m, const char *suffix, enum presence presence,
@@ -86,7 +93,7 @@ static const float *map_vector(struct mapper *m, const char *suffix, enum presen
     char name[96];
     enum dtype type;
     const struct gguf_tensor *t = find(m, suffix, presence, name);
-    if (!t || !check_type(m, t, name, &type) || !check_shape(m, t, name, 1, size)) return NULL;
+    if (!t || !check_type(m, t, name, &type) || !check_shape(m, t, name, 1, 1, size)) return NULL;
     float *values = arena_alloc(m->arena, (size_t)size * sizeof *values);
     quant_dequantize_row(type, t->data, values, size);
     return values;

@@ -9,7 +9,7 @@ import struct
 import sys
 
 U32, I32, F32, BOOL, STRING, ARRAY, U64 = 4, 5, 6, 7, 8, 9, 10
-TYPE_F32, TYPE_F16, TYPE_Q8_0, TYPE_Q4_1 = 0, 1, 8, 3
+TYPE_F32, TYPE_F16, TYPE_Q4_1, TYPE_Q8_0, TYPE_Q5_K = 0, 1, 3, 8, 13
 BLOCKS = {TYPE_F32: (1, 4), TYPE_F16: (1, 2), TYPE_Q8_0: (32, 34), TYPE_Q4_1: (32, 20)}
 HIDDEN, FFN, HEADS, KV_HEADS, LAYERS = 32, 32, 2, 1, 1
 
@@ -135,7 +135,11 @@ def damaged():
     wrong_shape = tensors(TYPE_Q4_1)
     wrong_shape["blk.0.attn_k.weight"] = (TYPE_Q4_1, (HIDDEN, HIDDEN))
     unknown_type = tensors(TYPE_Q4_1)
-    unknown_type["blk.0.ffn_up.weight"] = (16, (256, 2))
+    unknown_type["blk.0.ffn_up.weight"] = (9, (256, 2))
+    type_77 = tensors(TYPE_Q4_1)
+    type_77["blk.0.ffn_up.weight"] = (77, (256, 2))
+    superblock = tensors(TYPE_Q4_1)
+    superblock["blk.0.ffn_up.weight"] = (TYPE_Q5_K, (HIDDEN, FFN))
     ragged = tensors(TYPE_Q4_1)
     ragged["odd"] = (TYPE_Q4_1, (33, 1))
     missing = tensors(TYPE_Q4_1)
@@ -163,7 +167,9 @@ def damaged():
         "bad_layers": build(keys(**{"llama.block_count": (U32, 4000000000)}), tensors(TYPE_Q4_1)),
         "bad_shape": build(keys(), wrong_shape),
         "bad_type": build(keys(), unknown_type),
+        "bad_type_unknown": build(keys(), type_77),
         "bad_ragged_rows": build(keys(), ragged),
+        "bad_ragged_superblock": build(keys(), superblock),
         "bad_missing_tensor": build(keys(), missing),
         "bad_split": build(keys(**{"split.count": (U32, 3)}), tensors(TYPE_Q4_1)),
         "empty": b"",

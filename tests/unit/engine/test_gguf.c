@@ -188,9 +188,9 @@ static void test_tensors(void)
     struct error err;
     void *copy;
     begin(&b, 3, 0);
-    put_tensor(&b, "b", 32, 2, 8, 0);    // Q8_0: 68 bytes
-    put_tensor(&b, "a", 3, 2, 0, 96);    // F32: 24 bytes
-    put_tensor(&b, "c", 256, 1, 16, 96); // IQ2_XXS: known by name only
+    put_tensor(&b, "b", 32, 2, 8, 0);   // Q8_0: 68 bytes
+    put_tensor(&b, "a", 3, 2, 0, 96);   // F32: 24 bytes
+    put_tensor(&b, "c", 256, 1, 9, 96); // Q8_1: known by name only
     pad(&b, 32);
     for (int i = 0; i < 160; i++)
         put(&b, &(uint8_t){(uint8_t)i}, 1);
@@ -235,7 +235,7 @@ static void test_damage_is_told(void)
     refuse_tensor(0, 1, 0, 0, "dimension 0 is 0");
     refuse_tensor(1ull << 40, 1ull << 40, 0, 0, "dimension 1 is");
     refuse_tensor(33, 1, 8, 0, "blocks of 32");
-    refuse_tensor(1ull << 20, 1ull << 20, 16, 0, "ends beyond the file"); // size unknown to us
+    refuse_tensor(1ull << 20, 1ull << 20, 9, 0, "ends beyond the file"); // size unknown to us
 
     begin(&b, 0, 1);
     put_str(&b, "key");
@@ -280,6 +280,41 @@ static void test_every_prefix(void)
     buf_deinit(&b);
 }
 
+/* Experts: a tensor of three dimensions is a list of matrices, and each is a view into it. */
+static void test_matrices_of_a_tensor(void)
+{
+    enum { EXPERTS = 3, ROWS = 2, COLS = 256, BYTES = 110 * ROWS }; // Q3_K
+    struct gguf *g;
+    struct error err;
+    struct buf b;
+    void *copy;
+
+    begin(&b, 1, 0);
+    put_str(&b, "blk.0.ffn_gate_exps.weight");
+    put_u32(&b, 3);
+    put_u64(&b, COLS);
+    put_u64(&b, ROWS);
+    put_u64(&b, EXPERTS);
+    put_u32(&b, 11);
+    put_u64(&b, 0);
+    pad(&b, 32);
+    for (int i = 0; i < EXPERTS * BYTES; i++)
+        put(&b, &(uint8_t){(uint8_t)(i / BYTES)}, 1);
+    NEED(open_copy(&b, &g, &copy, &err) == 0);
+    const struct gguf_tensor *t = gguf_tensor_find(g, "blk.0.ffn_gate_exps.weight");
+    NEED(t && t->bytes == EXPERTS * BYTES);
+    for (int i = 0; i < EXPERTS; i++) {
+        struct matrix m = gguf_tensor_matrix(t, i);
+        const uint8_t *data = m.data;
+        EXPECT(m.type == DTYPE_Q3_K && m.rows == ROWS && m.cols == COLS);
+        EXPECT_INT(matrix_bytes(&m), BYTES);
+        EXPECT(data[0] == i && data[BYTES - 1] == i);
+    }
+    gguf_close(g);
+    free(copy);
+    buf_deinit(&b);
+}
+
 static void test_files(void)
 {
     struct gguf *g;
@@ -317,7 +352,11 @@ static void test_corpus_says_what_is_wrong(void)
         {"bad_shape", "tensor 'blk.0.attn_k.weight' has shape [32, 32", E_FORMAT},
         {"bad_split", "3 parts", E_UNSUPPORTED},
         {"bad_truncated", "truncated", E_FORMAT},
-        {"bad_type", "has type IQ2_XXS (16), which is not supported", E_UNSUPPORTED},
+        {"bad_type", "has type Q8_1 (9), which is not supported", E_UNSUPPORTED},
+        {"bad_type_unknown", "tensor 'blk.0.ffn_up.weight' has type unknown (77)", E_UNSUPPORTED},
+        {"bad_ragged_rows", "tensor 'odd' has rows of 33 elements, Q4_1 needs blocks of 32",
+         E_FORMAT},
+        {"bad_ragged_superblock", "has rows of 32 elements, Q5_K needs blocks of 256", E_FORMAT},
         {"bad_version", "GGUF version 1", E_UNSUPPORTED},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -372,6 +411,7 @@ int main(void)
     RUN(test_tensors);
     RUN(test_damage_is_told);
     RUN(test_every_prefix);
+    RUN(test_matrices_of_a_tensor);
     RUN(test_files);
     RUN(test_corpus_says_what_is_wrong);
     RUN(test_model_is_mapped);
