@@ -11,7 +11,7 @@
 
 unsigned cpu_gemm_layouts(const struct cpu_isa *isa, const struct cpu_packed *w)
 {
-    return 1u << ACT_F32 | 1u << isa->gemm[w->type].layout;
+    return 1u << ACT_F32 | 1u << isa->gemm[w->form].layout;
 }
 
 /* Eight bits of what eight bits left over, by pieces that fit on the stack (README rule A5). */
@@ -55,7 +55,7 @@ static void multiply_terms(const struct cpu_gemm_job *job, const struct cpu_pack
     for (int p = 0, count; p < panels; p += count) {
         count = panels - p < step ? panels - p : step;
         int width = count * PANEL_ROWS;
-        job->isa->gemm[w->type].kernel(w, panel + p, count, x, term_bytes, 2 * tokens, cells,
+        job->isa->gemm[w->form].kernel(w, panel + p, count, x, term_bytes, 2 * tokens, cells,
                                        (size_t)width);
         for (int t = 0; t < tokens; t++) {
             float *row = cells + 2 * t * width;
@@ -71,14 +71,14 @@ static void multiply(const struct cpu_gemm_job *job, const struct cpu_packed *w,
                      int panels, int token, int tokens, float *out, size_t out_stride)
 {
     const struct cpu_input *in = job->in;
-    enum act_layout layout = job->isa->gemm[w->type].layout;
+    enum act_layout layout = job->isa->gemm[w->form].layout;
     size_t row_bytes = in->row_bytes[layout];
     const char *x = (const char *)in->data[layout] + (size_t)token * row_bytes;
 
     if (layout == ACT_INT8 && in->terms == 2)
         multiply_terms(job, w, panel, panels, x, tokens, out, out_stride);
     else
-        job->isa->gemm[w->type].kernel(w, panel, panels, x, row_bytes, tokens, out, out_stride);
+        job->isa->gemm[w->form].kernel(w, panel, panels, x, row_bytes, tokens, out, out_stride);
 }
 
 static void add_bias(const struct cpu_gemm_job *job, const struct cpu_gemm_part *part, float *out,

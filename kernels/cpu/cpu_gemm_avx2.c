@@ -23,6 +23,7 @@ struct half_panel {
     const uint8_t *data; // the panel
     int half;            // rows 8 * half .. 8 * half + 7
     int blocks;          // of 32 k
+    const int8_t *codes; // [16], for the forms that have them
 };
 
 INLINE __m256i broadcast_word(const void *p)
@@ -228,6 +229,194 @@ INLINE void tile_q8_0(const int tokens, struct half_panel p, const uint8_t *x, s
     }
 }
 
+/* dot[t] += words 4 h .. 4 h + 3 of a block, of weights within 0..31: |sum| <= 4 maddubs * 2 * 31 *
+ * 127 = 31,496. */
+INLINE void add_group(const int tokens, const __m256i w[4], const int h, const uint8_t *x,
+                      size_t x_bytes, int b, __m256i dot[TOKENS_MAX])
+{
+    UNROLL for (int t = 0; t < tokens; t++)
+    {
+        const int8_t *a = token_block(x, x_bytes, t, b)->q + 16 * h;
+        __m256i first = _mm256_add_epi16(_mm256_maddubs_epi16(w[0], broadcast_word(a)),
+                                         _mm256_maddubs_epi16(w[1], broadcast_word(a + 4)));
+        __m256i second = _mm256_add_epi16(_mm256_maddubs_epi16(w[2], broadcast_word(a + 8)),
+                                          _mm256_maddubs_epi16(w[3], broadcast_word(a + 12)));
+        __m256i sum = _mm256_add_epi16(first, second);
+        dot[t] = _mm256_add_epi32(dot[t], _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+    }
+}
+
+INLINE void dot_fives(const int tokens, const uint8_t low[4][PANEL_ROWS][4],
+                      const uint8_t top[PANEL_ROWS][4], int half, const uint8_t *x, size_t x_bytes,
+                      int b, __m256i dot[TOKENS_MAX])
+{
+    const __m256i mask = _mm256_set1_epi8(15), bit = _mm256_set1_epi8(16);
+    __m256i fifth = load_words(top, half);
+
+    UNROLL for (int t = 0; t < tokens; t++) dot[t] = _mm256_setzero_si256();
+    UNROLL for (int h = 0; h < 2; h++)
+    {
+        __m256i w[4];
+        UNROLL for (int g = 0; g < 4; g++)
+        {
+            __m256i v = load_words(low[g], half);
+            __m256i f = h ? _mm256_srli_epi16(fifth, g) : _mm256_slli_epi16(fifth, 4 - g);
+            v = _mm256_and_si256(h ? _mm256_srli_epi16(v, 4) : v, mask);
+            w[g] = _mm256_or_si256(v, _mm256_and_si256(f, bit));
+        }
+        add_group(tokens, w, h, x, x_bytes, b, dot);
+    }
+}
+
+INLINE void tile_q5_0(const int tokens, struct half_panel p, const uint8_t *x, size_t x_bytes,
+                      __m256 acc[TOKENS_MAX])
+{
+    const struct pack_q5_0 *w = (const void *)p.data;
+    for (int b = 0; b < p.blocks; b++) {
+        __m256i dot[TOKENS_MAX];
+        dot_fives(tokens, w[b].low, w[b].top, p.half, x, x_bytes, b, dot);
+        __m256 d = load_halves(w[b].d, p.half);
+        UNROLL for (int t = 0; t < tokens; t++)
+        {
+            const struct act_int8 *a = token_block(x, x_bytes, t, b);
+            __m256i signed_dot = _mm256_add_epi32(dot[t], _mm256_set1_epi32(2 * a->offset8));
+            acc[t] = add_scaled(acc[t], d, a->scale, signed_dot);
+        }
+    }
+}
+
+INLINE void tile_q5_1(const int tokens, struct half_panel p, const uint8_t *x, size_t x_bytes,
+                      __m256 acc[TOKENS_MAX])
+{
+    const struct pack_q5_1 *w = (const void *)p.data;
+    for (int b = 0; b < p.blocks; b++) {
+        __m256i dot[TOKENS_MAX];
+        dot_fives(tokens, w[b].low, w[b].top, p.half, x, x_bytes, b, dot);
+        __m256 d = load_halves(w[b].d, p.half), m = load_halves(w[b].m, p.half);
+        UNROLL for (int t = 0; t < tokens; t++)
+        {
+            const struct act_int8 *a = token_block(x, x_bytes, t, b);
+            acc[t] = add_scaled(acc[t], d, a->scale, dot[t]);
+            acc[t] = _mm256_fmadd_ps(m, _mm256_set1_ps(a->scaled_sum), acc[t]);
+        }
+    }
+}
+
+INLINE void tile_q5_k(const int tokens, struct half_panel p, const uint8_t *x, size_t x_bytes,
+                      __m256 acc[TOKENS_MAX])
+{
+    const struct pack_q5_k *w = (const void *)p.data;
+    for (int b = 0; b < p.blocks; b++) {
+        const struct pack_q5_k *super = &w[b / 8];
+        const struct pack_q5_k_block *block = &super->block[b % 8];
+        __m256i dot[TOKENS_MAX];
+        dot_fives(tokens, block->low, block->top, p.half, x, x_bytes, b, dot);
+        __m256 d = _mm256_mul_ps(load_halves(super->d, p.half), load_bytes(block->scale, p.half));
+        __m256 m = _mm256_mul_ps(load_halves(super->dmin, p.half), load_bytes(block->min, p.half));
+        UNROLL for (int t = 0; t < tokens; t++)
+        {
+            const struct act_int8 *a = token_block(x, x_bytes, t, b);
+            acc[t] = add_scaled(acc[t], d, a->scale, dot[t]);
+            acc[t] = _mm256_fnmadd_ps(m, _mm256_set1_ps(a->scaled_sum), acc[t]);
+        }
+    }
+}
+
+INLINE void tile_q2_k(const int tokens, struct half_panel p, const uint8_t *x, size_t x_bytes,
+                      __m256 acc[TOKENS_MAX])
+{
+    const struct pack_q2_k *w = (const void *)p.data;
+    const __m256i mask = _mm256_set1_epi8(3), nibble = _mm256_set1_epi32(15);
+    for (int b = 0; b < p.blocks; b++) {
+        const struct pack_q2_k *super = &w[b / 8];
+        const struct pack_q2_k_block *block = &super->block[b % 8];
+        UNROLL for (int h = 0; h < 2; h++)
+        {
+            __m256i q[4], dot[TOKENS_MAX], v = load_words(block->q[h], p.half);
+            UNROLL for (int g = 0; g < 4; g++) q[g] =
+                _mm256_and_si256(_mm256_srli_epi16(v, 2 * g), mask);
+            UNROLL for (int t = 0; t < tokens; t++) dot[t] = _mm256_setzero_si256();
+            add_group(tokens, q, h, x, x_bytes, b, dot);
+            __m256i both =
+                _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)(block->scale[h] + 8 * p.half)));
+            __m256 scale = _mm256_cvtepi32_ps(_mm256_and_si256(both, nibble));
+            __m256 min = _mm256_cvtepi32_ps(_mm256_srli_epi32(both, 4));
+            __m256 d = _mm256_mul_ps(load_halves(super->d, p.half), scale);
+            __m256 m = _mm256_mul_ps(load_halves(super->dmin, p.half), min);
+            UNROLL for (int t = 0; t < tokens; t++)
+            {
+                const struct act_int8 *a = token_block(x, x_bytes, t, b);
+                acc[t] = add_scaled(acc[t], d, a->scale, dot[t]);
+                acc[t] = _mm256_fnmadd_ps(m, _mm256_set1_ps(act_scaled_sum16(a, h)), acc[t]);
+            }
+        }
+    }
+}
+
+/* dot[t] += 16-group h of a block of codes. maddubs wants an unsigned factor: the size of the code,
+ * with its sign moved to the activation. |sum| <= 2 * 127 * 127, so each is widened. */
+INLINE void add_codes(const int tokens, __m256i codes, const uint8_t q[4][PANEL_ROWS][4], int half,
+                      const int h, const uint8_t *x, size_t x_bytes, int b, __m256i dot[TOKENS_MAX])
+{
+    const __m256i mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+
+    KEEP_LOOP for (int g = 0; g < 4; g++)
+    {
+        __m256i v = load_words(q[g], half);
+        __m256i index = _mm256_and_si256(h ? _mm256_srli_epi16(v, 4) : v, mask);
+        __m256i code = _mm256_shuffle_epi8(codes, index), size = _mm256_abs_epi8(code);
+        UNROLL for (int t = 0; t < tokens; t++)
+        {
+            const int8_t *a = token_block(x, x_bytes, t, b)->q + 16 * h + 4 * g;
+            __m256i signed_a = _mm256_sign_epi8(broadcast_word(a), code);
+            __m256i sum = _mm256_madd_epi16(_mm256_maddubs_epi16(size, signed_a), ones);
+            dot[t] = _mm256_add_epi32(dot[t], sum);
+        }
+    }
+}
+
+INLINE __m256i load_codes(const int8_t codes[16])
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)codes));
+}
+
+INLINE void tile_codes(const int tokens, struct half_panel p, const uint8_t *x, size_t x_bytes,
+                       __m256 acc[TOKENS_MAX])
+{
+    const struct pack_codes *w = (const void *)p.data;
+    const __m256i codes = load_codes(p.codes);
+    for (int b = 0; b < p.blocks; b++) {
+        __m256i dot[TOKENS_MAX];
+        UNROLL for (int t = 0; t < tokens; t++) dot[t] = _mm256_setzero_si256();
+        add_codes(tokens, codes, w[b].q, p.half, 0, x, x_bytes, b, dot);
+        add_codes(tokens, codes, w[b].q, p.half, 1, x, x_bytes, b, dot);
+        __m256 d = _mm256_loadu_ps(w[b].d + 8 * p.half);
+        UNROLL for (int t = 0; t < tokens; t++) acc[t] =
+            add_scaled(acc[t], d, token_block(x, x_bytes, t, b)->scale, dot[t]);
+    }
+}
+
+INLINE void tile_codes_fine(const int tokens, struct half_panel p, const uint8_t *x, size_t x_bytes,
+                            __m256 acc[TOKENS_MAX])
+{
+    const struct pack_codes_fine *w = (const void *)p.data;
+    const __m256i codes = load_codes(p.codes);
+    for (int b = 0; b < p.blocks; b++) {
+        const struct pack_codes_fine *super = &w[b / 8];
+        const struct pack_codes_fine_block *block = &super->block[b % 8];
+        UNROLL for (int h = 0; h < 2; h++)
+        {
+            __m256i dot[TOKENS_MAX];
+            UNROLL for (int t = 0; t < tokens; t++) dot[t] = _mm256_setzero_si256();
+            add_codes(tokens, codes, block->q, p.half, h, x, x_bytes, b, dot);
+            __m256 d = _mm256_mul_ps(_mm256_loadu_ps(super->d + 8 * p.half),
+                                     load_signed_bytes(block->scale[h], p.half));
+            UNROLL for (int t = 0; t < tokens; t++) acc[t] =
+                add_scaled(acc[t], d, token_block(x, x_bytes, t, b)->scale, dot[t]);
+        }
+    }
+}
+
 /* A tile of each size is a function of its own: small functions keep the compiler quick. */
 typedef void tile_fn(struct half_panel p, const uint8_t *x, size_t x_bytes, float *out,
                      size_t out_stride);
@@ -254,7 +443,7 @@ static void run_tiles(tile_fn *const tiles[TOKENS_MAX + 1], const struct cpu_pac
         count = tokens - t >= 4 ? 4 : tokens - t >= 2 ? 2 : 1;
         for (int i = 0; i < 2 * panels; i++) {
             const uint8_t *data = w->data + (size_t)(panel + i / 2) * w->panel_bytes;
-            struct half_panel p = {data, i & 1, w->cols / 32};
+            struct half_panel p = {data, i & 1, w->cols / 32, w->codes};
             tiles[count](p, act, x_bytes, out + (size_t)t * out_stride + 8 * i, out_stride);
         }
     }
@@ -276,3 +465,9 @@ KERNEL(gemm_q4_1_avx2, tile_q4_1)
 KERNEL(gemm_q4_k_avx2, tile_q4_k)
 KERNEL(gemm_q6_k_avx2, tile_q6_k)
 KERNEL(gemm_q8_0_avx2, tile_q8_0)
+KERNEL(gemm_q5_0_avx2, tile_q5_0)
+KERNEL(gemm_q5_1_avx2, tile_q5_1)
+KERNEL(gemm_q5_k_avx2, tile_q5_k)
+KERNEL(gemm_q2_k_avx2, tile_q2_k)
+KERNEL(gemm_codes_avx2, tile_codes)
+KERNEL(gemm_codes_fine_avx2, tile_codes_fine)

@@ -2,7 +2,7 @@
  *
  * The words of a 32-block are unpacked once into eight registers (unsigned bytes) and stay there
  * while the tokens go by: per token eight vpdpbusd with the token's word broadcast from memory,
- * then the scales. Offsets (q - 8, q - 128, q - 32) are folded into the start value of the integer
+ * then the scales. Offsets (q - 8, q - 16, q - 32, q - 128) are folded into the start value of the integer
  * sum. */
 #include "kernels/cpu/cpu_gemm_kernels.h"
 
@@ -13,6 +13,12 @@
 #define TOKENS_MAX 16
 #define GROUP      4 // tokens whose integer sums are made side by side
 #define UNROLL     _Pragma("GCC unroll 16")
+
+struct panel {
+    const uint8_t *data;
+    int blocks;          // of 32 k
+    const int8_t *codes; // [16], for the forms that have them
+};
 
 INLINE __m512i broadcast_word(const void *p)
 {
@@ -49,13 +55,35 @@ INLINE const struct act_int8 *token_block(const uint8_t *x, size_t x_bytes, int 
 
 /* Where the integer sum starts: what turns a dot product with unsigned q + offset into one with q.
  */
-enum start { START_0, START_8, START_32_FIRST, START_32_SECOND };
+enum start {
+    START_0,
+    START_8,
+    START_16,
+    START_128,
+    START_32_FIRST, // of either 16
+    START_32_SECOND,
+    START_128_FIRST,
+    START_128_SECOND,
+};
 
 INLINE __m512i start_of(const enum start start, const struct act_int8 *a)
 {
-    if (start == START_8) return _mm512_set1_epi32(a->offset8);
-    if (start == START_32_FIRST) return _mm512_set1_epi32(a->offset32[0]);
-    if (start == START_32_SECOND) return _mm512_set1_epi32(a->offset32[1]);
+    switch (start) {
+    case START_8:
+        return _mm512_set1_epi32(a->offset8);
+    case START_16:
+        return _mm512_set1_epi32(2 * a->offset8);
+    case START_128:
+        return _mm512_set1_epi32(16 * a->offset8);
+    case START_32_FIRST:
+    case START_32_SECOND:
+        return _mm512_set1_epi32(a->offset32[start - START_32_FIRST]);
+    case START_128_FIRST:
+    case START_128_SECOND:
+        return _mm512_set1_epi32(4 * a->offset32[start - START_128_FIRST]);
+    case START_0:
+        break;
+    }
     return _mm512_setzero_si512();
 }
 
@@ -85,7 +113,7 @@ INLINE void add_products(const int tokens, __m512 acc[TOKENS_MAX], const __m512i
     }
 }
 
-/* acc[t] += m * scaled_sum */
+/* acc[t] += m * scaled_sum, and the same over 16-group h */
 INLINE void add_mins(const int tokens, __m512 acc[TOKENS_MAX], __m512 m, const uint8_t *x,
                      size_t x_bytes, int block)
 {
@@ -94,6 +122,21 @@ INLINE void add_mins(const int tokens, __m512 acc[TOKENS_MAX], __m512 m, const u
         __m512 sum = _mm512_set1_ps(token_block(x, x_bytes, t, block)->scaled_sum);
         acc[t] = _mm512_fmadd_ps(m, sum, acc[t]);
     }
+}
+
+INLINE void add_group_mins(const int tokens, __m512 acc[TOKENS_MAX], __m512 m, const int h,
+                           const uint8_t *x, size_t x_bytes, int block)
+{
+    UNROLL for (int t = 0; t < tokens; t++)
+    {
+        __m512 sum = _mm512_set1_ps(act_scaled_sum16(token_block(x, x_bytes, t, block), h));
+        acc[t] = _mm512_fmadd_ps(m, sum, acc[t]);
+    }
+}
+
+INLINE __m512 negate(__m512 v)
+{
+    return _mm512_sub_ps(_mm512_set1_ps(-0.0f), v);
 }
 
 INLINE void unpack_nibbles(const uint8_t q[4][PANEL_ROWS][4], __m512i w[8])
@@ -107,22 +150,22 @@ INLINE void unpack_nibbles(const uint8_t q[4][PANEL_ROWS][4], __m512i w[8])
     }
 }
 
-INLINE void tile_q4_0(const int tokens, const uint8_t *panel, int blocks, const uint8_t *x,
-                      size_t x_bytes, __m512 acc[TOKENS_MAX])
+INLINE void tile_q4_0(const int tokens, struct panel p, const uint8_t *x, size_t x_bytes,
+                      __m512 acc[TOKENS_MAX])
 {
-    const struct pack_q4_0 *w = (const void *)panel;
-    for (int b = 0; b < blocks; b++) {
+    const struct pack_q4_0 *w = (const void *)p.data;
+    for (int b = 0; b < p.blocks; b++) {
         __m512i q[8];
         unpack_nibbles(w[b].q, q);
         add_products(tokens, acc, q, 0, 8, START_8, load_halves(w[b].d), x, x_bytes, b);
     }
 }
 
-INLINE void tile_q4_1(const int tokens, const uint8_t *panel, int blocks, const uint8_t *x,
-                      size_t x_bytes, __m512 acc[TOKENS_MAX])
+INLINE void tile_q4_1(const int tokens, struct panel p, const uint8_t *x, size_t x_bytes,
+                      __m512 acc[TOKENS_MAX])
 {
-    const struct pack_q4_1 *w = (const void *)panel;
-    for (int b = 0; b < blocks; b++) {
+    const struct pack_q4_1 *w = (const void *)p.data;
+    for (int b = 0; b < p.blocks; b++) {
         __m512i q[8];
         unpack_nibbles(w[b].q, q);
         add_products(tokens, acc, q, 0, 8, START_0, load_halves(w[b].d), x, x_bytes, b);
@@ -130,11 +173,11 @@ INLINE void tile_q4_1(const int tokens, const uint8_t *panel, int blocks, const 
     }
 }
 
-INLINE void tile_q4_k(const int tokens, const uint8_t *panel, int blocks, const uint8_t *x,
-                      size_t x_bytes, __m512 acc[TOKENS_MAX])
+INLINE void tile_q4_k(const int tokens, struct panel p, const uint8_t *x, size_t x_bytes,
+                      __m512 acc[TOKENS_MAX])
 {
-    const struct pack_q4_k *w = (const void *)panel;
-    for (int b = 0; b < blocks; b++) {
+    const struct pack_q4_k *w = (const void *)p.data;
+    for (int b = 0; b < p.blocks; b++) {
         const struct pack_q4_k *super = &w[b / 8];
         const struct pack_q4_k_block *block = &super->block[b % 8];
         __m512i q[8];
@@ -142,17 +185,17 @@ INLINE void tile_q4_k(const int tokens, const uint8_t *panel, int blocks, const 
         __m512 d = _mm512_mul_ps(load_halves(super->d), load_bytes(block->scale));
         __m512 m = _mm512_mul_ps(load_halves(super->dmin), load_bytes(block->min));
         add_products(tokens, acc, q, 0, 8, START_0, d, x, x_bytes, b);
-        add_mins(tokens, acc, _mm512_sub_ps(_mm512_set1_ps(-0.0f), m), x, x_bytes, b);
+        add_mins(tokens, acc, negate(m), x, x_bytes, b);
     }
 }
 
 /* Even and odd bytes apart, as unsigned 16-bit pairs for vpdpwssd. */
-INLINE void tile_q8_0(const int tokens, const uint8_t *panel, int blocks, const uint8_t *x,
-                      size_t x_bytes, __m512 acc[TOKENS_MAX])
+INLINE void tile_q8_0(const int tokens, struct panel p, const uint8_t *x, size_t x_bytes,
+                      __m512 acc[TOKENS_MAX])
 {
-    const struct pack_q8_0 *w = (const void *)panel;
+    const struct pack_q8_0 *w = (const void *)p.data;
     const __m512i even_mask = _mm512_set1_epi16(255);
-    for (int b = 0; b < blocks; b++) {
+    for (int b = 0; b < p.blocks; b++) {
         const struct act_int16 *a[TOKENS_MAX];
         __m512i dot[TOKENS_MAX];
         UNROLL for (int t = 0; t < tokens; t++)
@@ -194,11 +237,11 @@ INLINE void unpack_q6_k(const struct pack_q6_k_block *block, const int h, __m512
     }
 }
 
-INLINE void tile_q6_k(const int tokens, const uint8_t *panel, int blocks, const uint8_t *x,
-                      size_t x_bytes, __m512 acc[TOKENS_MAX])
+INLINE void tile_q6_k(const int tokens, struct panel p, const uint8_t *x, size_t x_bytes,
+                      __m512 acc[TOKENS_MAX])
 {
-    const struct pack_q6_k *w = (const void *)panel;
-    for (int b = 0; b < blocks; b++) {
+    const struct pack_q6_k *w = (const void *)p.data;
+    for (int b = 0; b < p.blocks; b++) {
         const struct pack_q6_k *super = &w[b / 8];
         const struct pack_q6_k_block *block = &super->block[b % 8];
         __m512 d = load_halves(super->d);
@@ -213,19 +256,139 @@ INLINE void tile_q6_k(const int tokens, const uint8_t *panel, int blocks, const 
     }
 }
 
+INLINE void unpack_fives(const uint8_t low[4][PANEL_ROWS][4], const uint8_t top[PANEL_ROWS][4],
+                         __m512i w[8])
+{
+    const __m512i bit = _mm512_set1_epi8(16);
+    __m512i fifth = load_words(top);
+    unpack_nibbles(low, w);
+    UNROLL for (int i = 0; i < 8; i++)
+    {
+        __m512i v = i < 4 ? _mm512_slli_epi16(fifth, 4 - i) : _mm512_srli_epi16(fifth, i - 4);
+        w[i] = _mm512_or_si512(w[i], _mm512_and_si512(v, bit));
+    }
+}
+
+INLINE void tile_q5_0(const int tokens, struct panel p, const uint8_t *x, size_t x_bytes,
+                      __m512 acc[TOKENS_MAX])
+{
+    const struct pack_q5_0 *w = (const void *)p.data;
+    for (int b = 0; b < p.blocks; b++) {
+        __m512i q[8];
+        unpack_fives(w[b].low, w[b].top, q);
+        add_products(tokens, acc, q, 0, 8, START_16, load_halves(w[b].d), x, x_bytes, b);
+    }
+}
+
+INLINE void tile_q5_1(const int tokens, struct panel p, const uint8_t *x, size_t x_bytes,
+                      __m512 acc[TOKENS_MAX])
+{
+    const struct pack_q5_1 *w = (const void *)p.data;
+    for (int b = 0; b < p.blocks; b++) {
+        __m512i q[8];
+        unpack_fives(w[b].low, w[b].top, q);
+        add_products(tokens, acc, q, 0, 8, START_0, load_halves(w[b].d), x, x_bytes, b);
+        add_mins(tokens, acc, load_halves(w[b].m), x, x_bytes, b);
+    }
+}
+
+INLINE void tile_q5_k(const int tokens, struct panel p, const uint8_t *x, size_t x_bytes,
+                      __m512 acc[TOKENS_MAX])
+{
+    const struct pack_q5_k *w = (const void *)p.data;
+    for (int b = 0; b < p.blocks; b++) {
+        const struct pack_q5_k *super = &w[b / 8];
+        const struct pack_q5_k_block *block = &super->block[b % 8];
+        __m512i q[8];
+        unpack_fives(block->low, block->top, q);
+        __m512 d = _mm512_mul_ps(load_halves(super->d), load_bytes(block->scale));
+        __m512 m = _mm512_mul_ps(load_halves(super->dmin), load_bytes(block->min));
+        add_products(tokens, acc, q, 0, 8, START_0, d, x, x_bytes, b);
+        add_mins(tokens, acc, negate(m), x, x_bytes, b);
+    }
+}
+
+INLINE void tile_q2_k(const int tokens, struct panel p, const uint8_t *x, size_t x_bytes,
+                      __m512 acc[TOKENS_MAX])
+{
+    const struct pack_q2_k *w = (const void *)p.data;
+    const __m512i mask = _mm512_set1_epi8(3), nibble = _mm512_set1_epi32(15);
+    for (int b = 0; b < p.blocks; b++) {
+        const struct pack_q2_k *super = &w[b / 8];
+        const struct pack_q2_k_block *block = &super->block[b % 8];
+        __m512 d = load_halves(super->d), dmin = load_halves(super->dmin);
+        UNROLL for (int h = 0; h < 2; h++)
+        {
+            __m512i q[4], v = load_words(block->q[h]);
+            UNROLL for (int g = 0; g < 4; g++) q[g] =
+                _mm512_and_si512(_mm512_srli_epi16(v, 2 * g), mask);
+            __m512i both = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)block->scale[h]));
+            __m512 scale = _mm512_cvtepi32_ps(_mm512_and_si512(both, nibble));
+            __m512 min = _mm512_cvtepi32_ps(_mm512_srli_epi32(both, 4));
+            add_products(tokens, acc, q, 4 * h, 4, START_0, _mm512_mul_ps(d, scale), x, x_bytes, b);
+            add_group_mins(tokens, acc, negate(_mm512_mul_ps(dmin, min)), h, x, x_bytes, b);
+        }
+    }
+}
+
+/* Codes + 128, for vpdpbusd: a table that a nibble looks up in. */
+INLINE __m512i load_codes(const int8_t codes[16])
+{
+    __m128i offset = _mm_set1_epi8((char)0x80);
+    return _mm512_broadcast_i32x4(_mm_xor_si128(_mm_loadu_si128((const void *)codes), offset));
+}
+
+INLINE void unpack_codes(__m512i codes, const uint8_t q[4][PANEL_ROWS][4], __m512i w[8])
+{
+    unpack_nibbles(q, w);
+    UNROLL for (int i = 0; i < 8; i++) w[i] = _mm512_shuffle_epi8(codes, w[i]);
+}
+
+INLINE void tile_codes(const int tokens, struct panel p, const uint8_t *x, size_t x_bytes,
+                       __m512 acc[TOKENS_MAX])
+{
+    const struct pack_codes *w = (const void *)p.data;
+    const __m512i codes = load_codes(p.codes);
+    for (int b = 0; b < p.blocks; b++) {
+        __m512i q[8];
+        unpack_codes(codes, w[b].q, q);
+        add_products(tokens, acc, q, 0, 8, START_128, _mm512_loadu_ps(w[b].d), x, x_bytes, b);
+    }
+}
+
+INLINE void tile_codes_fine(const int tokens, struct panel p, const uint8_t *x, size_t x_bytes,
+                            __m512 acc[TOKENS_MAX])
+{
+    const struct pack_codes_fine *w = (const void *)p.data;
+    const __m512i codes = load_codes(p.codes);
+    for (int b = 0; b < p.blocks; b++) {
+        const struct pack_codes_fine *super = &w[b / 8];
+        const struct pack_codes_fine_block *block = &super->block[b % 8];
+        __m512 d = _mm512_loadu_ps(super->d);
+        __m512i q[8];
+        unpack_codes(codes, block->q, q);
+        UNROLL for (int h = 0; h < 2; h++)
+        {
+            const enum start start = h ? START_128_SECOND : START_128_FIRST;
+            __m512 scale = _mm512_mul_ps(d, load_signed_bytes(block->scale[h]));
+            add_products(tokens, acc, q + 4 * h, 4 * h, 4, start, scale, x, x_bytes, b);
+        }
+    }
+}
+
 /* A tile of each size is a function of its own: small functions keep the compiler quick. */
-typedef void tile_fn(const uint8_t *panel, int blocks, const uint8_t *x, size_t x_bytes, float *out,
+typedef void tile_fn(struct panel p, const uint8_t *x, size_t x_bytes, float *out,
                      size_t out_stride);
 
-#define TILE(name, tile, count)                                                                    \
-    static __attribute__((noinline)) void name(const uint8_t *panel, int blocks, const uint8_t *x, \
-                                               size_t x_bytes, float *out, size_t out_stride)      \
-    {                                                                                              \
-        __m512 acc[TOKENS_MAX];                                                                    \
-        UNROLL for (int t = 0; t < count; t++) acc[t] = _mm512_setzero_ps();                       \
-        tile(count, panel, blocks, x, x_bytes, acc);                                               \
-        UNROLL for (int t = 0; t < count; t++)                                                     \
-            _mm512_storeu_ps(out + (size_t)t * out_stride, acc[t]);                                \
+#define TILE(name, tile, count)                                                                  \
+    static __attribute__((noinline)) void name(struct panel p, const uint8_t *x, size_t x_bytes, \
+                                               float *out, size_t out_stride)                    \
+    {                                                                                            \
+        __m512 acc[TOKENS_MAX];                                                                  \
+        UNROLL for (int t = 0; t < count; t++) acc[t] = _mm512_setzero_ps();                     \
+        tile(count, p, x, x_bytes, acc);                                                         \
+        UNROLL for (int t = 0; t < count; t++)                                                   \
+            _mm512_storeu_ps(out + (size_t)t * out_stride, acc[t]);                              \
     }
 
 static int tile_tokens(int left, int max)
@@ -247,8 +410,9 @@ static void run_tiles(tile_fn *const tiles[TOKENS_MAX + 1], int max, const struc
         count = tile_tokens(tokens - t, max);
         for (int i = 0; i < panels; i++) {
             const uint8_t *data = w->data + (size_t)(panel + i) * w->panel_bytes;
+            struct panel p = {data, w->cols / 32, w->codes};
             float *y = out + (size_t)t * out_stride + PANEL_ROWS * i;
-            tiles[count](data, w->cols / 32, act, x_bytes, y, out_stride);
+            tiles[count](p, act, x_bytes, y, out_stride);
         }
     }
 }
@@ -272,3 +436,9 @@ KERNEL(gemm_q4_1_avx512, tile_q4_1)
 KERNEL(gemm_q4_k_avx512, tile_q4_k)
 KERNEL(gemm_q6_k_avx512, tile_q6_k)
 KERNEL(gemm_q8_0_avx512, tile_q8_0)
+KERNEL(gemm_q5_0_avx512, tile_q5_0)
+KERNEL(gemm_q5_1_avx512, tile_q5_1)
+KERNEL(gemm_q5_k_avx512, tile_q5_k)
+KERNEL(gemm_q2_k_avx512, tile_q2_k)
+KERNEL(gemm_codes_avx512, tile_codes)
+KERNEL(gemm_codes_fine_avx512, tile_codes_fine)

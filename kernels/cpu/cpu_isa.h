@@ -1,8 +1,8 @@
 /* cpu_isa.h - one instruction set's kernels, as a table. Chosen once at open, by cpuid.
  *
  * A new instruction set is a file cpu_isa_NAME.c (which compiles the bodies of cpu_*_body.h and may
- * bring integer kernels of its own) and a row in cpu_isa.c. A new weight format is a row in
- * cpu_pack.c and kernels in the tables below. All sets agree bit for bit: kernels/cpu/README.md is
+ * bring integer kernels of its own) and a row in cpu_isa.c. A new form of packed weights is a
+ * row in cpu_pack.c and kernels in the tables below. All sets agree bit for bit: kernels/cpu/README.md is
  * the arithmetic. */
 #ifndef LM_KERNELS_CPU_ISA_H
 #define LM_KERNELS_CPU_ISA_H
@@ -24,6 +24,12 @@ struct act_int8 {
     int32_t offset8;     // -8 * sum(q): turns a dot with q + 8 into one with q
     int32_t offset32[2]; // -32 * sum(q) of either 16
 };
+
+/* scale * sum(q) of 16-group h. */
+static inline float act_scaled_sum16(const struct act_int8 *x, int h)
+{
+    return x->scale * (float)(x->offset32[h] / -32);
+}
 
 /* Likewise with 16 bits, |q| <= 32767, for 8-bit weights, which deserve it. Word w of the weights
  * meets q[w][0] (its even bytes, k = 4 w and 4 w + 2) and q[w][1] (its odd ones). */
@@ -106,7 +112,7 @@ struct cpu_isa {
     struct {
         cpu_gemm_kernel *kernel;
         enum act_layout layout;
-    } gemm[DTYPE_COUNT];
+    } gemm[PACK_FORMS];
     const struct cpu_pointwise *pointwise;
     void (*attend)(const struct attention_tile *tile);
 };

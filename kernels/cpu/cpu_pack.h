@@ -15,8 +15,29 @@
 
 #define PANEL_ROWS 16
 
+/* What a panel looks like. Types whose weights are sixteen integers times a scale (quant_codes.h)
+ * share two forms. */
+enum pack_form {
+    PACK_F32, // of F32, and of any type under COMPUTE_F32
+    PACK_F16,
+    PACK_BF16,
+    PACK_Q4_0,
+    PACK_Q4_1,
+    PACK_Q4_K,
+    PACK_Q5_0,
+    PACK_Q5_1,
+    PACK_Q5_K,
+    PACK_Q8_0,
+    PACK_Q2_K,
+    PACK_Q6_K,
+    PACK_CODES,      // scales change every 32 k
+    PACK_CODES_FINE, // every 16 k
+    PACK_FORMS
+};
+
 struct cpu_packed {
-    enum dtype type; // DTYPE_F32 for any source under COMPUTE_F32
+    enum pack_form form;
+    const int8_t *codes; // [16], of PACK_CODES and PACK_CODES_FINE
     int rows, cols, panels;
     size_t panel_bytes; // a multiple of 64
     uint8_t *data;      // [panels][panel_bytes], 64-byte aligned, owned by the weight arena
@@ -30,6 +51,19 @@ struct pack_q4_0 {
 
 struct pack_q4_1 {
     uint8_t q[4][PANEL_ROWS][4];
+    uint16_t d[PANEL_ROWS], m[PANEL_ROWS];
+};
+
+/* Bit w of byte i of top is the fifth bit of element 4 w + i. */
+struct pack_q5_0 {
+    uint8_t low[4][PANEL_ROWS][4];
+    uint8_t top[PANEL_ROWS][4];
+    uint16_t d[PANEL_ROWS];
+};
+
+struct pack_q5_1 {
+    uint8_t low[4][PANEL_ROWS][4];
+    uint8_t top[PANEL_ROWS][4];
     uint16_t d[PANEL_ROWS], m[PANEL_ROWS];
 };
 
@@ -47,6 +81,25 @@ struct pack_q4_k {
     } block[8];
 };
 
+struct pack_q5_k {
+    uint16_t d[PANEL_ROWS], dmin[PANEL_ROWS];
+    struct pack_q5_k_block {
+        uint8_t low[4][PANEL_ROWS][4];
+        uint8_t top[PANEL_ROWS][4];
+        uint8_t scale[PANEL_ROWS], min[PANEL_ROWS];
+    } block[8];
+};
+
+/* 256 k: eight 32-blocks, each two 16-groups. Field g (2 bits) of q[h] is word 4 h + g; scale[h] has
+ * group h's scale in its low nibble and its min in the high one. */
+struct pack_q2_k {
+    uint16_t d[PANEL_ROWS], dmin[PANEL_ROWS];
+    struct pack_q2_k_block {
+        uint8_t q[2][PANEL_ROWS][4];
+        uint8_t scale[2][PANEL_ROWS];
+    } block[8];
+};
+
 /* 256 k: eight 32-blocks, each two 16-groups with a scale of their own. Words 4 h .. 4 h + 3 belong
  * to group h; field g (2 bits) of top[h] completes word 4 h + g. Value = (d * scale) * (q - 32). */
 struct pack_q6_k {
@@ -54,6 +107,21 @@ struct pack_q6_k {
     struct pack_q6_k_block {
         uint8_t low[4][PANEL_ROWS][4];
         uint8_t top[2][PANEL_ROWS][4];
+        int8_t scale[2][PANEL_ROWS];
+    } block[8];
+};
+
+/* 32 k. Value = d * codes[q]; d is the block's whole scale. */
+struct pack_codes {
+    uint8_t q[4][PANEL_ROWS][4];
+    float d[PANEL_ROWS];
+};
+
+/* 256 k: eight 32-blocks, each two 16-groups. Value = (d * scale) * codes[q]. */
+struct pack_codes_fine {
+    float d[PANEL_ROWS];
+    struct pack_codes_fine_block {
+        uint8_t q[4][PANEL_ROWS][4];
         int8_t scale[2][PANEL_ROWS];
     } block[8];
 };

@@ -7,12 +7,11 @@
 #include <string.h>
 
 #include "tests/bench/bench.h"
+#include "tests/kernels/random_weights.h"
 
 #include "kernels/cpu/cpu_gemm.h"
-#include "kernels/quant.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
-#include "shared/base/rng.h"
 
 #define ROWS        4096
 #define COLS        4096
@@ -92,11 +91,11 @@ static void peak_part(void *arg, int part, int parts)
 {
     struct peak_job *job = arg;
     const struct kernel_bench *k = job->bench;
-    enum act_layout layout = k->isa->gemm[k->weights.type].layout;
+    enum act_layout layout = k->isa->gemm[k->weights.form].layout;
 
     (void)parts;
     for (int i = 0; i < job->repeats; i++)
-        k->isa->gemm[k->weights.type].kernel(&k->weights, 0, 1, k->input.data[layout],
+        k->isa->gemm[k->weights.form].kernel(&k->weights, 0, 1, k->input.data[layout],
                                              k->input.row_bytes[layout], TOKENS_MAX, job->out[part],
                                              PANEL_ROWS);
 }
@@ -117,46 +116,13 @@ static double measure_peak(const struct kernel_bench *k)
 
 /* ---- products ---- */
 
-/* Ordinary numbers where random bytes could be NaN or a denormal, which some units compute slowly.
- */
-static void fill_scales(enum dtype type, uint8_t *data, size_t bytes)
-{
-    size_t block = (size_t)dtype_block_bytes(type);
-    const uint16_t half = quant_float_to_half(0.01f), brain = quant_float_to_bf16(0.01f);
-    const float single = 0.01f;
-
-    for (size_t at = 0; at < bytes; at += block) {
-        switch (type) {
-        case DTYPE_F32:
-            memcpy(data + at, &single, sizeof single);
-            break;
-        case DTYPE_BF16:
-            memcpy(data + at, &brain, sizeof brain);
-            break;
-        case DTYPE_Q6_K:
-            memcpy(data + at + block - 2, &half, sizeof half);
-            break;
-        default:
-            memcpy(data + at, &half, sizeof half);
-            if (type == DTYPE_Q4_1 || type == DTYPE_Q4_K) memcpy(data + at + 2, &half, sizeof half);
-        }
-    }
-}
-
 static void fill_weights(struct kernel_bench *k, enum dtype type, struct rng *rng)
 {
-    struct matrix m = {type, ROWS, COLS, NULL};
-    size_t bytes = matrix_bytes(&m);
-    uint8_t *source = xmalloc(bytes);
-
-    for (size_t i = 0; i < bytes; i++)
-        source[i] = (uint8_t)rng_u64(rng);
-    fill_scales(type, source, bytes);
-    m.data = source;
+    struct matrix m = random_matrix(rng, type, ROWS, COLS);
     uint8_t *data = xaligned(cpu_pack_bytes(type, ROWS, COLS));
     cpu_pack_init(&k->weights, &m, type, data);
     cpu_pack_panels(&k->weights, &m, 0, k->weights.panels);
-    free(source);
+    free((void *)(uintptr_t)m.data);
 }
 
 static void fill_input(struct kernel_bench *k, struct rng *rng)
@@ -200,7 +166,6 @@ static void bench_format(struct kernel_bench *k, enum dtype type, struct rng *rn
 {
     static const int counts[] = {1, 16, TOKENS_MAX};
 
-    if (!k->isa->gemm[type].kernel) return;
     fill_weights(k, type, rng);
     fill_input(k, rng);
     double peak = measure_peak(k);
@@ -209,7 +174,7 @@ static void bench_format(struct kernel_bench *k, enum dtype type, struct rng *rn
         double seconds = measure_product(k, counts[i]);
         double gops = 2.0 * ROWS * COLS * counts[i] / seconds * 1e-9;
         double gb_s = bytes / seconds * 1e-9;
-        printf("%-7s %-6s %6d %10.1f %8.2f %10.1f %8.2f\n", k->isa->name, dtype_name(type),
+        printf("%-7s %-7s %6d %10.1f %8.2f %10.1f %8.2f\n", k->isa->name, dtype_name(type),
                counts[i], gb_s, gb_s / k->read_gb_s, gops, gops / peak);
         fflush(stdout);
     }
@@ -235,7 +200,7 @@ int bench_kernels(int threads)
         "%d x %d, %d threads; memory reads %.1f GB/s; `of peak` is against the same kernel on one\n"
         "panel that stays in the first cache\n",
         ROWS, COLS, threads, bench.read_gb_s);
-    printf("%-7s %-6s %6s %10s %8s %10s %8s\n", "isa", "format", "tokens", "GB/s", "of read",
+    printf("%-7s %-7s %6s %10s %8s %10s %8s\n", "isa", "format", "tokens", "GB/s", "of read",
            "GOP/s", "of peak");
     for (int i = 0; (bench.isa = cpu_isa_at(i)); i++) {
         if (!bench.isa->available()) continue;

@@ -57,23 +57,23 @@ static void input_free(struct cpu_input *in)
 /* out [tokens][16 * panels] by the kernel, `batch` tokens at a time */
 static void run_kernel(const struct cpu_isa *isa, const struct product *p, int batch, float *out)
 {
-    enum act_layout layout = isa->gemm[p->w.type].layout;
+    enum act_layout layout = isa->gemm[p->w.form].layout;
     struct cpu_input in = input_of(isa, &p->w, p->x, p->tokens, 1);
     size_t stride = (size_t)p->w.panels * PANEL_ROWS;
 
     for (int t = 0; t < p->tokens; t += batch) {
         int count = p->tokens - t < batch ? p->tokens - t : batch;
         const char *x = (const char *)in.data[layout] + (size_t)t * in.row_bytes[layout];
-        isa->gemm[p->w.type].kernel(&p->w, 0, p->w.panels, x, in.row_bytes[layout], count,
+        isa->gemm[p->w.form].kernel(&p->w, 0, p->w.panels, x, in.row_bytes[layout], count,
                                     out + (size_t)t * stride, stride);
     }
     input_free(&in);
 }
 
 /* Activations as a kernel sees them: exact for float formats, scale * q for the others. */
-static void activations_seen(enum dtype type, const float *x, int cols, double *seen)
+static void activations_seen(enum pack_form form, const float *x, int cols, double *seen)
 {
-    enum act_layout layout = cpu_isa_scalar.gemm[type].layout;
+    enum act_layout layout = cpu_isa_scalar.gemm[form].layout;
     void *blocks = xcalloc(1, cpu_act_bytes(layout, cols));
     const struct act_int8 *a8 = blocks;
     const struct act_int16 *a16 = blocks;
@@ -99,7 +99,7 @@ static void check_values(const struct product *p, const float *out)
     int wrong = 0;
 
     for (int t = 0; t<p->tokens; t += p->tokens> 4 ? p->tokens / 4 : 1) {
-        activations_seen(p->w.type, p->x + (size_t)t * (size_t)cols, cols, seen);
+        activations_seen(p->w.form, p->x + (size_t)t * (size_t)cols, cols, seen);
         for (int r = 0; r < p->w.rows; r++) {
             const uint8_t *src = (const uint8_t *)p->m.data + (size_t)r * row_bytes;
             double sum = 0, magnitude = 0;
@@ -173,52 +173,47 @@ static void test_bits(void)
 
 /* The corners where an instruction could saturate or overflow: all weights and activations at their
  * ends, of either sign. */
+static void check_extreme(struct rng *r, enum dtype type, int fill)
+{
+    struct product p;
+    product_init(&p, r, type, 32, 512, 6);
+    size_t block_bytes = (size_t)dtype_block_bytes(type);
+    uint8_t *data = (uint8_t *)(uintptr_t)p.m.data;
+
+    for (size_t b = 0; b < matrix_bytes(&p.m); b += block_bytes) {
+        memset(data + b, fill, block_bytes);
+        put_scales(type, data + b, 0.01f, 0.02f);
+    }
+    cpu_pack_panels(&p.w, &p.m, 0, p.w.panels);
+    for (int k = 0; k < 6 * 512; k++)
+        p.x[k] = k / 512 % 2 ? 5.0f : k / 512 % 3 ? -5.0f : (k & 1 ? 5.0f : -5.0f);
+    size_t count = (size_t)p.w.panels * PANEL_ROWS * 6;
+    float *want = xcalloc(count, sizeof *want), *got = xcalloc(count, sizeof *got);
+    const struct cpu_isa *isa;
+    run_kernel(&cpu_isa_scalar, &p, 6, want);
+    check_values(&p, want);
+    for (int n = 0; (isa = test_isa(n)) != NULL; n++) {
+        run_kernel(isa, &p, 6, got);
+        if (!same_bits(got, want, count))
+            printf("%s %s filled with %02x: bits differ\n", isa->name, dtype_name(type),
+                   (unsigned)fill);
+        EXPECT(same_bits(got, want, count));
+    }
+    free(want);
+    free(got);
+    product_deinit(&p);
+}
+
 static void test_extremes(void)
 {
-    const enum dtype types[] = {DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q4_K, DTYPE_Q6_K};
+    static const int fills[] = {0x00, 0xff, 0x80, 0x7f, 0x77, 0x88};
     struct rng r;
 
     rng_init(&r, 2);
-    for (size_t i = 0; i < ARRAY_LEN(types); i++) {
-        for (int fill = 0; fill < 4; fill++) {
-            struct product p;
-            product_init(&p, &r, types[i], 32, 512, 6);
-            int block_bytes = dtype_block_bytes(types[i]);
-            uint8_t *data = (uint8_t *)(uintptr_t)p.m.data;
-            for (size_t b = 0; b < matrix_bytes(&p.m); b += (size_t)block_bytes) {
-                uint8_t scales[4];
-                memcpy(scales, data + b, sizeof scales);
-                memset(data + b,
-                       fill == 0   ? 0
-                       : fill == 1 ? 0xff
-                       : fill == 2 ? 0x80
-                                   : 0x7f,
-                       (size_t)block_bytes);
-                memcpy(data + b, scales, sizeof scales);
-                put_half(data + b, 0.01f);
-                if (types[i] == DTYPE_Q4_1 || types[i] == DTYPE_Q4_K) put_half(data + b + 2, 0.02f);
-                if (types[i] == DTYPE_Q6_K) {
-                    memset(data + b, fill == 0 ? 0 : 0xff, 192);
-                    put_half(data + b + 208, 0.01f);
-                }
-            }
-            cpu_pack_panels(&p.w, &p.m, 0, p.w.panels);
-            for (int k = 0; k < 6 * 512; k++)
-                p.x[k] = k / 512 % 2 ? 5.0f : k / 512 % 3 ? -5.0f : (k & 1 ? 5.0f : -5.0f);
-            size_t count = (size_t)p.w.panels * PANEL_ROWS * 6;
-            float *want = xcalloc(count, sizeof *want), *got = xcalloc(count, sizeof *got);
-            const struct cpu_isa *isa;
-            run_kernel(&cpu_isa_scalar, &p, 6, want);
-            check_values(&p, want);
-            for (int n = 0; (isa = test_isa(n)) != NULL; n++) {
-                run_kernel(isa, &p, 6, got);
-                EXPECT(same_bits(got, want, count));
-            }
-            free(want);
-            free(got);
-            product_deinit(&p);
-        }
-    }
+    for (int type = 0; type < DTYPE_COUNT; type++)
+        for (size_t i = 0; i < ARRAY_LEN(fills); i++)
+            if (dtype_block_elements((enum dtype)type) > 1)
+                check_extreme(&r, (enum dtype)type, fills[i]);
 }
 
 /* ---- through the pool ---- */
@@ -302,6 +297,10 @@ static void test_stage(void)
     check_stage(&r, DTYPE_Q8_0, 1536, 96, 33, 1);
     check_stage(&r, DTYPE_F16, 100, 37, 65, 1);
     check_stage(&r, DTYPE_Q6_K, 17, 256, 20, 1);
+    check_stage(&r, DTYPE_Q2_K, 33, 512, 21, 2);
+    check_stage(&r, DTYPE_Q5_1, 50, 160, 18, 2);
+    check_stage(&r, DTYPE_MXFP4, 90, 96, 35, 2);
+    check_stage(&r, DTYPE_IQ2_S, 40, 256, 19, 1);
 }
 
 /* With two terms the products are those of the floats, but for a part in 2^15. */
