@@ -69,6 +69,7 @@ struct gguf {
     struct gguf_tensor *tensors; // in file order
     size_t tensor_count;
     const struct gguf_tensor **by_name; // the same, sorted by name
+    struct gguf *joined;                // NULL, or the next file whose tensors are among ours
 };
 
 /* ---- reading within bounds ---- */
@@ -291,6 +292,7 @@ static int compare_tensors(const void *a, const void *b)
 
 static int sort_tensors(struct gguf *g, struct error *err)
 {
+    free(g->by_name);
     g->by_name = xcalloc(g->tensor_count ? g->tensor_count : 1, sizeof *g->by_name);
     for (size_t i = 0; i < g->tensor_count; i++)
         g->by_name[i] = &g->tensors[i];
@@ -410,9 +412,24 @@ int gguf_open(const char *path, struct gguf **out, struct error *err)
     return rc < 0 ? error_prefix(err, rc, "'%s'", path) : 0;
 }
 
+int gguf_join_take(struct gguf *g, struct gguf *part, struct error *err)
+{
+    CHECK(!part->joined);
+    part->joined = g->joined;
+    g->joined = part;
+    if (part->tensor_count > TENSORS_MAX - g->tensor_count)
+        return error_set(err, E_FORMAT, "more than %u tensors", TENSORS_MAX);
+    g->tensors =
+        xrealloc_array(g->tensors, g->tensor_count + part->tensor_count + 1, sizeof *g->tensors);
+    memcpy(g->tensors + g->tensor_count, part->tensors, part->tensor_count * sizeof *g->tensors);
+    g->tensor_count += part->tensor_count;
+    return sort_tensors(g, err);
+}
+
 void gguf_close(struct gguf *g)
 {
     if (!g) return;
+    gguf_close(g->joined);
     for (size_t i = 0; i < g->key_count; i++)
         free(g->keys[i].strings);
     free(g->keys);
@@ -424,9 +441,10 @@ void gguf_close(struct gguf *g)
 
 void gguf_drop_pages(const struct gguf *g, const void *data, size_t bytes)
 {
-    if (!g->mapped || bytes == 0) return;
     const uint8_t *at = data;
-    if (at < g->data || at >= g->data + g->size) return;
+    while (g && (at < g->data || at >= g->data + g->size))
+        g = g->joined;
+    if (!g || !g->mapped || bytes == 0) return;
     /* Whole pages around it: a neighbour's bytes on the same page are read back when needed. */
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t first = (uintptr_t)at / page * page;

@@ -23,6 +23,9 @@ struct gguf_tensor {
 FALLIBLE int gguf_open(const char *path, struct gguf **out, struct error *err);
 /* The same for bytes in memory, borrowed until close. `data` is 8-byte aligned (tests, fuzzing). */
 FALLIBLE int gguf_open_memory(const void *data, size_t size, struct gguf **out, struct error *err);
+/* The tensors of `part` become g's too; its metadata is not used. Takes part, also on failure. What
+ * gguf_tensor_at/find gave before is invalid afterwards. E_FORMAT: a tensor that g has already. */
+FALLIBLE int gguf_join_take(struct gguf *g, struct gguf *part, struct error *err);
 void gguf_close(struct gguf *g); // NULL is fine; everything below becomes invalid
 
 /* Metadata. False: the key is absent or of another type, or the value doesn't fit; *value

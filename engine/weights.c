@@ -1,6 +1,7 @@
 #include "engine/weights.h"
 
 #include "engine/gguf.h"
+#include "engine/gguf_split.h"
 #include "engine/weights_gguf.h"
 #include "shared/base/check.h"
 
@@ -26,7 +27,7 @@ int weights_open(const char *path, struct weights **out, struct error *err)
                          "model '%s' is not a GGUF file: Hugging Face folders are not supported, "
                          "give a .gguf file",
                          path);
-    int rc = gguf_open(path, &g, err);
+    int rc = gguf_split_open(path, &g, err);
     if (rc < 0) return error_prefix(err, rc, "can't read model");
     rc = weights_gguf_take(g, out, err);
     return rc < 0 ? error_prefix(err, rc, "can't use model '%s'", path) : 0;

@@ -175,22 +175,12 @@ static void drop_source(void *arg, const struct matrix *m)
     gguf_drop_pages(w->gguf, m->data, matrix_bytes(m));
 }
 
-static int refuse_split(const struct gguf *g, struct error *err)
-{
-    int64_t parts = 1;
-    if (!gguf_get_int(g, "split.count", &parts) || parts <= 1) return 0;
-    return error_set(err, E_UNSUPPORTED,
-                     "one of %lld parts of a split model: merge them into one file first",
-                     (long long)parts);
-}
-
 static int map_model(struct weights *w, struct error *err)
 {
     struct model_config *c = &w->config;
     struct model_params *p = &w->params;
     struct mapper m = {w->gguf, &w->arena, err, -1, 0};
     int rc;
-    if ((rc = refuse_split(w->gguf, err)) < 0) return rc;
     if ((rc = model_config_from_gguf(w->gguf, c, err)) < 0) return rc;
     if ((rc = find_vocab(w->gguf, c, err)) < 0) return rc;
     fill_scalars(c, p);

@@ -350,7 +350,7 @@ static void test_corpus_says_what_is_wrong(void)
         {"bad_missing_tensor", "tensor 'blk.0.ffn_norm.weight' is missing", E_FORMAT},
         {"bad_rope", "rope scaling 'yarn' is not supported", E_UNSUPPORTED},
         {"bad_shape", "tensor 'blk.0.attn_k.weight' has shape [32, 32", E_FORMAT},
-        {"bad_split", "3 parts", E_UNSUPPORTED},
+        {"bad_split", "one of 3 parts and has to be named NAME-00001-of-00003.gguf", E_FORMAT},
         {"bad_truncated", "truncated", E_FORMAT},
         {"bad_type", "has type Q8_1 (9), which is not supported", E_UNSUPPORTED},
         {"bad_type_unknown", "tensor 'blk.0.ffn_up.weight' has type unknown (77)", E_UNSUPPORTED},
