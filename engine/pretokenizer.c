@@ -1,5 +1,7 @@
 #include "engine/pretokenizer.h"
 
+#include "engine/pattern.h"
+#include "shared/base/buf.h"
 #include "shared/base/check.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -9,25 +11,33 @@
 
 #define STAGES_MAX 16
 
+enum stage_kind { STAGE_PATTERN, STAGE_MARK, STAGE_SPACE };
+
+struct stage {
+    enum stage_kind kind;
+    enum split_behavior behavior;
+    bool invert;
+    struct pattern *pattern; // NULL: code
+    pcre2_code *code;
+    enum space_scheme scheme;
+    struct str mark; // owned
+};
+
 struct pretokenizer {
-    pcre2_code *stages[STAGES_MAX];
+    struct stage stages[STAGES_MAX];
     int count;
 };
 
-/* The reference's \s is the White_Space property; PCRE2's \s adds U+180E under UCP, hence \p{...}.
- */
-#define SPACE         "\\p{White_Space}"
-#define NOT_SPACE     "\\P{White_Space}"
-
 #define PATTERN_DIGIT "\\p{N}"
 
-#define PATTERN_GPT2                                                                 \
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" SPACE "\\p{L}\\p{N}]+|" SPACE \
-    "+(?!" NOT_SPACE ")|" SPACE "+"
+#define PATTERN_GPT2 \
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
-#define PATTERN_CL100K(digits)                                                         \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^" SPACE \
-    "\\p{L}\\p{N}]+[\\r\\n]*|" SPACE "*[\\r\\n]+|" SPACE "+(?!" NOT_SPACE ")|" SPACE "+"
+#define PATTERN_CL100K(digits)                                           \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits \
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+
+const char pretokenizer_gpt2_pattern[] = PATTERN_GPT2;
 
 static const char *const gpt2_patterns[] = {PATTERN_GPT2, NULL};
 static const char *const starcoder_patterns[] = {PATTERN_DIGIT, PATTERN_GPT2, NULL};
@@ -66,83 +76,254 @@ const struct pretokenizer_preset *pretokenizer_preset_find(struct str name)
     return NULL;
 }
 
-int pretokenizer_create(const char *const *patterns, struct pretokenizer **out, struct error *err)
+/* ---- stages ---- */
+
+struct pretokenizer *pretokenizer_create(void)
 {
-    struct pretokenizer *p = xcalloc(1, sizeof *p);
-    for (; *patterns; patterns++) {
-        int code = 0;
-        PCRE2_SIZE offset = 0;
-        if (p->count == STAGES_MAX) {
-            pretokenizer_destroy(p);
-            return error_set(err, E_LIMIT, "more than %d pre-tokenizer patterns", STAGES_MAX);
-        }
-        pcre2_code *stage = pcre2_compile((PCRE2_SPTR)*patterns, PCRE2_ZERO_TERMINATED,
-                                          PCRE2_UTF | PCRE2_UCP, &code, &offset, NULL);
-        if (!stage) {
-            PCRE2_UCHAR text[128] = "";
-            pcre2_get_error_message(code, text, sizeof text);
-            pretokenizer_destroy(p);
-            return error_set(err, E_FORMAT, "pre-tokenizer pattern '%.100s': %s at %zu", *patterns,
-                             (const char *)text, (size_t)offset);
-        }
-        /* Without a JIT (another machine, hardened kernels) matching is slower and equal. */
-        (void)pcre2_jit_compile(stage, PCRE2_JIT_COMPLETE);
-        p->stages[p->count++] = stage;
+    return xcalloc(1, sizeof(struct pretokenizer));
+}
+
+static struct stage *add_stage(struct pretokenizer *p, enum stage_kind kind, struct error *err)
+{
+    if (p->count == STAGES_MAX) {
+        (void)error_set(err, E_LIMIT, "more than %d pre-tokenizer stages", STAGES_MAX);
+        return NULL;
     }
-    *out = p;
+    p->stages[p->count].kind = kind;
+    return &p->stages[p->count++];
+}
+
+static int compile(struct str pattern, pcre2_code **out, struct error *err)
+{
+    int code = 0;
+    PCRE2_SIZE offset = 0;
+    *out = pcre2_compile((PCRE2_SPTR)pattern.data, pattern.len, PCRE2_UTF | PCRE2_UCP, &code,
+                         &offset, NULL);
+    if (!*out) {
+        PCRE2_UCHAR text[128] = "";
+        pcre2_get_error_message(code, text, sizeof text);
+        return error_set(err, E_FORMAT, "pre-tokenizer pattern '%.*s': %s at %zu",
+                         (int)(pattern.len < 100 ? pattern.len : 100), pattern.data,
+                         (const char *)text, (size_t)offset);
+    }
+    /* Without a JIT (another machine, hardened kernels) matching is slower and equal. */
+    (void)pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE);
     return 0;
+}
+
+int pretokenizer_add_pattern(struct pretokenizer *p, struct str pattern,
+                             enum split_behavior behavior, bool invert, struct error *err)
+{
+    struct stage *stage = add_stage(p, STAGE_PATTERN, err);
+    if (!stage) return E_LIMIT;
+    stage->behavior = behavior;
+    stage->invert = invert;
+    if (pattern_create(pattern, &stage->pattern, NULL) == 0) return 0;
+    return compile(pattern, &stage->code, err);
+}
+
+int pretokenizer_add_literal(struct pretokenizer *p, struct str literal,
+                             enum split_behavior behavior, bool invert, struct error *err)
+{
+    struct buf quoted;
+    buf_init(&quoted, BUF_MAX_INTERNAL);
+    for (size_t i = 0; i < literal.len; i++) {
+        char c = literal.data[i];
+        bool special = strchr("\\^$.|?*+()[]{}-# ", c) != NULL && c;
+        if (special) buf_append_char(&quoted, '\\');
+        buf_append_char(&quoted, c);
+    }
+    int rc = pretokenizer_add_pattern(p, buf_str(&quoted), behavior, invert, err);
+    buf_deinit(&quoted);
+    return rc;
+}
+
+int pretokenizer_add_mark(struct pretokenizer *p, struct str mark, enum space_scheme scheme,
+                          struct error *err)
+{
+    struct stage *stage = add_stage(p, STAGE_MARK, err);
+    if (!stage) return E_LIMIT;
+    stage->scheme = scheme;
+    stage->mark = (struct str){xstrndup(mark.data, mark.len), mark.len};
+    return 0;
+}
+
+int pretokenizer_add_space(struct pretokenizer *p, struct error *err)
+{
+    return add_stage(p, STAGE_SPACE, err) ? 0 : E_LIMIT;
 }
 
 void pretokenizer_destroy(struct pretokenizer *p)
 {
     if (!p) return;
-    for (int i = 0; i < p->count; i++)
-        pcre2_code_free(p->stages[i]);
+    for (int i = 0; i < p->count; i++) {
+        pattern_destroy(p->stages[i].pattern);
+        pcre2_code_free(p->stages[i].code);
+        free((char *)p->stages[i].mark.data);
+    }
     free(p);
 }
+
+/* ---- splitting ---- */
 
 struct split {
     const struct pretokenizer *p;
     pcre2_match_data *match[STAGES_MAX];
+    struct buf changed[STAGES_MAX]; // what a stage made of its text
+    bool at_start;
     int (*on_piece)(void *arg, struct str piece);
     void *arg;
     struct error *err;
 };
 
-static int split_piece(struct split *s, int stage, struct str text)
+static int split_stage(struct split *s, int index, struct str text);
+
+/* 1: a match that isn't empty; 0: none. */
+static int find_match(struct split *s, int index, struct str text, size_t at, size_t *begin,
+                      size_t *end)
 {
-    if (!text.len) return 0;
-    if (stage == s->p->count) return s->on_piece(s->arg, text);
-    size_t at = 0, gap = 0; // gap: end of the last match
+    const struct stage *stage = &s->p->stages[index];
+    if (stage->pattern) return pattern_find(stage->pattern, text, at, begin, end);
+    if (!s->match[index]) s->match[index] = pcre2_match_data_create(1, NULL);
     while (at < text.len) {
-        int rc = pcre2_match(s->p->stages[stage], (PCRE2_SPTR)text.data, text.len, at,
-                             PCRE2_NO_UTF_CHECK, s->match[stage], NULL);
-        if (rc == PCRE2_ERROR_NOMATCH) break;
+        int rc = pcre2_match(stage->code, (PCRE2_SPTR)text.data, text.len, at, PCRE2_NO_UTF_CHECK,
+                             s->match[index], NULL);
+        if (rc == PCRE2_ERROR_JIT_STACKLIMIT) // a long match: the interpreter has the heap
+            rc = pcre2_match(stage->code, (PCRE2_SPTR)text.data, text.len, at,
+                             PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, s->match[index], NULL);
+        if (rc == PCRE2_ERROR_NOMATCH) return 0;
         if (rc < 0) return error_set(s->err, E_LIMIT, "pre-tokenizer: matching failed (%d)", rc);
-        const PCRE2_SIZE *span = pcre2_get_ovector_pointer(s->match[stage]);
-        size_t begin = span[0], end = span[1];
-        if (end <= begin) { // empty: step over one character, which stays in the gap
-            at = end + 1;
-            while (at < text.len && ((unsigned char)text.data[at] & 0xc0) == 0x80)
-                at++;
-            continue;
-        }
-        rc = split_piece(s, stage + 1, (struct str){text.data + gap, begin - gap});
-        if (!rc) rc = split_piece(s, stage + 1, (struct str){text.data + begin, end - begin});
-        if (rc) return rc;
-        at = gap = end;
+        const PCRE2_SIZE *span = pcre2_get_ovector_pointer(s->match[index]);
+        *begin = span[0], *end = span[1];
+        if (*end > *begin) return 1;
+        at = *end + 1; // empty: step over one character, which stays in the gap
+        while (at < text.len && ((unsigned char)text.data[at] & 0xc0) == 0x80)
+            at++;
     }
-    return split_piece(s, stage + 1, (struct str){text.data + gap, text.len - gap});
+    return 0;
 }
 
-int pretokenizer_split(const struct pretokenizer *p, struct str text,
+static int isolate(struct split *s, int index, struct str text)
+{
+    size_t at = 0, begin, end;
+    int rc;
+    while ((rc = find_match(s, index, text, at, &begin, &end)) > 0) {
+        if (begin > at) rc = split_stage(s, index + 1, (struct str){text.data + at, begin - at});
+        if (rc >= 0) rc = split_stage(s, index + 1, (struct str){text.data + begin, end - begin});
+        if (rc) return rc;
+        at = end;
+    }
+    return rc || at == text.len
+               ? rc
+               : split_stage(s, index + 1, (struct str){text.data + at, text.len - at});
+}
+
+/* The other behaviours see matches and gaps alike, one after the other, and hold one piece back. */
+struct joining {
+    struct split *s;
+    int index;
+    struct str held;
+    bool held_match; // and the other one, of the last span, whether it was a match
+    bool previous_match;
+};
+
+static int flush_held(struct joining *j)
+{
+    struct str piece = j->held;
+    j->held.len = 0;
+    return piece.len ? split_stage(j->s, j->index + 1, piece) : 0;
+}
+
+static int join_span(struct joining *j, struct str span, bool match)
+{
+    const struct stage *stage = &j->s->p->stages[j->index];
+    bool joins = false;
+    int rc = 0;
+    if (!span.len) return 0;
+    if (stage->invert) match = !match;
+    switch (stage->behavior) {
+    case SPLIT_ISOLATED:
+        break;
+    case SPLIT_REMOVED:
+        break;
+    case SPLIT_MERGED_WITH_PREVIOUS:
+        joins = match && !j->previous_match;
+        break;
+    case SPLIT_MERGED_WITH_NEXT:
+        joins = !match && j->previous_match;
+        break;
+    case SPLIT_CONTIGUOUS:
+        joins = match == j->previous_match;
+        break;
+    }
+    if (joins && j->held.len) {
+        j->held.len += span.len;
+    } else {
+        rc = flush_held(j);
+        j->held = stage->behavior == SPLIT_REMOVED && match ? (struct str){"", 0} : span;
+    }
+    j->previous_match = match;
+    return rc;
+}
+
+static int join(struct split *s, int index, struct str text)
+{
+    struct joining j = {.s = s, .index = index};
+    size_t at = 0, begin, end;
+    int rc;
+    while ((rc = find_match(s, index, text, at, &begin, &end)) > 0) {
+        rc = join_span(&j, (struct str){text.data + at, begin - at}, false);
+        if (!rc) rc = join_span(&j, (struct str){text.data + begin, end - begin}, true);
+        if (rc) return rc;
+        at = end;
+    }
+    if (!rc) rc = join_span(&j, (struct str){text.data + at, text.len - at}, false);
+    return rc ? rc : flush_held(&j);
+}
+
+static int mark_spaces(struct split *s, int index, struct str text)
+{
+    const struct stage *stage = &s->p->stages[index];
+    struct buf *out = &s->changed[index];
+    struct str mark = stage->kind == STAGE_SPACE ? STR(" ") : stage->mark;
+    bool wanted = stage->scheme == SPACE_ALWAYS || (stage->scheme == SPACE_FIRST && s->at_start);
+    if (stage->kind == STAGE_SPACE) wanted = true;
+    buf_clear(out);
+    if (wanted && *text.data != ' ' && !str_starts_with(text, mark))
+        buf_append(out, mark.data, mark.len);
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.data[i] == ' ')
+            buf_append(out, mark.data, mark.len);
+        else
+            buf_append_char(out, text.data[i]);
+    }
+    return split_stage(s, index + 1, buf_str(out));
+}
+
+static int split_stage(struct split *s, int index, struct str text)
+{
+    if (index == s->p->count) return s->on_piece(s->arg, text);
+    const struct stage *stage = &s->p->stages[index];
+    if (stage->kind != STAGE_PATTERN) {
+        int rc = mark_spaces(s, index, text);
+        s->at_start = false;
+        return rc;
+    }
+    bool isolated = stage->behavior == SPLIT_ISOLATED;
+    return isolated ? isolate(s, index, text) : join(s, index, text);
+}
+
+int pretokenizer_split(const struct pretokenizer *p, struct str text, bool at_start,
                        int (*on_piece)(void *arg, struct str piece), void *arg, struct error *err)
 {
-    struct split s = {.p = p, .on_piece = on_piece, .arg = arg, .err = err};
+    struct split s = {.p = p, .at_start = at_start, .on_piece = on_piece, .arg = arg, .err = err};
+    if (!text.len) return 0;
     for (int i = 0; i < p->count; i++)
-        s.match[i] = pcre2_match_data_create(1, NULL);
-    int rc = split_piece(&s, 0, text);
-    for (int i = 0; i < p->count; i++)
+        buf_init(&s.changed[i], BUF_MAX_INTERNAL);
+    int rc = split_stage(&s, 0, text);
+    for (int i = 0; i < p->count; i++) {
+        buf_deinit(&s.changed[i]);
         pcre2_match_data_free(s.match[i]);
+    }
     return rc;
 }

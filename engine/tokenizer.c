@@ -28,10 +28,14 @@ void tokenizer_destroy(struct tokenizer *t)
 {
     if (!t) return;
     vocab_deinit(&t->vocab);
+    vocab_deinit(&t->shown);
     added_tokens_deinit(&t->added);
+    added_tokens_deinit(&t->added_normalized);
+    normalizer_destroy(t->normalizer);
     pretokenizer_destroy(t->pre);
     bpe_deinit(&t->bpe);
     spm_deinit(&t->spm);
+    unigram_deinit(&t->unigram);
     free(t);
 }
 
@@ -50,6 +54,27 @@ static int on_bpe_piece(void *arg, struct str piece)
     return 0;
 }
 
+/* No merge crosses from a byte into a mark where no token has the two side by side: cutting there
+ * changes nothing and keeps pieces short. */
+static int on_characters(void *arg, struct str piece)
+{
+    const struct bpe *b = &((struct bpe_sink *)arg)->t->bpe;
+    size_t from = 0, at = 1;
+    if (b->cuts_marks) {
+        const char *mark;
+        while (at < piece.len &&
+               (mark = memmem(piece.data + at, piece.len - at, SPACE_MARK, 3)) != NULL) {
+            at = (size_t)(mark - piece.data);
+            if (!b->before_mark[(unsigned char)mark[-1]]) {
+                on_bpe_piece(arg, (struct str){piece.data + from, at - from});
+                from = at;
+            }
+            at += 3;
+        }
+    }
+    return on_bpe_piece(arg, (struct str){piece.data + from, piece.len - from});
+}
+
 /* SentencePiece sees U+2581 for spaces, one more in front where the model wants it; here it is the
  * other way round, pieces hold spaces. */
 static void encode_spm(const struct tokenizer *t, struct bpe_sink *sink, struct str text,
@@ -66,40 +91,93 @@ static void encode_spm(const struct tokenizer *t, struct bpe_sink *sink, struct 
         if (mark) buf_append_char(&spaced, ' ');
         text.data += plain + (mark ? 3 : 0);
     }
-    spm_encode(&t->spm, &t->vocab, buf_str(&spaced), sink->out);
+    if (t->model == TOKENIZER_UNIGRAM)
+        unigram_encode(&t->unigram, &t->spm, buf_str(&spaced), sink->out);
+    else
+        spm_encode(&t->spm, &t->vocab, buf_str(&spaced), sink->out);
     buf_deinit(&spaced);
 }
 
-/* Text between added tokens; fresh: at the start or behind a special token. */
+struct place {     // of a text between added tokens
+    bool at_start; // nothing stands before it
+    bool fresh;    // nothing but a special token does
+};
+
 static int encode_plain(const struct tokenizer *t, struct bpe_sink *sink, struct str text,
-                        bool fresh, struct error *err)
+                        struct place place, struct error *err)
 {
     if (!text.len) return 0;
-    if (t->model == TOKENIZER_BYTE_BPE)
-        return pretokenizer_split(t->pre, text, on_bpe_piece, sink, err);
-    encode_spm(t, sink, text, fresh && t->space_prefix);
+    switch (t->model) {
+    case TOKENIZER_BYTE_BPE:
+        return pretokenizer_split(t->pre, text, place.at_start, on_bpe_piece, sink, err);
+    case TOKENIZER_CHAR_BPE:
+        return pretokenizer_split(t->pre, text, place.at_start, on_characters, sink, err);
+    case TOKENIZER_SPM:
+    case TOKENIZER_UNIGRAM:
+        encode_spm(t, sink, text, place.fresh && t->space_prefix);
+        break;
+    }
     return 0;
 }
 
-/* Everything but bos and eos. */
+/* Normalised text: the tokens that are looked for only now, and what is between them. */
+static int encode_normalized(const struct tokenizer *t, struct bpe_sink *sink, struct str text,
+                             struct place place, bool specials, struct error *err)
+{
+    size_t from = 0, at, len;
+    int32_t id;
+    int rc = 0;
+    while (!rc && added_tokens_next(&t->added_normalized, text, from, specials, &at, &len, &id)) {
+        rc = encode_plain(t, sink, (struct str){text.data + from, at - from}, place, err);
+        token_list_push(sink->out, id);
+        from = at + len;
+        place = (struct place){false, vocab_is_special(&t->vocab, (uint32_t)id)};
+    }
+    return rc ? rc
+              : encode_plain(t, sink, (struct str){text.data + from, text.len - from}, place, err);
+}
+
+static int encode_between(const struct tokenizer *t, struct bpe_sink *sink, struct str text,
+                          struct place place, bool specials, struct error *err)
+{
+    if (!text.len) return 0;
+    if (!t->normalizer) return encode_normalized(t, sink, text, place, specials, err);
+    struct buf normalized;
+    buf_init(&normalized, TEXT_MAX);
+    normalizer_apply(t->normalizer, text, &t->added_normalized, &normalized);
+    int rc = normalized.overflow
+                 ? error_set(err, E_LIMIT, "the normalised text has more than %zu bytes", TEXT_MAX)
+                 : encode_normalized(t, sink, buf_str(&normalized), place, specials, err);
+    buf_deinit(&normalized);
+    return rc;
+}
+
+/* Everything but what stands before and behind every text. */
 static int encode_text(const struct tokenizer *t, struct str text, bool specials,
                        struct token_list *out, struct error *err)
 {
     struct bpe_sink sink = {.t = t, .out = out};
+    struct place place = {true, true};
     size_t from = 0, at, len;
-    bool fresh = true;
     int32_t id;
     int rc = 0;
     while (!rc && added_tokens_next(&t->added, text, from, specials, &at, &len, &id)) {
-        rc = encode_plain(t, &sink, (struct str){text.data + from, at - from}, fresh, err);
+        struct str between = {text.data + from, at - from};
+        rc = encode_between(t, &sink, between, place, specials, err);
         token_list_push(out, id);
         from = at + len;
-        fresh = vocab_is_special(&t->vocab, (uint32_t)id);
+        place = (struct place){false, vocab_is_special(&t->vocab, (uint32_t)id)};
     }
-    if (!rc && from < text.len)
-        rc = encode_plain(t, &sink, (struct str){text.data + from, text.len - from}, fresh, err);
+    struct str rest = {text.data + from, text.len - from};
+    if (!rc) rc = encode_between(t, &sink, rest, place, specials, err);
     bpe_scratch_deinit(&sink.scratch);
     return rc;
+}
+
+static void push_fixed(struct token_list *out, const struct token_ids *fixed)
+{
+    for (int i = 0; i < fixed->count; i++)
+        token_list_push(out, fixed->ids[i]);
 }
 
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, unsigned flags,
@@ -110,114 +188,14 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, un
         return error_set(err, E_FORMAT, "text is not valid UTF-8 at byte %zu",
                          utf8_valid_prefix(text, len));
     size_t count_before = out->count;
-    if ((flags & TOKENIZER_ADD_BOS) && t->add_bos) token_list_push(out, t->bos);
+    if (flags & TOKENIZER_ADD_BOS) push_fixed(out, &t->prefix);
     int rc = encode_text(t, (struct str){text, len}, flags & TOKENIZER_SPECIAL, out, err);
     if (rc) {
         out->count = count_before;
         return rc;
     }
-    if ((flags & TOKENIZER_ADD_BOS) && t->add_eos) token_list_push(out, t->eos);
+    if (flags & TOKENIZER_ADD_BOS) push_fixed(out, &t->suffix);
     return 0;
-}
-
-/* ---- decoding ---- */
-
-struct str tokenizer_token_bytes(const struct tokenizer *t, int32_t id, bool keep_special)
-{
-    if (id < 0 || (uint32_t)id >= t->vocab.count) return (struct str){"", 0};
-    if (!keep_special && vocab_is_special(&t->vocab, (uint32_t)id)) return (struct str){"", 0};
-    return vocab_bytes(&t->vocab, (uint32_t)id);
-}
-
-#define REPLACEMENT "\xef\xbf\xbd"
-
-/* How many bytes one U+FFFD stands for: the longest prefix of a valid character (Unicode 15, table
- * 3-8, "maximal subpart"), which is what Rust's from_utf8_lossy does. data[0] starts no valid
- * character. */
-static size_t maximal_subpart(const unsigned char *data, size_t len)
-{
-    unsigned char lead = data[0], low = 0x80, high = 0xbf;
-    size_t want;
-    if (lead >= 0xc2 && lead <= 0xdf)
-        want = 2;
-    else if (lead >= 0xe0 && lead <= 0xef)
-        want = 3;
-    else if (lead >= 0xf0 && lead <= 0xf4)
-        want = 4;
-    else
-        return 1;
-    if (lead == 0xe0) low = 0xa0;
-    if (lead == 0xed) high = 0x9f;
-    if (lead == 0xf0) low = 0x90;
-    if (lead == 0xf4) high = 0x8f;
-    size_t n = 1;
-    for (; n < len && n < want && data[n] >= low && data[n] <= high; n++)
-        low = 0x80, high = 0xbf;
-    return n;
-}
-
-static void append_lossy(struct buf *out, const char *data, size_t len)
-{
-    while (len) {
-        size_t valid = utf8_valid_prefix(data, len);
-        buf_append(out, data, valid);
-        data += valid, len -= valid;
-        if (!len) return;
-        size_t bad = maximal_subpart((const unsigned char *)data, len);
-        buf_append(out, REPLACEMENT, 3);
-        data += bad, len -= bad;
-    }
-}
-
-/* Byte tokens of SentencePiece become characters run by run; a run that isn't valid UTF-8 becomes
- * one U+FFFD per byte, as the reference has it. */
-static void append_byte_run(struct buf *out, const struct buf *run)
-{
-    if (utf8_is_valid(run->data, run->len))
-        buf_append(out, run->data, run->len);
-    else
-        for (size_t i = 0; i < run->len; i++)
-            buf_append(out, REPLACEMENT, 3);
-}
-
-static void decode_spm(const struct tokenizer *t, const int32_t *ids, size_t count,
-                       bool keep_special, struct buf *out)
-{
-    struct buf run;
-    buf_init(&run, BUF_MAX_INTERNAL);
-    bool first = t->space_prefix;
-    for (size_t i = 0; i < count; i++) {
-        struct str bytes = tokenizer_token_bytes(t, ids[i], keep_special);
-        if (!bytes.len) continue;
-        if (first && bytes.data[0] == ' ') bytes.data++, bytes.len--;
-        first = false;
-        if (t->vocab.kinds[ids[i]] == TOKEN_BYTE) {
-            buf_append(&run, bytes.data, bytes.len);
-            continue;
-        }
-        append_byte_run(out, &run);
-        buf_clear(&run);
-        append_lossy(out, bytes.data, bytes.len);
-    }
-    append_byte_run(out, &run);
-    buf_deinit(&run);
-}
-
-void tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t count,
-                      bool keep_special, struct buf *out)
-{
-    if (t->model == TOKENIZER_SPM) {
-        decode_spm(t, ids, count, keep_special, out);
-        return;
-    }
-    struct buf bytes;
-    buf_init(&bytes, BUF_MAX_INTERNAL);
-    for (size_t i = 0; i < count; i++) {
-        struct str piece = tokenizer_token_bytes(t, ids[i], keep_special);
-        buf_append(&bytes, piece.data, piece.len);
-    }
-    append_lossy(out, bytes.data, bytes.len);
-    buf_deinit(&bytes);
 }
 
 /* ---- facts ---- */
@@ -252,5 +230,6 @@ int32_t tokenizer_eos(const struct tokenizer *t)
 int32_t tokenizer_find(const struct tokenizer *t, struct str piece)
 {
     int32_t id = added_tokens_find(&t->added, piece);
+    if (id < 0) id = added_tokens_find(&t->added_normalized, piece);
     return id >= 0 ? id : vocab_find(&t->vocab, piece);
 }

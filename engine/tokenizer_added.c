@@ -1,6 +1,8 @@
 #include "engine/tokenizer_added.h"
 
+#include "engine/unicode.h"
 #include "shared/base/check.h"
+#include "shared/base/utf8.h"
 
 #include <stdlib.h>
 
@@ -17,7 +19,7 @@ void added_tokens_deinit(struct added_tokens *a)
     memset(a, 0, sizeof *a);
 }
 
-void added_tokens_add(struct added_tokens *a, struct str text, int32_t id, bool special)
+void added_tokens_add(struct added_tokens *a, struct str text, int32_t id, unsigned flags)
 {
     if (!text.len) return; // would match everywhere
     if (a->count == a->cap) {
@@ -25,7 +27,7 @@ void added_tokens_add(struct added_tokens *a, struct str text, int32_t id, bool 
         a->list = xrealloc_array(a->list, a->cap, sizeof *a->list);
     }
     struct str copy = {xstrndup(text.data, text.len), text.len};
-    a->list[a->count++] = (struct added_token){copy, id, special};
+    a->list[a->count++] = (struct added_token){copy, id, flags};
 }
 
 static int compare(const void *left, const void *right)
@@ -76,7 +78,7 @@ static const struct added_token *longest_at(const struct added_tokens *a, struct
     const struct added_token *best = NULL;
     for (size_t depth = 1; low < high; depth++) {
         for (; low < high && a->list[low].text.len == depth; low++)
-            if (specials || !a->list[low].special) {
+            if (specials || !(a->list[low].flags & ADDED_SPECIAL)) {
                 if (!best || best->text.len < depth) best = &a->list[low];
             }
         if (depth >= text.len) break;
@@ -86,6 +88,39 @@ static const struct added_token *longest_at(const struct added_tokens *a, struct
         high = end;
     }
     return best;
+}
+
+/* ---- what stands beside a match ---- */
+
+static size_t char_before(struct str text, size_t at, uint32_t *c) // its length, 0: none
+{
+    size_t from = at;
+    while (from > 0 && at - from < 4) {
+        from--;
+        if (((unsigned char)text.data[from] & 0xc0) != 0x80)
+            return utf8_decode(text.data + from, at - from, c);
+    }
+    return 0;
+}
+
+static bool stands_alone(struct str text, size_t at, size_t end)
+{
+    uint32_t c;
+    if (char_before(text, at, &c) && unicode_is_word(c)) return false;
+    return !utf8_decode(text.data + end, text.len - end, &c) || !unicode_is_word(c);
+}
+
+static void take_space(const struct added_token *token, struct str text, size_t from, size_t *at,
+                       size_t *end)
+{
+    uint32_t c;
+    size_t n;
+    if (token->flags & ADDED_LSTRIP)
+        while (*at > from && (n = char_before(text, *at, &c)) != 0 && unicode_is_space(c))
+            *at -= n;
+    if (token->flags & ADDED_RSTRIP)
+        while ((n = utf8_decode(text.data + *end, text.len - *end, &c)) != 0 && unicode_is_space(c))
+            *end += n;
 }
 
 bool added_tokens_next(const struct added_tokens *a, struct str text, size_t from, bool specials,
@@ -98,12 +133,24 @@ bool added_tokens_next(const struct added_tokens *a, struct str text, size_t fro
         const struct added_token *found =
             longest_at(a, (struct str){text.data + i, text.len - i}, specials);
         if (!found) continue;
-        *at = i;
-        *len = found->text.len;
+        size_t begin = i, end = i + found->text.len;
+        if ((found->flags & ADDED_WORD) && !stands_alone(text, begin, end)) {
+            i = end - 1; // the reference looks on behind it
+            continue;
+        }
+        take_space(found, text, from, &begin, &end);
+        *at = begin;
+        *len = end - begin;
         *id = found->id;
         return true;
     }
     return false;
+}
+
+size_t added_tokens_longest(const struct added_tokens *a, struct str text)
+{
+    const struct added_token *found = a->count && text.len ? longest_at(a, text, true) : NULL;
+    return found ? found->text.len : 0;
 }
 
 int32_t added_tokens_find(const struct added_tokens *a, struct str text)

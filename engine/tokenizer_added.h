@@ -6,10 +6,17 @@
 
 #include "shared/base/str.h"
 
+enum added_flags {
+    ADDED_SPECIAL = 1, // only matched where the caller allows special tokens
+    ADDED_LSTRIP = 2,  // takes the white space in front of it too,
+    ADDED_RSTRIP = 4,  // and behind it
+    ADDED_WORD = 8,    // only where no letter or digit stands beside it
+};
+
 struct added_token {
     struct str text; // owned by the set
     int32_t id;
-    bool special; // only matched where the caller allows special tokens
+    unsigned flags; // enum added_flags
 };
 
 struct added_tokens {
@@ -20,12 +27,16 @@ struct added_tokens {
 
 void added_tokens_init(struct added_tokens *a);
 void added_tokens_deinit(struct added_tokens *a);
-void added_tokens_add(struct added_tokens *a, struct str text, int32_t id, bool special); // copies
+/* Copies the text; an empty one is left out. */
+void added_tokens_add(struct added_tokens *a, struct str text, int32_t id, unsigned flags);
 void added_tokens_index(struct added_tokens *a);
 
-/* The first match in text[from..len): its position, length and id. False: none. */
+/* The first match in text[from..len): its position, length (stripped space included) and id. False:
+ * none. */
 bool added_tokens_next(const struct added_tokens *a, struct str text, size_t from, bool specials,
                        size_t *at, size_t *len, int32_t *id);
 int32_t added_tokens_find(const struct added_tokens *a, struct str text); // whole text; -1: none
+/* Length of the longest token that the text begins with, 0: none. */
+size_t added_tokens_longest(const struct added_tokens *a, struct str text);
 
 #endif

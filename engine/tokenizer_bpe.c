@@ -5,6 +5,7 @@
 #include "shared/base/min_heap.h"
 #include "shared/base/rng.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 struct bpe_slot {
@@ -17,7 +18,14 @@ struct bpe_slot {
 
 enum { WHOLE_UNKNOWN, WHOLE_YES, WHOLE_NO };
 
-void bpe_init(struct bpe *b, const struct vocab *v, size_t merges_max)
+static int32_t find_byte(const struct vocab *v, int byte, bool characters)
+{
+    char name[8] = {(char)byte};
+    size_t len = characters ? (size_t)snprintf(name, sizeof name, "<0x%02X>", byte) : 1;
+    return vocab_find(v, (struct str){name, len});
+}
+
+void bpe_init(struct bpe *b, const struct vocab *v, size_t merges_max, bool characters)
 {
     memset(b, 0, sizeof *b);
     random_bytes(&b->seed, sizeof b->seed);
@@ -27,10 +35,12 @@ void bpe_init(struct bpe *b, const struct vocab *v, size_t merges_max)
     b->slots = xmalloc(((size_t)b->mask + 1) * sizeof *b->slots);
     memset(b->slots, 0xff, ((size_t)b->mask + 1) * sizeof *b->slots);
     b->whole = xcalloc((size_t)v->count + 1, 1);
-    for (int i = 0; i < 256; i++) {
-        char byte = (char)i;
-        b->byte_ids[i] = vocab_find(v, (struct str){&byte, 1});
-    }
+    b->characters = characters;
+    b->unknown = -1;
+    for (int i = 0; i < 256; i++)
+        b->byte_ids[i] = find_byte(v, i, characters);
+    for (int i = 0; i < 128; i++)
+        b->ascii_ids[i] = find_byte(v, i, false);
 }
 
 void bpe_deinit(struct bpe *b)
@@ -62,6 +72,58 @@ static uint32_t pair_rank(const struct bpe *b, int32_t left, int32_t right, int3
             return b->slots[i].rank;
         }
     return NO_RANK;
+}
+
+/* ---- what a piece starts as ---- */
+
+static size_t push_unknown(const struct bpe *b, struct str character, int32_t *ids, size_t count,
+                           bool *fuses)
+{
+    size_t known = 0;
+    for (size_t i = 0; i < character.len; i++)
+        known += (ids[count + i] = b->byte_ids[(unsigned char)character.data[i]]) >= 0;
+    bool joins = *fuses;
+    *fuses = false;
+    if (known == character.len) return count + known;
+    if (b->unknown < 0) return count;
+    *fuses = b->fuse_unknown;
+    if (joins) return count;
+    ids[count] = b->unknown;
+    return count + 1;
+}
+
+static size_t start_characters(const struct bpe *b, const struct vocab *v, struct str piece,
+                               int32_t *ids)
+{
+    size_t count = 0, n;
+    bool fuses = false;
+    for (size_t at = 0; at < piece.len; at += n) {
+        unsigned char c = (unsigned char)piece.data[at];
+        for (n = 1; at + n < piece.len && ((unsigned char)piece.data[at + n] & 0xc0) == 0x80;)
+            n++;
+        struct str character = {piece.data + at, n};
+        int32_t id = n == 1 && c < 0x80 ? b->ascii_ids[c] : vocab_find(v, character);
+        if (id < 0) {
+            count = push_unknown(b, character, ids, count, &fuses);
+            continue;
+        }
+        fuses = false;
+        ids[count++] = id;
+    }
+    return count;
+}
+
+/* At most one id per byte. */
+static size_t start_piece(const struct bpe *b, const struct vocab *v, struct str piece,
+                          int32_t *ids)
+{
+    if (b->characters) return start_characters(b, v, piece, ids);
+    size_t count = 0;
+    for (size_t i = 0; i < piece.len; i++) {
+        int32_t id = b->byte_ids[(unsigned char)piece.data[i]];
+        if (id >= 0) ids[count++] = id;
+    }
+    return count;
 }
 
 /* ---- short pieces: scan for the lowest rank; everything stays in a few cache lines ---- */
@@ -136,18 +198,17 @@ void bpe_scratch_deinit(struct bpe_scratch *s)
     *s = (struct bpe_scratch){NULL, 0};
 }
 
-static void merge_long(const struct bpe *b, struct str piece, struct bpe_scratch *scratch,
-                       struct token_list *out)
+static void merge_long(const struct bpe *b, const struct vocab *v, struct str piece,
+                       struct bpe_scratch *scratch, struct token_list *out)
 {
     size_t n = piece.len;
     struct long_merge m = {.b = b};
-    m.heap.keys = scratch_reserve(scratch, n * (3 * sizeof *m.heap.keys + sizeof *m.symbols));
+    m.heap.keys = scratch_reserve(scratch, n * (3 * sizeof *m.heap.keys + sizeof *m.symbols + 4));
     m.symbols = (struct long_symbol *)(m.heap.keys + 3 * n);
-    for (size_t i = 0; i < n; i++) {
-        int32_t id = b->byte_ids[(unsigned char)piece.data[i]];
-        if (id >= 0) m.symbols[m.count++].id = id;
-    }
+    int32_t *ids = (int32_t *)(m.symbols + n);
+    m.count = (uint32_t)start_piece(b, v, piece, ids);
     for (uint32_t i = 0; i < m.count; i++) {
+        m.symbols[i].id = ids[i];
         m.symbols[i].previous = i ? i - 1 : m.count;
         m.symbols[i].next = i + 1;
     }
@@ -172,14 +233,10 @@ static void merge_long(const struct bpe *b, struct str piece, struct bpe_scratch
 
 /* ---- pieces ---- */
 
-static size_t encode_short(const struct bpe *b, struct str piece, int32_t ids[SHORT_MAX])
+static size_t encode_short(const struct bpe *b, const struct vocab *v, struct str piece,
+                           int32_t ids[SHORT_MAX])
 {
-    size_t count = 0;
-    for (size_t i = 0; i < piece.len; i++) {
-        int32_t id = b->byte_ids[(unsigned char)piece.data[i]];
-        if (id >= 0) ids[count++] = id;
-    }
-    return merge_short(b, ids, count);
+    return merge_short(b, ids, start_piece(b, v, piece, ids));
 }
 
 /* Whether the token `id`, whose bytes are the whole piece, is what the piece becomes. */
@@ -189,7 +246,7 @@ static bool stands_whole(const struct bpe *b, const struct vocab *v, struct str 
     uint8_t known = __atomic_load_n(&b->whole[id], __ATOMIC_RELAXED);
     if (known == WHOLE_UNKNOWN) {
         int32_t ids[SHORT_MAX];
-        size_t count = encode_short(b, piece, ids);
+        size_t count = encode_short(b, v, piece, ids);
         known = count == 1 && ids[0] == id ? WHOLE_YES : WHOLE_NO;
         __atomic_store_n(&b->whole[id], known, __ATOMIC_RELAXED);
     }
@@ -208,11 +265,11 @@ void bpe_encode(const struct bpe *b, const struct vocab *v, struct str piece,
         }
     }
     if (piece.len > SHORT_MAX) {
-        merge_long(b, piece, scratch, out);
+        merge_long(b, v, piece, scratch, out);
         return;
     }
     int32_t ids[SHORT_MAX];
-    size_t count = encode_short(b, piece, ids);
+    size_t count = encode_short(b, v, piece, ids);
     for (size_t i = 0; i < count; i++)
         token_list_push(out, ids[i]);
 }

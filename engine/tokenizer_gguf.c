@@ -98,6 +98,7 @@ static int read_settings(struct tokenizer_builder *b, const struct gguf *g, stru
     (void)gguf_get_bool(g, KEY "add_bos_token", &b->add_bos);
     (void)gguf_get_bool(g, KEY "add_eos_token", &b->add_eos);
     (void)gguf_get_bool(g, KEY "add_space_prefix", &b->space_prefix);
+    if (b->space_prefix) b->strip = STRIP_SPACE;
     return 0;
 }
 

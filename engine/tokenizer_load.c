@@ -72,11 +72,13 @@ void tokenizer_builder_init(struct tokenizer_builder *b, enum tokenizer_model mo
 {
     static const char *const none[] = {NULL};
     *b = (struct tokenizer_builder){.model = model, .patterns = none};
-    b->bos = b->eos = b->eot = b->eom = -1;
+    b->bos = b->eos = b->eot = b->eom = b->unknown = -1;
     b->t = xcalloc(1, sizeof *b->t);
     vocab_init(&b->t->vocab, token_count);
     added_tokens_init(&b->t->added);
-    if (model == TOKENIZER_SPM) spm_init(&b->t->spm, token_count);
+    added_tokens_init(&b->t->added_normalized);
+    if (model == TOKENIZER_CHAR_BPE) vocab_init(&b->t->shown, token_count);
+    if (model == TOKENIZER_SPM || model == TOKENIZER_UNIGRAM) spm_init(&b->t->spm, token_count);
     buf_init(&b->scratch, BUF_MAX_INTERNAL);
     b->merge_cap = merges_max;
     if (merges_max) b->merges = xmalloc(merges_max * sizeof *b->merges);
@@ -85,9 +87,80 @@ void tokenizer_builder_init(struct tokenizer_builder *b, enum tokenizer_model mo
 void tokenizer_builder_deinit(struct tokenizer_builder *b)
 {
     tokenizer_destroy(b->t);
+    pretokenizer_destroy(b->pre);
+    normalizer_destroy(b->normalizer);
     free(b->merges);
     buf_deinit(&b->scratch);
     memset(b, 0, sizeof *b);
+}
+
+/* What a token of a character-level vocabulary prints as. */
+static void add_shown(struct tokenizer_builder *b, struct str text, enum token_kind kind)
+{
+    char byte = (char)byte_token_value(text);
+    struct buf from, to;
+    buf_init(&from, BUF_MAX_INTERNAL);
+    buf_init(&to, BUF_MAX_INTERNAL);
+    if (kind == TOKEN_BYTE)
+        buf_append_char(&from, byte);
+    else
+        buf_append(&from, text.data, text.len);
+    for (int i = 0; i < b->shown_count; i++) {
+        const struct tokenizer_replacement *r = &b->shown[i];
+        buf_clear(&to);
+        for (size_t at = 0; at < from.len;) {
+            bool found = str_starts_with((struct str){from.data + at, from.len - at}, r->from);
+            buf_append(&to, found ? r->to.data : from.data + at, found ? r->to.len : 1);
+            at += found ? r->from.len : 1;
+        }
+        struct buf swap = from;
+        from = to, to = swap;
+    }
+    vocab_add(&b->t->shown, buf_str(&from), kind);
+    buf_deinit(&from);
+    buf_deinit(&to);
+}
+
+static int token_bytes(struct tokenizer_builder *b, struct str text, enum token_kind *kind,
+                       char *byte, struct str *bytes, struct error *err)
+{
+    int value = byte_token_value(text);
+    *bytes = text;
+    switch (b->model) {
+    case TOKENIZER_BYTE_BPE:
+        *bytes = spelled_bytes(text, &b->scratch);
+        break;
+    case TOKENIZER_CHAR_BPE:
+        if (*kind == TOKEN_NORMAL && b->byte_fallback && value >= 0) *kind = TOKEN_BYTE;
+        break;
+    case TOKENIZER_SPM:
+    case TOKENIZER_UNIGRAM:
+        if (*kind != TOKEN_BYTE) {
+            *bytes = spaced_bytes(text, &b->scratch);
+            break;
+        }
+        if (value < 0)
+            return error_set(err, E_FORMAT, "byte token %u isn't spelled <0xNN>",
+                             b->t->vocab.count);
+        *byte = (char)value;
+        *bytes = (struct str){byte, 1};
+        break;
+    }
+    return 0;
+}
+
+void tokenizer_builder_added(struct tokenizer_builder *b, struct str text, int32_t id,
+                             unsigned flags, bool normalized)
+{
+    if (!normalized || !b->normalizer) {
+        added_tokens_add(&b->t->added, text, id, flags);
+        return;
+    }
+    struct buf changed;
+    buf_init(&changed, BUF_MAX_INTERNAL);
+    normalizer_apply(b->normalizer, text, NULL, &changed);
+    added_tokens_add(&b->t->added_normalized, buf_str(&changed), id, flags);
+    buf_deinit(&changed);
 }
 
 int tokenizer_builder_token(struct tokenizer_builder *b, struct str text, enum token_kind kind,
@@ -95,30 +168,26 @@ int tokenizer_builder_token(struct tokenizer_builder *b, struct str text, enum t
 {
     struct vocab *v = &b->t->vocab;
     uint32_t id = v->count;
+    struct str bytes;
+    char byte;
     if (kind < TOKEN_NORMAL || kind > TOKEN_BYTE)
         return error_set(err, E_FORMAT, "token %u has unknown type %d", id, (int)kind);
     b->bytes += text.len;
     if (b->bytes > (size_t)1 << 30)
         return error_set(err, E_LIMIT, "token texts are longer than 1 GiB");
-    struct str bytes = text;
-    char byte;
-    if (b->model == TOKENIZER_BYTE_BPE) {
-        bytes = spelled_bytes(text, &b->scratch);
-    } else if (kind == TOKEN_BYTE) {
-        int value = byte_token_value(text);
-        if (value < 0) return error_set(err, E_FORMAT, "byte token %u isn't spelled <0xNN>", id);
-        byte = (char)value;
-        bytes = (struct str){&byte, 1};
-    } else {
-        bytes = spaced_bytes(text, &b->scratch);
-    }
-    if (b->model == TOKENIZER_SPM) b->t->spm.scores[id] = score;
-    if (kind == TOKEN_USER) // stands in the text as it will be printed
-        added_tokens_add(&b->t->added, b->model == TOKENIZER_SPM ? bytes : text, (int32_t)id,
-                         false);
-    else if (kind == TOKEN_CONTROL || kind == TOKEN_UNKNOWN)
-        added_tokens_add(&b->t->added, text, (int32_t)id, true);
+    int rc = token_bytes(b, text, &kind, &byte, &bytes, err);
+    if (rc) return rc;
+    if (b->t->spm.scores) b->t->spm.scores[id] = score;
     vocab_add(v, bytes, kind);
+    if (b->model == TOKENIZER_CHAR_BPE) add_shown(b, text, kind);
+    if (b->explicit_added) return 0;
+    if (kind == TOKEN_USER) { // stands in the text as it will be printed
+        struct added_tokens *set = b->user_normalized ? &b->t->added_normalized : &b->t->added;
+        bool spelled = b->model == TOKENIZER_BYTE_BPE;
+        added_tokens_add(set, spelled ? text : vocab_bytes(v, id), (int32_t)id, 0);
+    } else if (kind == TOKEN_CONTROL || kind == TOKEN_UNKNOWN) {
+        added_tokens_add(&b->t->added, text, (int32_t)id, ADDED_SPECIAL);
+    }
     return 0;
 }
 
@@ -137,10 +206,11 @@ static bool merge_ids(struct tokenizer_builder *b, const struct tokenizer_merge 
     const struct vocab *v = &b->t->vocab;
     struct buf whole;
     buf_init(&whole, BUF_MAX_INTERNAL);
-    struct str part = spelled_bytes(m->left, &b->scratch);
+    bool spelled = b->model == TOKENIZER_BYTE_BPE;
+    struct str part = spelled ? spelled_bytes(m->left, &b->scratch) : m->left;
     ids[0] = vocab_find(v, part);
     buf_append(&whole, part.data, part.len);
-    part = spelled_bytes(m->right, &b->scratch);
+    part = spelled ? spelled_bytes(m->right, &b->scratch) : m->right;
     ids[1] = vocab_find(v, part);
     buf_append(&whole, part.data, part.len);
     ids[2] = vocab_find(v, buf_str(&whole));
@@ -148,11 +218,26 @@ static bool merge_ids(struct tokenizer_builder *b, const struct tokenizer_merge 
     return m->left.len && m->right.len && ids[0] >= 0 && ids[1] >= 0 && ids[2] >= 0;
 }
 
+/* Which bytes stand before a mark inside of a token that merging may give. */
+static void note_marks(struct bpe *bpe, struct str token)
+{
+    for (size_t i = 1; i + 3 <= token.len; i++)
+        if (!memcmp(token.data + i, SPACE_MARK, 3))
+            bpe->before_mark[(unsigned char)token.data[i - 1]] = true;
+}
+
 static int build_merges(struct tokenizer_builder *b, struct error *err)
 {
     struct bpe *bpe = &b->t->bpe;
-    bpe_init(bpe, &b->t->vocab, b->merge_count);
+    bool characters = b->model == TOKENIZER_CHAR_BPE;
+    bpe_init(bpe, &b->t->vocab, b->merge_count, characters);
     bpe->ignore_merges = b->ignore_merges;
+    bpe->fuse_unknown = b->fuse_unknown;
+    bpe->unknown = b->unknown;
+    bpe->cuts_marks =
+        characters && !b->ignore_merges && vocab_find(&b->t->vocab, STR(SPACE_MARK)) >= 0;
+    for (int i = 0; i < 256 && characters && !b->byte_fallback; i++)
+        bpe->byte_ids[i] = -1;
     for (size_t i = 0; i < b->merge_count; i++) {
         const struct tokenizer_merge *m = &b->merges[i];
         int32_t ids[3];
@@ -162,6 +247,7 @@ static int build_merges(struct tokenizer_builder *b, struct error *err)
                 "merge %zu ('%.*s' with '%.*s') has a part that isn't in the vocabulary", i,
                 STR_CUT(m->left), STR_CUT(m->right));
         bpe_add_merge(bpe, ids[0], ids[1], ids[2], (uint32_t)i);
+        if (characters) note_marks(bpe, vocab_bytes(&b->t->vocab, (uint32_t)ids[2]));
     }
     return 0;
 }
@@ -226,29 +312,88 @@ static int check_ids(const struct tokenizer_builder *b, struct error *err)
     int rc = check_id(b, "bos", b->bos, err);
     if (!rc) rc = check_id(b, "eos", b->eos, err);
     if (!rc) rc = check_id(b, "eot", b->eot, err);
-    return rc ? rc : check_id(b, "eom", b->eom, err);
+    if (!rc) rc = check_id(b, "eom", b->eom, err);
+    return rc ? rc : check_id(b, "unknown", b->unknown, err);
+}
+
+static int find_token(const struct tokenizer *t, const char *what, struct str text, int32_t *id,
+                      struct error *err)
+{
+    if (!text.len) return 0;
+    *id = tokenizer_find(t, text);
+    if (*id >= 0) return 0;
+    return error_set(err, E_FORMAT, "%s '%.*s' isn't in the vocabulary", what, STR_CUT(text));
+}
+
+static bool setting(enum tokenizer_setting said, bool otherwise)
+{
+    return said == SETTING_UNSAID ? otherwise : said == SETTING_YES;
+}
+
+/* What the files beside say wins over what the tokenizer's own file says, but for its template. */
+static int apply_settings(struct tokenizer_builder *b, struct error *err)
+{
+    const struct tokenizer_settings *s = b->settings;
+    if (!s) return 0;
+    int rc = find_token(b->t, "bos_token", s->bos, &b->bos, err);
+    if (!rc) rc = find_token(b->t, "eos_token", s->eos, &b->eos, err);
+    if (rc) return rc;
+    b->add_bos = setting(s->add_bos, b->add_bos);
+    b->add_eos = setting(s->add_eos, b->add_eos);
+    if (s->rules_template && (s->add_bos || s->add_eos)) b->has_template = false;
+    for (int i = 0; i < s->stop_count; i++)
+        if (s->stops[i] >= 0 && (uint32_t)s->stops[i] < b->t->vocab.count)
+            add_stop(b->t, s->stops[i]);
+    return 0;
+}
+
+static void build_fixed(struct tokenizer_builder *b)
+{
+    struct tokenizer *t = b->t;
+    if (b->has_template) {
+        t->prefix = b->prefix;
+        t->suffix = b->suffix;
+        return;
+    }
+    if (b->add_bos && b->bos >= 0) t->prefix = (struct token_ids){{b->bos}, 1};
+    if (b->add_eos && b->eos >= 0) t->suffix = (struct token_ids){{b->eos}, 1};
+}
+
+static int build_pretokenizer(struct tokenizer_builder *b, struct error *err)
+{
+    struct tokenizer *t = b->t;
+    int rc = 0;
+    t->pre = b->pre ? b->pre : pretokenizer_create();
+    b->pre = NULL;
+    for (const char *const *p = b->patterns; *p && !rc; p++)
+        rc = pretokenizer_add_pattern(t->pre, str_of(*p), SPLIT_ISOLATED, false, err);
+    return rc;
 }
 
 int tokenizer_build(struct tokenizer_builder *b, struct tokenizer **out, struct error *err)
 {
     struct tokenizer *t = b->t;
-    int rc = check_ids(b, err);
-    if (rc) return rc;
+    bool merges = b->model == TOKENIZER_BYTE_BPE || b->model == TOKENIZER_CHAR_BPE;
     vocab_index(&t->vocab);
     added_tokens_index(&t->added);
+    added_tokens_index(&t->added_normalized);
+    int rc = apply_settings(b, err);
+    if (!rc) rc = check_ids(b, err);
+    if (!rc && merges) rc = build_pretokenizer(b, err);
+    if (!rc && merges) rc = build_merges(b, err);
+    if (rc) return rc;
     t->model = b->model;
     t->space_prefix = b->space_prefix;
+    t->strip = b->strip;
+    t->lone_bytes = b->lone_bytes;
     t->bos = b->bos;
     t->eos = b->eos;
-    t->add_bos = b->add_bos && b->bos >= 0;
-    t->add_eos = b->add_eos && b->eos >= 0;
+    t->normalizer = b->normalizer;
+    b->normalizer = NULL;
+    build_fixed(b);
     build_stops(b);
-    if (b->model == TOKENIZER_BYTE_BPE) {
-        rc = pretokenizer_create(b->patterns, &t->pre, err);
-        if (!rc) rc = build_merges(b, err);
-        if (rc) return rc;
-    }
-    if (b->model == TOKENIZER_SPM) spm_index(&t->spm, &t->vocab);
+    if (!merges) spm_index(&t->spm, &t->vocab);
+    if (b->model == TOKENIZER_UNIGRAM) unigram_init(&t->unigram, &t->vocab, t->spm.scores);
     b->t = NULL;
     *out = t;
     return 0;

@@ -107,19 +107,18 @@ static void merge_pair(struct merging *m, int32_t at)
 
 /* ---- output ---- */
 
-static void push_bytes(struct merging *m, struct str text)
+void spm_push_unknown(const struct spm *s, struct str text, struct token_list *out)
 {
-    const struct spm *s = m->spm;
     if (!s->has_bytes) {
         /* Neighbouring unknown characters are one unknown token. */
-        bool follows = m->out->count && m->out->ids[m->out->count - 1] == s->unknown;
-        if (s->unknown >= 0 && !follows) token_list_push(m->out, s->unknown);
+        bool follows = out->count && out->ids[out->count - 1] == s->unknown;
+        if (s->unknown >= 0 && !follows) token_list_push(out, s->unknown);
         return;
     }
     for (size_t i = 0; i < text.len; i++) {
         int32_t id = s->byte_ids[(unsigned char)text.data[i]];
         if (id < 0) id = s->unknown;
-        if (id >= 0) token_list_push(m->out, id);
+        if (id >= 0) token_list_push(out, id);
     }
 }
 
@@ -136,7 +135,7 @@ static void push_node(struct merging *m, int32_t index, int depth)
     } else if (id >= 0) {
         token_list_push(m->out, id);
     } else {
-        push_bytes(m, text);
+        spm_push_unknown(m->spm, text, m->out);
     }
 }
 

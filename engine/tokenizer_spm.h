@@ -19,6 +19,9 @@ void spm_init(struct spm *s, uint32_t count);
 void spm_deinit(struct spm *s);
 void spm_index(struct spm *s, const struct vocab *v); // once the vocabulary is complete
 
+/* Text that no piece covers: its byte tokens, else the unknown one. */
+void spm_push_unknown(const struct spm *s, struct str text, struct token_list *out);
+
 /* Append the ids of text[0..len), in which U+2581 has become a space. O(n log n). */
 void spm_encode(const struct spm *s, const struct vocab *v, struct str text,
                 struct token_list *out);

@@ -95,6 +95,7 @@ static struct tokenizer *sentencepiece(void)
         add(&b, words[i], i % 5 == 4 ? TOKEN_UNUSED : TOKEN_NORMAL, -(float)(i % 7));
     add_specials(&b);
     b.space_prefix = true;
+    b.strip = STRIP_SPACE;
     CHECK(tokenizer_build(&b, &t, NULL) == 0);
     tokenizer_builder_deinit(&b);
     return t;

@@ -10,6 +10,7 @@
 #include "shared/base/json.h"
 #include "tests/test.h"
 
+#include <dirent.h>
 #include <sys/stat.h>
 
 #define FIXTURE_MODEL_FILE "SmolLM2-135M-Instruct-Q4_1.gguf"
@@ -36,6 +37,32 @@ static inline const char *fixture_path(const char *relative)
     if (fixture_is_file(path)) return path;
     snprintf(path, sizeof paths[0], "%s/fixtures/%s", tests, relative);
     return fixture_is_file(path) ? path : NULL;
+}
+
+/* Names of what is in a folder of the fixtures, of both places, each once; at most `max`. */
+static inline int fixture_names(const char *folder, char names[][64], int max)
+{
+    const char *given = getenv("LM_FIXTURES");
+    char root[1024], path[1100];
+    const char *tests = getenv("LM_TEST_DATA");
+    int count = 0;
+    if (!tests) tests = "tests";
+    for (int i = 0; i < 2; i++) {
+        if (i == 0 && given && *given)
+            snprintf(root, sizeof root, "%s", given);
+        else
+            snprintf(root, sizeof root, i ? "%s/fixtures" : "%s/../../shared/fixtures", tests);
+        snprintf(path, sizeof path, "%s/%s", root, folder);
+        DIR *d = opendir(path);
+        for (struct dirent *e; d && (e = readdir(d)) != NULL && count < max;) {
+            int known = e->d_name[0] == '.' || strlen(e->d_name) > 63;
+            for (int k = 0; k < count && !known; k++)
+                known = !strcmp(names[k], e->d_name);
+            if (!known) snprintf(names[count++], 64, "%.63s", e->d_name);
+        }
+        if (d) closedir(d);
+    }
+    return count;
 }
 
 /* Path of the default model's GGUF file; static buffer. */

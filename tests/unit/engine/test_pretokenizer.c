@@ -12,13 +12,19 @@ static int on_piece(void *arg, struct str piece)
     return 0;
 }
 
+static struct pretokenizer *create(const char *const *patterns)
+{
+    struct pretokenizer *p = pretokenizer_create();
+    for (; *patterns; patterns++)
+        NEED(pretokenizer_add_pattern(p, str_of(*patterns), SPLIT_ISOLATED, false, NULL) == 0);
+    return p;
+}
+
 static struct pretokenizer *named(const char *name)
 {
     const struct pretokenizer_preset *preset = pretokenizer_preset_find(str_of(name));
-    struct pretokenizer *p;
     NEED(preset);
-    NEED(pretokenizer_create(preset->patterns, &p, NULL) == 0);
-    return p;
+    return create(preset->patterns);
 }
 
 static void expect_split(const struct pretokenizer *p, const char *text, const char *want)
@@ -26,7 +32,7 @@ static void expect_split(const struct pretokenizer *p, const char *text, const c
     struct buf out;
     buf_init(&out, 1 << 20);
     buf_append_str(&out, "");
-    EXPECT_INT(pretokenizer_split(p, str_of(text), on_piece, &out, NULL), 0);
+    EXPECT_INT(pretokenizer_split(p, str_of(text), true, on_piece, &out, NULL), 0);
     EXPECT_STR(out.data ? out.data : "", want);
     buf_deinit(&out);
 }
@@ -85,18 +91,59 @@ static void test_names(void)
 
 static void test_patterns(void)
 {
-    static const char *const bad[] = {"a", "(", NULL};
     static const char *const empty_matches[] = {"x*", NULL};
+    static const char *const beyond[] = {"\\bfoo\\b|x{2,}?y", NULL}; // for PCRE2
     static const char *const none[] = {NULL};
-    struct pretokenizer *p;
+    struct pretokenizer *p = pretokenizer_create();
     struct error err = {0};
-    EXPECT_INT(pretokenizer_create(bad, &p, &err), E_FORMAT);
+    EXPECT_INT(pretokenizer_add_pattern(p, STR("("), SPLIT_ISOLATED, false, &err), E_FORMAT);
     EXPECT(strstr(err.text, "'('") != NULL);
-    NEED(pretokenizer_create(empty_matches, &p, &err) == 0);
+    pretokenizer_destroy(p);
+    p = create(empty_matches);
     expect_split(p, "a\xc3\xa9xxb", "a\xc3\xa9|xx|b");
     pretokenizer_destroy(p);
-    NEED(pretokenizer_create(none, &p, &err) == 0);
+    p = create(beyond);
+    expect_split(p, "foo food xxy", "foo| food |xxy");
+    pretokenizer_destroy(p);
+    p = create(none);
     expect_split(p, "all of it", "all of it");
+    pretokenizer_destroy(p);
+}
+
+static void expect_behavior(enum split_behavior behavior, bool invert, const char *text,
+                            const char *want)
+{
+    struct pretokenizer *p = pretokenizer_create();
+    EXPECT_INT(pretokenizer_add_literal(p, STR("-"), behavior, invert, NULL), 0);
+    expect_split(p, text, want);
+    pretokenizer_destroy(p);
+}
+
+/* The results that the reference's own documentation gives for "the-final--countdown". */
+static void test_behaviors(void)
+{
+    static const char text[] = "the-final--countdown";
+    expect_behavior(SPLIT_REMOVED, false, text, "the|final|countdown");
+    expect_behavior(SPLIT_ISOLATED, false, text, "the|-|final|-|-|countdown");
+    expect_behavior(SPLIT_MERGED_WITH_PREVIOUS, false, text, "the-|final-|-|countdown");
+    expect_behavior(SPLIT_MERGED_WITH_NEXT, false, text, "the|-final|-|-countdown");
+    expect_behavior(SPLIT_CONTIGUOUS, false, text, "the|-|final|--|countdown");
+    expect_behavior(SPLIT_REMOVED, true, text, "-|-|-");
+}
+
+static void test_marks(void)
+{
+    struct pretokenizer *p = pretokenizer_create();
+    struct str mark = STR("_");
+    EXPECT_INT(pretokenizer_add_mark(p, mark, SPACE_FIRST, NULL), 0);
+    EXPECT_INT(pretokenizer_add_literal(p, mark, SPLIT_MERGED_WITH_NEXT, false, NULL), 0);
+    expect_split(p, "to be  or", "_to|_be|_|_or");
+    expect_split(p, " to", "_to");
+    struct buf out;
+    buf_init(&out, 1 << 20);
+    EXPECT_INT(pretokenizer_split(p, STR("to be"), false, on_piece, &out, NULL), 0);
+    EXPECT_STR(out.data, "to|_be"); // nothing in front when something stands before
+    buf_deinit(&out);
     pretokenizer_destroy(p);
 }
 
@@ -110,7 +157,8 @@ static void test_callback_stops(void)
 {
     struct pretokenizer *p = named("gpt-2");
     int calls = 0;
-    EXPECT_INT(pretokenizer_split(p, STR("a b c d"), stop_at_second, &calls, NULL), E_CANCELLED);
+    EXPECT_INT(pretokenizer_split(p, STR("a b c d"), true, stop_at_second, &calls, NULL),
+               E_CANCELLED);
     EXPECT_INT(calls, 2);
     pretokenizer_destroy(p);
 }
@@ -134,8 +182,8 @@ static void test_long_runs_are_fast(void)
         for (const char *fill = fills; *fill; fill++) {
             size_t bytes = 0;
             memset(text, *fill, len);
-            EXPECT_INT(pretokenizer_split(p, (struct str){text, len}, count_bytes, &bytes, NULL),
-                       0);
+            EXPECT_INT(
+                pretokenizer_split(p, (struct str){text, len}, true, count_bytes, &bytes, NULL), 0);
             EXPECT_INT(bytes, len);
         }
         pretokenizer_destroy(p);
@@ -152,6 +200,8 @@ int main(void)
     RUN(test_qwen2);
     RUN(test_names);
     RUN(test_patterns);
+    RUN(test_behaviors);
+    RUN(test_marks);
     RUN(test_callback_stops);
     RUN(test_long_runs_are_fast);
     return TEST_END();
