@@ -8,8 +8,8 @@
 #include "engine/chat_template.h"
 #include "engine/engine_internal.h"
 #include "engine/engine_thread.h"
-#include "engine/gguf.h"
 #include "engine/host_memory.h"
+#include "engine/model_text.h"
 #include "engine/tokenizer.h"
 #include "engine/weights.h"
 #include "shared/base/check.h"
@@ -29,7 +29,7 @@
 struct engine {
     struct engine_options options; // with defaults filled in; strings are not kept
     struct engine_info info;
-    char architecture[32], model_name[128], backend[128]; // what info points at
+    char architecture[64], model_name[128], backend[128]; // what info points at
     int vocab;
     int32_t *stop_ids; // owned
     int stop_id_count;
@@ -302,31 +302,28 @@ static struct str token_text_or_empty(const struct tokenizer *t, int32_t id)
     return id < 0 ? STR("") : tokenizer_token_bytes(t, id, true);
 }
 
-static int load_template(const char *path, const struct gguf *g, const struct tokenizer *tokenizer,
-                         struct chat_template **out, struct error *err)
+static int load_template(const char *path, const struct weights *w,
+                         const struct tokenizer *tokenizer, struct chat_template **out,
+                         struct error *err)
 {
-    struct str source = {0};
-    struct buf file;
-    int rc = 0;
-    buf_init(&file, TEMPLATE_BYTES_MAX);
-    if (path) {
-        rc = read_template_file(path, &file, err);
-        source = buf_str(&file);
-    } else if (!gguf_get_str(g, "tokenizer.chat_template", &source)) {
+    struct buf source;
+    bool found = true;
+    buf_init(&source, TEMPLATE_BYTES_MAX);
+    int rc = path ? read_template_file(path, &source, err)
+                  : model_text_template(w, &source, &found, err);
+    if (rc == 0 && !found) {
         log_warn("model has no chat template", "roles and contents are joined plainly; "
                                                "--chat-template FILE gives it one");
         *out = chat_template_create_plain();
-        return 0;
-    }
-    if (rc == 0) {
-        rc = chat_template_create(source, token_text_or_empty(tokenizer, tokenizer_bos(tokenizer)),
-                                  token_text_or_empty(tokenizer, tokenizer_eos(tokenizer)), out,
-                                  err);
+    } else if (rc == 0) {
+        rc = chat_template_create(
+            buf_str(&source), token_text_or_empty(tokenizer, tokenizer_bos(tokenizer)),
+            token_text_or_empty(tokenizer, tokenizer_eos(tokenizer)), out, err);
         if (rc < 0)
             rc = error_prefix(err, rc, "chat template %s%s", path ? path : "of the model",
                               path ? "" : " (--chat-template FILE replaces it)");
     }
-    buf_deinit(&file);
+    buf_deinit(&source);
     return rc;
 }
 
@@ -370,9 +367,17 @@ static int load(const struct engine_options *options, struct loaded *l, struct e
 {
     int rc = weights_open(options->model_path, &l->weights, err);
     if (rc < 0) return rc;
-    rc = tokenizer_load_gguf(l->weights->gguf, &l->tokenizer, err);
+    rc = model_text_tokenizer(l->weights, &l->tokenizer, err);
     if (rc < 0) return error_prefix(err, rc, "can't use model '%s'", options->model_path);
-    return load_template(options->chat_template, l->weights->gguf, l->tokenizer, &l->template, err);
+    return load_template(options->chat_template, l->weights, l->tokenizer, &l->template, err);
+}
+
+/* Positions that can be served. Dynamic NTK has no end: its table is made for what is asked. */
+static int context_of(const struct weights *w, int session_len)
+{
+    int context = w->config.context_len;
+    bool is_open = w->config.rope[0].scaling == ROPE_SCALING_DYNAMIC;
+    return is_open && session_len > context ? session_len : context;
 }
 
 static int open_loaded(const struct engine_options *options, struct loaded *l, struct engine **out,
@@ -382,11 +387,13 @@ static int open_loaded(const struct engine_options *options, struct loaded *l, s
     int known = tokenizer_vocab_size(l->tokenizer);
     struct engine_parts parts = {
         .params = &l->weights->params,
-        .context_len = config->context_len,
+        .context_len = context_of(l->weights, options->session_len),
         .sampled_vocab = known < config->vocab ? known : config->vocab,
         .text = {tokenizer_text, l->tokenizer},
     };
     int32_t *stop_ids = NULL;
+    bool is_shorter = options->session_len > 0 && options->session_len < parts.context_len;
+    weights_fit_rope(l->weights, is_shorter ? options->session_len : parts.context_len);
     int rc = find_backend(options->backend, &parts.ops, err);
     if (rc < 0) return rc;
     parts.stop_id_count = collect_stop_ids(l->tokenizer, parts.sampled_vocab, &stop_ids);

@@ -13,15 +13,11 @@
  */
 #include "engine/gguf.h"
 
+#include "engine/mapped_file.h"
 #include "shared/base/check.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define KEYS_MAX         (1u << 16)
 #define TENSORS_MAX      (1u << 17)
@@ -63,8 +59,8 @@ struct gguf_key {
 struct gguf {
     const uint8_t *data;
     size_t size;
-    bool mapped;           // ours to unmap
-    struct gguf_key *keys; // sorted by name
+    struct mapped_file file; // empty: the bytes are borrowed
+    struct gguf_key *keys;   // sorted by name
     size_t key_count;
     struct gguf_tensor *tensors; // in file order
     size_t tensor_count;
@@ -377,36 +373,15 @@ int gguf_open_memory(const void *data, size_t size, struct gguf **out, struct er
     return open_parsed(g, out, err);
 }
 
-static int map_file(const char *path, void **data, size_t *size, struct error *err)
-{
-    struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    int rc = 0;
-    if (fd < 0 || fstat(fd, &st) < 0)
-        rc = error_set(err, -errno, "can't open: %s", strerror(errno));
-    else if (!S_ISREG(st.st_mode))
-        rc = error_set(err, E_INVALID, "not a regular file");
-    else if (st.st_size == 0)
-        rc = error_set(err, E_FORMAT, "file is empty");
-    if (rc == 0) {
-        *size = (size_t)st.st_size;
-        *data = mmap(NULL, *size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (*data == MAP_FAILED) rc = error_set(err, -errno, "can't map: %s", strerror(errno));
-    }
-    if (fd >= 0) close(fd);
-    return rc;
-}
-
 int gguf_open(const char *path, struct gguf **out, struct error *err)
 {
-    void *data = NULL;
-    size_t size = 0;
-    int rc = map_file(path, &data, &size, err);
+    struct mapped_file file;
+    int rc = mapped_file_open(path, &file, err);
     if (rc == 0) {
         struct gguf *g = xcalloc(1, sizeof *g);
-        g->data = data;
-        g->size = size;
-        g->mapped = true;
+        g->data = file.data;
+        g->size = file.size;
+        g->file = file;
         rc = open_parsed(g, out, err);
     }
     return rc < 0 ? error_prefix(err, rc, "'%s'", path) : 0;
@@ -435,22 +410,13 @@ void gguf_close(struct gguf *g)
     free(g->keys);
     free(g->tensors);
     free(g->by_name);
-    if (g->mapped) munmap((void *)g->data, g->size);
+    mapped_file_close(&g->file);
     free(g);
 }
 
 void gguf_drop_pages(const struct gguf *g, const void *data, size_t bytes)
 {
-    const uint8_t *at = data;
-    while (g && (at < g->data || at >= g->data + g->size))
-        g = g->joined;
-    if (!g || !g->mapped || bytes == 0) return;
-    /* Whole pages around it: a neighbour's bytes on the same page are read back when needed. */
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t first = (uintptr_t)at / page * page;
-    size_t left = (size_t)(g->data + g->size - at);
-    if (bytes > left) bytes = left;
-    madvise((void *)first, (uintptr_t)at + bytes - first, MADV_DONTNEED);
+    if (bytes > 0) (void)mapped_file_drop_pages(&g->file, data, bytes);
 }
 
 /* ---- metadata look-ups ---- */

@@ -1,14 +1,23 @@
 #include "engine/weights.h"
 
 #include "engine/gguf.h"
-#include "engine/gguf_split.h"
+#include "engine/safetensors.h"
 #include "engine/weights_gguf.h"
+#include "engine/weights_hf.h"
 #include "shared/base/check.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+
+/* One mapping of its own for each matrix, so that it can go as soon as it was packed. */
+struct made_memory {
+    struct made_memory *next;
+    void *data;
+    size_t bytes;
+};
 
 static bool has_suffix(const char *text, const char *suffix)
 {
@@ -16,27 +25,81 @@ static bool has_suffix(const char *text, const char *suffix)
     return len >= n && strcmp(text + len - n, suffix) == 0;
 }
 
-int weights_open(const char *path, struct weights **out, struct error *err)
+static int open_gguf(const char *path, struct weights **out, struct error *err)
 {
     struct gguf *g;
-    struct stat st;
-    if (stat(path, &st) < 0)
-        return error_set(err, -errno, "can't open model '%s': %s", path, strerror(errno));
-    if (S_ISDIR(st.st_mode) || has_suffix(path, ".safetensors"))
-        return error_set(err, E_UNSUPPORTED,
-                         "model '%s' is not a GGUF file: Hugging Face folders are not supported, "
-                         "give a .gguf file",
-                         path);
-    int rc = gguf_split_open(path, &g, err);
+    int rc = gguf_open(path, &g, err);
     if (rc < 0) return error_prefix(err, rc, "can't read model");
     rc = weights_gguf_take(g, out, err);
     return rc < 0 ? error_prefix(err, rc, "can't use model '%s'", path) : 0;
 }
 
+int weights_open(const char *path, struct weights **out, struct error *err)
+{
+    struct stat st;
+    if (stat(path, &st) < 0)
+        return error_set(err, -errno, "can't open model '%s': %s", path, strerror(errno));
+    if (S_ISDIR(st.st_mode)) {
+        int rc = weights_hf_open(path, out, err);
+        return rc < 0 ? error_prefix(err, rc, "can't use model '%s'", path) : 0;
+    }
+    if (has_suffix(path, ".safetensors"))
+        return error_set(err, E_INVALID, "model '%s' is a part of a folder: give the folder", path);
+    return open_gguf(path, out, err);
+}
+
+static void drop_source(void *arg, const struct matrix *m)
+{
+    const struct weights *w = arg;
+    size_t bytes = matrix_bytes(m);
+    if (w->gguf) gguf_drop_pages(w->gguf, m->data, bytes);
+    if (w->safetensors && safetensors_drop_pages(w->safetensors, m->data, bytes)) return;
+    for (const struct made_memory *made = w->made; made; made = made->next) {
+        if (m->data != made->data) continue;
+        madvise(made->data, made->bytes, MADV_DONTNEED);
+        mprotect(made->data, made->bytes, PROT_NONE); // a later reader would find zeros
+    }
+}
+
+struct weights *weights_create(void)
+{
+    struct weights *w = xcalloc(1, sizeof *w);
+    arena_init(&w->arena);
+    w->params.on_source_done = drop_source;
+    w->params.on_source_done_arg = w;
+    return w;
+}
+
+void *weights_make(struct weights *w, size_t bytes)
+{
+    struct made_memory *made = arena_alloc(&w->arena, sizeof *made);
+    void *data = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(data != MAP_FAILED);
+    *made = (struct made_memory){w->made, data, bytes ? bytes : 1};
+    w->made = made;
+    return data;
+}
+
 void weights_close(struct weights *w)
 {
     if (!w) return;
-    arena_deinit(&w->arena);
+    for (struct made_memory *made = w->made; made; made = made->next)
+        munmap(made->data, made->bytes);
+    safetensors_close(w->safetensors);
     gguf_close(w->gguf);
+    arena_deinit(&w->arena);
     free(w);
+}
+
+void weights_fit_rope(struct weights *w, int positions)
+{
+    struct model_params *p = &w->params;
+    p->rope_table_count = w->config.rope_count;
+    for (int i = 0; i < p->rope_table_count; i++) {
+        const struct rope_source *source = &w->config.rope[i];
+        float *inv_freq = arena_alloc(&w->arena, (size_t)source->dims / 2 * sizeof *inv_freq);
+        float factor = rope_build(source, positions, inv_freq);
+        p->rope_tables[i] = (struct rope_table){inv_freq, factor};
+    }
 }

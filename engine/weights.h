@@ -1,6 +1,7 @@
 /* weights.h - an opened model: its configuration and views of its tensors, checked against each
- * other. The loader is chosen by what the path is. Immutable after open; the views borrow from the
- * mapping and die with weights_close(). */
+ * other. The loader is chosen by what the path is: a GGUF file, or a folder as Hugging Face has
+ * them (config.json and safetensors). Immutable after open except for weights_fit_rope(); the views
+ * borrow from the mapping and die with weights_close(). */
 #ifndef LM_ENGINE_WEIGHTS_H
 #define LM_ENGINE_WEIGHTS_H
 
@@ -10,17 +11,36 @@
 #include "shared/base/error.h"
 
 struct gguf;
+struct made_memory;
+struct safetensors;
 
 struct weights {
     struct model_config config;
     struct model_params params; // what backend_ops.load() takes
     int64_t parameters;         // elements of all tensors
-    struct gguf *gguf;          // owned; the tokenizer and the chat template are read from it too
-    struct arena arena;         // layers, tables, vectors converted to float32
+    /* Where tokenizer and chat template are read from too: exactly one of these is set. */
+    struct gguf *gguf;               // owned
+    const char *folder;              // owned (arena)
+    struct safetensors *safetensors; // owned; of a folder
+    struct made_memory *made;        // matrices that are in no file as a backend takes them
+    struct arena arena;              // layers, tables, vectors converted to float32
 };
 
-/* E_FORMAT, E_UNSUPPORTED, -errno: one line that names the file and what to do. */
+/* E_FORMAT, E_UNSUPPORTED, E_NOT_FOUND, -errno: one line that names the file and what to do. */
 FALLIBLE int weights_open(const char *path, struct weights **out, struct error *err);
 void weights_close(struct weights *w); // NULL is fine
+
+/* Choose the rope tables for sequences of up to `positions` positions; before backend_ops.load().
+ * It matters where the table depends on length (dynamic NTK, longrope); weights_open() chose for
+ * config.context_len. One choice serves all requests: a short request of a model that is served
+ * with a long session gets the long table, where the reference would begin with the short one. */
+void weights_fit_rope(struct weights *w, int positions);
+
+/* ---- for loaders ---- */
+
+/* An empty one. */
+struct weights *weights_create(void);
+/* Zeroed memory that is given back page by page as a backend packs what is in it. */
+void *weights_make(struct weights *w, size_t bytes);
 
 #endif

@@ -100,9 +100,9 @@ struct layer_params {
     struct matrix o;        // [hidden][heads * head_dim]
     struct matrix gate, up; // [ffn][hidden]
     struct matrix down;     // [hidden][ffn]
-    const float *attn_norm; // [hidden]
-    const float *ffn_norm;  // [hidden]
+    const float *attn_norm, *ffn_norm;              // [hidden], NULL: h is x as it is (OLMo 2)
     const float *q_bias, *k_bias, *v_bias, *o_bias; // NULL: none
+    const float *gate_bias, *up_bias, *down_bias;   // NULL: none
     const float *q_norm, *k_norm; // [head_dim], or all heads' with qk_norm_spans_heads; NULL: none
     const float *attn_post_norm, *ffn_post_norm; // [hidden], NULL: none
     int window;         // attend to the last `window` positions only; 0: all

@@ -135,8 +135,6 @@ static int check_params(const struct model_params *p, struct error *err)
         layer_matrices(p, l, &unused, m);
         for (int j = 0; rc == 0 && j < LAYER_MATRICES; j++)
             rc = check_matrix(m[j].source, m[j].name, i, m[j].rows, m[j].cols, err);
-        if (rc == 0 && (!l->attn_norm || !l->ffn_norm))
-            rc = error_set(err, E_INVALID, "layer %d has no norm weights", i);
         if (rc == 0 && p->rope_dims > 0)
             rc = check_range("rope table", l->rope_table, 0, p->rope_table_count - 1, err);
         if (rc == 0) rc = check_range("window", l->window, 0, INT32_MAX, err);
@@ -202,6 +200,9 @@ static void lay_weights(struct backend *b, const struct model_params *p)
         out->q_norm = lay_floats(b, l->q_norm, p->head_dim);
         out->k_norm = lay_floats(b, l->k_norm, p->head_dim);
         out->o_bias = lay_floats(b, l->o_bias, p->hidden);
+        out->gate_bias = lay_floats(b, l->gate_bias, p->ffn);
+        out->up_bias = lay_floats(b, l->up_bias, p->ffn);
+        out->down_bias = lay_floats(b, l->down_bias, p->hidden);
         out->attn_post_norm = lay_floats(b, l->attn_post_norm, p->hidden);
         out->ffn_norm = lay_floats(b, l->ffn_norm, p->hidden);
         out->ffn_post_norm = lay_floats(b, l->ffn_post_norm, p->hidden);

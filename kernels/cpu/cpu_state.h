@@ -15,8 +15,9 @@ struct cpu_region {
 
 struct cpu_layer {
     struct cpu_packed q, k, v, o, gate, up, down;
-    float *attn_norm, *ffn_norm;
+    float *attn_norm, *ffn_norm;              // NULL: none
     float *q_bias, *k_bias, *v_bias, *o_bias; // NULL: none
+    float *gate_bias, *up_bias, *down_bias;   // NULL: none
     float *q_norm, *k_norm, *attn_post_norm, *ffn_post_norm;
     int window, rope_table;
 };

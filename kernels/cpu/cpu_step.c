@@ -145,8 +145,8 @@ void cpu_gate_up(struct backend *b, int layer)
     const struct cpu_layer *l = &b->layer[layer];
     struct cpu_gemm_job job = job_of(b, &b->ffn_in);
 
-    job_add(&job, &l->gate, cpu_input_row(&b->g, 0), NULL);
-    job_add(&job, &l->up, NULL, NULL);
+    job_add(&job, &l->gate, cpu_input_row(&b->g, 0), l->gate_bias);
+    job_add(&job, &l->up, NULL, l->up_bias);
     job.gated = true;
     job.activation = b->model.activation;
     cpu_gemm_run(&job);
@@ -163,7 +163,7 @@ void cpu_down(struct backend *b, int layer)
     struct cpu_gemm_job job = job_of(b, &b->g);
 
     cpu_for_tokens(b, b->step->tokens, quantize_g, 0);
-    job_add(&job, &b->layer[layer].down, b->y, NULL);
+    job_add(&job, &b->layer[layer].down, b->y, b->layer[layer].down_bias);
     cpu_gemm_run(&job);
 }
 
@@ -180,12 +180,16 @@ static void add_y(struct backend *b, int token, const float *post_norm)
     ops->add_scaled(x, y, b->model.residual_scale, hidden);
 }
 
-/* in = norm(x), in the layouts that the next products want. */
+/* in = norm(x), or x where the layer has no norm, in the layouts that the next products want. */
 static void norm_x(struct backend *b, const struct cpu_input *in, int token, const float *norm)
 {
-    const float *x = b->x + (size_t)token * (size_t)b->model.hidden;
-    b->isa->pointwise->rms_norm(cpu_input_row(in, token), x, norm, b->model.hidden,
-                                b->model.norm_eps);
+    int hidden = b->model.hidden;
+    const float *x = b->x + (size_t)token * (size_t)hidden;
+    float *row = cpu_input_row(in, token);
+    if (norm)
+        b->isa->pointwise->rms_norm(row, x, norm, hidden, b->model.norm_eps);
+    else
+        memcpy(row, x, (size_t)hidden * sizeof *row);
     cpu_input_quantize(b->isa, in, token);
 }
 

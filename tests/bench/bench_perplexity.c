@@ -13,6 +13,7 @@
 
 #include "engine/decoder.h"
 #include "engine/tokenizer.h"
+#include "engine/model_text.h"
 #include "engine/weights.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
@@ -65,7 +66,7 @@ static int encode_text(struct trial *t, const char *path, struct error *err)
 
     buf_init(&text, TEXT_BYTES_MAX);
     int rc = read_text(path, &text, err);
-    if (rc == 0) rc = tokenizer_load_gguf(t->weights->gguf, &tokenizer, err);
+    if (rc == 0) rc = model_text_tokenizer(t->weights, &tokenizer, err);
     if (rc == 0) rc = tokenizer_encode(tokenizer, text.data, text.len, 0, &t->text, err);
     tokenizer_destroy(tokenizer);
     buf_deinit(&text);

@@ -1,0 +1,131 @@
+#include "engine/tensor_names.h"
+
+#include <stddef.h>
+
+const struct tensor_names tensor_names_gguf = {
+    .embedding = "token_embd",
+    .head = "output",
+    .final_norm = "output_norm",
+    .rope_factors = "rope_freqs",
+    .layers = "blk",
+    .attn_norm = "attn_norm",
+    .attn_post_norm = "post_attention_norm",
+    .ffn_norm = "ffn_norm",
+    .ffn_post_norm = "post_ffw_norm",
+    .qkv_packing = QKV_APART,
+    .q = "attn_q",
+    .k = "attn_k",
+    .v = "attn_v",
+    .o = "attn_output",
+    .q_norm = "attn_q_norm",
+    .k_norm = "attn_k_norm",
+    .sinks = "attn_sinks.weight",
+    .gate = "ffn_gate",
+    .up = "ffn_up",
+    .down = "ffn_down",
+    .expert_storage = EXPERTS_STACKED,
+    .router = "ffn_gate_inp",
+    .expert_gate = "ffn_gate_exps",
+    .expert_up = "ffn_up_exps",
+    .expert_down = "ffn_down_exps",
+    .shared_gate = "ffn_gate_shexp",
+    .shared_up = "ffn_up_shexp",
+    .shared_down = "ffn_down_shexp",
+    .shared_scale = "ffn_gate_inp_shexp",
+};
+
+/* ---- Hugging Face: pieces that families share ---- */
+
+#define MODEL                                                                         \
+    .embedding = "model.embed_tokens", .head = "lm_head", .final_norm = "model.norm", \
+    .layers = "model.layers"
+#define ATTENTION                                                              \
+    .q = "self_attn.q_proj", .k = "self_attn.k_proj", .v = "self_attn.v_proj", \
+    .o = "self_attn.o_proj", .q_norm = "self_attn.q_norm", .k_norm = "self_attn.k_norm"
+#define NORMS_IN_FRONT .attn_norm = "input_layernorm", .ffn_norm = "post_attention_layernorm"
+#define MLP            .gate = "mlp.gate_proj", .up = "mlp.up_proj", .down = "mlp.down_proj"
+
+const struct tensor_names tensor_names_llama = {MODEL, ATTENTION, NORMS_IN_FRONT, MLP};
+
+const struct tensor_names tensor_names_olmo2 = {
+    MODEL,
+    ATTENTION,
+    .attn_post_norm = "post_attention_layernorm",
+    .ffn_post_norm = "post_feedforward_layernorm",
+    MLP,
+};
+
+const struct tensor_names tensor_names_gemma = {
+    MODEL,
+    ATTENTION,
+    .attn_norm = "input_layernorm",
+    .attn_post_norm = "post_attention_layernorm",
+    .ffn_norm = "pre_feedforward_layernorm",
+    .ffn_post_norm = "post_feedforward_layernorm",
+    MLP,
+};
+
+const struct tensor_names tensor_names_phi3 = {
+    MODEL,
+    NORMS_IN_FRONT,
+    .qkv_packing = QKV_ROWS,
+    .qkv = "self_attn.qkv_proj",
+    .o = "self_attn.o_proj",
+    .gate_up = "mlp.gate_up_proj",
+    .down = "mlp.down_proj",
+};
+
+const struct tensor_names tensor_names_internlm2 = {
+    .embedding = "model.tok_embeddings",
+    .head = "output",
+    .final_norm = "model.norm",
+    .layers = "model.layers",
+    .attn_norm = "attention_norm",
+    .ffn_norm = "ffn_norm",
+    .qkv_packing = QKV_GROUPS,
+    .qkv = "attention.wqkv",
+    .o = "attention.wo",
+    .gate = "feed_forward.w1",
+    .up = "feed_forward.w3",
+    .down = "feed_forward.w2",
+};
+
+const struct tensor_names tensor_names_mixtral = {
+    MODEL,
+    ATTENTION,
+    NORMS_IN_FRONT,
+    .expert_storage = EXPERTS_APART,
+    .router = "block_sparse_moe.gate",
+    .experts = "block_sparse_moe.experts",
+    .expert_gate = "w1",
+    .expert_up = "w3",
+    .expert_down = "w2",
+};
+
+const struct tensor_names tensor_names_qwen_moe = {
+    MODEL,
+    ATTENTION,
+    NORMS_IN_FRONT,
+    MLP,
+    .expert_storage = EXPERTS_APART,
+    .router = "mlp.gate",
+    .experts = "mlp.experts",
+    .expert_gate = "gate_proj",
+    .expert_up = "up_proj",
+    .expert_down = "down_proj",
+    .shared_gate = "mlp.shared_expert.gate_proj",
+    .shared_up = "mlp.shared_expert.up_proj",
+    .shared_down = "mlp.shared_expert.down_proj",
+    .shared_scale = "mlp.shared_expert_gate",
+};
+
+const struct tensor_names tensor_names_gpt_oss = {
+    MODEL,
+    ATTENTION,
+    NORMS_IN_FRONT,
+    .sinks = "self_attn.sinks",
+    .expert_storage = EXPERTS_TRANSPOSED,
+    .router = "mlp.router",
+    .expert_gate = "mlp.experts.gate_up_proj",
+    .expert_down = "mlp.experts.down_proj",
+};

@@ -1,0 +1,107 @@
+/* weights_gptq.c - GPTQ, 4 bits, with and without act order.
+ *
+ *     qweight [inputs / 8][outputs] int32   eight inputs in a word, lowest nibble first
+ *     qzeros  [groups][outputs / 8] int32   eight outputs in a word; format v1 stores zero - 1
+ *     scales  [groups][outputs]             W[o][i] = (q - zero) * scale, group = g_idx[i]
+ *     g_idx   [inputs] int32                absent: i / group_size
+ *
+ * Source: AutoGPTQ, auto_gptq/nn_modules/qlinear/qlinear_cuda_old.py (v1); GPTQModel for v2, which
+ * stores the zeros as they are. */
+#include "engine/weights_quantized.h"
+#include "shared/base/check.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct gptq_tensors {
+    struct tensor_view weight, zeros;
+    const float *scales;
+    const int32_t *group; // [inputs]
+};
+
+static void unpack_row(const struct gptq_tensors *t, int zero_offset, int64_t o, int64_t rows,
+                       int64_t cols, float *out)
+{
+    for (int64_t i = 0; i < cols; i++) {
+        int64_t g = t->group[i];
+        int q = weights_quantized_nibble(t->weight.data, i / 8 * rows + o, (int)(i % 8));
+        int zero = weights_quantized_nibble(t->zeros.data, g * (rows / 8) + o / 8, (int)(o % 8));
+        out[i] = (float)(q - zero - zero_offset) * t->scales[g * rows + o];
+    }
+}
+
+/* malloc'ed; NULL: a failure in m. */
+static int32_t *read_groups(struct mapper *m, const struct linear_format *f, const char *module,
+                            int64_t cols, int64_t groups)
+{
+    char name[TENSOR_NAME_MAX];
+    struct tensor_view t;
+    int32_t *group = xmalloc((size_t)cols * sizeof *group);
+    snprintf(name, sizeof name, "%s.g_idx", module);
+    if (!mapper_find(m, name, OPTIONAL, &t)) {
+        for (int64_t i = 0; i < cols; i++)
+            group[i] = f->group < 0 ? 0 : (int32_t)(i / f->group);
+        return group;
+    }
+    if (strcmp(t.type_name, "I32") != 0 || t.dims != 1 || t.dim[0] != cols) {
+        mapper_fail(m, E_FORMAT, "tensor '%s' is not [%lld] of I32", name, (long long)cols);
+    } else {
+        memcpy(group, t.data, (size_t)cols * sizeof *group);
+        for (int64_t i = 0; i < cols; i++)
+            if (group[i] < 0 || group[i] >= groups)
+                mapper_fail(m, E_FORMAT, "tensor '%s' names group %d of %lld", name, group[i],
+                            (long long)groups);
+    }
+    if (m->rc == 0) return group;
+    free(group);
+    return NULL;
+}
+
+static bool read_linear(struct mapper *m, const struct linear_format *f, const char *module,
+                        int64_t rows, int64_t cols, struct matrix *out)
+{
+    char name[TENSOR_NAME_MAX];
+    struct gptq_tensors t;
+    int64_t groups = weights_quantized_groups(f->group, cols);
+    snprintf(name, sizeof name, "%s.qweight", module);
+    if (!mapper_find(m, name, OPTIONAL, &t.weight)) return m->rc < 0;
+    if (rows % 8 || cols % 8) {
+        mapper_fail(m, E_FORMAT, "tensor '%s': %lld x %lld elements don't fill words", name,
+                    (long long)rows, (long long)cols);
+        return true;
+    }
+    if (!mapper_find_typed(m, name, REQUIRED, "I32", cols / 8, rows, &t.weight)) return true;
+    snprintf(name, sizeof name, "%s.qzeros", module);
+    if (!mapper_find_typed(m, name, REQUIRED, "I32", groups, rows / 8, &t.zeros)) return true;
+    float *scales = weights_quantized_scales(m, module, ".scales", groups, rows);
+    int32_t *group = scales ? read_groups(m, f, module, cols, groups) : NULL;
+    if (group) {
+        t.scales = scales;
+        t.group = group;
+        float *values = mapper_make_matrix(m, DTYPE_F32, rows, cols, out);
+        for (int64_t o = 0; o < rows; o++)
+            unpack_row(&t, f->zero_offset, o, rows, cols, values + o * cols);
+    }
+    free(group);
+    free(scales);
+    return true;
+}
+
+void weights_gptq_format(struct config_reader *r, struct linear_format *out)
+{
+    const char *version = "gptq";
+    int bits = 0;
+    config_require(r, "bits");
+    config_int(r, "bits", 1, 16, &bits);
+    config_int(r, "group_size", -1, MODEL_WIDTH_MAX, &out->group);
+    config_string(r, "checkpoint_format", &version);
+    bool is_v1 = strcmp(version, "gptq") == 0;
+    if (r->rc == 0 && (bits != 4 || out->group == 0 || (!is_v1 && strcmp(version, "gptq_v2") != 0)))
+        config_fail(r, E_UNSUPPORTED,
+                    "gptq with bits %d, checkpoint_format '%.20s', group_size %d (4 bits, gptq and "
+                    "gptq_v2 are supported)",
+                    bits, version, out->group);
+    out->zero_offset = is_v1;
+    out->read = read_linear;
+}

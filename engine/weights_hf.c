@@ -1,0 +1,120 @@
+/* weights_hf.c - a Hugging Face folder as a source of tensors. */
+#include "engine/weights_hf.h"
+
+#include "engine/mapped_file.h"
+#include "engine/safetensors.h"
+#include "engine/tensor_names.h"
+#include "engine/weights_map.h"
+#include "engine/weights_quantized.h"
+#include "shared/base/check.h"
+#include "shared/base/json.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool kernel_type(enum safetensors_type type, enum dtype *out)
+{
+    switch (type) {
+    case SAFETENSORS_F32:
+        *out = DTYPE_F32;
+        return true;
+    case SAFETENSORS_F16:
+        *out = DTYPE_F16;
+        return true;
+    case SAFETENSORS_BF16:
+        *out = DTYPE_BF16;
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool find(const void *file, const char *name, struct tensor_view *out)
+{
+    size_t index;
+    const struct safetensors_tensor *t = safetensors_find(file, name, &index);
+    if (!t) return false;
+    *out = (struct tensor_view){
+        .index = index,
+        .dims = t->dims,
+        .data = t->data,
+        .bytes = t->bytes,
+    };
+    str_copy(out->type_name, sizeof out->type_name, safetensors_type_name(t->type));
+    out->readable = kernel_type(t->type, &out->type);
+    for (int i = 0; i < t->dims; i++)
+        out->dim[i] = t->dim[i];
+    return true;
+}
+
+static struct str name_at(const void *file, size_t index)
+{
+    return safetensors_at(file, index)->name;
+}
+
+static bool ends_with(struct str name, struct str end)
+{
+    return name.len >= end.len && memcmp(name.data + name.len - end.len, end.data, end.len) == 0;
+}
+
+/* Tables that older files carry although they follow from the configuration, and the copy of the
+ * embedding in models that tie the head to it. */
+static bool is_spare(const struct model_config *c, struct str name)
+{
+    if (ends_with(name, STR(".rotary_emb.inv_freq"))) return true;
+    return c->head == HEAD_TIED && str_starts_with(name, str_of(c->names->head)) &&
+           ends_with(name, STR(".weight"));
+}
+
+/* *quantized: whether *format holds something. */
+static int read_config(struct weights *w, struct str text, struct linear_format *format,
+                       bool *quantized, struct error *err)
+{
+    struct json *root = json_parse(text.data, text.len, err);
+    if (!root) return error_prefix(err, E_FORMAT, "config.json");
+    int rc = model_config_from_json(root, &w->arena, &w->config, err);
+    if (rc == 0) rc = weights_quantized_format(root, format, quantized, err);
+    json_destroy(root);
+    return rc < 0 ? error_prefix(err, rc, "config.json") : 0;
+}
+
+static int map_model(struct weights *w, struct str config, struct error *err)
+{
+    struct tensor_source source = {w->safetensors, safetensors_count(w->safetensors), find, name_at,
+                                   is_spare};
+    struct linear_format format;
+    bool quantized;
+    int rc = read_config(w, config, &format, &quantized, err);
+    return rc < 0 ? rc : weights_map(w, &source, quantized ? &format : NULL, err);
+}
+
+int weights_hf_take(struct safetensors *s, struct str config, const char *folder,
+                    struct weights **out, struct error *err)
+{
+    struct weights *w = weights_create();
+    w->safetensors = s;
+    w->folder = arena_strndup(&w->arena, folder, strlen(folder));
+    int rc = map_model(w, config, err);
+    if (rc < 0) {
+        weights_close(w);
+        return rc;
+    }
+    *out = w;
+    return 0;
+}
+
+int weights_hf_open(const char *folder, struct weights **out, struct error *err)
+{
+    struct mapped_file config = {0};
+    struct safetensors *s = NULL;
+    char *path = xasprintf("%s/config.json", folder);
+    int rc = mapped_file_open(path, &config, err);
+    free(path);
+    if (rc < 0) return error_prefix(err, rc, "'config.json'");
+    rc = safetensors_open(folder, &s, err);
+    if (rc == 0)
+        rc = weights_hf_take(s, (struct str){(const char *)config.data, config.size}, folder, out,
+                             err);
+    mapped_file_close(&config);
+    return rc;
+}

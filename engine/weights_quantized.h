@@ -1,0 +1,40 @@
+/* weights_quantized.h - the quantised formats of Hugging Face folders, by config.json's
+ * quantization_config. A format is a file that fills one row of the table in weights_quantized.c.
+ *
+ * For now a layer is dequantised as it is mapped, to float32 and to exactly the values of the
+ * format's definition, so a model needs the memory of its float32 weights while it is loaded. */
+#ifndef LM_ENGINE_WEIGHTS_QUANTIZED_H
+#define LM_ENGINE_WEIGHTS_QUANTIZED_H
+
+#include "engine/config_reader.h"
+#include "engine/mapper.h"
+
+/* False: matrices are stored as such. E_UNSUPPORTED: a method or variant by name. */
+FALLIBLE int weights_quantized_format(const struct json *config, struct linear_format *out,
+                                      bool *found, struct error *err);
+
+/* Each reads its own keys of quantization_config; failures go to r. */
+void weights_awq_format(struct config_reader *r, struct linear_format *out);
+void weights_gptq_format(struct config_reader *r, struct linear_format *out);
+void weights_fp8_format(struct config_reader *r, struct linear_format *out);
+
+/* ---- for formats ---- */
+
+/* <module><suffix> of any float type as float32; free() it. NULL: a failure in m. */
+float *weights_quantized_scales(struct mapper *m, const char *module, const char *suffix,
+                                int64_t rows, int64_t cols);
+
+/* Groups of rows with one scale each: `group` elements, or all of them when it is -1. */
+static inline int64_t weights_quantized_groups(int group, int64_t elements)
+{
+    return group < 0 ? 1 : (elements + group - 1) / group;
+}
+
+/* Nibble `index` (0 lowest) of the little-endian 32-bit word `word` of a packed tensor. */
+static inline int weights_quantized_nibble(const void *packed, int64_t word, int index)
+{
+    const uint8_t *bytes = (const uint8_t *)packed + 4 * word;
+    return bytes[index / 2] >> 4 * (index % 2) & 15;
+}
+
+#endif
