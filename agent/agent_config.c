@@ -133,6 +133,19 @@ const struct config_program agent_program = {
     .positional_max = 1,
 };
 
+/* Without the "-00001-of-00003" of a model in several files. */
+static size_t without_part(const char *name, size_t len)
+{
+    static const char pattern[] = "-#####-of-#####";
+    size_t n = sizeof pattern - 1;
+    if (len <= n) return len;
+    for (size_t i = 0; i < n; i++) {
+        char c = name[len - n + i];
+        if (pattern[i] == '#' ? c < '0' || c > '9' : c != pattern[i]) return len;
+    }
+    return len - n;
+}
+
 char *agent_model_name(const char *model_path)
 {
     size_t id_len;
@@ -149,7 +162,7 @@ char *agent_model_name(const char *model_path)
         memcmp(model_path + len - suffix_len, suffix, suffix_len) == 0) {
         len -= suffix_len;
     }
-    return xstrndup(model_path + start, len - start);
+    return xstrndup(model_path + start, without_part(model_path + start, len - start));
 }
 
 static int check_log_level(struct agent_config *c, struct error *err)

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define PARTS_MAX   1024
-#define SUFFIX_SIZE sizeof "-00001-of-00001.gguf"
+#define SUFFIX_SIZE 40 // room for what an int may be
 
 /* What a file says of itself. One that isn't split is part 0 of 1. */
 struct split {
@@ -37,10 +37,11 @@ static void put_suffix(char suffix[SUFFIX_SIZE], int64_t no, int64_t count)
 static char *part_path(const char *path, const struct split *s, int64_t no)
 {
     char own[SUFFIX_SIZE], wanted[SUFFIX_SIZE];
-    size_t len = strlen(path), n = SUFFIX_SIZE - 1;
+    size_t len = strlen(path), n;
 
     put_suffix(own, s->no, s->count);
     put_suffix(wanted, no, s->count);
+    n = strlen(own);
     if (len < n || strcmp(path + len - n, own) != 0) return NULL;
     return xasprintf("%.*s%s", (int)(len - n), path, wanted);
 }

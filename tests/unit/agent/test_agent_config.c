@@ -146,8 +146,15 @@ static void test_model_names(void)
 {
     static const struct {
         const char *path, *name;
-    } rows[] = {{"a.gguf", "a"},    {"/x/y.Q4.gguf", "y.Q4"}, {"/x/internlm-7b/", "internlm-7b"},
-                {".gguf", ".gguf"}, {"dir/m", "m"},           {"m.GGUF", "m.GGUF"}};
+    } rows[] = {{"a.gguf", "a"},
+                {"/x/y.Q4.gguf", "y.Q4"},
+                {"/x/internlm-7b/", "internlm-7b"},
+                {".gguf", ".gguf"},
+                {"dir/m", "m"},
+                {"m.GGUF", "m.GGUF"},
+                {"x/m-00001-of-00012.gguf", "m"},
+                {"m-0001-of-00012.gguf", "m-0001-of-00012"},
+                {"-00001-of-00012.gguf", "-00001-of-00012"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         char *name = agent_model_name(rows[i].path);
         EXPECT_STR(name, rows[i].name);
