@@ -18,8 +18,8 @@
  *       attend(l)            o = softmax(q K^T * scale, causal, window) V over the block tables
  *       out(l)               y = Wo o;           all_reduce
  *       residual(ATTENTION)  x += scale * post_norm(y); h = ffn_norm(x)
- *       gate_up(l)           g = act(Wg h) * (Wu h)
- *       down(l)              y = Wd g;           all_reduce
+ *       gate_up(l)           g = act(Wg h) * (Wu h), with experts for each route of a token
+ *       down(l)              y = Wd g, summed over routes;    all_reduce
  *       residual(FFN)        x += scale * post_norm(y); h = norm of the next layer, or the final
  *     logits                 rows asked for only: L = head h
  *     step_end               may submit; results are valid after sync()
@@ -90,9 +90,11 @@ struct expert_shape {
     int ffn;           // of one expert
     int shared_ffn;    // of the shared expert; 0: none
     enum expert_scoring scoring;
-    bool normalise;          // chosen weights are divided by their sum
-    float scale;             // and multiplied by this
-    int groups, groups_used; // DeepSeek-V3: the best come from the best groups; 0 or 1: one group
+    bool normalise; // chosen weights are divided by their sum
+    float scale;    // and multiplied by this
+    /* The best come from the best groups of neighbours; 0 or 1: one group. A group is as good as its
+     * best expert (DeepSeek-V2), with EXPERTS_SIGMOID as the sum of its two best (DeepSeek-V3). */
+    int groups, groups_used;
 };
 
 struct layer_params {
@@ -100,7 +102,8 @@ struct layer_params {
     struct matrix o;        // [hidden][heads * head_dim]
     struct matrix gate, up; // [ffn][hidden]
     struct matrix down;     // [hidden][ffn]
-    const float *attn_norm, *ffn_norm;              // [hidden], NULL: h is x as it is (OLMo 2)
+    const float *attn_norm; // [hidden], NULL: h = x (OLMo 2, whose norms are the post norms)
+    const float *ffn_norm;  // [hidden], NULL: likewise
     const float *q_bias, *k_bias, *v_bias, *o_bias; // NULL: none
     const float *gate_bias, *up_bias, *down_bias;   // NULL: none
     const float *q_norm, *k_norm; // [head_dim], or all heads' with qk_norm_spans_heads; NULL: none

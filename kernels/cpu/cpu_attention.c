@@ -6,21 +6,31 @@
  * cut into tiles changes no bit of the result. */
 #include "kernels/cpu/cpu_state.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "shared/base/check.h"
 
 /* ---- q, k: norm, rotate, scale; k, v: to their pages ---- */
 
-static void rotate_head(struct backend *b, float *head, const float *norm, int token, int table)
+/* One norm per head, or one over all of them; then each head turns. */
+static void norm_and_rotate(struct backend *b, float *x, int heads, const float *norm, int token,
+                            int table)
 {
     const struct cpu_pointwise *ops = b->isa->pointwise;
-    int half = b->model.rope_dims / 2;
+    const struct model_params *m = &b->model;
+    int half = m->rope_dims / 2, dim = m->head_dim;
 
-    if (norm) ops->rms_norm(head, head, norm, b->model.head_dim, b->model.norm_eps);
-    if (half == 0) return;
+    if (norm && m->qk_norm_spans_heads) {
+        ops->rms_norm(x, x, norm, heads * dim, m->norm_eps);
+    } else if (norm) {
+        for (int h = 0; h < heads; h++)
+            ops->rms_norm(x + h * dim, x + h * dim, norm, dim, m->norm_eps);
+    }
+    if (half == 0 || table == ROPE_NONE) return;
     const float *row = b->rotation[table] + (size_t)token * 2 * (size_t)half;
-    ops->rope(head, row, row + half, 2 * half, b->model.rope_style);
+    for (int h = 0; h < heads; h++)
+        ops->rope(x + h * dim, row, row + half, 2 * half, m->rope_style);
 }
 
 static uint8_t *page_of(const struct backend *b, int layer, int head, int32_t block)
@@ -105,14 +115,12 @@ static void rotate_and_store(struct backend *b, int token, int layer)
     float *q = b->q + (size_t)token * (size_t)(m->heads * m->head_dim);
     size_t kv = (size_t)token * (size_t)(m->kv_heads * m->head_dim);
 
-    for (int h = 0; h < m->heads; h++)
-        rotate_head(b, q + h * m->head_dim, l->q_norm, token, l->rope_table);
+    norm_and_rotate(b, q, m->heads, l->q_norm, token, l->rope_table);
     b->isa->pointwise->scale(q, m->attention_scale, m->heads * m->head_dim);
+    norm_and_rotate(b, b->k + kv, m->kv_heads, l->k_norm, token, l->rope_table);
     for (int h = 0; h < m->kv_heads; h++) {
-        float *k = b->k + kv + h * m->head_dim;
-        rotate_head(b, k, l->k_norm, token, l->rope_table);
-        store_kv(b, page_of(b, layer, h, block), position % KV_BLOCK_TOKENS, k,
-                 b->v + kv + h * m->head_dim);
+        size_t at = kv + (size_t)(h * m->head_dim);
+        store_kv(b, page_of(b, layer, h, block), position % KV_BLOCK_TOKENS, b->k + at, b->v + at);
     }
 }
 
@@ -133,6 +141,7 @@ static void run_tile(struct backend *b, int layer, const struct tile_range *r, f
 {
     const struct model_params *m = &b->model;
     const struct step_sequence *s = &b->step->sequence[r->sequence];
+    const float *sinks = b->layer[layer].sinks;
     int window = b->layer[layer].window;
     struct attention_tile tile;
 
@@ -151,6 +160,7 @@ static void run_tile(struct backend *b, int layer, const struct tile_range *r, f
             tile.q[tile.rows] =
                 b->q + (size_t)(s->first + t) * (size_t)(m->heads * m->head_dim) + at;
             tile.o[tile.rows] = cpu_input_row(&b->o, s->first + t) + at;
+            tile.sink[tile.rows] = sinks ? sinks[h] : -INFINITY;
             tile.first[tile.rows] = first;
             tile.last[tile.rows] = last;
         }

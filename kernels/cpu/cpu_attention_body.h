@@ -254,8 +254,8 @@ static void attend(const struct attention_tile *tile)
     s.sums = s.scores + (size_t)tile->rows * KV_BLOCK_TOKENS;
     memset(s.sums, 0, (size_t)tile->rows * (size_t)layout->value_stride * sizeof(float));
     for (int r = 0; r < tile->rows; r++) {
-        s.max[r] = -INFINITY;
-        s.total[r] = 0;
+        s.max[r] = tile->sink[r];
+        s.total[r] = tile->sink[r] > -INFINITY ? 1.0f : 0.0f; // the sink's e^0
         if (tile->first[r] < first) first = tile->first[r];
         if (tile->last[r] > last) last = tile->last[r];
     }

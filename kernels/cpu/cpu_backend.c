@@ -19,9 +19,7 @@ static void cpu_close(struct backend *b)
     if (!b) return;
     cpu_pool_destroy(b->pool);
     if (b->kv) munmap(b->kv, b->kv_mapped);
-    cpu_region_close(&b->weights);
-    cpu_region_close(&b->activations);
-    free(b->layer);
+    cpu_unload(b);
     free(b);
 }
 

@@ -155,19 +155,27 @@ static int parts_to_run(const struct cpu_gemm_job *job)
     return job->gated ? 1 : job->parts;
 }
 
+/* `token` counts from the job's first. */
 static void run_tile(const struct cpu_gemm_job *job, int part, int panel, int panels, int token,
                      int tokens)
 {
+    token += job->first;
     if (job->gated)
         gated_tile(job, panel, panels, token, tokens);
     else
         plain_tile(job, &job->part[part], panel, panels, token, tokens);
 }
 
-/* Decode: all panels of all parts in one row, cut into equal shares. */
+struct job_list {
+    const struct cpu_gemm_job *job;
+    int count;
+};
+
+/* Decode, one job: all panels of all parts in one row, cut into equal shares. */
 static void run_static(void *arg, int part, int parts)
 {
-    const struct cpu_gemm_job *job = arg;
+    const struct job_list *list = arg;
+    const struct cpu_gemm_job *job = list->job;
     int total = 0, first, last, base = 0;
 
     for (int i = 0; i < parts_to_run(job); i++)
@@ -191,28 +199,55 @@ static int tile_panels(const struct cpu_gemm_job *job)
     return panels < 1 ? 1 : panels > 8 ? 8 : panels;
 }
 
-/* Prefill: tiles in an order that keeps a block of tokens hot while the panels go by. */
+/* Tiles of a job side by side: those of one block of tokens. */
+static int tile_columns(const struct cpu_gemm_job *job, int step)
+{
+    int columns = 0;
+    for (int i = 0; i < parts_to_run(job); i++)
+        columns += (job->part[i].w->panels + step - 1) / step;
+    return columns;
+}
+
+static int tile_count(const struct cpu_gemm_job *job)
+{
+    int rows = (job->tokens + TILE_TOKENS - 1) / TILE_TOKENS;
+    return rows * tile_columns(job, tile_panels(job));
+}
+
+/* In an order that keeps a block of tokens hot while the panels go by. */
+static void run_tile_at(const struct cpu_gemm_job *job, int item)
+{
+    int step = tile_panels(job), columns = tile_columns(job, step);
+    int token = item / columns * TILE_TOKENS, column = item % columns, i = 0;
+    int tokens = job->tokens - token < TILE_TOKENS ? job->tokens - token : TILE_TOKENS;
+
+    for (int n; column >= (n = (job->part[i].w->panels + step - 1) / step); i++)
+        column -= n;
+    int panel = column * step, panels = job->part[i].w->panels - panel;
+    run_tile(job, i, panel, panels < step ? panels : step, token, tokens);
+}
+
+/* Prefill, and several jobs at once: tiles as threads get free. */
 static void run_dynamic(void *arg, int part, int parts)
 {
-    const struct cpu_gemm_job *job = arg;
-    int step = tile_panels(job), columns = 0;
-    int rows = (job->tokens + TILE_TOKENS - 1) / TILE_TOKENS;
+    const struct job_list *list = arg;
+    int at = 0, base = 0, tiles = tile_count(&list->job[0]);
 
     (void)part;
     (void)parts;
-    for (int i = 0; i < parts_to_run(job); i++)
-        columns += (job->part[i].w->panels + step - 1) / step;
-    for (int item; (item = cpu_pool_next(job->pool)) < rows * columns;) {
-        int token = item / columns * TILE_TOKENS, column = item % columns, i = 0;
-        int tokens = job->tokens - token < TILE_TOKENS ? job->tokens - token : TILE_TOKENS;
-        for (int n; column >= (n = (job->part[i].w->panels + step - 1) / step); i++)
-            column -= n;
-        int panel = column * step, panels = job->part[i].w->panels - panel;
-        run_tile(job, i, panel, panels < step ? panels : step, token, tokens);
+    for (;;) {
+        int item = cpu_pool_next(list->job[0].pool);
+        while (item - base >= tiles) {
+            if (++at == list->count) return;
+            base += tiles;
+            tiles = tile_count(&list->job[at]);
+        }
+        run_tile_at(&list->job[at], item - base);
     }
 }
 
-void cpu_gemm_run(struct cpu_gemm_job *job)
+/* Multiply-adds of a job. */
+static int64_t check_job(const struct cpu_gemm_job *job)
 {
     int64_t work = 0;
 
@@ -222,11 +257,35 @@ void cpu_gemm_run(struct cpu_gemm_job *job)
         work += (int64_t)job->part[i].w->rows * job->in->cols * job->tokens;
     }
     CHECK(!job->gated || job->part[0].w->rows == job->part[1].w->rows);
+    return work;
+}
+
+void cpu_gemm_run(const struct cpu_gemm_job *job)
+{
+    struct job_list list = {job, 1};
+    int64_t work = check_job(job);
+
     if (job->tokens == 0) return;
     if (job->tokens > STATIC_TOKENS)
-        cpu_pool_run(job->pool, run_dynamic, job);
+        cpu_pool_run(job->pool, run_dynamic, &list);
     else if (work < SMALL_WORK)
-        run_static(job, 0, 1);
+        run_static(&list, 0, 1);
     else
-        cpu_pool_run(job->pool, run_static, job);
+        cpu_pool_run(job->pool, run_static, &list);
+}
+
+void cpu_gemm_run_all(const struct cpu_gemm_job *jobs, int count)
+{
+    struct job_list list = {jobs, count};
+    int64_t work = 0;
+
+    for (int i = 0; i < count; i++)
+        work += check_job(&jobs[i]);
+    if (work >= SMALL_WORK) {
+        cpu_pool_run(jobs[0].pool, run_dynamic, &list);
+        return;
+    }
+    for (int i = 0; i < count; i++)
+        for (int item = 0; item < tile_count(&jobs[i]); item++)
+            run_tile_at(&jobs[i], item);
 }

@@ -2,7 +2,8 @@
  *
  * Up to 16 tokens the panels are shared out statically: the same thread reads the same weights at
  * every step. Beyond that, tiles of (panels x tokens) are handed out as threads get free. Neither
- * changes a bit of any result: a lane's sum is made inside one kernel call. */
+ * changes a bit of any result: a lane's sum is made inside one kernel call. Several jobs, as those
+ * of the experts of a layer, go as one run: their tiles are handed out from one row. */
 #ifndef LM_KERNELS_CPU_GEMM_H
 #define LM_KERNELS_CPU_GEMM_H
 
@@ -12,7 +13,7 @@
 /* The rows of activations that a stage multiplies, in every layout that its matrices ask for. */
 struct cpu_input {
     int cols;
-    unsigned layouts; // bit per enum act_layout that is kept, ACT_F32 always
+    unsigned layouts; // bit per enum act_layout that is kept; ACT_F32 where rows are made here
     int terms;        // rows of ACT_INT8 per token: x, and with 2 also what rounding left of it
     void *data[ACT_LAYOUTS];       // [tokens_max][row_bytes], owned by the activation arena
     size_t row_bytes[ACT_LAYOUTS]; // all terms
@@ -31,7 +32,7 @@ void cpu_input_quantize(const struct cpu_isa *isa, const struct cpu_input *in, i
 
 struct cpu_gemm_part {
     const struct cpu_packed *w;
-    float *out; // [tokens][out_stride]; exactly w->rows of a row are written
+    float *out; // [rows of in][out_stride]; exactly w->rows of a row are written
     size_t out_stride;
     const float *bias; // [w->rows] or NULL
 };
@@ -42,7 +43,7 @@ struct cpu_gemm_job {
     const struct cpu_isa *isa;
     struct cpu_pool *pool;
     const struct cpu_input *in;
-    int tokens;
+    int first, tokens; // rows [first, first + tokens) of `in` give the same rows of every out
     int parts;
     struct cpu_gemm_part part[GEMM_PARTS_MAX]; // all with in->cols columns
     /* Gated: part 0 is the gate, part 1 the up projection (same rows); part 0's out gets
@@ -51,6 +52,8 @@ struct cpu_gemm_job {
     enum ffn_activation activation;
 };
 
-void cpu_gemm_run(struct cpu_gemm_job *job);
+void cpu_gemm_run(const struct cpu_gemm_job *job);
+/* All of them, in any order; they share isa and pool and write to different places. */
+void cpu_gemm_run_all(const struct cpu_gemm_job *jobs, int count);
 
 #endif

@@ -58,6 +58,8 @@ struct cpu_pointwise {
                            int n); // x - scale * q
     void (*activate)(enum ffn_activation kind, float *gate, const float *up, int n); // into gate
     void (*softcap)(float *x, int n, float cap);                      // cap * tanh(x / cap)
+    void (*softmax)(float *x, int n);                                 // n > 0, in place
+    void (*sigmoid)(float *x, int n);                                 // in place
     void (*add_scaled)(float *x, const float *y, float scale, int n); // x += scale * y
     void (*add)(float *x, const float *y, int n);
     void (*scale)(float *x, float factor, int n);
@@ -95,6 +97,7 @@ struct attention_tile {
     float softcap;                      // 0: none
     const float *q[ATTENTION_ROWS_MAX]; // [head_dim], scaled already
     float *o[ATTENTION_ROWS_MAX];       // [head_dim]
+    float sink[ATTENTION_ROWS_MAX];     // one more logit, with no value; -INFINITY: none
     int first[ATTENTION_ROWS_MAX], last[ATTENTION_ROWS_MAX];
     const int32_t *blocks;          // page numbers of the sequence
     const struct kv_layout *layout; // of what `pages` leads to

@@ -3,18 +3,18 @@
  * Everything that lives as long as the model is in two regions of private pages: weights (packed
  * panels, norms, biases, tables) and activations. Sizes are added up first, then handed out in the
  * same order. */
-#include "kernels/cpu/cpu_state.h"
+#include "kernels/cpu/cpu_load.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "shared/base/check.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
-#define DIM_MAX   (1 << 24) // bound on any single dimension, so that products fit
 
-int cpu_region_open(struct cpu_region *r, size_t bytes, struct error *err)
+static int region_open(struct cpu_region *r, size_t bytes, struct error *err)
 {
     bytes = (bytes + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
     void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
@@ -27,7 +27,7 @@ int cpu_region_open(struct cpu_region *r, size_t bytes, struct error *err)
     return 0;
 }
 
-void cpu_region_close(struct cpu_region *r)
+static void region_close(struct cpu_region *r)
 {
     if (r->base) munmap(r->base, r->bytes);
     *r = (struct cpu_region){0};
@@ -44,11 +44,19 @@ static void *take(struct cpu_region *r, size_t bytes)
 
 /* ---- checks ---- */
 
-static int check_range(const char *name, int64_t value, int64_t min, int64_t max, struct error *err)
+int cpu_load_check_range(const char *name, int64_t value, int64_t min, int64_t max,
+                         struct error *err)
 {
     if (value >= min && value <= max) return 0;
     return error_set(err, E_UNSUPPORTED, "model has %s %lld; the cpu backend takes %lld to %lld",
                      name, (long long)value, (long long)min, (long long)max);
+}
+
+static bool has_dense_layer(const struct model_params *p)
+{
+    for (int i = 0; i < p->layers; i++)
+        if (!p->layer[i].experts) return true;
+    return false;
 }
 
 static int check_scalars(const struct model_params *p, struct error *err)
@@ -62,13 +70,13 @@ static int check_scalars(const struct model_params *p, struct error *err)
         {"heads", p->heads, 1, 4096},
         {"kv heads", p->kv_heads, 1, p->heads},
         {"head size", p->head_dim, 2, HEAD_DIM_MAX},
-        {"ffn size", p->ffn, 1, DIM_MAX},
+        {"ffn size", p->ffn, has_dense_layer(p), DIM_MAX},
         {"vocabulary", p->vocab, 1, DIM_MAX},
         {"rotated elements", p->rope_dims, 0, p->head_dim},
-        {"rope tables", p->rope_table_count, p->rope_dims > 0, ROPE_TABLES_MAX},
+        {"rope tables", p->rope_table_count, 0, ROPE_TABLES_MAX},
     };
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
-        int rc = check_range(row[i].name, row[i].value, row[i].min, row[i].max, err);
+        int rc = cpu_load_check_range(row[i].name, row[i].value, row[i].min, row[i].max, err);
         if (rc < 0) return rc;
     }
     if (p->heads % p->kv_heads != 0) {
@@ -81,8 +89,8 @@ static int check_scalars(const struct model_params *p, struct error *err)
     return 0;
 }
 
-static int check_matrix(const struct matrix *m, const char *name, int layer, int64_t rows,
-                        int64_t cols, struct error *err)
+int cpu_load_check_matrix(const struct matrix *m, const char *name, int layer, int64_t rows,
+                          int64_t cols, struct error *err)
 {
     if (!m->data || (unsigned)m->type >= DTYPE_COUNT)
         return error_set(err, E_INVALID, "layer %d has no %s matrix", layer, name);
@@ -98,8 +106,8 @@ static int check_matrix(const struct matrix *m, const char *name, int layer, int
     return 0;
 }
 
-/* The seven matrices of a layer, in the order in which a step uses them. */
-#define LAYER_MATRICES 7
+/* The matrices of a layer outside experts, in the order in which a step uses them. */
+#define LAYER_MATRICES_MAX 7
 
 struct layer_matrix {
     const char *name;
@@ -108,11 +116,11 @@ struct layer_matrix {
     int64_t rows, cols;
 };
 
-static void layer_matrices(const struct model_params *p, const struct layer_params *l,
-                           struct cpu_layer *out, struct layer_matrix m[LAYER_MATRICES])
+static int layer_matrices(const struct model_params *p, const struct layer_params *l,
+                          struct cpu_layer *out, struct layer_matrix m[LAYER_MATRICES_MAX])
 {
     int64_t q = (int64_t)p->heads * p->head_dim, kv = (int64_t)p->kv_heads * p->head_dim;
-    const struct layer_matrix all[LAYER_MATRICES] = {
+    const struct layer_matrix all[LAYER_MATRICES_MAX] = {
         {"q", &l->q, &out->q, q, p->hidden},
         {"k", &l->k, &out->k, kv, p->hidden},
         {"v", &l->v, &out->v, kv, p->hidden},
@@ -122,38 +130,50 @@ static void layer_matrices(const struct model_params *p, const struct layer_para
         {"down", &l->down, &out->down, p->hidden, p->ffn},
     };
     memcpy(m, all, sizeof all);
+    return l->experts ? 4 : 7;
+}
+
+static int check_layer(const struct model_params *p, int layer, struct error *err)
+{
+    const struct layer_params *l = &p->layer[layer];
+    struct layer_matrix m[LAYER_MATRICES_MAX];
+    struct cpu_layer unused;
+    int count = layer_matrices(p, l, &unused, m), rc = 0;
+
+    for (int j = 0; rc == 0 && j < count; j++)
+        rc = cpu_load_check_matrix(m[j].source, m[j].name, layer, m[j].rows, m[j].cols, err);
+    if (rc == 0 && l->experts) rc = cpu_load_experts_check(p, layer, err);
+    if (rc == 0 && p->rope_dims > 0) {
+        rc = cpu_load_check_range("rope table", l->rope_table, ROPE_NONE, p->rope_table_count - 1,
+                                  err);
+    }
+    if (rc == 0) rc = cpu_load_check_range("window", l->window, 0, INT32_MAX, err);
+    return rc;
 }
 
 static int check_params(const struct model_params *p, struct error *err)
 {
     int rc = check_scalars(p, err);
-    struct cpu_layer unused;
 
-    for (int i = 0; rc == 0 && i < p->layers; i++) {
-        const struct layer_params *l = &p->layer[i];
-        struct layer_matrix m[LAYER_MATRICES];
-        layer_matrices(p, l, &unused, m);
-        for (int j = 0; rc == 0 && j < LAYER_MATRICES; j++)
-            rc = check_matrix(m[j].source, m[j].name, i, m[j].rows, m[j].cols, err);
-        if (rc == 0 && p->rope_dims > 0)
-            rc = check_range("rope table", l->rope_table, 0, p->rope_table_count - 1, err);
-        if (rc == 0) rc = check_range("window", l->window, 0, INT32_MAX, err);
-        if (rc == 0 && (l->experts || l->sinks || l->rope_table < 0 || p->qk_norm_spans_heads))
-            rc = error_set(err, E_UNSUPPORTED, "layer %d has what the cpu backend lacks", i);
-    }
-    if (rc == 0) rc = check_matrix(&p->embedding, "embedding", 0, p->vocab, p->hidden, err);
+    if (rc == 0) rc = cpu_load_experts_check_shape(p, err);
+    for (int i = 0; rc == 0 && i < p->layers; i++)
+        rc = check_layer(p, i, err);
+    if (rc == 0)
+        rc = cpu_load_check_matrix(&p->embedding, "embedding", 0, p->vocab, p->hidden, err);
     if (rc == 0 && p->head.data)
-        rc = check_matrix(&p->head, "head", p->layers - 1, p->vocab, p->hidden, err);
+        rc = cpu_load_check_matrix(&p->head, "head", p->layers - 1, p->vocab, p->hidden, err);
     if (rc == 0 && !p->final_norm) rc = error_set(err, E_INVALID, "model has no final norm");
     return rc;
 }
 
 static int check_limits(const struct step_limits *l, struct error *err)
 {
-    int rc = check_range("tokens per step", l->tokens_max, 1, 1 << 20, err);
-    if (rc == 0) rc = check_range("sequences per step", l->sequences_max, 1, l->tokens_max, err);
-    if (rc == 0) rc = check_range("logit rows per step", l->rows_max, 1, l->tokens_max, err);
-    if (rc == 0) rc = check_range("context", l->context_max, 1, 1 << 28, err);
+    int rc = cpu_load_check_range("tokens per step", l->tokens_max, 1, 1 << 20, err);
+    if (rc == 0)
+        rc = cpu_load_check_range("sequences per step", l->sequences_max, 1, l->tokens_max, err);
+    if (rc == 0)
+        rc = cpu_load_check_range("logit rows per step", l->rows_max, 1, l->tokens_max, err);
+    if (rc == 0) rc = cpu_load_check_range("context", l->context_max, 1, 1 << 28, err);
     return rc;
 }
 
@@ -164,14 +184,19 @@ static enum dtype packed_type(const struct backend *b, const struct matrix *m)
     return b->compute == COMPUTE_F32 ? DTYPE_F32 : m->type;
 }
 
-static void lay_matrix(struct backend *b, const struct matrix *m, struct cpu_packed *out)
+void cpu_load_lay_matrix(struct backend *b, const struct matrix *m, struct cpu_packed *out)
 {
-    enum dtype type = packed_type(b, m);
+    cpu_load_lay_matrix_as(b, m, packed_type(b, m), out);
+}
+
+void cpu_load_lay_matrix_as(struct backend *b, const struct matrix *m, enum dtype type,
+                            struct cpu_packed *out)
+{
     uint8_t *data = take(&b->weights, cpu_pack_bytes(type, m->rows, m->cols));
     cpu_pack_init(out, m, type, data);
 }
 
-static float *lay_floats(struct backend *b, const float *source, int64_t count)
+float *cpu_load_lay_floats(struct backend *b, const float *source, int64_t count)
 {
     if (!source) return NULL;
     float *copy = take(&b->weights, (size_t)count * sizeof *copy);
@@ -185,34 +210,33 @@ static void lay_weights(struct backend *b, const struct model_params *p)
     int64_t q = (int64_t)p->heads * p->head_dim, kv = (int64_t)p->kv_heads * p->head_dim;
 
     for (int i = 0; i < p->rope_table_count; i++)
-        b->inv_freq[i] = lay_floats(b, p->rope_tables[i].inv_freq, p->rope_dims / 2);
+        b->inv_freq[i] = cpu_load_lay_floats(b, p->rope_tables[i].inv_freq, p->rope_dims / 2);
     for (int i = 0; i < p->layers; i++) {
         const struct layer_params *l = &p->layer[i];
         struct cpu_layer *out = &b->layer[i];
-        struct layer_matrix m[LAYER_MATRICES];
-        layer_matrices(p, l, out, m);
+        struct layer_matrix m[LAYER_MATRICES_MAX];
+        int count = layer_matrices(p, l, out, m);
         out->window = l->window;
         out->rope_table = l->rope_table;
-        out->attn_norm = lay_floats(b, l->attn_norm, p->hidden);
-        out->q_bias = lay_floats(b, l->q_bias, q);
-        out->k_bias = lay_floats(b, l->k_bias, kv);
-        out->v_bias = lay_floats(b, l->v_bias, kv);
-        out->q_norm = lay_floats(b, l->q_norm, p->head_dim);
-        out->k_norm = lay_floats(b, l->k_norm, p->head_dim);
-        out->o_bias = lay_floats(b, l->o_bias, p->hidden);
-        out->gate_bias = lay_floats(b, l->gate_bias, p->ffn);
-        out->up_bias = lay_floats(b, l->up_bias, p->ffn);
-        out->down_bias = lay_floats(b, l->down_bias, p->hidden);
-        out->attn_post_norm = lay_floats(b, l->attn_post_norm, p->hidden);
-        out->ffn_norm = lay_floats(b, l->ffn_norm, p->hidden);
-        out->ffn_post_norm = lay_floats(b, l->ffn_post_norm, p->hidden);
-        for (int j = 0; j < LAYER_MATRICES; j++)
-            lay_matrix(b, m[j].source, m[j].packed);
+        out->attn_norm = cpu_load_lay_floats(b, l->attn_norm, p->hidden);
+        out->q_bias = cpu_load_lay_floats(b, l->q_bias, q);
+        out->k_bias = cpu_load_lay_floats(b, l->k_bias, kv);
+        out->v_bias = cpu_load_lay_floats(b, l->v_bias, kv);
+        out->q_norm = cpu_load_lay_floats(b, l->q_norm, p->qk_norm_spans_heads ? q : p->head_dim);
+        out->k_norm = cpu_load_lay_floats(b, l->k_norm, p->qk_norm_spans_heads ? kv : p->head_dim);
+        out->sinks = cpu_load_lay_floats(b, l->sinks, p->heads);
+        out->o_bias = cpu_load_lay_floats(b, l->o_bias, p->hidden);
+        out->attn_post_norm = cpu_load_lay_floats(b, l->attn_post_norm, p->hidden);
+        out->ffn_norm = cpu_load_lay_floats(b, l->ffn_norm, p->hidden);
+        out->ffn_post_norm = cpu_load_lay_floats(b, l->ffn_post_norm, p->hidden);
+        for (int j = 0; j < count; j++)
+            cpu_load_lay_matrix(b, m[j].source, m[j].packed);
+        if (l->experts) cpu_load_experts_lay(b, p, i);
     }
-    b->final_norm = lay_floats(b, p->final_norm, p->hidden);
-    lay_matrix(b, &p->embedding, &b->embedding);
+    b->final_norm = cpu_load_lay_floats(b, p->final_norm, p->hidden);
+    cpu_load_lay_matrix(b, &p->embedding, &b->embedding);
     b->head = b->embedding;
-    if (p->head.data) lay_matrix(b, &p->head, &b->head);
+    if (p->head.data) cpu_load_lay_matrix(b, &p->head, &b->head);
 }
 
 struct pack_job {
@@ -234,38 +258,51 @@ static void run_pack(void *arg, int part, int parts)
     }
 }
 
-static void pack(struct backend *b, const struct model_params *p, const struct matrix *source,
-                 const struct cpu_packed *packed)
+void cpu_load_pack_panels(struct backend *b, const struct matrix *source,
+                          const struct cpu_packed *packed)
 {
     struct pack_job job = {packed, source, b->pool, 1 + (int)((256 << 10) / packed->panel_bytes)};
     cpu_pool_run(b->pool, run_pack, &job);
+}
+
+void cpu_load_pack(struct backend *b, const struct model_params *p, const struct matrix *source,
+                   const struct cpu_packed *packed)
+{
+    cpu_load_pack_panels(b, source, packed);
     if (p->on_source_done) p->on_source_done(p->on_source_done_arg, source);
 }
 
 static int load_weights(struct backend *b, const struct model_params *p, struct error *err)
 {
     b->layer = xcalloc((size_t)p->layers, sizeof *b->layer);
+    for (int i = 0; i < p->layers; i++)
+        b->layer[i].experts = cpu_load_experts_open(p, i);
     lay_weights(b, p);
-    int rc = cpu_region_open(&b->weights, b->weights.used, err);
+    int rc = region_open(&b->weights, b->weights.used, err);
     if (rc < 0) return rc;
     madvise(b->weights.base, b->weights.bytes, MADV_HUGEPAGE); // fewer TLB misses; a hint
     lay_weights(b, p);
     for (int i = 0; i < p->layers; i++) {
-        struct layer_matrix m[LAYER_MATRICES];
-        layer_matrices(p, &p->layer[i], &b->layer[i], m);
-        for (int j = 0; j < LAYER_MATRICES; j++)
-            pack(b, p, m[j].source, m[j].packed);
+        struct layer_matrix m[LAYER_MATRICES_MAX];
+        int count = layer_matrices(p, &p->layer[i], &b->layer[i], m);
+        for (int j = 0; j < count; j++)
+            cpu_load_pack(b, p, m[j].source, m[j].packed);
+        if (p->layer[i].experts) cpu_load_experts_pack(b, p, i);
     }
-    pack(b, p, &p->embedding, &b->embedding);
-    if (p->head.data) pack(b, p, &p->head, &b->head);
+    cpu_load_pack(b, p, &p->embedding, &b->embedding);
+    if (p->head.data) cpu_load_pack(b, p, &p->head, &b->head);
     return 0;
 }
 
 /* ---- activations ---- */
 
-/* Float rows are those of `shared`, or its own if that is NULL. */
-static void lay_input(struct backend *b, struct cpu_input *in, int cols, int rows, unsigned layouts,
-                      int terms, const struct cpu_input *shared)
+void *cpu_load_lay_bytes(struct backend *b, size_t bytes)
+{
+    return take(&b->activations, bytes);
+}
+
+void cpu_load_lay_input(struct backend *b, struct cpu_input *in, int cols, int rows,
+                        unsigned layouts, int terms, const struct cpu_input *shared)
 {
     in->cols = cols;
     in->layouts = layouts;
@@ -281,7 +318,7 @@ static void lay_input(struct backend *b, struct cpu_input *in, int cols, int row
     }
 }
 
-static float *lay_rows(struct backend *b, int cols, int rows)
+float *cpu_load_lay_rows(struct backend *b, int cols, int rows)
 {
     return take(&b->activations, (size_t)cols * (size_t)rows * sizeof(float));
 }
@@ -291,32 +328,38 @@ static void lay_activations(struct backend *b)
     const struct model_params *m = &b->model;
     int tokens = b->limits.tokens_max, rows = b->limits.rows_max;
     unsigned attn = 0, ffn = 0, o = 0, g = 0;
+    struct expert_layouts experts = {0};
 
     for (int i = 0; i < m->layers; i++) {
         const struct cpu_layer *l = &b->layer[i];
         attn |= cpu_gemm_layouts(b->isa, &l->q) | cpu_gemm_layouts(b->isa, &l->k) |
                 cpu_gemm_layouts(b->isa, &l->v);
-        ffn |= cpu_gemm_layouts(b->isa, &l->gate) | cpu_gemm_layouts(b->isa, &l->up);
         o |= cpu_gemm_layouts(b->isa, &l->o);
+        if (l->experts) {
+            cpu_load_experts_layouts(b, i, &experts);
+            continue;
+        }
+        ffn |= cpu_gemm_layouts(b->isa, &l->gate) | cpu_gemm_layouts(b->isa, &l->up);
         g |= cpu_gemm_layouts(b->isa, &l->down);
     }
     /* Two terms where rounding to eight bits hurts most and costs least (README rule A5). */
-    lay_input(b, &b->attn_in, m->hidden, tokens, attn, 2, NULL);
-    lay_input(b, &b->ffn_in, m->hidden, tokens, ffn, 1, &b->attn_in);
-    lay_input(b, &b->o, m->heads * m->head_dim, tokens, o, 1, NULL);
-    lay_input(b, &b->g, m->ffn, tokens, g, 1, NULL);
-    lay_input(b, &b->last, m->hidden, rows, cpu_gemm_layouts(b->isa, &b->head), 2, NULL);
-    b->x = lay_rows(b, m->hidden, tokens);
-    b->y = lay_rows(b, m->hidden, tokens);
-    b->q = lay_rows(b, m->heads * m->head_dim, tokens);
-    b->k = lay_rows(b, m->kv_heads * m->head_dim, tokens);
-    b->v = lay_rows(b, m->kv_heads * m->head_dim, tokens);
+    cpu_load_lay_input(b, &b->attn_in, m->hidden, tokens, attn, 2, NULL);
+    cpu_load_lay_input(b, &b->ffn_in, m->hidden, tokens, ffn | experts.h, 1, &b->attn_in);
+    cpu_load_lay_input(b, &b->o, m->heads * m->head_dim, tokens, o, 1, NULL);
+    cpu_load_lay_input(b, &b->g, m->ffn, tokens, g, 1, NULL);
+    cpu_load_lay_input(b, &b->last, m->hidden, rows, cpu_gemm_layouts(b->isa, &b->head), 2, NULL);
+    cpu_load_experts_lay_routes(b, &experts);
+    b->x = cpu_load_lay_rows(b, m->hidden, tokens);
+    b->y = cpu_load_lay_rows(b, m->hidden, tokens);
+    b->q = cpu_load_lay_rows(b, m->heads * m->head_dim, tokens);
+    b->k = cpu_load_lay_rows(b, m->kv_heads * m->head_dim, tokens);
+    b->v = cpu_load_lay_rows(b, m->kv_heads * m->head_dim, tokens);
     for (int i = 0; i < m->rope_table_count; i++)
-        b->rotation[i] = lay_rows(b, m->rope_dims, tokens);
-    b->token = take(&b->activations, (size_t)tokens * sizeof *b->token);
-    b->logits = lay_rows(b, m->vocab, rows);
+        b->rotation[i] = cpu_load_lay_rows(b, m->rope_dims, tokens);
+    b->token = cpu_load_lay_bytes(b, (size_t)tokens * sizeof *b->token);
+    b->logits = cpu_load_lay_rows(b, m->vocab, rows);
     b->scratch_floats = cpu_attention_scratch_floats(m->head_dim);
-    b->scratch = lay_rows(b, (int)b->scratch_floats, cpu_pool_threads(b->pool));
+    b->scratch = cpu_load_lay_rows(b, (int)b->scratch_floats, cpu_pool_threads(b->pool));
 }
 
 static void keep_scalars(struct backend *b, const struct model_params *p)
@@ -331,6 +374,15 @@ static void keep_scalars(struct backend *b, const struct model_params *p)
         b->model.rope_tables[i].inv_freq = NULL;
 }
 
+void cpu_unload(struct backend *b)
+{
+    for (int i = 0; b->layer && i < b->model.layers; i++)
+        cpu_load_experts_close(b->layer[i].experts);
+    free(b->layer);
+    region_close(&b->weights);
+    region_close(&b->activations);
+}
+
 int cpu_load(struct backend *b, const struct model_params *params, const struct step_limits *limits,
              struct error *err)
 {
@@ -343,7 +395,7 @@ int cpu_load(struct backend *b, const struct model_params *params, const struct 
     rc = load_weights(b, params, err);
     if (rc < 0) return rc;
     lay_activations(b);
-    rc = cpu_region_open(&b->activations, b->activations.used, err);
+    rc = region_open(&b->activations, b->activations.used, err);
     if (rc < 0) return rc;
     lay_activations(b);
     b->loaded = true;

@@ -88,8 +88,25 @@ SIMD struct vf gate_by(struct vf x, struct vf z)
     return vf_div(x, vf_add(vf_set1(1.0f), e));
 }
 
+/* gpt-oss: both sides clamped, the gate from above only. The limit is the first operand of vf_max,
+ * which gives the second where that is a NaN. */
+SIMD struct vf swiglu_clamped(struct vf gate, struct vf up)
+{
+    struct vf bottom = vf_set1(-7.0f);
+    struct vf g = vf_sub(vf_zero(), vf_max(bottom, vf_sub(vf_zero(), gate)));
+    struct vf u = vf_sub(vf_zero(), vf_max(bottom, vf_sub(vf_zero(), vf_max(bottom, up))));
+    return vf_mul(gate_by(g, vf_mul(g, vf_set1(1.702f))), vf_add(u, vf_set1(1.0f)));
+}
+
 static void pointwise_activate(enum ffn_activation kind, float *gate, const float *up, int n)
 {
+    if (kind == FFN_SWIGLU_CLAMPED) {
+        for (int i = 0; i < n; i += VF_LANES) {
+            struct vf x = swiglu_clamped(vf_load_n(gate + i, n - i), vf_load_n(up + i, n - i));
+            vf_store_n(gate + i, x, n - i);
+        }
+        return;
+    }
     for (int i = 0; i < n; i += VF_LANES) {
         struct vf x = vf_load_n(gate + i, n - i), z = x;
         if (kind == FFN_GELU_TANH) {
@@ -113,6 +130,30 @@ static void pointwise_softcap(float *x, int n, float cap)
 {
     for (int i = 0; i < n; i += VF_LANES)
         vf_store_n(x + i, softcap_lanes(vf_load_n(x + i, n - i), cap), n - i);
+}
+
+/* Of n > 0 numbers, in place. */
+static void pointwise_softmax(float *x, int n)
+{
+    struct vf top = vf_set1(x[0]), total = vf_zero();
+
+    for (int i = 0; i < n; i += VF_LANES)
+        top = vf_max(top, vf_load_or(x + i, n - i, -INFINITY));
+    struct vf max = vf_set1(vf_max_lane(top));
+    for (int i = 0; i < n; i += VF_LANES) {
+        struct vf e = vf_exp(vf_sub(vf_load_or(x + i, n - i, -INFINITY), max));
+        vf_store_n(x + i, e, n - i);
+        total = vf_add(total, e);
+    }
+    struct vf sum = vf_set1(vf_sum(total));
+    for (int i = 0; i < n; i += VF_LANES)
+        vf_store_n(x + i, vf_div(vf_load_n(x + i, n - i), sum), n - i);
+}
+
+static void pointwise_sigmoid(float *x, int n)
+{
+    for (int i = 0; i < n; i += VF_LANES)
+        vf_store_n(x + i, gate_by(vf_set1(1.0f), vf_load_n(x + i, n - i)), n - i);
 }
 
 static void pointwise_add_scaled(float *x, const float *y, float scale, int n)
@@ -198,6 +239,8 @@ static const struct cpu_pointwise pointwise = {
     .remainder_int8 = pointwise_remainder_int8,
     .activate = pointwise_activate,
     .softcap = pointwise_softcap,
+    .softmax = pointwise_softmax,
+    .sigmoid = pointwise_sigmoid,
     .add_scaled = pointwise_add_scaled,
     .add = pointwise_add,
     .scale = pointwise_scale,

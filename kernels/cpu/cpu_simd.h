@@ -426,6 +426,16 @@ SIMD struct vf vf_load_n(const float *p, int n)
     return vf_load(lanes);
 }
 
+/* The same with another filler. */
+SIMD struct vf vf_load_or(const float *p, int n, float filler)
+{
+    float lanes[VF_LANES];
+    if (n >= VF_LANES) return vf_load(p);
+    vf_store(lanes, vf_set1(filler));
+    memcpy(lanes, p, (size_t)n * sizeof *p);
+    return vf_load(lanes);
+}
+
 SIMD void vf_store_n(float *p, struct vf a, int n)
 {
     float lanes[VF_LANES];

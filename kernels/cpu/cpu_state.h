@@ -3,6 +3,7 @@
 #define LM_KERNELS_CPU_STATE_H
 
 #include "kernels/backend.h"
+#include "kernels/cpu/cpu_experts.h"
 #include "kernels/cpu/cpu_gemm.h"
 #include "kernels/cpu/cpu_isa.h"
 #include "kernels/cpu/cpu_pool.h"
@@ -15,10 +16,12 @@ struct cpu_region {
 
 struct cpu_layer {
     struct cpu_packed q, k, v, o, gate, up, down;
-    float *attn_norm, *ffn_norm;              // NULL: none
+    struct cpu_experts *experts; // owned, in the place of gate, up, down; NULL: a dense layer
+    float *attn_norm, *ffn_norm; // NULL: the residual stream as it is
     float *q_bias, *k_bias, *v_bias, *o_bias; // NULL: none
     float *gate_bias, *up_bias, *down_bias;   // NULL: none
     float *q_norm, *k_norm, *attn_post_norm, *ffn_post_norm;
+    float *sinks; // [heads], NULL: none
     int window, rope_table;
 };
 
@@ -49,6 +52,7 @@ struct backend {
     struct cpu_input attn_in, ffn_in; // [hidden]; both have their float rows in attn_in
     struct cpu_input o, g;            // [heads * head_dim], [ffn]
     struct cpu_input last;            // [rows_max][hidden]: the rows whose logits are wanted
+    struct cpu_routes routes;         // of the layer with experts that is being run
     float *q, *k, *v;                 // [heads * head_dim], [kv_heads * head_dim] twice
     float *rotation[ROPE_TABLES_MAX]; // [rope_dims]: cosines, then sines
     struct cpu_token *token;
@@ -68,8 +72,7 @@ struct backend {
 /* cpu_load.c: the load slot, and what close needs. */
 FALLIBLE int cpu_load(struct backend *b, const struct model_params *params,
                       const struct step_limits *limits, struct error *err);
-FALLIBLE int cpu_region_open(struct cpu_region *r, size_t bytes, struct error *err);
-void cpu_region_close(struct cpu_region *r);
+void cpu_unload(struct backend *b);
 
 /* cpu_attention.c: the attend slot, and the part of qkv behind the products. */
 void cpu_attend(struct backend *b, int layer);

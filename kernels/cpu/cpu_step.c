@@ -145,8 +145,12 @@ void cpu_gate_up(struct backend *b, int layer)
     const struct cpu_layer *l = &b->layer[layer];
     struct cpu_gemm_job job = job_of(b, &b->ffn_in);
 
-    job_add(&job, &l->gate, cpu_input_row(&b->g, 0), l->gate_bias);
-    job_add(&job, &l->up, NULL, l->up_bias);
+    if (l->experts) {
+        cpu_experts_gate_up(b, layer);
+        return;
+    }
+    job_add(&job, &l->gate, cpu_input_row(&b->g, 0), NULL);
+    job_add(&job, &l->up, NULL, NULL);
     job.gated = true;
     job.activation = b->model.activation;
     cpu_gemm_run(&job);
@@ -162,6 +166,10 @@ void cpu_down(struct backend *b, int layer)
 {
     struct cpu_gemm_job job = job_of(b, &b->g);
 
+    if (b->layer[layer].experts) {
+        cpu_experts_down(b, layer);
+        return;
+    }
     cpu_for_tokens(b, b->step->tokens, quantize_g, 0);
     job_add(&job, &b->layer[layer].down, b->y, b->layer[layer].down_bias);
     cpu_gemm_run(&job);
@@ -180,16 +188,16 @@ static void add_y(struct backend *b, int token, const float *post_norm)
     ops->add_scaled(x, y, b->model.residual_scale, hidden);
 }
 
-/* in = norm(x), or x where the layer has no norm, in the layouts that the next products want. */
+/* in = norm(x), or x if there is none, in the layouts that the next products want. */
 static void norm_x(struct backend *b, const struct cpu_input *in, int token, const float *norm)
 {
-    int hidden = b->model.hidden;
-    const float *x = b->x + (size_t)token * (size_t)hidden;
-    float *row = cpu_input_row(in, token);
+    const float *x = b->x + (size_t)token * (size_t)b->model.hidden;
+    float *h = cpu_input_row(in, token);
+
     if (norm)
-        b->isa->pointwise->rms_norm(row, x, norm, hidden, b->model.norm_eps);
+        b->isa->pointwise->rms_norm(h, x, norm, b->model.hidden, b->model.norm_eps);
     else
-        memcpy(row, x, (size_t)hidden * sizeof *row);
+        memcpy(h, x, (size_t)b->model.hidden * sizeof *h);
     cpu_input_quantize(b->isa, in, token);
 }
 

@@ -110,19 +110,21 @@ static struct attention_tile tile_of(const struct cache *c, float softcap, float
                                    .scratch = scratch};
 }
 
-static void add_row(struct attention_tile *t, const float *q, float *o, int first, int last)
+static void add_row(struct attention_tile *t, const float *q, float *o, float sink, int first,
+                    int last)
 {
     t->q[t->rows] = q;
     t->o[t->rows] = o;
+    t->sink[t->rows] = sink;
     t->first[t->rows] = first;
     t->last[t->rows++] = last;
 }
 
 /* The largest error of one row against softmax in float64. */
 static double error_of(const struct cache *c, float softcap, const float *q, const float *o,
-                       int first, int last)
+                       float sink, int first, int last)
 {
-    double score[CONTEXT], max = -1e300, total = 0, worst = 0;
+    double score[CONTEXT], max = (double)sink, worst = 0;
 
     for (int p = first; p <= last; p++) {
         double s = 0;
@@ -132,6 +134,7 @@ static double error_of(const struct cache *c, float softcap, const float *q, con
         score[p] = s;
         max = s > max ? s : max;
     }
+    double total = exp((double)sink - max);
     for (int p = first; p <= last; p++)
         total += exp(score[p] - max);
     for (int d = 0; d < c->layout.head_dim; d++) {
@@ -161,8 +164,9 @@ static struct rows rows_of(int heads, int tokens, int past, int window)
     return r;
 }
 
-static void check_tile(struct rng *r, int head_dim, enum kv_type type, const struct rows *rows,
-                       float softcap)
+/* Each row's sink is `sink` and a bit; -INFINITY: none. */
+static void check_sinks(struct rng *r, int head_dim, enum kv_type type, const struct rows *rows,
+                        float softcap, float sink)
 {
     size_t count = (size_t)rows->count * (size_t)head_dim;
     struct cache c;
@@ -176,9 +180,10 @@ static void check_tile(struct rng *r, int head_dim, enum kv_type type, const str
     for (int i = 0; i < rows->count; i++) {
         struct attention_tile t = tile_of(&c, softcap, scratch);
         float *o = want + (size_t)i * (size_t)head_dim;
-        add_row(&t, q + (size_t)i * (size_t)head_dim, o, rows->first[i], rows->last[i]);
+        float s = sink + 0.3f * (float)i;
+        add_row(&t, q + (size_t)i * (size_t)head_dim, o, s, rows->first[i], rows->last[i]);
         cpu_isa_scalar.attend(&t);
-        double error = error_of(&c, softcap, t.q[0], o, rows->first[i], rows->last[i]);
+        double error = error_of(&c, softcap, t.q[0], o, s, rows->first[i], rows->last[i]);
         double bound = 2e-6 + 2e-8 * head_dim; // scores are sums of head_dim terms
         if (!(error < bound)) printf("dim %d row %d: error %g\n", head_dim, i, error);
         EXPECT(error < bound);
@@ -190,7 +195,8 @@ static void check_tile(struct rng *r, int head_dim, enum kv_type type, const str
                 struct attention_tile t = tile_of(&c, softcap, scratch);
                 for (int j = i; j < i + step && j < rows->count; j++) {
                     size_t at = (size_t)j * (size_t)head_dim;
-                    add_row(&t, q + at, got + at, rows->first[j], rows->last[j]);
+                    add_row(&t, q + at, got + at, sink + 0.3f * (float)j, rows->first[j],
+                            rows->last[j]);
                 }
                 isa->attend(&t);
             }
@@ -205,6 +211,12 @@ static void check_tile(struct rng *r, int head_dim, enum kv_type type, const str
     free(got);
     free(scratch);
     free(c.pages);
+}
+
+static void check_tile(struct rng *r, int head_dim, enum kv_type type, const struct rows *rows,
+                       float softcap)
+{
+    check_sinks(r, head_dim, type, rows, softcap, -INFINITY);
 }
 
 static void test_shapes(void)
@@ -264,11 +276,31 @@ static void test_softcap(void)
     check_tile(&r, 64, KV_F32, &rows, 50.0f);
 }
 
+/* Sinks far below the scores, among them and far above, where next to nothing is left for V. */
+static void test_sinks(void)
+{
+    static const float sinks[] = {-60, -2, 1, 40};
+    struct rng r;
+
+    rng_init(&r, 5);
+    for (size_t i = 0; i < ARRAY_LEN(sinks); i++) {
+        for (int type = 0; type < KV_TYPES; type++) {
+            struct rows decode = rows_of(8, 1, 200, 0), prefill = rows_of(4, 7, 120, 16);
+            check_sinks(&r, 64, (enum kv_type)type, &decode, 0, sinks[i]);
+            check_sinks(&r, 64, (enum kv_type)type, &prefill, 0, sinks[i]);
+        }
+    }
+    struct rows first = rows_of(3, 1, 0, 0);
+    check_sinks(&r, 18, KV_F32, &first, 0, 0);
+    check_sinks(&r, 18, KV_F32, &first, 3.0f, 0);
+}
+
 int main(void)
 {
     RUN(test_shapes);
     RUN(test_positions);
     RUN(test_windows);
     RUN(test_softcap);
+    RUN(test_sinks);
     return TEST_END();
 }

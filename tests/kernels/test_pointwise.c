@@ -49,6 +49,14 @@ static void test_rms_norm(void)
     }
 }
 
+static double activated(enum ffn_activation kind, double gate, double up)
+{
+    if (kind == FFN_SILU) return silu(gate) * up;
+    if (kind == FFN_GELU_TANH) return gelu_tanh(gate) * up;
+    double g = fmin(gate, 7), u = fmax(-7, fmin(up, 7));
+    return g / (1 + exp(-1.702 * g)) * (u + 1);
+}
+
 static void test_activate(void)
 {
     static const float corners[] = {0.0f,   -0.0f,  1e-30f, -1e-30f, 87.0f,  -87.0f, 88.5f, -88.5f,
@@ -58,23 +66,69 @@ static void test_activate(void)
     struct rng r;
 
     rng_init(&r, 2);
-    for (int kind = FFN_SILU; kind <= FFN_GELU_TANH; kind++) {
+    for (int kind = FFN_SILU; kind <= FFN_SWIGLU_CLAMPED; kind++) {
         random_floats(&r, x, N_MAX, 12.0f);
-        random_floats(&r, up, N_MAX, 2.0f);
+        random_floats(&r, up, N_MAX, kind == FFN_SWIGLU_CLAMPED ? 12.0f : 2.0f);
         memcpy(x, corners, sizeof corners);
         memcpy(want, x, sizeof want);
         cpu_isa_scalar.pointwise->activate((enum ffn_activation)kind, want, up, 597);
         for (int k = 0; k < 597; k++) {
-            double z = (double)x[k], f = kind == FFN_SILU ? silu(z) : gelu_tanh(z);
+            double z = (double)x[k], f = activated((enum ffn_activation)kind, z, (double)up[k]);
             /* The absolute part: e^88 is as far as the exponential goes. */
-            double slack = 1e-36 + 2e-6 * fabs(f * (double)up[k]);
-            EXPECT(fabs((double)want[k] - f * (double)up[k]) <= slack * (1 + fabs(z)));
+            double slack = 1e-36 + 2e-6 * fabs(f);
+            EXPECT(fabs((double)want[k] - f) <= slack * (1 + fabs(z)));
         }
         for (int j = 0; (isa = test_isa(j)) != NULL; j++) {
             memcpy(got, x, sizeof got);
             isa->pointwise->activate((enum ffn_activation)kind, got, up, 597);
             EXPECT(same_bits(got, want, 597));
             EXPECT(same_bits(got + 597, x + 597, 3));
+        }
+    }
+}
+
+/* Clamping must not turn a NaN into a number. */
+static void test_clamped_nan(void)
+{
+    const struct cpu_isa *isa;
+
+    for (int j = 0; (isa = test_isa(j)) != NULL; j++) {
+        float gate[3] = {NAN, 1, 1}, up[3] = {1, NAN, 1};
+        isa->pointwise->activate(FFN_SWIGLU_CLAMPED, gate, up, 3);
+        EXPECT(isnan(gate[0]) && isnan(gate[1]) && !isnan(gate[2]));
+    }
+}
+
+/* What routes tokens to experts. */
+static void test_softmax_and_sigmoid(void)
+{
+    static const int counts[] = {1, 2, 15, 16, 17, 60, 128};
+    float x[N_MAX], want[N_MAX], got[N_MAX], sigmoid[N_MAX];
+    const struct cpu_isa *isa;
+    struct rng r;
+
+    rng_init(&r, 9);
+    for (size_t i = 0; i < ARRAY_LEN(counts); i++) {
+        int n = counts[i];
+        double total = 0;
+        random_floats(&r, x, N_MAX, 30.0f);
+        memcpy(want, x, sizeof want);
+        memcpy(sigmoid, x, sizeof sigmoid);
+        cpu_isa_scalar.pointwise->softmax(want, n);
+        cpu_isa_scalar.pointwise->sigmoid(sigmoid, n);
+        for (int k = 0; k < n; k++)
+            total += exp((double)x[k]);
+        for (int k = 0; k < n; k++) {
+            EXPECT(close_to(want[k], exp((double)x[k]) / total, 4e-6));
+            EXPECT(close_to(sigmoid[k], 1 / (1 + exp(-(double)x[k])), 1e-6));
+        }
+        for (int j = 0; (isa = test_isa(j)) != NULL; j++) {
+            memcpy(got, x, sizeof got);
+            isa->pointwise->softmax(got, n);
+            EXPECT(same_bits(got, want, N_MAX)); // nothing written beyond
+            memcpy(got, x, sizeof got);
+            isa->pointwise->sigmoid(got, n);
+            EXPECT(same_bits(got, sigmoid, N_MAX));
         }
     }
 }
@@ -313,6 +367,8 @@ int main(void)
 {
     RUN(test_rms_norm);
     RUN(test_activate);
+    RUN(test_clamped_nan);
+    RUN(test_softmax_and_sigmoid);
     RUN(test_softcap);
     RUN(test_sums);
     RUN(test_rope);
