@@ -169,6 +169,7 @@ void pretokenizer_destroy(struct pretokenizer *p)
 struct split {
     const struct pretokenizer *p;
     pcre2_match_data *match[STAGES_MAX];
+    pcre2_match_context *limits;    // NULL until a stage needs PCRE2
     struct buf changed[STAGES_MAX]; // what a stage made of its text
     bool at_start;
     int (*on_piece)(void *arg, struct str piece);
@@ -185,12 +186,18 @@ static int find_match(struct split *s, int index, struct str text, size_t at, si
     const struct stage *stage = &s->p->stages[index];
     if (stage->pattern) return pattern_find(stage->pattern, text, at, begin, end);
     if (!s->match[index]) s->match[index] = pcre2_match_data_create(1, NULL);
+    if (!s->limits) {
+        s->limits = pcre2_match_context_create(NULL);
+        pcre2_set_match_limit(s->limits, UINT32_MAX); // a long run is no reason to refuse a text
+        pcre2_set_depth_limit(s->limits, UINT32_MAX);
+        pcre2_set_heap_limit(s->limits, UINT32_MAX);
+    }
     while (at < text.len) {
         int rc = pcre2_match(stage->code, (PCRE2_SPTR)text.data, text.len, at, PCRE2_NO_UTF_CHECK,
-                             s->match[index], NULL);
+                             s->match[index], s->limits);
         if (rc == PCRE2_ERROR_JIT_STACKLIMIT) // a long match: the interpreter has the heap
             rc = pcre2_match(stage->code, (PCRE2_SPTR)text.data, text.len, at,
-                             PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, s->match[index], NULL);
+                             PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, s->match[index], s->limits);
         if (rc == PCRE2_ERROR_NOMATCH) return 0;
         if (rc < 0) return error_set(s->err, E_LIMIT, "pre-tokenizer: matching failed (%d)", rc);
         const PCRE2_SIZE *span = pcre2_get_ovector_pointer(s->match[index]);
@@ -321,6 +328,7 @@ int pretokenizer_split(const struct pretokenizer *p, struct str text, bool at_st
     for (int i = 0; i < p->count; i++)
         buf_init(&s.changed[i], BUF_MAX_INTERNAL);
     int rc = split_stage(&s, 0, text);
+    pcre2_match_context_free(s.limits);
     for (int i = 0; i < p->count; i++) {
         buf_deinit(&s.changed[i]);
         pcre2_match_data_free(s.match[i]);

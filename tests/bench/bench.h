@@ -18,6 +18,7 @@ struct bench_options {
     char *peer;         // llama-bench
     char *peer_batched; // llama-batched-bench
     char *agent;        // lm-agent, for `startup`
+    char *python;       // tokenizer: of the peer
     char *isa;
     char *cpu_list;
     char *prompt;                    // load: user message
@@ -84,6 +85,9 @@ int bench_soak(const struct bench_options *o, const char *url); // NULL: starts 
 int bench_proxy(const struct bench_options *o);
 int bench_kernels(int threads);
 int bench_prefix(void);
+/* folder: of a model; files: texts to encode. */
+int bench_tokenizer(const struct bench_options *o, const char *folder, const char **files,
+                    size_t count);
 int bench_perplexity(const struct bench_options *o, const char *path);
 
 #endif

@@ -9,6 +9,7 @@
 #include "shared/base/check.h"
 #include "shared/base/log.h"
 
+#define ARGS_MAX    16
 #define FIELD(name) offsetof(struct bench_options, name)
 
 static const struct option bench_option_table[] = {
@@ -41,6 +42,8 @@ static const struct option bench_option_table[] = {
      .group = "Perplexity", .help = "positions in front of the tokens of the decode columns"},
     {"agent", OPTION_STRING, FIELD(agent), .arg = "PATH", .group = "Startup",
      .help = "lm-agent to start; default: the one beside lm-bench"},
+    {"python", OPTION_STRING, FIELD(python), .def = "python3", .arg = "PATH", .group = "Tokenizer",
+     .help = "Python whose tokenizers package is the peer, where it has one"},
     {"concurrency", OPTION_INT, FIELD(concurrency), .def = "8", .min = 1, .max = 10000, .arg = "N",
      .group = "Load", .help = "streams at once"},
     {"requests", OPTION_INT, FIELD(requests), .def = "32", .min = 1, .max = 10000000, .arg = "N",
@@ -71,11 +74,11 @@ static const struct option bench_option_table[] = {
 
 static const struct config_program bench_program = {
     .name = "lm-bench",
-    .usage = "lm-bench [options] engine|cache|kernels|prefix|startup|perplexity FILE|proxy|load "
-             "URL|soak [URL]",
+    .usage = "lm-bench [options] engine|cache|kernels|prefix|startup|perplexity FILE|tokenizer "
+             "FOLDER FILE...|proxy|load URL|soak [URL]",
     .summary =
-        "Measure the engine, its caches, the kernels, types of KV pages, a router's reading of "
-        "requests, an agent's start, the proxy or a served URL, and print ratios.",
+        "Measure the engine, its caches, the kernels, types of KV pages, tokenizers, a router's "
+        "reading of requests, an agent's start, the proxy or a served URL, and print ratios.",
     .footer =
         "  lm-bench engine --model M.gguf --peer llama-bench --peer-batched llama-batched-bench\n"
         "  lm-bench cache --model M.gguf\n"
@@ -83,12 +86,13 @@ static const struct config_program bench_program = {
         "  lm-bench prefix\n"
         "  lm-bench startup --model M.gguf\n"
         "  lm-bench perplexity --model M.gguf tests/fixtures/text/harbour.txt\n"
+        "  lm-bench tokenizer ~/models/Qwen3-0.6B tests/fixtures/text/harbour.txt\n"
         "  lm-bench proxy --rounds 3 --only requests,paced\n"
         "  lm-bench soak --model M.gguf --concurrency 64 --seconds 600\n"
         "  lm-bench load http://127.0.0.1:8000 --concurrency 16\n",
     .options = bench_option_table,
     .count = ARRAY_LEN(bench_option_table),
-    .positional_max = 2,
+    .positional_max = ARGS_MAX,
 };
 
 static int usage(const char *text)
@@ -101,10 +105,15 @@ static int run(const struct bench_options *o, const char **args, size_t count)
 {
     if (count == 0)
         return usage("say what to measure: engine, cache, kernels, prefix, startup, perplexity, "
-                     "proxy, load or soak");
+                     "tokenizer, proxy, load or soak");
+    if (count > 2 && strcmp(args[0], "tokenizer") != 0) return usage("too many arguments");
     if (!strcmp(args[0], "kernels")) return bench_kernels((int)o->threads);
     if (!strcmp(args[0], "prefix")) return bench_prefix();
     if (!strcmp(args[0], "proxy")) return bench_proxy(o);
+    if (!strcmp(args[0], "tokenizer")) {
+        return count > 1 ? bench_tokenizer(o, args[1], args + 2, count - 2)
+                         : usage("tokenizer wants a model folder");
+    }
     if (!strcmp(args[0], "soak")) {
         return o->model || count == 2 ? bench_soak(o, count == 2 ? args[1] : NULL)
                                       : usage("soak wants --model FILE or the URL of an agent");
@@ -117,7 +126,7 @@ static int run(const struct bench_options *o, const char **args, size_t count)
     if (strcmp(args[0], "engine") != 0 && strcmp(args[0], "startup") != 0 && !perplexity &&
         !cache) {
         return usage("unknown subject; it is one of engine, cache, kernels, prefix, startup, "
-                     "perplexity, proxy, load, soak");
+                     "perplexity, tokenizer, proxy, load, soak");
     }
     if (!o->model) return usage("--model wants a GGUF file");
     if (cache) return bench_cache(o);
@@ -130,7 +139,7 @@ static int run(const struct bench_options *o, const char **args, size_t count)
 int main(int argc, char **argv)
 {
     struct bench_options options = {0};
-    const char *args[2];
+    const char *args[ARGS_MAX];
     size_t count = 0;
     struct error err;
 

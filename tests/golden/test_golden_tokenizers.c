@@ -3,6 +3,7 @@
 #include "engine/stopping.h"
 #include "engine/tokenizer_json.h"
 #include "engine/tokenizer_spm_model.h"
+#include "shared/base/clock.h"
 #include "tests/golden/fixtures.h"
 
 #define FOLDERS_MAX 64
@@ -122,6 +123,40 @@ static bool run_case(const struct golden *g)
     return ok;
 }
 
+/* ---- runs ---- */
+
+#define RUN_BYTES  (100 << 10)
+#define RUN_MS_MAX 5000 // with sanitizers on a busy machine; a quadratic one takes minutes
+
+/* Long runs of anything take a moment, and come back as they were. */
+static void test_runs(const char *name, const struct tokenizer *t)
+{
+    static const char *const units[] = {
+        "a", " ",  "7",   "\n", " \n", "\xf0\x9f\x98\x80", "a'", "aB", "\xcc\x81", "\xe4\xbd\xa0",
+        "<", " a", "\t ", "!\n"};
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+        struct token_list ids = {0};
+        struct buf text, out;
+        buf_init(&text, BUF_MAX_INTERNAL);
+        buf_init(&out, BUF_MAX_INTERNAL);
+        while (text.len < RUN_BYTES)
+            buf_append_str(&text, units[i]);
+        uint64_t start = clock_ms();
+        EXPECT_INT(tokenizer_encode(t, text.data, text.len, 0, &ids, NULL), 0);
+        tokenizer_decode(t, ids.ids, ids.count, true, &out);
+        uint64_t took = clock_ms() - start;
+        if (took > RUN_MS_MAX) printf("%s: '%s' takes %d ms\n", name, units[i], (int)took);
+        EXPECT(took <= RUN_MS_MAX);
+        bool stripped = *text.data == ' ' && out.len == text.len - 1; // as decoders do
+        if (stripped) buf_consume(&text, 1);
+        if (t->model != TOKENIZER_UNIGRAM) // whose normaliser takes spaces away
+            EXPECT(str_equal(buf_str(&out), buf_str(&text)));
+        token_list_deinit(&ids);
+        buf_deinit(&text);
+        buf_deinit(&out);
+    }
+}
+
 /* ---- folders ---- */
 
 static bool run_folder(const char *name)
@@ -143,6 +178,7 @@ static bool run_folder(const char *name)
     printf("%s: %d cases, %d wrong\n", name, count, wrong);
     EXPECT(count > 100);
     EXPECT_INT(wrong, 0);
+    test_runs(name, t);
     tokenizer_destroy(t);
     json_destroy(cases);
     return true;

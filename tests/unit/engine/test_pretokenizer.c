@@ -169,6 +169,22 @@ static int count_bytes(void *arg, struct str piece)
     return 0;
 }
 
+/* Matches of a megabyte, which need more than PCRE2's usual stack and limits. */
+static void test_pcre2_has_no_limit(void)
+{
+    static const char *const patterns[] = {"(?#)(?:a|b)+\\s*[\\r\\n]|\\s+(?!\\S)|\\S+", NULL};
+    size_t len = 1 << 20, bytes = 0;
+    char *text = malloc(len);
+    NEED(text);
+    struct pretokenizer *p = create(patterns);
+    memset(text, 'a', len);
+    memset(text + len / 2, ' ', len / 2);
+    EXPECT_INT(pretokenizer_split(p, (struct str){text, len}, true, count_bytes, &bytes, NULL), 0);
+    EXPECT_INT(bytes, len);
+    pretokenizer_destroy(p);
+    free(text);
+}
+
 static void test_long_runs_are_fast(void)
 {
     static const char *const names[] = {"gpt-2", "smollm", "llama-bpe", "qwen2"};
@@ -203,6 +219,7 @@ int main(void)
     RUN(test_behaviors);
     RUN(test_marks);
     RUN(test_callback_stops);
+    RUN(test_pcre2_has_no_limit);
     RUN(test_long_runs_are_fast);
     return TEST_END();
 }
