@@ -7,7 +7,7 @@
  *
  *     x  residual stream     [tokens][hidden]      h  normed input of the next projection
  *     q  queries             [tokens][heads][head_dim]   K, V go straight to their pages
- *     o  attention output    [tokens][heads][head_dim]   g  act(gate) * up   [tokens][ffn]
+ *     o  attention output    [tokens][heads][value_dim]  g  act(gate) * up   [tokens][ffn]
  *     y  output of out/down  [tokens][hidden], this rank's share until all_reduce
  *
  *     step_begin
@@ -97,9 +97,28 @@ struct expert_shape {
     int groups, groups_used;
 };
 
+/* Multi-head latent attention (DeepSeek-V2, V3) in the place of a layer's k and v, and of its q:
+ *
+ *     q       = q_b norm(q_a h)        or q h, with the layer's q, if there is no q_a
+ *     c | r   = kv_a h                 [kv_rank] and [rope_dims]
+ *     k | v   = kv_b norm(c)           of each head in turn, [head_dim - rope_dims] and [value_dim]
+ *
+ * A head's key is k and then r, which all heads share. The last rope_dims elements of each query
+ * and key head rotate, not the first ones. kv_heads = heads: pages hold what kv_b makes. */
+struct latent_params {
+    struct matrix q_a;    // [q_rank][hidden]; data NULL: none
+    struct matrix q_b;    // [heads * head_dim][q_rank]
+    struct matrix kv_a;   // [kv_rank + rope_dims][hidden]
+    struct matrix kv_b;   // [heads * (head_dim - rope_dims + value_dim)][kv_rank]
+    const float *q_norm;  // [q_rank]
+    const float *kv_norm; // [kv_rank]
+};
+
 struct layer_params {
-    struct matrix q, k, v;  // [heads * head_dim][hidden], [kv_heads * head_dim][hidden] twice
-    struct matrix o;        // [hidden][heads * head_dim]
+    struct matrix q, k, v; // [heads * head_dim][hidden], [kv_heads * head or value_dim][hidden]
+    const struct latent_params
+        *latent;            // in the place of q, k, v, their biases and norms; NULL: none
+    struct matrix o;        // [hidden][heads * value_dim]
     struct matrix gate, up; // [ffn][hidden]
     struct matrix down;     // [hidden][ffn]
     const float *attn_norm; // [hidden], NULL: h = x (OLMo 2, whose norms are the post norms)
@@ -116,7 +135,9 @@ struct layer_params {
 
 struct model_params {
     int layers, hidden, heads, kv_heads, head_dim, ffn, vocab;
-    int rope_dims; // leading elements of each head that rotate (even, <= head_dim)
+    int value_dim;       // of a V head; 0: head_dim
+    int q_rank, kv_rank; // of latents; 0: no layer has any
+    int rope_dims; // leading elements of each head that rotate (even, <= head_dim); latent: last ones
     enum rope_style rope_style;
     enum ffn_activation activation;
     float norm_eps;

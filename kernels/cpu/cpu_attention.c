@@ -13,9 +13,10 @@
 
 /* ---- q, k: norm, rotate, scale; k, v: to their pages ---- */
 
-/* One norm per head, or one over all of them; then each head turns. */
+/* One norm per head, or one over all of them; then each head turns: its first elements, or its last
+ * ones in a layer with latents. */
 static void norm_and_rotate(struct backend *b, float *x, int heads, const float *norm, int token,
-                            int table)
+                            const struct cpu_layer *l)
 {
     const struct cpu_pointwise *ops = b->isa->pointwise;
     const struct model_params *m = &b->model;
@@ -27,8 +28,9 @@ static void norm_and_rotate(struct backend *b, float *x, int heads, const float 
         for (int h = 0; h < heads; h++)
             ops->rms_norm(x + h * dim, x + h * dim, norm, dim, m->norm_eps);
     }
-    if (half == 0 || table == ROPE_NONE) return;
-    const float *row = b->rotation[table] + (size_t)token * 2 * (size_t)half;
+    if (half == 0 || l->rope_table == ROPE_NONE) return;
+    const float *row = b->rotation[l->rope_table] + (size_t)token * 2 * (size_t)half;
+    if (l->latent) x += dim - 2 * half;
     for (int h = 0; h < heads; h++)
         ops->rope(x + h * dim, row, row + half, 2 * half, m->rope_style);
 }
@@ -48,7 +50,7 @@ static void store_floats(const struct kv_layout *l, uint8_t *page, int slot, con
 
     for (int d = 0; d < l->head_dim; d++)
         column[d * KV_BLOCK_TOKENS] = k[d];
-    memcpy(row, v, (size_t)l->head_dim * sizeof *v);
+    memcpy(row, v, (size_t)l->value_dim * sizeof *v);
 }
 
 static void store_halves(const struct kv_layout *l, uint8_t *page, int slot, const float *k,
@@ -63,7 +65,7 @@ static void store_halves(const struct kv_layout *l, uint8_t *page, int slot, con
         for (int i = 0; i < count; i++)
             column[(d + i) * KV_BLOCK_TOKENS] = narrow[i];
     }
-    convert(row, v, l->head_dim);
+    convert(row, v, l->value_dim);
 }
 
 static void store_int8(const struct kv_layout *l, uint8_t *page, int slot, const float *k,
@@ -77,7 +79,7 @@ static void store_int8(const struct kv_layout *l, uint8_t *page, int slot, const
     key_scales[slot] = ops->quantize_head(narrow, k, l->head_dim);
     for (int d = 0; d < l->head_dim; d++)
         column[d * KV_BLOCK_TOKENS] = narrow[d];
-    value_scales[slot] = ops->quantize_head(row + slot * l->value_stride, v, l->head_dim);
+    value_scales[slot] = ops->quantize_head(row + slot * l->value_stride, v, l->value_dim);
 }
 
 static void store_kv(const struct backend *b, uint8_t *page, int slot, const float *k,
@@ -113,15 +115,16 @@ static void rotate_and_store(struct backend *b, int token, int layer)
     int position = b->token[token].position;
     int32_t block = s->blocks[position / KV_BLOCK_TOKENS];
     float *q = b->q + (size_t)token * (size_t)(m->heads * m->head_dim);
-    size_t kv = (size_t)token * (size_t)(m->kv_heads * m->head_dim);
+    float *k = b->k + (size_t)token * (size_t)(m->kv_heads * m->head_dim);
+    const float *v = b->v + (size_t)token * (size_t)(m->kv_heads * m->value_dim);
 
-    norm_and_rotate(b, q, m->heads, l->q_norm, token, l->rope_table);
+    if (l->latent) cpu_latent_expand(b, token);
+    norm_and_rotate(b, q, m->heads, l->q_norm, token, l);
     b->isa->pointwise->scale(q, m->attention_scale, m->heads * m->head_dim);
-    norm_and_rotate(b, b->k + kv, m->kv_heads, l->k_norm, token, l->rope_table);
-    for (int h = 0; h < m->kv_heads; h++) {
-        size_t at = kv + (size_t)(h * m->head_dim);
-        store_kv(b, page_of(b, layer, h, block), position % KV_BLOCK_TOKENS, b->k + at, b->v + at);
-    }
+    norm_and_rotate(b, k, m->kv_heads, l->k_norm, token, l);
+    for (int h = 0; h < m->kv_heads; h++)
+        store_kv(b, page_of(b, layer, h, block), position % KV_BLOCK_TOKENS, k + h * m->head_dim,
+                 v + h * m->value_dim);
 }
 
 void cpu_rotate_and_store(struct backend *b, int layer)
@@ -156,10 +159,9 @@ static void run_tile(struct backend *b, int layer, const struct tile_range *r, f
         int last = s->past + t;
         int first = window > 0 && last >= window ? last - window + 1 : 0;
         for (int h = r->head; h < r->head + r->heads; h++, tile.rows++) {
-            size_t at = (size_t)(h * m->head_dim);
-            tile.q[tile.rows] =
-                b->q + (size_t)(s->first + t) * (size_t)(m->heads * m->head_dim) + at;
-            tile.o[tile.rows] = cpu_input_row(&b->o, s->first + t) + at;
+            size_t row = (size_t)(s->first + t) * (size_t)m->heads + (size_t)h;
+            tile.q[tile.rows] = b->q + row * (size_t)m->head_dim;
+            tile.o[tile.rows] = cpu_input_row(&b->o, s->first + t) + h * m->value_dim;
             tile.sink[tile.rows] = sinks ? sinks[h] : -INFINITY;
             tile.first[tile.rows] = first;
             tile.last[tile.rows] = last;

@@ -264,8 +264,8 @@ static void attend(const struct attention_tile *tile)
     for (int r = 0; r < tile->rows; r++) {
         struct vf inverse = vf_set1(1.0f / s.total[r]);
         const float *sums = s.sums + (size_t)layout->value_stride * (size_t)r;
-        for (int i = 0; i < layout->head_dim; i += 16)
-            vf_store_n(tile->o[r] + i, vf_mul(vf_load(sums + i), inverse), layout->head_dim - i);
+        for (int i = 0; i < layout->value_dim; i += 16)
+            vf_store_n(tile->o[r] + i, vf_mul(vf_load(sums + i), inverse), layout->value_dim - i);
     }
 }
 

@@ -55,7 +55,7 @@ static size_t cpu_kv_block_bytes(const struct backend *b, enum kv_type type)
 {
     struct kv_layout layout;
     CHECK(b->loaded);
-    cpu_kv_layout_init(&layout, type, b->model.head_dim);
+    cpu_kv_layout_init(&layout, type, b->model.head_dim, b->model.value_dim);
     return layout.bytes * (size_t)b->model.layers * (size_t)b->model.kv_heads;
 }
 
@@ -76,7 +76,7 @@ static int cpu_kv_open(struct backend *b, enum kv_type type, int blocks, struct 
     b->kv_mapped = page * (size_t)blocks;
     b->kv_blocks = blocks;
     b->kv_page_bytes = page;
-    cpu_kv_layout_init(&b->kv_layout, type, b->model.head_dim);
+    cpu_kv_layout_init(&b->kv_layout, type, b->model.head_dim, b->model.value_dim);
     return 0;
 }
 

@@ -27,7 +27,7 @@ size_t cpu_act_bytes(enum act_layout layout, int cols)
     UNREACHABLE();
 }
 
-void cpu_kv_layout_init(struct kv_layout *l, enum kv_type type, int head_dim)
+void cpu_kv_layout_init(struct kv_layout *l, enum kv_type type, int head_dim, int value_dim)
 {
     static const size_t element_bytes[KV_TYPES] = {
         [KV_F32] = 4, [KV_F16] = 2, [KV_BF16] = 2, [KV_INT8] = 1};
@@ -37,7 +37,8 @@ void cpu_kv_layout_init(struct kv_layout *l, enum kv_type type, int head_dim)
 
     l->type = type;
     l->head_dim = head_dim;
-    l->value_stride = (head_dim + 15) & ~15;
+    l->value_dim = value_dim;
+    l->value_stride = (value_dim + 15) & ~15;
     l->element_bytes = element;
     l->key_scales = (size_t)head_dim * KV_BLOCK_TOKENS * element;
     l->value_scales = l->key_scales + scales;

@@ -82,13 +82,13 @@ struct cpu_pointwise {
  */
 struct kv_layout {
     enum kv_type type;
-    int head_dim, value_stride; // value_stride: head_dim rounded up to 16
+    int head_dim, value_dim, value_stride; // value_stride: value_dim rounded up to 16
     size_t element_bytes;
     size_t key_scales, value_scales, values; // byte offsets; float32 scales, KV_INT8 only
     size_t bytes;
 };
 
-void cpu_kv_layout_init(struct kv_layout *l, enum kv_type type, int head_dim);
+void cpu_kv_layout_init(struct kv_layout *l, enum kv_type type, int head_dim, int value_dim);
 
 /* Query rows that share one KV head of one sequence. A row is one query head of one token; it sees
  * the positions first[row] .. last[row]. */
@@ -96,7 +96,7 @@ struct attention_tile {
     int rows;                           // <= ATTENTION_ROWS_MAX
     float softcap;                      // 0: none
     const float *q[ATTENTION_ROWS_MAX]; // [head_dim], scaled already
-    float *o[ATTENTION_ROWS_MAX];       // [head_dim]
+    float *o[ATTENTION_ROWS_MAX];       // [value_dim]
     float sink[ATTENTION_ROWS_MAX];     // one more logit, with no value; -INFINITY: none
     int first[ATTENTION_ROWS_MAX], last[ATTENTION_ROWS_MAX];
     const int32_t *blocks;          // page numbers of the sequence
@@ -120,9 +120,9 @@ struct cpu_isa {
     void (*attend)(const struct attention_tile *tile);
 };
 
-static inline size_t cpu_attention_scratch_floats(int head_dim)
+static inline size_t cpu_attention_scratch_floats(int value_dim)
 {
-    return (size_t)ATTENTION_ROWS_MAX * (size_t)(KV_BLOCK_TOKENS + ((head_dim + 15) & ~15));
+    return (size_t)ATTENTION_ROWS_MAX * (size_t)(KV_BLOCK_TOKENS + ((value_dim + 15) & ~15));
 }
 
 /* "auto" or NULL: the best available. E_INVALID: no such name; E_UNSUPPORTED: not on this machine.

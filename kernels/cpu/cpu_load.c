@@ -70,6 +70,9 @@ static int check_scalars(const struct model_params *p, struct error *err)
         {"heads", p->heads, 1, 4096},
         {"kv heads", p->kv_heads, 1, p->heads},
         {"head size", p->head_dim, 2, HEAD_DIM_MAX},
+        {"value head size", p->value_dim, 0, HEAD_DIM_MAX},
+        {"query rank", p->q_rank, 0, DIM_MAX},
+        {"key and value rank", p->kv_rank, 0, DIM_MAX},
         {"ffn size", p->ffn, has_dense_layer(p), DIM_MAX},
         {"vocabulary", p->vocab, 1, DIM_MAX},
         {"rotated elements", p->rope_dims, 0, p->head_dim},
@@ -107,7 +110,7 @@ int cpu_load_check_matrix(const struct matrix *m, const char *name, int layer, i
 }
 
 /* The matrices of a layer outside experts, in the order in which a step uses them. */
-#define LAYER_MATRICES_MAX 7
+#define LAYER_MATRICES_MAX 8
 
 struct layer_matrix {
     const char *name;
@@ -116,29 +119,67 @@ struct layer_matrix {
     int64_t rows, cols;
 };
 
+static int value_dim(const struct model_params *p)
+{
+    return p->value_dim > 0 ? p->value_dim : p->head_dim;
+}
+
 static int layer_matrices(const struct model_params *p, const struct layer_params *l,
                           struct cpu_layer *out, struct layer_matrix m[LAYER_MATRICES_MAX])
 {
-    int64_t q = (int64_t)p->heads * p->head_dim, kv = (int64_t)p->kv_heads * p->head_dim;
-    const struct layer_matrix all[LAYER_MATRICES_MAX] = {
-        {"q", &l->q, &out->q, q, p->hidden},
-        {"k", &l->k, &out->k, kv, p->hidden},
-        {"v", &l->v, &out->v, kv, p->hidden},
-        {"o", &l->o, &out->o, p->hidden, q},
-        {"gate", &l->gate, &out->gate, p->ffn, p->hidden},
-        {"up", &l->up, &out->up, p->ffn, p->hidden},
-        {"down", &l->down, &out->down, p->hidden, p->ffn},
-    };
-    memcpy(m, all, sizeof all);
-    return l->experts ? 4 : 7;
+    int64_t q = (int64_t)p->heads * p->head_dim, k = (int64_t)p->kv_heads * p->head_dim;
+    int64_t v = (int64_t)p->kv_heads * value_dim(p), o = (int64_t)p->heads * value_dim(p);
+    const struct latent_params *x = l->latent;
+    int n = 0;
+
+    if (x && x->q_a.data) {
+        m[n++] = (struct layer_matrix){"q_a", &x->q_a, &out->latent->q_a, p->q_rank, p->hidden};
+        m[n++] = (struct layer_matrix){"q_b", &x->q_b, &out->latent->q_b, q, p->q_rank};
+    } else {
+        m[n++] = (struct layer_matrix){"q", &l->q, &out->q, q, p->hidden};
+    }
+    if (x) {
+        int64_t narrow = (int64_t)p->kv_rank + p->rope_dims,
+                wide = q + v - (int64_t)p->heads * p->rope_dims;
+        m[n++] = (struct layer_matrix){"kv_a", &x->kv_a, &out->latent->kv_a, narrow, p->hidden};
+        m[n++] = (struct layer_matrix){"kv_b", &x->kv_b, &out->latent->kv_b, wide, p->kv_rank};
+    } else {
+        m[n++] = (struct layer_matrix){"k", &l->k, &out->k, k, p->hidden};
+        m[n++] = (struct layer_matrix){"v", &l->v, &out->v, v, p->hidden};
+    }
+    m[n++] = (struct layer_matrix){"o", &l->o, &out->o, p->hidden, o};
+    if (l->experts) return n;
+    m[n++] = (struct layer_matrix){"gate", &l->gate, &out->gate, p->ffn, p->hidden};
+    m[n++] = (struct layer_matrix){"up", &l->up, &out->up, p->ffn, p->hidden};
+    m[n++] = (struct layer_matrix){"down", &l->down, &out->down, p->hidden, p->ffn};
+    return n;
+}
+
+static int check_latent(const struct model_params *p, int layer, struct error *err)
+{
+    const struct layer_params *l = &p->layer[layer];
+
+    if (p->kv_rank == 0 || (l->latent->q_a.data && p->q_rank == 0))
+        return error_set(err, E_INVALID, "layer %d has latents, but the model no rank", layer);
+    if (!l->latent->kv_norm || (l->latent->q_a.data && !l->latent->q_norm))
+        return error_set(err, E_INVALID, "layer %d has latents without norms", layer);
+    if (p->kv_heads != p->heads) {
+        return error_set(err, E_UNSUPPORTED, "layer %d has latents for %d heads, but %d kv heads",
+                         layer, p->heads, p->kv_heads);
+    }
+    if (l->q_bias || l->k_bias || l->v_bias || l->q_norm || l->k_norm)
+        return error_set(err, E_UNSUPPORTED, "layer %d has latents and a bias or norm of q, k or v",
+                         layer);
+    return 0;
 }
 
 static int check_layer(const struct model_params *p, int layer, struct error *err)
 {
     const struct layer_params *l = &p->layer[layer];
     struct layer_matrix m[LAYER_MATRICES_MAX];
-    struct cpu_layer unused;
-    int count = layer_matrices(p, l, &unused, m), rc = 0;
+    struct cpu_latent unused_latent;
+    struct cpu_layer unused = {.latent = &unused_latent};
+    int count = layer_matrices(p, l, &unused, m), rc = l->latent ? check_latent(p, layer, err) : 0;
 
     for (int j = 0; rc == 0 && j < count; j++)
         rc = cpu_load_check_matrix(m[j].source, m[j].name, layer, m[j].rows, m[j].cols, err);
@@ -207,7 +248,7 @@ float *cpu_load_lay_floats(struct backend *b, const float *source, int64_t count
 /* Hand out the weight region in order of use. Run twice: to count, then for real. */
 static void lay_weights(struct backend *b, const struct model_params *p)
 {
-    int64_t q = (int64_t)p->heads * p->head_dim, kv = (int64_t)p->kv_heads * p->head_dim;
+    int64_t q = (int64_t)p->heads * p->head_dim, k = (int64_t)p->kv_heads * p->head_dim;
 
     for (int i = 0; i < p->rope_table_count; i++)
         b->inv_freq[i] = cpu_load_lay_floats(b, p->rope_tables[i].inv_freq, p->rope_dims / 2);
@@ -220,10 +261,10 @@ static void lay_weights(struct backend *b, const struct model_params *p)
         out->rope_table = l->rope_table;
         out->attn_norm = cpu_load_lay_floats(b, l->attn_norm, p->hidden);
         out->q_bias = cpu_load_lay_floats(b, l->q_bias, q);
-        out->k_bias = cpu_load_lay_floats(b, l->k_bias, kv);
-        out->v_bias = cpu_load_lay_floats(b, l->v_bias, kv);
+        out->k_bias = cpu_load_lay_floats(b, l->k_bias, k);
+        out->v_bias = cpu_load_lay_floats(b, l->v_bias, (int64_t)p->kv_heads * value_dim(p));
         out->q_norm = cpu_load_lay_floats(b, l->q_norm, p->qk_norm_spans_heads ? q : p->head_dim);
-        out->k_norm = cpu_load_lay_floats(b, l->k_norm, p->qk_norm_spans_heads ? kv : p->head_dim);
+        out->k_norm = cpu_load_lay_floats(b, l->k_norm, p->qk_norm_spans_heads ? k : p->head_dim);
         out->sinks = cpu_load_lay_floats(b, l->sinks, p->heads);
         out->o_bias = cpu_load_lay_floats(b, l->o_bias, p->hidden);
         out->attn_post_norm = cpu_load_lay_floats(b, l->attn_post_norm, p->hidden);
@@ -231,6 +272,10 @@ static void lay_weights(struct backend *b, const struct model_params *p)
         out->ffn_post_norm = cpu_load_lay_floats(b, l->ffn_post_norm, p->hidden);
         for (int j = 0; j < count; j++)
             cpu_load_lay_matrix(b, m[j].source, m[j].packed);
+        if (l->latent) {
+            out->latent->q_norm = cpu_load_lay_floats(b, l->latent->q_norm, p->q_rank);
+            out->latent->kv_norm = cpu_load_lay_floats(b, l->latent->kv_norm, p->kv_rank);
+        }
         if (l->experts) cpu_load_experts_lay(b, p, i);
     }
     b->final_norm = cpu_load_lay_floats(b, p->final_norm, p->hidden);
@@ -275,8 +320,10 @@ void cpu_load_pack(struct backend *b, const struct model_params *p, const struct
 static int load_weights(struct backend *b, const struct model_params *p, struct error *err)
 {
     b->layer = xcalloc((size_t)p->layers, sizeof *b->layer);
-    for (int i = 0; i < p->layers; i++)
+    for (int i = 0; i < p->layers; i++) {
         b->layer[i].experts = cpu_load_experts_open(p, i);
+        if (p->layer[i].latent) b->layer[i].latent = xcalloc(1, sizeof *b->layer[i].latent);
+    }
     lay_weights(b, p);
     int rc = region_open(&b->weights, b->weights.used, err);
     if (rc < 0) return rc;
@@ -327,13 +374,17 @@ static void lay_activations(struct backend *b)
 {
     const struct model_params *m = &b->model;
     int tokens = b->limits.tokens_max, rows = b->limits.rows_max;
-    unsigned attn = 0, ffn = 0, o = 0, g = 0;
+    unsigned attn = 0, ffn = 0, o = 0, g = 0, q_latent = 0, kv_latent = 0;
     struct expert_layouts experts = {0};
 
     for (int i = 0; i < m->layers; i++) {
         const struct cpu_layer *l = &b->layer[i];
-        attn |= cpu_gemm_layouts(b->isa, &l->q) | cpu_gemm_layouts(b->isa, &l->k) |
-                cpu_gemm_layouts(b->isa, &l->v);
+        const struct cpu_latent *x = l->latent;
+        attn |= cpu_gemm_layouts(b->isa, x && x->q_a.cols ? &x->q_a : &l->q) |
+                cpu_gemm_layouts(b->isa, x ? &x->kv_a : &l->k) |
+                cpu_gemm_layouts(b->isa, x ? &x->kv_a : &l->v);
+        if (x) q_latent |= cpu_gemm_layouts(b->isa, &x->q_b);
+        if (x) kv_latent |= cpu_gemm_layouts(b->isa, &x->kv_b);
         o |= cpu_gemm_layouts(b->isa, &l->o);
         if (l->experts) {
             cpu_load_experts_layouts(b, i, &experts);
@@ -345,7 +396,7 @@ static void lay_activations(struct backend *b)
     /* Two terms where rounding to eight bits hurts most and costs least (README rule A5). */
     cpu_load_lay_input(b, &b->attn_in, m->hidden, tokens, attn, 2, NULL);
     cpu_load_lay_input(b, &b->ffn_in, m->hidden, tokens, ffn | experts.h, 1, &b->attn_in);
-    cpu_load_lay_input(b, &b->o, m->heads * m->head_dim, tokens, o, 1, NULL);
+    cpu_load_lay_input(b, &b->o, m->heads * m->value_dim, tokens, o, 1, NULL);
     cpu_load_lay_input(b, &b->g, m->ffn, tokens, g, 1, NULL);
     cpu_load_lay_input(b, &b->last, m->hidden, rows, cpu_gemm_layouts(b->isa, &b->head), 2, NULL);
     cpu_load_experts_lay_routes(b, &experts);
@@ -353,18 +404,26 @@ static void lay_activations(struct backend *b)
     b->y = cpu_load_lay_rows(b, m->hidden, tokens);
     b->q = cpu_load_lay_rows(b, m->heads * m->head_dim, tokens);
     b->k = cpu_load_lay_rows(b, m->kv_heads * m->head_dim, tokens);
-    b->v = cpu_load_lay_rows(b, m->kv_heads * m->head_dim, tokens);
+    b->v = cpu_load_lay_rows(b, m->kv_heads * m->value_dim, tokens);
+    cpu_load_lay_input(b, &b->latents.q, m->q_rank, tokens, q_latent, 2, NULL);
+    cpu_load_lay_input(b, &b->latents.kv, m->kv_rank, tokens, kv_latent, 2, NULL);
+    if (m->kv_rank > 0) {
+        int wide = m->heads * (m->head_dim - m->rope_dims + m->value_dim);
+        b->latents.narrow = cpu_load_lay_rows(b, m->kv_rank + m->rope_dims, tokens);
+        b->latents.wide = cpu_load_lay_rows(b, wide, tokens);
+    }
     for (int i = 0; i < m->rope_table_count; i++)
         b->rotation[i] = cpu_load_lay_rows(b, m->rope_dims, tokens);
     b->token = cpu_load_lay_bytes(b, (size_t)tokens * sizeof *b->token);
     b->logits = cpu_load_lay_rows(b, m->vocab, rows);
-    b->scratch_floats = cpu_attention_scratch_floats(m->head_dim);
+    b->scratch_floats = cpu_attention_scratch_floats(m->value_dim);
     b->scratch = cpu_load_lay_rows(b, (int)b->scratch_floats, cpu_pool_threads(b->pool));
 }
 
 static void keep_scalars(struct backend *b, const struct model_params *p)
 {
     b->model = *p;
+    b->model.value_dim = value_dim(p);
     b->model.embedding = b->model.head = (struct matrix){0};
     b->model.final_norm = NULL;
     b->model.layer = NULL;
@@ -376,8 +435,10 @@ static void keep_scalars(struct backend *b, const struct model_params *p)
 
 void cpu_unload(struct backend *b)
 {
-    for (int i = 0; b->layer && i < b->model.layers; i++)
+    for (int i = 0; b->layer && i < b->model.layers; i++) {
         cpu_load_experts_close(b->layer[i].experts);
+        free(b->layer[i].latent);
+    }
     free(b->layer);
     region_close(&b->weights);
     region_close(&b->activations);

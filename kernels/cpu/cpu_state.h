@@ -6,6 +6,7 @@
 #include "kernels/cpu/cpu_experts.h"
 #include "kernels/cpu/cpu_gemm.h"
 #include "kernels/cpu/cpu_isa.h"
+#include "kernels/cpu/cpu_latent.h"
 #include "kernels/cpu/cpu_pool.h"
 
 /* A range of private pages, handed out front to back. */
@@ -16,6 +17,7 @@ struct cpu_region {
 
 struct cpu_layer {
     struct cpu_packed q, k, v, o, gate, up, down;
+    struct cpu_latent *latent;   // owned, in the place of k and v; NULL: none
     struct cpu_experts *experts; // owned, in the place of gate, up, down; NULL: a dense layer
     float *attn_norm, *ffn_norm; // NULL: the residual stream as it is
     float *q_bias, *k_bias, *v_bias, *o_bias; // NULL: none
@@ -39,7 +41,7 @@ struct backend {
 
     /* after load */
     bool loaded;
-    struct model_params model; // scalars only: every pointer in it is NULL
+    struct model_params model; // scalars only: every pointer in it is NULL; value_dim is set
     struct step_limits limits;
     struct cpu_region weights, activations;
     struct cpu_layer *layer;           // [layers]
@@ -50,10 +52,11 @@ struct backend {
     /* activations, [tokens_max][...] unless said otherwise */
     float *x, *y;                     // [hidden]
     struct cpu_input attn_in, ffn_in; // [hidden]; both have their float rows in attn_in
-    struct cpu_input o, g;            // [heads * head_dim], [ffn]
+    struct cpu_input o, g;            // [heads * value_dim], [ffn]
     struct cpu_input last;            // [rows_max][hidden]: the rows whose logits are wanted
     struct cpu_routes routes;         // of the layer with experts that is being run
-    float *q, *k, *v;                 // [heads * head_dim], [kv_heads * head_dim] twice
+    float *q, *k, *v;                 // [heads or kv_heads * head_dim], [kv_heads * value_dim]
+    struct cpu_latent_rows latents;   // of the layer with latents that is being run
     float *rotation[ROPE_TABLES_MAX]; // [rope_dims]: cosines, then sines
     struct cpu_token *token;
     float *logits;  // [rows_max][vocab]

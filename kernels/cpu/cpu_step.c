@@ -117,10 +117,14 @@ void cpu_qkv(struct backend *b, int layer)
     const struct cpu_layer *l = &b->layer[layer];
     struct cpu_gemm_job job = job_of(b, &b->attn_in);
 
-    job_add(&job, &l->q, b->q, l->q_bias);
-    job_add(&job, &l->k, b->k, l->k_bias);
-    job_add(&job, &l->v, b->v, l->v_bias);
-    cpu_gemm_run(&job);
+    if (l->latent) {
+        cpu_latent_project(b, layer);
+    } else {
+        job_add(&job, &l->q, b->q, l->q_bias);
+        job_add(&job, &l->k, b->k, l->k_bias);
+        job_add(&job, &l->v, b->v, l->v_bias);
+        cpu_gemm_run(&job);
+    }
     cpu_rotate_and_store(b, layer);
 }
 

@@ -79,20 +79,21 @@ static double value(const struct cache *c, int position, int d)
                           page + scale_at(c->layout.value_scales, position));
 }
 
-static void cache_init(struct cache *c, struct rng *r, int head_dim, enum kv_type type)
+static void cache_init(struct cache *c, struct rng *r, int head_dim, int value_dim,
+                       enum kv_type type)
 {
     const struct kv_layout *l = &c->layout;
-    cpu_kv_layout_init(&c->layout, type, head_dim);
+    cpu_kv_layout_init(&c->layout, type, head_dim, value_dim);
     c->pages = xaligned(PAGES * l->bytes);
     memset(c->pages, 0xff, PAGES * l->bytes); // NaN in every type
     for (int i = 0; i < PAGES; i++)
         c->blocks[i] = (5 * i + 3) % PAGES;
     for (int p = 0; p < CONTEXT; p++) {
         uint8_t *page = page_of(c, p);
-        for (int d = 0; d < head_dim; d++) {
+        for (int d = 0; d < head_dim; d++)
             store(r, type, page, key_at(p, d), 2.0f);
+        for (int d = 0; d < value_dim; d++)
             store(r, type, page + l->values, value_at(c, p, d), 1.0f);
-        }
         if (type != KV_INT8) continue;
         float scale[2] = {2.0f / 127, 1.0f / (127 + random_float(r, 60))};
         memcpy(page + scale_at(l->key_scales, p), &scale[0], sizeof scale[0]);
@@ -137,7 +138,7 @@ static double error_of(const struct cache *c, float softcap, const float *q, con
     double total = exp((double)sink - max);
     for (int p = first; p <= last; p++)
         total += exp(score[p] - max);
-    for (int d = 0; d < c->layout.head_dim; d++) {
+    for (int d = 0; d < c->layout.value_dim; d++) {
         double sum = 0;
         for (int p = first; p <= last; p++)
             sum += exp(score[p] - max) * value(c, p, d);
@@ -165,21 +166,22 @@ static struct rows rows_of(int heads, int tokens, int past, int window)
 }
 
 /* Each row's sink is `sink` and a bit; -INFINITY: none. */
-static void check_sinks(struct rng *r, int head_dim, enum kv_type type, const struct rows *rows,
-                        float softcap, float sink)
+static void check_rows(struct rng *r, int head_dim, int value_dim, enum kv_type type,
+                       const struct rows *rows, float softcap, float sink)
 {
-    size_t count = (size_t)rows->count * (size_t)head_dim;
+    size_t q_count = (size_t)rows->count * (size_t)head_dim;
+    size_t count = (size_t)rows->count * (size_t)value_dim;
     struct cache c;
-    cache_init(&c, r, head_dim, type);
-    float *q = xmalloc(count * sizeof *q), *want = xcalloc(count, sizeof *want);
+    cache_init(&c, r, head_dim, value_dim, type);
+    float *q = xmalloc(q_count * sizeof *q), *want = xcalloc(count, sizeof *want);
     float *got = xcalloc(count, sizeof *got);
-    float *scratch = xaligned(cpu_attention_scratch_floats(head_dim) * sizeof *scratch);
+    float *scratch = xaligned(cpu_attention_scratch_floats(value_dim) * sizeof *scratch);
     const struct cpu_isa *isa;
 
-    random_floats(r, q, count, 0.6f);
+    random_floats(r, q, q_count, 0.6f);
     for (int i = 0; i < rows->count; i++) {
         struct attention_tile t = tile_of(&c, softcap, scratch);
-        float *o = want + (size_t)i * (size_t)head_dim;
+        float *o = want + (size_t)i * (size_t)value_dim;
         float s = sink + 0.3f * (float)i;
         add_row(&t, q + (size_t)i * (size_t)head_dim, o, s, rows->first[i], rows->last[i]);
         cpu_isa_scalar.attend(&t);
@@ -194,9 +196,9 @@ static void check_sinks(struct rng *r, int head_dim, enum kv_type type, const st
             for (int i = 0; i < rows->count; i += step) {
                 struct attention_tile t = tile_of(&c, softcap, scratch);
                 for (int j = i; j < i + step && j < rows->count; j++) {
-                    size_t at = (size_t)j * (size_t)head_dim;
-                    add_row(&t, q + at, got + at, sink + 0.3f * (float)j, rows->first[j],
-                            rows->last[j]);
+                    const float *row = q + (size_t)j * (size_t)head_dim;
+                    float *o = got + (size_t)j * (size_t)value_dim;
+                    add_row(&t, row, o, sink + 0.3f * (float)j, rows->first[j], rows->last[j]);
                 }
                 isa->attend(&t);
             }
@@ -216,7 +218,7 @@ static void check_sinks(struct rng *r, int head_dim, enum kv_type type, const st
 static void check_tile(struct rng *r, int head_dim, enum kv_type type, const struct rows *rows,
                        float softcap)
 {
-    check_sinks(r, head_dim, type, rows, softcap, -INFINITY);
+    check_rows(r, head_dim, head_dim, type, rows, softcap, -INFINITY);
 }
 
 static void test_shapes(void)
@@ -286,13 +288,29 @@ static void test_sinks(void)
     for (size_t i = 0; i < ARRAY_LEN(sinks); i++) {
         for (int type = 0; type < KV_TYPES; type++) {
             struct rows decode = rows_of(8, 1, 200, 0), prefill = rows_of(4, 7, 120, 16);
-            check_sinks(&r, 64, (enum kv_type)type, &decode, 0, sinks[i]);
-            check_sinks(&r, 64, (enum kv_type)type, &prefill, 0, sinks[i]);
+            check_rows(&r, 64, 64, (enum kv_type)type, &decode, 0, sinks[i]);
+            check_rows(&r, 64, 64, (enum kv_type)type, &prefill, 0, sinks[i]);
         }
     }
     struct rows first = rows_of(3, 1, 0, 0);
-    check_sinks(&r, 18, KV_F32, &first, 0, 0);
-    check_sinks(&r, 18, KV_F32, &first, 3.0f, 0);
+    check_rows(&r, 18, 18, KV_F32, &first, 0, 0);
+    check_rows(&r, 18, 18, KV_F32, &first, 3.0f, 0);
+}
+
+/* Heads of V narrower and wider than those of K. */
+static void test_value_sizes(void)
+{
+    static const int dims[][2] = {{24, 16}, {192, 128}, {16, 24}, {18, 34}};
+    struct rng r;
+
+    rng_init(&r, 6);
+    for (size_t i = 0; i < ARRAY_LEN(dims); i++) {
+        for (int type = 0; type < KV_TYPES; type++) {
+            struct rows decode = rows_of(1, 1, 200, 0), prefill = rows_of(1, 17, 60, 0);
+            check_rows(&r, dims[i][0], dims[i][1], (enum kv_type)type, &decode, 0, -INFINITY);
+            check_rows(&r, dims[i][0], dims[i][1], (enum kv_type)type, &prefill, 0, 1);
+        }
+    }
 }
 
 int main(void)
@@ -302,5 +320,6 @@ int main(void)
     RUN(test_windows);
     RUN(test_softcap);
     RUN(test_sinks);
+    RUN(test_value_sizes);
     return TEST_END();
 }

@@ -11,6 +11,7 @@ struct tiny_model {
     struct model_params params;
     struct layer_params layer[TINY_LAYERS_MAX];
     struct expert_params experts[TINY_LAYERS_MAX];
+    struct latent_params latent[TINY_LAYERS_MAX];
     void *owned[1024];
     int owned_count;
     int matrices; // that a backend reads
@@ -41,19 +42,25 @@ static inline struct matrix tiny_matrix(struct tiny_model *t, struct rng *r, enu
     return m;
 }
 
+static inline int tiny_value_dim(const struct model_params *p)
+{
+    return p->value_dim ? p->value_dim : p->head_dim;
+}
+
 /* The caller has set the scalars of t->params; `types` are used in turn. */
 static inline void tiny_fill(struct tiny_model *t, struct rng *r, const enum dtype *types,
                              int count, bool extras)
 {
     struct model_params *p = &t->params;
     int q = p->heads * p->head_dim, kv = p->kv_heads * p->head_dim, n = 0;
+    int value_dim = tiny_value_dim(p), v = p->kv_heads * value_dim;
 
     for (int i = 0; i < p->layers; i++) {
         struct layer_params *l = &t->layer[i];
         l->q = tiny_matrix(t, r, types[n++ % count], q, p->hidden);
         l->k = tiny_matrix(t, r, types[n++ % count], kv, p->hidden);
-        l->v = tiny_matrix(t, r, types[n++ % count], kv, p->hidden);
-        l->o = tiny_matrix(t, r, types[n++ % count], p->hidden, q);
+        l->v = tiny_matrix(t, r, types[n++ % count], v, p->hidden);
+        l->o = tiny_matrix(t, r, types[n++ % count], p->hidden, p->heads * value_dim);
         l->gate = tiny_matrix(t, r, types[n++ % count], p->ffn, p->hidden);
         l->up = tiny_matrix(t, r, types[n++ % count], p->ffn, p->hidden);
         l->down = tiny_matrix(t, r, types[n++ % count], p->hidden, p->ffn);
@@ -62,7 +69,7 @@ static inline void tiny_fill(struct tiny_model *t, struct rng *r, const enum dty
         if (!extras) continue;
         l->q_bias = tiny_floats(t, r, q, 0, 0.2f);
         l->k_bias = tiny_floats(t, r, kv, 0, 0.2f);
-        l->v_bias = tiny_floats(t, r, kv, 0, 0.2f);
+        l->v_bias = tiny_floats(t, r, v, 0, 0.2f);
         l->o_bias = tiny_floats(t, r, p->hidden, 0, 0.2f);
         l->q_norm = tiny_floats(t, r, p->head_dim, 1, 0.3f);
         l->k_norm = tiny_floats(t, r, p->head_dim, 1, 0.3f);
@@ -81,6 +88,27 @@ static inline void tiny_fill(struct tiny_model *t, struct rng *r, const enum dty
     if (extras) p->head = tiny_matrix(t, r, types[count - 1], p->vocab, p->hidden);
     p->final_norm = tiny_floats(t, r, p->hidden, 1, 0.3f);
     p->layer = t->layer;
+}
+
+/* Latents in the place of a layer's k and v, and of its q if the model has a q_rank. */
+static inline void tiny_add_latent(struct tiny_model *t, struct rng *r, int layer,
+                                   const enum dtype *types, int count)
+{
+    const struct model_params *p = &t->params;
+    struct latent_params *x = &t->latent[layer];
+    int narrow = p->kv_rank + p->rope_dims, n = layer;
+    int wide = p->heads * (p->head_dim - p->rope_dims + tiny_value_dim(p));
+
+    t->matrices -= p->q_rank > 0 ? 3 : 2;
+    if (p->q_rank > 0) {
+        x->q_a = tiny_matrix(t, r, types[n++ % count], p->q_rank, p->hidden);
+        x->q_b = tiny_matrix(t, r, types[n++ % count], p->heads * p->head_dim, p->q_rank);
+        x->q_norm = tiny_floats(t, r, p->q_rank, 1, 0.3f);
+    }
+    x->kv_a = tiny_matrix(t, r, types[n++ % count], narrow, p->hidden);
+    x->kv_b = tiny_matrix(t, r, types[n++ % count], wide, p->kv_rank);
+    x->kv_norm = tiny_floats(t, r, p->kv_rank, 1, 0.3f);
+    t->layer[layer].latent = x;
 }
 
 /* Experts of params.expert_shape in the place of a layer's gate, up and down; `types` are used in

@@ -35,6 +35,7 @@ static inline void ref_norm(double *y, const double *x, const float *weight, int
         y[i] = x[i] * scale * (double)weight[i];
 }
 
+/* The first rope_dims elements of a head, or the last ones in a layer with latents. */
 static inline void ref_rotate(const struct model_params *p, const struct layer_params *l,
                               double *head, int position)
 {
@@ -42,6 +43,7 @@ static inline void ref_rotate(const struct model_params *p, const struct layer_p
     bool inter = p->rope_style == ROPE_INTERLEAVED;
 
     if (l->rope_table == ROPE_NONE) return;
+    if (l->latent) head += p->head_dim - p->rope_dims;
     const struct rope_table *table = &p->rope_tables[l->rope_table];
     for (int i = 0; i < half; i++) {
         double angle = position * (double)table->inv_freq[i], f = (double)table->attention_factor;
@@ -71,26 +73,28 @@ static inline double ref_cap(double x, float cap)
     return cap > 0 ? (double)cap * tanh(x / (double)cap) : x;
 }
 
-/* Query head `head` of the token at `position`; k and v: [position][kv_heads * head_dim]. */
+/* Query head `head` of the token at `position`; k: [position][kv_heads * head_dim], v likewise with
+ * value_dim. */
 static inline void ref_attend(const struct model_params *p, const struct layer_params *l, int head,
                               const double *q, const double *k, const double *v, int position,
                               double *o)
 {
-    int kv = p->kv_heads * p->head_dim;
+    int k_row = p->kv_heads * p->head_dim, value_dim = tiny_value_dim(p);
+    int v_row = p->kv_heads * value_dim;
     int first = l->window > 0 && position >= l->window ? position - l->window + 1 : 0;
     double *score = xcalloc((size_t)position + 1, sizeof *score), total = 0;
 
     if (l->sinks) total = exp((double)l->sinks[head]);
     for (int t = first; t <= position; t++) {
         for (int d = 0; d < p->head_dim; d++)
-            score[t] += q[d] * k[t * kv + d];
+            score[t] += q[d] * k[t * k_row + d];
         score[t] = exp(ref_cap(score[t] * (double)p->attention_scale, p->attention_softcap));
         total += score[t];
     }
-    for (int d = 0; d < p->head_dim; d++) {
+    for (int d = 0; d < value_dim; d++) {
         o[d] = 0;
         for (int t = first; t <= position; t++)
-            o[d] += score[t] / total * v[t * kv + d];
+            o[d] += score[t] / total * v[t * v_row + d];
     }
     free(score);
 }
@@ -219,26 +223,59 @@ static inline void ref_add(const struct model_params *p, double *x, double *y,
         x[i] += (double)p->residual_scale * y[i];
 }
 
+/* q, k and v of one token before norms and rotation. */
+static inline void ref_project(const struct model_params *p, const struct layer_params *l,
+                               const double *h, double *q, double *k, double *v)
+{
+    const struct latent_params *x = l->latent;
+    int still = p->head_dim - p->rope_dims, value_dim = tiny_value_dim(p);
+    double eps = (double)p->norm_eps, narrow[512], wide[2048];
+
+    if (x && x->q_a.data) {
+        ref_product(&x->q_a, NULL, h, narrow);
+        ref_norm(narrow, narrow, x->q_norm, p->q_rank, eps);
+        ref_product(&x->q_b, NULL, narrow, q);
+    } else {
+        ref_product(&l->q, l->q_bias, h, q);
+    }
+    if (!x) {
+        ref_product(&l->k, l->k_bias, h, k);
+        ref_product(&l->v, l->v_bias, h, v);
+        return;
+    }
+    ref_product(&x->kv_a, NULL, h, narrow);
+    ref_norm(narrow, narrow, x->kv_norm, p->kv_rank, eps);
+    ref_product(&x->kv_b, NULL, narrow, wide);
+    for (int i = 0; i < p->heads; i++) {
+        for (int d = 0; d < p->head_dim; d++)
+            k[i * p->head_dim + d] =
+                d < still ? wide[i * (still + value_dim) + d] : narrow[p->kv_rank + d - still];
+        for (int d = 0; d < value_dim; d++)
+            v[i * value_dim + d] = wide[i * (still + value_dim) + still + d];
+    }
+}
+
 static inline void ref_layer(const struct model_params *p, const struct layer_params *l, double *x,
                              int tokens)
 {
-    int q_dim = p->heads * p->head_dim, kv = p->kv_heads * p->head_dim,
-        group = p->heads / p->kv_heads;
-    double *k = xcalloc((size_t)(tokens * kv), sizeof *k),
-           *v = xcalloc((size_t)(tokens * kv), sizeof *v);
+    int q_dim = p->heads * p->head_dim, group = p->heads / p->kv_heads;
+    int value_dim = tiny_value_dim(p), k_row = p->kv_heads * p->head_dim;
+    int v_row = p->kv_heads * value_dim;
+    double *k = xcalloc((size_t)(tokens * k_row), sizeof *k);
+    double *v = xcalloc((size_t)(tokens * v_row), sizeof *v);
     double *h = xcalloc((size_t)p->hidden, sizeof *h), *y = xcalloc((size_t)p->hidden, sizeof *y);
-    double *q = xcalloc((size_t)q_dim, sizeof *q), *o = xcalloc((size_t)q_dim, sizeof *o);
+    double *q = xcalloc((size_t)q_dim, sizeof *q),
+           *o = xcalloc((size_t)(p->heads * value_dim), sizeof *o);
 
     for (int t = 0; t < tokens; t++, x += p->hidden) {
         ref_norm(h, x, l->attn_norm, p->hidden, (double)p->norm_eps);
-        ref_product(&l->q, l->q_bias, h, q);
-        ref_product(&l->k, l->k_bias, h, k + t * kv);
-        ref_product(&l->v, l->v_bias, h, v + t * kv);
+        ref_project(p, l, h, q, k + t * k_row, v + t * v_row);
         ref_heads(p, l, q, p->heads, l->q_norm, t);
-        ref_heads(p, l, k + t * kv, p->kv_heads, l->k_norm, t);
+        ref_heads(p, l, k + t * k_row, p->kv_heads, l->k_norm, t);
         for (int i = 0; i < p->heads; i++) {
-            int at = i / group * p->head_dim;
-            ref_attend(p, l, i, q + i * p->head_dim, k + at, v + at, t, o + i * p->head_dim);
+            int at = i / group;
+            ref_attend(p, l, i, q + i * p->head_dim, k + at * p->head_dim, v + at * value_dim, t,
+                       o + i * value_dim);
         }
         ref_product(&l->o, l->o_bias, o, y);
         ref_add(p, x, y, l->attn_post_norm);

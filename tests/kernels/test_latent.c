@@ -1,0 +1,126 @@
+/* Latent attention through the CPU backend, and heads of V that aren't as wide as those of K. */
+#include "tests/kernels/tiny_runner.h"
+
+/* ---- models ---- */
+
+/* DeepSeek-V3: latents for q, k and v, experts behind a dense layer. */
+static void model_latent(struct tiny_model *t, struct rng *r)
+{
+    static const enum dtype types[] = {DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_F32};
+    t->params = scalars(64, 4, 4, 24, 96, 77);
+    t->params.value_dim = 16;
+    t->params.rope_dims = 8;
+    t->params.q_rank = 32;
+    t->params.kv_rank = 64;
+    t->params.expert_shape = (struct expert_shape){.experts = 8,
+                                                   .used = 2,
+                                                   .ffn = 32,
+                                                   .scoring = EXPERTS_SIGMOID,
+                                                   .normalise = true,
+                                                   .scale = 1.5f};
+    tiny_fill(t, r, types, 3, false);
+    for (int i = 0; i < 2; i++)
+        tiny_add_latent(t, r, i, types, 3);
+    tiny_add_experts(t, r, 1, types, 3);
+}
+
+/* DeepSeek-V2-Lite: a plain q; odd sizes, and a window on the second layer. */
+static void model_plain_q(struct tiny_model *t, struct rng *r)
+{
+    static const enum dtype types[] = {DTYPE_F16, DTYPE_F32, DTYPE_BF16};
+    t->params = scalars(52, 3, 3, 22, 40, 77);
+    t->params.value_dim = 26;
+    t->params.rope_dims = 10;
+    t->params.rope_style = ROPE_HALF_SPLIT;
+    t->params.kv_rank = 37;
+    tiny_fill(t, r, types, 3, false);
+    for (int i = 0; i < 2; i++)
+        tiny_add_latent(t, r, i, types, 3);
+    t->layer[1].window = 20;
+    t->layer[1].o_bias = tiny_floats(t, r, 52, 0, 0.2f);
+}
+
+/* No latents, but another width of V, with biases and grouped heads. */
+static void model_value_dim(struct tiny_model *t, struct rng *r)
+{
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_F16};
+    t->params = scalars(52, 6, 2, 24, 40, 77);
+    t->params.value_dim = 14;
+    tiny_fill(t, r, types, 2, true);
+}
+
+static void test_values(void)
+{
+    check_values(model_latent, "latent");
+    check_values(model_plain_q, "plain q");
+    check_values(model_value_dim, "value size");
+}
+
+static void test_bits(void)
+{
+    check_bits(model_latent, COMPUTE_AUTO, KV_F16);
+    check_bits(model_latent, COMPUTE_F32, KV_F32);
+    check_bits(model_plain_q, COMPUTE_AUTO, KV_BF16);
+    check_bits(model_value_dim, COMPUTE_AUTO, KV_INT8);
+}
+
+static void test_page_bytes(void)
+{
+    struct tiny_model t = {0};
+    struct runner r;
+    struct rng rng;
+
+    rng_init(&rng, 8);
+    model_latent(&t, &rng);
+    runner_open(&r, &t, NULL, 1, COMPUTE_AUTO, KV_F16);
+    EXPECT_INT(r.ops->kv_block_bytes(r.b, KV_F16), 2 * 4 * (24 + 16) * 64 * 2);
+    runner_close(&r);
+    tiny_free(&t);
+}
+
+/* ---- what it refuses ---- */
+
+static void expect_refusal(struct tiny_model *t, int code, const char *text)
+{
+    struct error err = {0};
+    EXPECT_INT(tiny_load_code(t, &err), code);
+    if (!strstr(err.text, text)) printf("'%s'\n", err.text);
+    EXPECT(strstr(err.text, text));
+}
+
+static void test_refusals(void)
+{
+    struct tiny_model t = {0};
+    struct error err = {0};
+    struct rng rng;
+
+    rng_init(&rng, 9);
+    model_latent(&t, &rng);
+    EXPECT_INT(tiny_load_code(&t, &err), 0);
+    t.params.kv_rank = 0;
+    expect_refusal(&t, E_INVALID, "layer 0 has latents, but the model no rank");
+    t.params.kv_rank = 32;
+    expect_refusal(&t, E_INVALID, "matrix kv_a is 72 x 64, but the model needs 40 x 64");
+    t.params.kv_rank = 64;
+    t.params.kv_heads = 2;
+    expect_refusal(&t, E_UNSUPPORTED, "latents for 4 heads, but 2 kv heads");
+    t.params.kv_heads = 4;
+    t.params.value_dim = 2000;
+    expect_refusal(&t, E_UNSUPPORTED, "value head size 2000");
+    t.params.value_dim = 16;
+    t.layer[1].q_bias = t.layer[1].attn_norm;
+    expect_refusal(&t, E_UNSUPPORTED, "layer 1 has latents and a bias");
+    t.layer[1].q_bias = NULL;
+    t.latent[1].kv_norm = NULL;
+    expect_refusal(&t, E_INVALID, "layer 1 has latents without norms");
+    tiny_free(&t);
+}
+
+int main(void)
+{
+    RUN(test_values);
+    RUN(test_bits);
+    RUN(test_page_bytes);
+    RUN(test_refusals);
+    return TEST_END();
+}
