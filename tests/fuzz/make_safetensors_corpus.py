@@ -1,0 +1,212 @@
+"""Makes the seeds of tests/fuzz/corpus/safetensors: config.json, a NUL, model.safetensors.
+
+Python's standard library only. The files are in the tree; run this after changing it:
+    python3 tests/fuzz/make_safetensors_corpus.py tests/fuzz/corpus/safetensors
+"""
+import json
+import os
+import struct
+import sys
+
+HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB, LAYERS = 16, 2, 1, 8, 24, 32, 1
+BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "F8_E4M3": 1}
+
+
+def config(architecture="LlamaForCausalLM", **more):
+    return {"architectures": [architecture], "hidden_size": HIDDEN, "intermediate_size": FFN,
+            "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+            "num_key_value_heads": KV_HEADS, "head_dim": HEAD_DIM, "vocab_size": VOCAB,
+            "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": True, **more}
+
+
+def count(shape):
+    elements = 1
+    for size in shape:
+        elements *= size
+    return elements
+
+
+def header_of(tensors):
+    header, at = {"__metadata__": {"format": "pt"}}, 0
+    for name, (dtype, shape) in tensors.items():
+        size = BYTES[dtype] * count(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    return header, at
+
+
+def container(header, size, padded=True):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    if padded:
+        text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + bytes(i * 37 % 64 for i in range(size))
+
+
+def seed(settings, tensors):
+    return json.dumps(settings).encode() + b"\0" + container(*header_of(tensors))
+
+
+def llama(dtype="BF16", linear=None, mlp=True):
+    """linear(tensors, module, outputs, inputs) stores one matrix."""
+    t = {"model.embed_tokens.weight": (dtype, (VOCAB, HIDDEN)), "model.norm.weight": (dtype, (HIDDEN,))}
+    layer, q, kv = "model.layers.0.", HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
+    modules = {"self_attn.q_proj": (q, HIDDEN), "self_attn.k_proj": (kv, HIDDEN),
+               "self_attn.v_proj": (kv, HIDDEN), "self_attn.o_proj": (HIDDEN, q)}
+    if mlp:
+        modules |= {"mlp.gate_proj": (FFN, HIDDEN), "mlp.up_proj": (FFN, HIDDEN),
+                    "mlp.down_proj": (HIDDEN, FFN)}
+    for module, shape in modules.items():
+        if linear:
+            linear(t, layer + module, *shape)
+        else:
+            t[layer + module + ".weight"] = (dtype, shape)
+    for norm in ("input_layernorm", "post_attention_layernorm"):
+        t[layer + norm + ".weight"] = (dtype, (HIDDEN,))
+    return t
+
+
+def awq(t, module, rows, cols):
+    t[module + ".qweight"] = ("I32", (cols, rows // 8))
+    t[module + ".qzeros"] = ("I32", (cols // 8, rows // 8))
+    t[module + ".scales"] = ("F16", (cols // 8, rows))
+
+
+def gptq(t, module, rows, cols):
+    t[module + ".qweight"] = ("I32", (cols // 8, rows))
+    t[module + ".qzeros"] = ("I32", (cols // 8, rows // 8))
+    t[module + ".scales"] = ("F16", (cols // 8, rows))
+
+
+def fp8(t, module, rows, cols):
+    t[module + ".weight"] = ("F8_E4M3", (rows, cols))
+    t[module + ".weight_scale_inv"] = ("F32", (-(-rows // 16), -(-cols // 16)))
+
+
+def mixtral():
+    t = llama(mlp=False)
+    moe = "model.layers.0.block_sparse_moe."
+    t[moe + "gate.weight"] = ("BF16", (2, HIDDEN))
+    for i in range(2):
+        t[f"{moe}experts.{i}.w1.weight"] = t[f"{moe}experts.{i}.w3.weight"] = ("BF16", (FFN, HIDDEN))
+        t[f"{moe}experts.{i}.w2.weight"] = ("BF16", (HIDDEN, FFN))
+    return t
+
+
+def gpt_oss():
+    t = llama(mlp=False)
+    layer = "model.layers.0."
+    for module, size in (("q", HEADS * HEAD_DIM), ("k", HEAD_DIM), ("v", HEAD_DIM), ("o", HIDDEN)):
+        t[f"{layer}self_attn.{module}_proj.bias"] = ("BF16", (size,))
+    t[layer + "self_attn.sinks"] = ("BF16", (HEADS,))
+    t[layer + "mlp.router.weight"] = ("BF16", (2, HIDDEN))
+    t[layer + "mlp.router.bias"] = ("BF16", (2,))
+    t[layer + "mlp.experts.gate_up_proj"] = ("BF16", (2, HIDDEN, 2 * FFN))
+    t[layer + "mlp.experts.gate_up_proj_bias"] = ("BF16", (2, 2 * FFN))
+    t[layer + "mlp.experts.down_proj"] = ("BF16", (2, FFN, HIDDEN))
+    t[layer + "mlp.experts.down_proj_bias"] = ("BF16", (2, HIDDEN))
+    return t
+
+
+def packed(qkv, gate_up):
+    t = {name: shape for name, shape in llama().items()
+         if not any(word in name for word in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"))}
+    t["model.layers.0." + qkv + ".weight"] = ("BF16", ((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN))
+    t["model.layers.0." + gate_up + ".weight"] = ("BF16", (2 * FFN, HIDDEN))
+    return t
+
+
+def models():
+    yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4,
+            "original_max_position_embeddings": 16}
+    longrope = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    misaligned = json.dumps(config()).encode() + b"\0" + container(*header_of(llama("F32")), padded=False)
+    return {
+        "model_llama": seed(config(), llama()),
+        "model_yarn": seed(config(rope_parameters=yarn), llama("F16")),
+        "model_unpadded_header": misaligned,
+        "model_phi3": seed(config("Phi3ForCausalLM", rope_scaling=longrope, sliding_window=8,
+                                  original_max_position_embeddings=16),
+                           packed("self_attn.qkv_proj", "mlp.gate_up_proj")),
+        "model_mixtral": seed(config("MixtralForCausalLM", num_local_experts=2, num_experts_per_tok=1),
+                              mixtral()),
+        "model_gpt_oss": seed(config("GptOssForCausalLM", num_local_experts=2, num_experts_per_tok=1,
+                                     sliding_window=8), gpt_oss()),
+        "model_awq": seed(config(quantization_config={"quant_method": "awq", "bits": 4, "group_size": 8}),
+                          llama("F16", awq)),
+        "model_gptq": seed(config(quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 8}),
+                           llama("F16", gptq)),
+        "model_fp8": seed(config(quantization_config={"quant_method": "fp8", "weight_block_size": [16, 16]}),
+                          llama("BF16", fp8)),
+    }
+
+
+def damaged_container(change):
+    header, size = header_of(llama())
+    change(header)
+    return json.dumps(config()).encode() + b"\0" + container(header, size)
+
+
+def set_entry(name, **values):
+    def change(header):
+        header[name].update(values)
+    return damaged_container(change)
+
+
+def damaged():
+    norm, embedding = "model.norm.weight", "model.embed_tokens.weight"
+    header, size = header_of(llama())
+    text = json.dumps(header)
+    end = header[norm]["data_offsets"][1]
+    good = container(header, size)
+    front = json.dumps(config()).encode() + b"\0"
+    twice = text[:-1] + f', "{norm}": {json.dumps(header[norm])}' + "}"
+    missing, unused, shape = llama(), llama(), llama()
+    del missing["model.layers.0.mlp.up_proj.weight"]
+    unused["model.layers.0.mlp.router.weight"] = ("BF16", (4, HIDDEN))
+    shape["model.layers.0.self_attn.k_proj.weight"] = ("BF16", (HIDDEN, HIDDEN))
+    group = {"quant_method": "gptq", "bits": 4, "group_size": 8}
+    g_idx = llama("F16", gptq)
+    g_idx["model.layers.0.self_attn.q_proj.g_idx"] = ("I32", (HIDDEN,))
+    return {
+        "bad_header_size": front + struct.pack("<Q", 1 << 62) + good[8:],
+        "bad_header_end": front + struct.pack("<Q", len(good)) + good[8:],
+        "bad_header_json": front + container(text.replace(":", ";").encode(), size),
+        "bad_name_twice": front + container(twice.encode(), size),
+        "bad_type": set_entry(norm, dtype="F4"),
+        "bad_bytes": set_entry(norm, dtype="F32"),
+        "bad_shape_overflow": set_entry(norm, shape=[1 << 40, 1 << 40]),
+        "bad_shape_negative": set_entry(norm, shape=[-1]),
+        "bad_offsets_reversed": set_entry(norm, data_offsets=[end, end - 2]),
+        "bad_overlap": set_entry(norm, data_offsets=[end - 2 * HIDDEN - 2, end - 2]),
+        "bad_past_end": set_entry(norm, data_offsets=[size, size + 2 * HIDDEN]),
+        "bad_hole": damaged_container(lambda h: h.pop(norm)),
+        "bad_tail": front + good + b"more",
+        "bad_truncated": front + good[:-1],
+        "bad_missing_tensor": seed(config(), missing),
+        "bad_unused_tensor": seed(config(), unused),
+        "bad_shape": seed(config(), shape),
+        "bad_group": seed(config(quantization_config=group), g_idx),
+        "bad_architecture": seed(config("MambaForCausalLM"), llama()),
+        "bad_config": b"{\0" + good,
+        "bad_heads": seed(config(num_attention_heads=0), llama()),
+        "bad_layers": seed(config(num_hidden_layers=4000000000), llama()),
+        "bad_activation": seed(config(hidden_act="relu"), llama()),
+        "bad_layer_types": seed(config(layer_types=["linear_attention"]), llama()),
+        "bad_rope": seed(config(rope_scaling={"rope_type": "spiral"}), llama()),
+        "bad_rope_list": seed(config("Phi3ForCausalLM", rope_scaling={
+            "type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}), llama()),
+        "bad_quantisation": seed(config(quantization_config={"quant_method": "bitsandbytes"}), llama()),
+        "bad_awq_bits": seed(config(quantization_config={"quant_method": "awq", "bits": 3}), llama()),
+    }
+
+
+def main():
+    folder = sys.argv[1]
+    os.makedirs(folder, exist_ok=True)
+    for name, content in {**models(), **damaged()}.items():
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(content)
+
+
+if __name__ == "__main__":
+    main()

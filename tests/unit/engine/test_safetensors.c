@@ -1,0 +1,209 @@
+/* The container, its index of shards, and what the loader of folders says about damaged ones. */
+#include "engine/safetensors.h"
+
+#include "engine/weights_hf.h"
+#include "shared/base/check.h"
+#include "tests/test.h"
+
+#include <unistd.h>
+
+static char folder[] = "/tmp/test_safetensors_XXXXXX";
+
+static void put_file(const char *name, const void *data, size_t size)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *f = fopen(path, "wb");
+    NEED(f && fwrite(data, 1, size, f) == size && fclose(f) == 0);
+}
+
+static void remove_file(const char *name)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    unlink(path);
+}
+
+/* One tensor of two float32: 1 and 2. */
+static void put_shard(const char *file, const char *tensor)
+{
+    static const float values[] = {1, 2};
+    char header[128], bytes[256];
+    int len =
+        snprintf(header, sizeof header,
+                 "{\"%s\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[0,8]}}", tensor);
+    uint64_t size = (uint64_t)len;
+    memcpy(bytes, &size, 8);
+    memcpy(bytes + 8, header, size);
+    memcpy(bytes + 8 + size, values, sizeof values);
+    put_file(file, bytes, 8 + size + sizeof values);
+}
+
+static void put_index(const char *text)
+{
+    put_file("model.safetensors.index.json", text, strlen(text));
+}
+
+static void refuse(int code, const char *words)
+{
+    struct safetensors *s;
+    struct error err = {0};
+    EXPECT_INT(safetensors_open(folder, &s, &err), code);
+    if (!strstr(err.text, words)) printf("%s\n", err.text);
+    EXPECT(strstr(err.text, words) != NULL);
+}
+
+static void test_shards(void)
+{
+    struct safetensors *s;
+    struct error err = {0};
+    size_t index;
+    refuse(E_NOT_FOUND, "no model.safetensors");
+    put_shard("a.safetensors", "one");
+    put_shard("b.safetensors", "two");
+    put_index("{\"weight_map\":{\"two\":\"b.safetensors\",\"one\":\"a.safetensors\"}}");
+    NEED(safetensors_open(folder, &s, &err) == 0);
+    EXPECT_INT(safetensors_count(s), 2);
+    EXPECT(str_equal(safetensors_at(s, 0)->name, STR("one")));
+    const struct safetensors_tensor *t = safetensors_find(s, "two", &index);
+    NEED(t != NULL);
+    EXPECT_INT(index, 1);
+    EXPECT(t->type == SAFETENSORS_F32 && t->dims == 2 && t->dim[0] == 2 && t->dim[1] == 1);
+    EXPECT_INT(t->bytes, 8);
+    float value;
+    memcpy(&value, (const char *)t->data + 4, sizeof value);
+    EXPECT(value == 2);
+    EXPECT(safetensors_drop_pages(s, t->data, t->bytes));
+    EXPECT(!safetensors_drop_pages(s, &value, sizeof value));
+    EXPECT(safetensors_find(s, "three", NULL) == NULL);
+    safetensors_close(s);
+}
+
+static void test_bad_index(void)
+{
+    put_index("{\"weight_map\":{\"one\":\"a.safetensors\",\"two\":\"c.safetensors\"}}");
+    refuse(-2, "'c.safetensors'"); // ENOENT
+    put_index("{\"weight_map\":{\"one\":\"../a.safetensors\"}}");
+    refuse(E_FORMAT, "not in a file of this folder");
+    put_index("{\"weight_map\":{\"one\":7}}");
+    refuse(E_FORMAT, "not in a file of this folder");
+    put_index("{\"weight_map\":{\"two\":\"a.safetensors\"}}");
+    refuse(E_FORMAT, "'two' is not in 'a.safetensors'");
+    put_index("{}");
+    refuse(E_FORMAT, "'weight_map' is missing");
+    put_index("{");
+    refuse(E_FORMAT, "model.safetensors.index.json");
+    put_shard("b.safetensors", "one");
+    put_index("{\"weight_map\":{\"one\":\"a.safetensors\",\"two\":\"b.safetensors\"}}");
+    refuse(E_FORMAT, "tensor 'one' stands in 'a.safetensors' and in 'b.safetensors'");
+    put_file("a.safetensors", "short", 5);
+    refuse(E_FORMAT, "'a.safetensors': 5 bytes");
+}
+
+/* ---- the corpus: config.json, a NUL, model.safetensors ---- */
+
+static char *read_seed(const char *name, size_t *size)
+{
+    char relative[128];
+    snprintf(relative, sizeof relative, "fuzz/corpus/safetensors/%s", name);
+    FILE *f = fopen(test_data(relative), "rb");
+    NEED(f != NULL && fseek(f, 0, SEEK_END) == 0);
+    *size = (size_t)ftell(f);
+    rewind(f);
+    char *data = xmalloc(*size);
+    NEED(fread(data, 1, *size, f) == *size);
+    fclose(f);
+    return data;
+}
+
+static int open_seed(const char *data, size_t size, struct weights **out, struct error *err)
+{
+    struct str config = {data, strlen(data)};
+    struct safetensors *s;
+    const char *tensors = data + config.len + 1;
+    int rc = safetensors_open_memory(tensors, size - config.len - 1, &s, err);
+    return rc < 0 ? rc : weights_hf_take(s, config, "folder", out, err);
+}
+
+static void test_corpus_says_what_is_wrong(void)
+{
+    static const struct {
+        const char *file, *words;
+        int code;
+    } cases[] = {
+        {"bad_activation", "activation 'relu' is not supported", E_UNSUPPORTED},
+        {"bad_architecture", "architecture 'MambaForCausalLM' is not supported", E_UNSUPPORTED},
+        {"bad_awq_bits", "awq with bits 3", E_UNSUPPORTED},
+        {"bad_bytes", "'model.norm.weight' has 32 bytes, its type and shape need 64", E_FORMAT},
+        {"bad_config", "config.json", E_FORMAT},
+        {"bad_group", "self_attn.q_proj.g_idx' names group", E_FORMAT},
+        {"bad_header_end", "file ends in its header", E_FORMAT},
+        {"bad_header_json", "header", E_FORMAT},
+        {"bad_header_size", "header of 4611686018427387904 bytes", E_FORMAT},
+        {"bad_heads", "'num_attention_heads' is 0", E_FORMAT},
+        {"bad_hole", "32 bytes of no tensor before", E_FORMAT},
+        {"bad_layer_types", "layer type 'linear_attention' is not supported", E_UNSUPPORTED},
+        {"bad_layers", "'num_hidden_layers' is 4000000000", E_FORMAT},
+        {"bad_missing_tensor", "'model.layers.0.mlp.up_proj.weight' is missing", E_FORMAT},
+        {"bad_name_twice", "model.norm.weight", E_FORMAT},
+        {"bad_offsets_reversed", "'model.norm.weight' has no data_offsets", E_FORMAT},
+        {"bad_overlap", "overlaps", E_FORMAT},
+        {"bad_past_end", "'model.norm.weight' ends beyond the file", E_FORMAT},
+        {"bad_quantisation", "quantisation 'bitsandbytes' is not supported", E_UNSUPPORTED},
+        {"bad_rope", "rope scaling 'spiral' is not supported", E_UNSUPPORTED},
+        {"bad_rope_list", "'short_factor' is not a list of 4 numbers", E_FORMAT},
+        {"bad_shape", "k_proj.weight' has shape [16, 16], expected [8, 16]", E_FORMAT},
+        {"bad_shape_negative", "'model.norm.weight' has a dimension that can't be", E_FORMAT},
+        {"bad_shape_overflow", "'model.norm.weight' has a dimension that can't be", E_FORMAT},
+        {"bad_tail", "4 bytes behind the tensors", E_FORMAT},
+        {"bad_truncated", "ends beyond the file", E_FORMAT},
+        {"bad_type", "'model.norm.weight' has type 'F4'", E_UNSUPPORTED},
+        {"bad_unused_tensor", "'model.layers.0.mlp.router.weight' has no place", E_UNSUPPORTED},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct weights *w;
+        struct error err = {0};
+        size_t size;
+        char *data = read_seed(cases[i].file, &size);
+        EXPECT_INT(open_seed(data, size, &w, &err), cases[i].code);
+        if (!strstr(err.text, cases[i].words)) printf("%s: %s\n", cases[i].file, err.text);
+        EXPECT(strstr(err.text, cases[i].words) != NULL);
+        free(data);
+    }
+}
+
+static void test_corpus_opens(void)
+{
+    static const char *const files[] = {"model_awq",  "model_fp8",   "model_gpt_oss",
+                                        "model_gptq", "model_llama", "model_mixtral",
+                                        "model_phi3", "model_yarn",  "model_unpadded_header"};
+    for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+        struct weights *w;
+        struct error err = {0};
+        size_t size;
+        char *data = read_seed(files[i], &size);
+        if (open_seed(data, size, &w, &err) < 0) {
+            printf("%s: %s\n", files[i], err.text);
+            EXPECT(!"opens");
+        } else {
+            EXPECT((uintptr_t)w->params.embedding.data % 2 == 0);
+            EXPECT(w->parameters > 0);
+            weights_close(w);
+        }
+        free(data);
+    }
+}
+
+int main(void)
+{
+    NEED(mkdtemp(folder) != NULL);
+    RUN(test_shards);
+    RUN(test_bad_index);
+    RUN(test_corpus_says_what_is_wrong);
+    RUN(test_corpus_opens);
+    remove_file("a.safetensors");
+    remove_file("b.safetensors");
+    remove_file("model.safetensors.index.json");
+    rmdir(folder);
+    return TEST_END();
+}
