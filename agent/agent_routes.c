@@ -4,6 +4,7 @@
 #include "agent/agent_metrics.h"
 #include "agent/interactive.h"
 #include "agent/interactive_request.h"
+#include "agent/text_exchange.h"
 #include "shared/base/check.h"
 #include "shared/base/json.h"
 #include "shared/net/api_error.h"
@@ -80,6 +81,38 @@ static void post_completions(struct http_exchange *x, struct str param, void *ar
     (void)param;
     struct agent *a = arg;
     completion_start(&a->service, x, COMPLETION_TEXT);
+}
+
+/* ---- text ---- */
+
+static void post_text(struct http_exchange *x, void *arg, enum text_request_kind kind)
+{
+    struct agent *a = arg;
+    text_exchange_start(&a->service, x, kind);
+}
+
+static void post_encode(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    post_text(x, arg, TEXT_ENCODE);
+}
+
+static void post_tokenize(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    post_text(x, arg, TEXT_TOKENIZE);
+}
+
+static void post_detokenize(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    post_text(x, arg, TEXT_DETOKENIZE);
+}
+
+static void post_apply_template(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    post_text(x, arg, TEXT_APPLY_TEMPLATE);
 }
 
 /* ---- conversations ---- */
@@ -227,6 +260,10 @@ static const struct http_route routes[] = {
     {"POST", "/v1/chat/completions", post_chat},
     {"POST", "/v1/completions", post_completions},
     {"POST", "/v1/chat/interactive", post_interactive},
+    {"POST", "/v1/encode", post_encode},
+    {"POST", "/tokenize", post_tokenize},
+    {"POST", "/detokenize", post_detokenize},
+    {"POST", "/apply-template", post_apply_template},
     {"GET", "/v1/sessions", get_sessions},
     {"GET", "/v1/sessions/{id}", get_session},
     {"DELETE", "/v1/sessions/{id}", delete_session},

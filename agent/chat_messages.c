@@ -146,6 +146,20 @@ static int check_required_string(struct cursor *at, const struct json *message, 
     return field_type_error(at->error, path_of(at, name), "a string", v);
 }
 
+static bool is_string(const struct json *v)
+{
+    return v && json_type(v) == JSON_STRING;
+}
+
+/* OpenAI's clients send a call's arguments as JSON in a string. */
+static bool has_spelled_arguments(const struct json *calls)
+{
+    for (const struct json *c = json_first(calls); c; c = json_next(c)) {
+        if (is_string(json_get(json_get(c, "function"), "arguments"))) return true;
+    }
+    return false;
+}
+
 static int check_message(struct cursor *at, const struct json *message, bool *calls_open,
                          bool *must_rewrite)
 {
@@ -165,7 +179,9 @@ static int check_message(struct cursor *at, const struct json *message, bool *ca
         }
         return check_required_string(at, message, "tool_call_id");
     }
-    *calls_open = role == ROLE_ASSISTANT && json_len(json_get(message, "tool_calls")) > 0;
+    const struct json *calls = role == ROLE_ASSISTANT ? json_get(message, "tool_calls") : NULL;
+    *calls_open = json_len(calls) > 0;
+    if (has_spelled_arguments(calls)) *must_rewrite = true;
     return 0;
 }
 
@@ -214,6 +230,54 @@ static void write_content(struct json_writer *w, const struct json *content, enu
     buf_deinit(&text);
 }
 
+/* What isn't an object in its string stays as it is: the template may know what to do with it. */
+static void write_arguments(struct json_writer *w, const struct json *arguments)
+{
+    struct str text = str_trim(field_str(arguments));
+    struct json *object = text.len ? json_parse(text.data, text.len, NULL) : NULL;
+    if (object && json_type(object) == JSON_OBJECT)
+        json_put_raw(w, text);
+    else if (text.len == 0)
+        json_put_raw(w, STR("{}"));
+    else
+        write_as_sent(w, arguments);
+    json_destroy(object);
+}
+
+static void write_function(struct json_writer *w, const struct json *function)
+{
+    json_object_begin(w);
+    for (const struct json *m = json_first(function); m; m = json_next(m)) {
+        json_key(w, json_name(m));
+        if (strcmp(json_name(m), "arguments") == 0 && is_string(m))
+            write_arguments(w, m);
+        else
+            write_as_sent(w, m);
+    }
+    json_object_end(w);
+}
+
+static void write_tool_calls(struct json_writer *w, const struct json *calls)
+{
+    json_array_begin(w);
+    for (const struct json *c = json_first(calls); c; c = json_next(c)) {
+        if (json_type(c) != JSON_OBJECT) {
+            write_as_sent(w, c);
+            continue;
+        }
+        json_object_begin(w);
+        for (const struct json *m = json_first(c); m; m = json_next(m)) {
+            json_key(w, json_name(m));
+            if (strcmp(json_name(m), "function") == 0 && json_type(m) == JSON_OBJECT)
+                write_function(w, m);
+            else
+                write_as_sent(w, m);
+        }
+        json_object_end(w);
+    }
+    json_array_end(w);
+}
+
 static void write_message(struct json_writer *w, const struct json *message)
 {
     const char *role = json_string(json_get(message, "role"), NULL);
@@ -226,6 +290,8 @@ static void write_message(struct json_writer *w, const struct json *message)
             json_put_text(w, is_developer ? role_names[ROLE_SYSTEM] : role);
         } else if (strcmp(json_name(m), "content") == 0) {
             write_content(w, m, is_assistant ? ROLE_ASSISTANT : ROLE_USER);
+        } else if (strcmp(json_name(m), "tool_calls") == 0 && json_type(m) == JSON_ARRAY) {
+            write_tool_calls(w, m);
         } else {
             write_as_sent(w, m);
         }
@@ -256,4 +322,15 @@ struct json *chat_messages_rewrite(const struct json *messages, struct api_error
     }
     buf_deinit(&text);
     return out;
+}
+
+int chat_messages_prepare(const struct json *messages, struct json **rewritten,
+                          const struct json **out, struct api_error *e)
+{
+    bool must_rewrite;
+    *rewritten = NULL;
+    if (chat_messages_check(messages, &must_rewrite, e) != 0) return -1;
+    if (must_rewrite && !(*rewritten = chat_messages_rewrite(messages, e))) return -1;
+    *out = *rewritten ? *rewritten : messages;
+    return 0;
 }

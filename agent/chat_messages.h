@@ -14,7 +14,12 @@ FALLIBLE int chat_messages_check(const struct json *messages, bool *must_rewrite
                                  struct api_error *e);
 
 /* A new document of messages that passed the check: `developer` becomes `system`, text parts are
- * joined with nothing between them, an assistant without content gets null. */
+ * joined with nothing between them, an assistant without content gets null, arguments of tool calls
+ * that came as JSON in a string become the object they spell (templates take them apart). */
 struct json *chat_messages_rewrite(const struct json *messages, struct api_error *e);
+
+/* Both in turn. *out is `messages` as sent, or *rewritten, which the caller destroys. */
+FALLIBLE int chat_messages_prepare(const struct json *messages, struct json **rewritten,
+                                   const struct json **out, struct api_error *e);
 
 #endif

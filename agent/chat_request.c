@@ -221,15 +221,7 @@ static int parse_messages(const struct json *body, struct chat_request *r, struc
         return 0;
     }
     r->form = PROMPT_MESSAGES;
-    r->messages = messages;
-    bool must_rewrite;
-    if (chat_messages_check(messages, &must_rewrite, e) != 0) return -1;
-    if (must_rewrite) {
-        r->rewritten = chat_messages_rewrite(messages, e);
-        if (!r->rewritten) return -1;
-        r->messages = r->rewritten;
-    }
-    return 0;
+    return chat_messages_prepare(messages, &r->rewritten, &r->messages, e);
 }
 
 static int check_token_list(const struct json *list, const char *path, int vocab_size,

@@ -57,6 +57,7 @@ static const struct http_route routes[] = {
     {"POST", "/pooling", exchange_handle},
     {"POST", "/tokenize", exchange_handle},
     {"POST", "/detokenize", exchange_handle},
+    {"POST", "/apply-template", exchange_handle},
     {"GET", "/v1/models", model_list_handle},
     {"GET", "/v1/models/{id}", model_list_handle_one},
     {"GET", "/health", get_health},

@@ -1,0 +1,104 @@
+"""Routes that generate nothing: text to ids and back, messages to a prompt."""
+
+import json
+
+import httpx
+import pytest
+
+HELLO = [{"role": "user", "content": "Hello"}]
+CALL = {"role": "assistant", "content": None, "tool_calls": [
+    {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"b": 1, "a": "x"}'}}]}
+
+
+def post(agent, path, body, status=200):
+    answer = httpx.post(agent.url + path, json=body, timeout=30)
+    assert answer.status_code == status, answer.text[:300]
+    return answer.json()
+
+
+def test_encode(agent):
+    one = post(agent, "/v1/encode", {"input": "Hello world"})
+    assert one["length"] == len(one["input_ids"]) == 2
+    two = post(agent, "/v1/encode", {"input": ["Hello world", "", "Hello"]})
+    assert two["length"] == [2, 0, 1] and two["input_ids"][0] == one["input_ids"]
+    turn = post(agent, "/v1/encode", {"input": "Hello", "do_preprocess": True})
+    chat = post(agent, "/tokenize", {"messages": HELLO})
+    assert turn["input_ids"] == chat["tokens"]
+
+
+@pytest.mark.parametrize("text", ["Hello world", "", "  two\n\n", "h\u00e9 \u4f60\u597d \U0001f600",
+                                  "<|im_start|>user\nx<|im_end|>"])
+def test_tokenize_and_back(agent, text):
+    got = post(agent, "/tokenize", {"prompt": text, "return_token_strs": True, "model": "smollm2"})
+    assert got["count"] == len(got["tokens"]) == len(got["token_strs"])
+    assert got["max_model_len"] == 1024
+    back = post(agent, "/detokenize", {"tokens": got["tokens"]})
+    assert back == {"prompt": text}
+
+
+def test_template_and_tokens_agree(agent):
+    body = {"messages": HELLO, "chat_template_kwargs": {"unused": 1}}
+    prompt = post(agent, "/apply-template", body)["prompt"]
+    assert prompt.endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
+    tokens = post(agent, "/tokenize", body)
+    assert tokens["token_strs"] is None
+    assert tokens["tokens"] == post(agent, "/tokenize", {"prompt": prompt})["tokens"]
+    bare = post(agent, "/apply-template", {**body, "add_generation_prompt": False})["prompt"]
+    assert prompt == bare + "<|im_start|>assistant\n"
+    used = httpx.post(agent.url + "/v1/chat/completions", timeout=60, json={
+        "model": "smollm2", "messages": HELLO, "max_tokens": 1}).json()["usage"]
+    assert used["prompt_tokens"] == tokens["count"]
+
+
+def test_arguments_of_calls_are_objects(starter, model_path, tmp_path):
+    template = tmp_path / "calls.jinja"
+    template.write_text("{% for m in messages %}{% for c in m.tool_calls or [] %}"
+                        "{{ c.function.arguments.a }}={{ c.function.arguments | tojson }};"
+                        "{% endfor %}{% endfor %}{{ tools | length }}")
+    agent = starter.agent(model_path, "--model-name", "smollm2", "--session-len", 256,
+                          "--chat-template", str(template))
+    empty = json.loads(json.dumps(CALL))
+    empty["tool_calls"][0]["function"]["arguments"] = ""
+    got = post(agent, "/apply-template", {"messages": HELLO + [CALL], "tools": [{"type": "function"}]})
+    assert got == {"prompt": 'x={"b": 1, "a": "x"};1'}
+    got = post(agent, "/apply-template", {"messages": HELLO + [empty], "tools": []})
+    assert got == {"prompt": "={};0"}
+    odd = json.loads(json.dumps(CALL))
+    odd["tool_calls"][0]["function"]["arguments"] = "not json"
+    post(agent, "/apply-template", {"messages": HELLO + [odd], "tools": []})
+
+
+@pytest.mark.parametrize("path, body, param", [
+    ("/v1/encode", {}, "input"),
+    ("/v1/encode", {"input": 7}, "input"),
+    ("/v1/encode", {"input": ["a", 7]}, "input[1]"),
+    ("/v1/encode", {"input": "a", "add_bos": "x"}, "add_bos"),
+    ("/tokenize", {}, "prompt"),
+    ("/tokenize", {"prompt": 7}, "prompt"),
+    ("/tokenize", {"messages": []}, "messages"),
+    ("/tokenize", {"messages": [{"role": "x", "content": ""}]}, "messages[0].role"),
+    ("/detokenize", {}, "tokens"),
+    ("/detokenize", {"tokens": [1, 10**9]}, "tokens[1]"),
+    ("/detokenize", {"tokens": ["1"]}, "tokens[0]"),
+    ("/apply-template", {"prompt": "x"}, "messages"),
+    ("/apply-template", {"messages": HELLO, "tools": {}}, "tools"),
+    ("/apply-template", [], None),
+])
+def test_refused(agent, path, body, param):
+    error = post(agent, path, body, 400)["error"]
+    assert error["param"] == param and error["message"], error
+
+
+@pytest.mark.parametrize("path", ["/v1/encode", "/tokenize", "/detokenize", "/apply-template"])
+def test_another_model(agent, path):
+    error = post(agent, path, {"model": "other", "input": "a", "prompt": "a", "tokens": [],
+                               "messages": HELLO}, 404)["error"]
+    assert error["code"] == "model_not_found"
+
+
+def test_through_the_proxy(starter, agent):
+    proxy = starter.proxy()
+    httpx.post(proxy.url + "/nodes/add", json={"url": agent.url}, timeout=10)
+    for path, body in [("/tokenize", {"prompt": "Hello"}), ("/apply-template", {"messages": HELLO})]:
+        body = {"model": "smollm2", **body}
+        assert post(proxy, path, body) == post(agent, path, body)
