@@ -12,32 +12,43 @@ static void one_scale(struct quant_codes_block *out)
     memset(out->scale, 1, sizeof out->scale);
 }
 
+/* 64 bytes of pairs: element 32 s + i of a half (128 elements, s = 0..3) is field s of byte i of that
+ * half's 32. */
+static void decode_pairs(const uint8_t *in, uint8_t index[256])
+{
+    for (int b = 0; b < 8; b++)
+        for (int i = 0; i < 32; i++)
+            index[32 * b + i] = in[32 * (b / 4) + i] >> 2 * (b % 4) & 3;
+}
+
 /* ---- Q3_K ---- */
 
-/* 110 bytes: 32 bytes of third bits (bit b of T[i] belongs to element 32 b + i), 64 bytes of pairs as
- * in Q2_K, 12 bytes of 6-bit scales, half d. Scales: low four bits are the nibbles of bytes 0..7 (low
- * ones first), the top two are fields of bytes 8..11. w = d * (scale - 32) * (q - 4) */
+/* 110 bytes: 32 bytes of third bits (bit b of T[i] belongs to element 32 b + i), 64 bytes of pairs, 12
+ * bytes of 6-bit scales, half d. Scales: low four bits are the nibbles of bytes 0..7 (low ones
+ * first), the top two are fields of bytes 8..11. w = d * (scale - 32) * (q - 4) */
 static void decode_q3_k(const uint8_t *in, struct quant_codes_block *out)
 {
-    const uint8_t *top = in, *pairs = in + 32, *scale = in + 96;
+    const uint8_t *top = in, *scale = in + 96;
 
     out->d = quant_load_half(in + 108);
     for (int i = 0; i < 16; i++) {
         int low = scale[i % 8] >> 4 * (i / 8) & 15, high = scale[8 + i % 4] >> 2 * (i / 4) & 3;
         out->scale[i] = (int8_t)((low | high << 4) - 32);
     }
-    for (int e = 0; e < 256; e++) {
-        int low = pairs[32 * (e / 128) + e % 32] >> 2 * (e / 32 % 4) & 3;
-        out->index[e] = (uint8_t)(low | (top[e % 32] >> e / 32 & 1) << 2);
-    }
+    decode_pairs(in + 32, out->index);
+    for (int b = 0; b < 8; b++)
+        for (int i = 0; i < 32; i++)
+            out->index[32 * b + i] |= (uint8_t)((top[i] >> b & 1) << 2);
 }
 
 /* ---- IQ4 and MXFP4: nibbles as in Q4_0, looked up ---- */
 
 static void decode_nibbles(const uint8_t *in, uint8_t index[32])
 {
-    for (int i = 0; i < 32; i++)
-        index[i] = (uint8_t)quant_nibble(in, i);
+    for (int i = 0; i < 16; i++) {
+        index[i] = in[i] & 15;
+        index[i + 16] = in[i] >> 4;
+    }
 }
 
 /* 18 bytes: half d, 16 bytes of nibbles. */
@@ -95,13 +106,12 @@ static void decode_tq1_0(const uint8_t *in, struct quant_codes_block *out)
     decode_trits(in + 48, 4, 4, at);
 }
 
-/* 66 bytes: 64 bytes of pairs as in Q2_K, half d. */
+/* 66 bytes: 64 bytes of pairs, half d. */
 static void decode_tq2_0(const uint8_t *in, struct quant_codes_block *out)
 {
     out->d = quant_load_half(in + 64);
     one_scale(out);
-    for (int e = 0; e < 256; e++)
-        out->index[e] = in[32 * (e / 128) + e % 32] >> 2 * (e / 32 % 4) & 3;
+    decode_pairs(in, out->index);
 }
 
 /* ---- IQ2, IQ3: a point of a grid gives the sizes, bits give the signs ---- */

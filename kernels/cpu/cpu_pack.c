@@ -417,8 +417,8 @@ static void read_q2_k(const struct cpu_packed *p, const uint8_t *panel, int lane
 /* 32 indexes to nibble words. */
 static void put_nibbles(uint8_t q[4][PANEL_ROWS][4], int lane, const uint8_t index[32])
 {
-    for (int i = 0; i < 16; i++)
-        q[i / 4][lane][i % 4] = (uint8_t)(index[i] | index[i + 16] << 4);
+    for (int g = 0; g < 4; g++)
+        store_word(q[g][lane], load_word(index + 4 * g) | load_word(index + 16 + 4 * g) << 4);
 }
 
 static void pack_codes(uint8_t *panel, const struct pack_source *s)

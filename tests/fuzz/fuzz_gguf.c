@@ -1,8 +1,9 @@
-/* A model file from anywhere: the container, everything in it, the tokenizer and the mapping to a
- * model. What the loader accepts must be readable to its last byte. */
+/* A model file from anywhere: the container, everything in it, the weights' values, the tokenizer and
+ * the mapping to a model. What the loader accepts must be readable to its last byte. */
 #include "engine/gguf.h"
 #include "engine/tokenizer.h"
 #include "engine/weights_gguf.h"
+#include "kernels/quant.h"
 #include "shared/base/check.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/walk_model.h"
@@ -45,6 +46,21 @@ static void walk_keys(const struct gguf *g)
     }
 }
 
+/* The last row of the last matrix: blocks are as hostile as everything else. */
+static void walk_tensor(const struct gguf_tensor *t)
+{
+    enum dtype type;
+    touch(t->data, t->bytes);
+    if (!dtype_from_gguf(t->gguf_type, &type)) return;
+    struct matrix m = gguf_tensor_matrix(t, t->dim[2] * t->dim[3] - 1);
+    if (m.cols > 1 << 16) return;
+    float *row = xmalloc((size_t)m.cols * sizeof *row);
+    const char *last = (const char *)m.data + matrix_bytes(&m) - matrix_row_bytes(type, m.cols);
+    quant_dequantize_row(type, last, row, m.cols);
+    touch(row, (size_t)m.cols * sizeof *row);
+    free(row);
+}
+
 static void walk_tokenizer(const struct gguf *g)
 {
     struct tokenizer *tokenizer;
@@ -75,7 +91,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     walk_keys(g);
     for (size_t i = 0; i < gguf_tensor_count(g); i++)
-        walk_bytes(gguf_tensor_at(g, i)->data, gguf_tensor_at(g, i)->bytes);
+        walk_tensor(gguf_tensor_at(g, i));
     walk_tokenizer(g);
     if (weights_gguf_take(g, &w, &err) == 0) {
         walk_model(w);

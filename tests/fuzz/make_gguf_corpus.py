@@ -10,7 +10,11 @@ import sys
 
 U32, I32, F32, BOOL, STRING, ARRAY, U64 = 4, 5, 6, 7, 8, 9, 10
 TYPE_F32, TYPE_F16, TYPE_Q4_1, TYPE_Q8_0, TYPE_Q5_K = 0, 1, 3, 8, 13
-BLOCKS = {TYPE_F32: (1, 4), TYPE_F16: (1, 2), TYPE_Q8_0: (32, 34), TYPE_Q4_1: (32, 20)}
+BLOCKS = {TYPE_F32: (1, 4), TYPE_F16: (1, 2), 30: (1, 2), 2: (32, 18), TYPE_Q4_1: (32, 20),
+          6: (32, 22), 7: (32, 24), TYPE_Q8_0: (32, 34), 10: (256, 84), 11: (256, 110),
+          12: (256, 144), TYPE_Q5_K: (256, 176), 14: (256, 210), 16: (256, 66), 17: (256, 74),
+          18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82),
+          23: (256, 136), 29: (256, 56), 34: (256, 54), 35: (256, 66), 39: (32, 17)}
 HIDDEN, FFN, HEADS, KV_HEADS, LAYERS = 32, 32, 2, 1, 1
 
 
@@ -94,7 +98,7 @@ def data_of(kind, shape):
         count *= dim
     if kind == TYPE_F32:
         return struct.pack("<f", 0.5) * count
-    if kind == TYPE_F16:
+    if kind in (TYPE_F16, 30):
         return struct.pack("<e", 0.25) * count
     return (struct.pack("<e", 0.01) + bytes((i * 7) % 256 for i in range(size - 2))) * count
 
@@ -117,6 +121,7 @@ def models():
     llama3["rope_freqs.weight"] = (TYPE_F32, (HIDDEN // HEADS // 2,))
     untied = tensors(TYPE_F16)
     untied["output.weight"] = (TYPE_F16, (HIDDEN, 260))
+    every_type = {f"type_{kind}": (kind, (256, 1, 2)) for kind in BLOCKS}
     biased = tensors(TYPE_F32)
     biased["blk.0.attn_q.bias"] = (TYPE_F32, (HIDDEN,))
     return {
@@ -126,6 +131,7 @@ def models():
         "model_biased": build(keys(), biased),
         "model_linear": build(keys(**{"llama.rope.scaling.type": (STRING, "linear"),
                                       "llama.rope.scaling.factor": (F32, 2.0)}), tensors(TYPE_F16)),
+        "tensors_of_every_type": build({}, every_type),
         "model_aligned_64": build(keys(**{"general.alignment": (U32, 64)}), tensors(TYPE_Q8_0), 64),
     }
 
