@@ -46,6 +46,12 @@ static void test_values(void)
     check_values(model_k_quants, "k-quants");
 }
 
+static void test_rounded(void)
+{
+    check_rounded(model_plain, "plain");
+    check_rounded(model_k_quants, "k-quants");
+}
+
 static void test_bits(void)
 {
     check_bits(model_plain, COMPUTE_AUTO, KV_F16);
@@ -180,6 +186,7 @@ static void test_refusals(void)
 int main(void)
 {
     RUN(test_values);
+    RUN(test_rounded);
     RUN(test_bits);
     RUN(test_moved_pages);
     RUN(test_page_bytes);

@@ -56,6 +56,11 @@ static void test_values(void)
     check_values(model_value_dim, "value size");
 }
 
+static void test_rounded(void)
+{
+    check_rounded(model_latent, "latent");
+}
+
 static void test_bits(void)
 {
     check_bits(model_latent, COMPUTE_AUTO, KV_F16);
@@ -119,6 +124,7 @@ static void test_refusals(void)
 int main(void)
 {
     RUN(test_values);
+    RUN(test_rounded);
     RUN(test_bits);
     RUN(test_page_bytes);
     RUN(test_refusals);

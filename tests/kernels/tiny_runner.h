@@ -190,6 +190,34 @@ static inline void check_values(build_fn *build, const char *name)
     tiny_free(&t);
 }
 
+/* Activations in few bits and pages of half precision: the mean over all logits is bounded. */
+static inline void check_rounded(build_fn *build, const char *name)
+{
+    struct tiny_model t = {0};
+    int32_t ids[SEQUENCES][TOKENS];
+    struct runner r;
+    struct rng rng;
+
+    rng_init(&rng, 7);
+    build(&t, &rng);
+    random_ids(&rng, t.params.vocab, ids);
+    size_t count = (size_t)TOKENS * (size_t)t.params.vocab;
+    double *want = ref_logits(&t, ids[0], TOKENS), error = 0, scale = 0;
+    float *got = xcalloc(count, sizeof *got);
+    runner_open(&r, &t, NULL, 2, COMPUTE_AUTO, KV_F16);
+    run_step(&r, ids, (int[SEQUENCES]){TOKENS}, (float *[SEQUENCES]){got});
+    runner_close(&r);
+    for (size_t i = 0; i < count; i++) {
+        error += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
+        scale += want[i] * want[i];
+    }
+    if (!(error < 0.01 * scale)) printf("%s: squared error %g of %g\n", name, error, scale);
+    EXPECT(error < 0.01 * scale);
+    free(want);
+    free(got);
+    tiny_free(&t);
+}
+
 /* ---- equal ---- */
 
 /* Sequence 0 in steps of `chunk` tokens, alone or with the others advancing at their own pace. */
