@@ -45,7 +45,8 @@ struct mapper {
 
 /* A format in which a linear layer is more than one tensor (AWQ, GPTQ, block-scaled FP8). `read`
  * looks for the tensors of `module` (no suffix, with the layer's number) and, if they are there,
- * makes its matrix; false: it isn't stored in this format. Failures go to m->rc. */
+ * makes its matrix; false: it isn't stored in this format. Failures go to m->rc. NULL: no linear layer
+ * is. */
 struct linear_format {
     const char *name;
     bool (*read)(struct mapper *m, const struct linear_format *format, const char *module,

@@ -12,7 +12,7 @@ enum qkv_packing {
 enum expert_storage {
     EXPERTS_APART,      // <experts>.<number>.<expert_gate>, a matrix each
     EXPERTS_STACKED,    // <expert_gate>: [experts][ffn][hidden]
-    EXPERTS_TRANSPOSED, // <expert_gate>: [experts][hidden][2 ffn], gate and up by turns (gpt-oss)
+    EXPERTS_TRANSPOSED, // <expert_gate>: [experts][hidden][2 ffn], gate and up by turns; or MXFP4
 };
 
 /* Modules: ".weight" or ".bias" is added. NULL: this kind of file has none. */

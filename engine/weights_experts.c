@@ -1,6 +1,7 @@
 #include "engine/weights_experts.h"
 
 #include "engine/tensor_names.h"
+#include "engine/weights_quantized.h"
 #include "shared/base/check.h"
 
 #include <stdio.h>
@@ -39,7 +40,9 @@ static const struct matrix *map_stacked(struct mapper *m, const char *projection
     return out;
 }
 
-/* ---- transposed: [experts][cols][turns * rows], of which every turns-th column is ours ---- */
+/* ---- gpt-oss: gate and up are one tensor, row by row in turns ----
+ *
+ * [experts][cols][turns * rows] of floats, or MXFP4 with the rows in front. */
 
 static void transpose(uint8_t *to, const uint8_t *from, int64_t rows, int64_t cols, int turns,
                       size_t element)
@@ -50,23 +53,34 @@ static void transpose(uint8_t *to, const uint8_t *from, int64_t rows, int64_t co
             memcpy(to, from + (size_t)k * line + (size_t)r * step, element);
 }
 
-static const struct matrix *make_transposed(struct mapper *m, const struct tensor_view *t,
-                                            int64_t rows, int64_t cols, int turns, int turn)
+static void make_transposed(struct mapper *m, const struct tensor_view *t, int64_t rows,
+                            int64_t cols, int turns, int turn, struct matrix *out)
 {
-    int experts = m->weights->config.experts.experts;
-    struct matrix *out = new_matrices(m, experts);
+    size_t element = (size_t)dtype_block_bytes(t->type);
     if (dtype_block_elements(t->type) != 1) {
         mapper_fail(m, E_UNSUPPORTED, "transposed experts of type %s", t->type_name);
-        return out;
+        return;
     }
-    size_t element = (size_t)dtype_block_bytes(t->type);
-    for (int i = 0; i < experts; i++) {
+    for (int i = 0; i < m->weights->config.experts.experts; i++) {
         const uint8_t *from = (const uint8_t *)t->data +
                               ((size_t)(i * rows * cols) * (size_t)turns + (size_t)turn) * element;
         transpose(mapper_make_matrix(m, t->type, rows, cols, &out[i]), from, rows, cols, turns,
                   element);
     }
-    return out;
+}
+
+/* The matrices that share `module`, by turns: out[turn][expert]. */
+static void map_shared(struct mapper *m, const char *module, int64_t rows, int64_t cols, int turns,
+                       struct matrix *const *out)
+{
+    char name[TENSOR_NAME_MAX];
+    struct tensor_view t;
+    if (weights_mxfp4_experts(m, module, rows, cols, turns, out)) return;
+    mapper_name(m, module, "", name);
+    if (!mapper_find_stacked(m, name, m->weights->config.experts.experts, cols, rows * turns, &t))
+        return;
+    for (int turn = 0; turn < turns; turn++)
+        make_transposed(m, &t, rows, cols, turns, turn, out[turn]);
 }
 
 static const float *every_other(struct mapper *m, const float *both, int64_t count, int first)
@@ -83,15 +97,13 @@ static void map_transposed(struct mapper *m, struct expert_params *e)
     const struct model_config *c = &m->weights->config;
     const struct tensor_names *n = c->names;
     int experts = c->experts.experts, ffn = c->experts.ffn;
-    char name[TENSOR_NAME_MAX];
-    struct tensor_view t;
-    mapper_name(m, n->expert_gate, "", name);
-    if (!mapper_find_stacked(m, name, experts, c->hidden, 2 * (int64_t)ffn, &t)) return;
-    e->gate = make_transposed(m, &t, ffn, c->hidden, 2, 0);
-    e->up = make_transposed(m, &t, ffn, c->hidden, 2, 1);
-    mapper_name(m, n->expert_down, "", name);
-    if (!mapper_find_stacked(m, name, experts, ffn, c->hidden, &t)) return;
-    e->down = make_transposed(m, &t, c->hidden, ffn, 1, 0);
+    struct matrix *gate_up[] = {new_matrices(m, experts), new_matrices(m, experts)};
+    struct matrix *down = new_matrices(m, experts);
+    map_shared(m, n->expert_gate, ffn, c->hidden, 2, gate_up);
+    map_shared(m, n->expert_down, c->hidden, ffn, 1, &down);
+    e->gate = gate_up[0];
+    e->up = gate_up[1];
+    e->down = down;
     const float *both =
         mapper_floats(m, n->expert_gate, "_bias", OPTIONAL, experts, 2 * (int64_t)ffn);
     e->gate_bias = every_other(m, both, (int64_t)experts * ffn, 0);

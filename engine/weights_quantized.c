@@ -14,6 +14,7 @@ static const struct {
     {"awq", weights_awq_format},
     {"gptq", weights_gptq_format},
     {"fp8", weights_fp8_format},
+    {"mxfp4", weights_mxfp4_format},
 };
 
 int weights_quantized_format(const struct json *config, struct linear_format *out, bool *found,
@@ -31,8 +32,8 @@ int weights_quantized_format(const struct json *config, struct linear_format *ou
         methods[i].fill(&r, out);
         return r.rc < 0 ? error_prefix(err, r.rc, "'quantization_config'") : 0;
     }
-    config_fail(&r, E_UNSUPPORTED, "quantisation '%.40s' is not supported (awq, gptq, fp8 are)",
-                method);
+    config_fail(&r, E_UNSUPPORTED,
+                "quantisation '%.40s' is not supported (awq, gptq, fp8, mxfp4 are)", method);
     return error_prefix(err, r.rc, "'quantization_config'");
 }
 

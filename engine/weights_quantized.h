@@ -1,8 +1,9 @@
 /* weights_quantized.h - the quantised formats of Hugging Face folders, by config.json's
  * quantization_config. A format is a file that fills one row of the table in weights_quantized.c.
  *
- * For now a layer is dequantised as it is mapped, to float32 and to exactly the values of the
- * format's definition, so a model needs the memory of its float32 weights while it is loaded. */
+ * Except for MXFP4, which kernels read, a layer is dequantised as it is mapped: to float32, and to
+ * exactly the values of the format's definition. Such a model needs the memory of its float32 weights
+ * while it is loaded, and afterwards. */
 #ifndef LM_ENGINE_WEIGHTS_QUANTIZED_H
 #define LM_ENGINE_WEIGHTS_QUANTIZED_H
 
@@ -17,6 +18,13 @@ FALLIBLE int weights_quantized_format(const struct json *config, struct linear_f
 void weights_awq_format(struct config_reader *r, struct linear_format *out);
 void weights_gptq_format(struct config_reader *r, struct linear_format *out);
 void weights_fp8_format(struct config_reader *r, struct linear_format *out);
+void weights_mxfp4_format(struct config_reader *r, struct linear_format *out);
+
+/* The experts' matrices of `module`, if they are stored as MXFP4; false: they aren't. `turns`
+ * matrices share its rows by turns: out[turn][expert] are made, rows x cols each. Failures go to
+ * m->rc. */
+bool weights_mxfp4_experts(struct mapper *m, const char *module, int64_t rows, int64_t cols,
+                           int turns, struct matrix *const *out);
 
 /* ---- for formats ---- */
 

@@ -12,8 +12,8 @@
 #include "tests/bench/bench.h"
 
 #include "engine/decoder.h"
-#include "engine/tokenizer.h"
 #include "engine/model_text.h"
+#include "engine/tokenizer.h"
 #include "engine/weights.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"

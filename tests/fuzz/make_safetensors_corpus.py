@@ -8,8 +8,8 @@ import os
 import struct
 import sys
 
-HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB, LAYERS = 16, 2, 1, 8, 24, 32, 1
-BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "F8_E4M3": 1}
+HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB, LAYERS = 32, 2, 1, 8, 32, 8, 1
+BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "F8_E4M3": 1, "U8": 1}
 
 
 def config(architecture="LlamaForCausalLM", **more):
@@ -92,7 +92,7 @@ def mixtral():
     return t
 
 
-def gpt_oss():
+def gpt_oss(mxfp4=False):
     t = llama(mlp=False)
     layer = "model.layers.0."
     for module, size in (("q", HEADS * HEAD_DIM), ("k", HEAD_DIM), ("v", HEAD_DIM), ("o", HIDDEN)):
@@ -100,9 +100,13 @@ def gpt_oss():
     t[layer + "self_attn.sinks"] = ("BF16", (HEADS,))
     t[layer + "mlp.router.weight"] = ("BF16", (2, HIDDEN))
     t[layer + "mlp.router.bias"] = ("BF16", (2,))
-    t[layer + "mlp.experts.gate_up_proj"] = ("BF16", (2, HIDDEN, 2 * FFN))
+    for module, rows, cols in (("gate_up_proj", 2 * FFN, HIDDEN), ("down_proj", HIDDEN, FFN)):
+        if mxfp4:
+            t[layer + f"mlp.experts.{module}_blocks"] = ("U8", (2, rows, cols // 32, 16))
+            t[layer + f"mlp.experts.{module}_scales"] = ("U8", (2, rows, cols // 32))
+        else:
+            t[layer + f"mlp.experts.{module}"] = ("BF16", (2, cols, rows))
     t[layer + "mlp.experts.gate_up_proj_bias"] = ("BF16", (2, 2 * FFN))
-    t[layer + "mlp.experts.down_proj"] = ("BF16", (2, FFN, HIDDEN))
     t[layer + "mlp.experts.down_proj_bias"] = ("BF16", (2, HIDDEN))
     return t
 
@@ -131,6 +135,9 @@ def models():
                               mixtral()),
         "model_gpt_oss": seed(config("GptOssForCausalLM", num_local_experts=2, num_experts_per_tok=1,
                                      sliding_window=8), gpt_oss()),
+        "model_mxfp4": seed(config("GptOssForCausalLM", num_local_experts=2, num_experts_per_tok=1,
+                                   sliding_window=8, quantization_config={"quant_method": "mxfp4"}),
+                            gpt_oss(mxfp4=True)),
         "model_awq": seed(config(quantization_config={"quant_method": "awq", "bits": 4, "group_size": 8}),
                           llama("F16", awq)),
         "model_gptq": seed(config(quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 8}),

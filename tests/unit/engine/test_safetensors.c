@@ -2,9 +2,11 @@
 #include "engine/safetensors.h"
 
 #include "engine/weights_hf.h"
+#include "kernels/quant.h"
 #include "shared/base/check.h"
 #include "tests/test.h"
 
+#include <math.h>
 #include <unistd.h>
 
 static char folder[] = "/tmp/test_safetensors_XXXXXX";
@@ -134,14 +136,14 @@ static void test_corpus_says_what_is_wrong(void)
         {"bad_activation", "activation 'relu' is not supported", E_UNSUPPORTED},
         {"bad_architecture", "architecture 'MambaForCausalLM' is not supported", E_UNSUPPORTED},
         {"bad_awq_bits", "awq with bits 3", E_UNSUPPORTED},
-        {"bad_bytes", "'model.norm.weight' has 32 bytes, its type and shape need 64", E_FORMAT},
+        {"bad_bytes", "'model.norm.weight' has 64 bytes, its type and shape need 128", E_FORMAT},
         {"bad_config", "config.json", E_FORMAT},
         {"bad_group", "self_attn.q_proj.g_idx' names group", E_FORMAT},
         {"bad_header_end", "file ends in its header", E_FORMAT},
         {"bad_header_json", "header", E_FORMAT},
         {"bad_header_size", "header of 4611686018427387904 bytes", E_FORMAT},
         {"bad_heads", "'num_attention_heads' is 0", E_FORMAT},
-        {"bad_hole", "32 bytes of no tensor before", E_FORMAT},
+        {"bad_hole", "64 bytes of no tensor before", E_FORMAT},
         {"bad_layer_types", "layer type 'linear_attention' is not supported", E_UNSUPPORTED},
         {"bad_layers", "'num_hidden_layers' is 4000000000", E_FORMAT},
         {"bad_missing_tensor", "'model.layers.0.mlp.up_proj.weight' is missing", E_FORMAT},
@@ -152,7 +154,7 @@ static void test_corpus_says_what_is_wrong(void)
         {"bad_quantisation", "quantisation 'bitsandbytes' is not supported", E_UNSUPPORTED},
         {"bad_rope", "rope scaling 'spiral' is not supported", E_UNSUPPORTED},
         {"bad_rope_list", "'short_factor' is not a list of 4 numbers", E_FORMAT},
-        {"bad_shape", "k_proj.weight' has shape [16, 16], expected [8, 16]", E_FORMAT},
+        {"bad_shape", "k_proj.weight' has shape [32, 32], expected [8, 32]", E_FORMAT},
         {"bad_shape_negative", "'model.norm.weight' has a dimension that can't be", E_FORMAT},
         {"bad_shape_overflow", "'model.norm.weight' has a dimension that can't be", E_FORMAT},
         {"bad_tail", "4 bytes behind the tensors", E_FORMAT},
@@ -174,9 +176,9 @@ static void test_corpus_says_what_is_wrong(void)
 
 static void test_corpus_opens(void)
 {
-    static const char *const files[] = {"model_awq",  "model_fp8",   "model_gpt_oss",
-                                        "model_gptq", "model_llama", "model_mixtral",
-                                        "model_phi3", "model_yarn",  "model_unpadded_header"};
+    static const char *const files[] = {
+        "model_awq",     "model_fp8",   "model_gpt_oss", "model_gptq", "model_llama",
+        "model_mixtral", "model_mxfp4", "model_phi3",    "model_yarn", "model_unpadded_header"};
     for (size_t i = 0; i < ARRAY_LEN(files); i++) {
         struct weights *w;
         struct error err = {0};
@@ -194,6 +196,40 @@ static void test_corpus_opens(void)
     }
 }
 
+/* What a file holds against what the loader makes of it, element by element. */
+static void test_mxfp4_values(void)
+{
+    static const float e2m1[16] = {0, 0.5f,  1,  1.5f,  2,  3,  4,  6,
+                                   0, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+    enum { EXPERT = 1, COLS = 32, FFN = 32 };
+    struct weights *w;
+    struct error err = {0};
+    size_t size;
+    char *data = read_seed("model_mxfp4", &size);
+    NEED(open_seed(data, size, &w, &err) == 0);
+    static const char module[] = "model.layers.0.mlp.experts.gate_up_proj";
+    char name[96];
+    snprintf(name, sizeof name, "%s_blocks", module);
+    const uint8_t *blocks = safetensors_find(w->safetensors, name, NULL)->data;
+    snprintf(name, sizeof name, "%s_scales", module);
+    const uint8_t *scales = safetensors_find(w->safetensors, name, NULL)->data;
+    const struct expert_params *e = w->params.layer[0].experts;
+    for (int row = 0; row < 2 * FFN; row++) {
+        const struct matrix *m = row % 2 ? &e->up[EXPERT] : &e->gate[EXPERT];
+        int at = EXPERT * 2 * FFN + row; // one block a row
+        float got[COLS];
+        NEED(m->type == DTYPE_MXFP4 && m->rows == FFN && m->cols == COLS);
+        size_t offset = (size_t)(row / 2) * matrix_row_bytes(m->type, COLS);
+        quant_dequantize_row(m->type, (const char *)m->data + offset, got, COLS);
+        for (int i = 0; i < COLS; i++) {
+            int bits = blocks[16 * at + i / 2] >> (i % 2 ? 4 : 0) & 15;
+            EXPECT(got[i] == ldexpf(e2m1[bits], scales[at] - 127));
+        }
+    }
+    weights_close(w);
+    free(data);
+}
+
 int main(void)
 {
     NEED(mkdtemp(folder) != NULL);
@@ -201,6 +237,7 @@ int main(void)
     RUN(test_bad_index);
     RUN(test_corpus_says_what_is_wrong);
     RUN(test_corpus_opens);
+    RUN(test_mxfp4_values);
     remove_file("a.safetensors");
     remove_file("b.safetensors");
     remove_file("model.safetensors.index.json");
