@@ -63,7 +63,6 @@ static const struct family families[] = {
     {.architecture = "Phi3ForCausalLM", .names = &tensor_names_phi3, .window = WINDOW_ALL},
     {.architecture = "SmolLM3ForCausalLM",
      .names = &tensor_names_llama,
-     .window = WINDOW_UPPER,
      .tied = true,
      .skips_rope = true},
     {.architecture = "Gemma2ForCausalLM",
@@ -269,7 +268,7 @@ static void place_experts(struct config_reader *r, const struct family *f, struc
 
 static bool is_windowed(struct config_reader *r, const struct family *f, int layer)
 {
-    int from = 0, period = f->window_period;
+    int from = 28, period = f->window_period; // 28: the families' default
     switch (f->window) {
     case WINDOW_NEVER:
         return false;
