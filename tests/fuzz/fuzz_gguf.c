@@ -50,14 +50,14 @@ static void walk_keys(const struct gguf *g)
 static void walk_tensor(const struct gguf_tensor *t)
 {
     enum dtype type;
-    touch(t->data, t->bytes);
+    walk_bytes(t->data, t->bytes);
     if (!dtype_from_gguf(t->gguf_type, &type)) return;
     struct matrix m = gguf_tensor_matrix(t, t->dim[2] * t->dim[3] - 1);
     if (m.cols > 1 << 16) return;
     float *row = xmalloc((size_t)m.cols * sizeof *row);
     const char *last = (const char *)m.data + matrix_bytes(&m) - matrix_row_bytes(type, m.cols);
     quant_dequantize_row(type, last, row, m.cols);
-    touch(row, (size_t)m.cols * sizeof *row);
+    walk_bytes(row, (size_t)m.cols * sizeof *row);
     free(row);
 }
 
