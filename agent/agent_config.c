@@ -103,13 +103,9 @@ static const struct option options[] = {
     {"session-host-bytes", OPTION_BYTES, FIELD(session_host_bytes), .def = "256M", .arg = "BYTES",
      .group = "Engine",
      .help = "memory for copies of KV pages that sessions had to give up; 0 means none"},
-    {"revision", OPTION_STRING, FIELD(revision), .arg = "NAME", .group = "Engine",
-     .help = "branch, tag or commit of a hub repository; main by default"},
-    {"download-dir", OPTION_STRING, FIELD(download_dir), .arg = "FOLDER", .group = "Engine",
-     .help = "where hub repositories are looked for and kept; by default the cache of Hugging "
-             "Face's tools"},
-    {"chat-template", OPTION_STRING, FIELD(chat_template), .arg = "FILE", .group = "Engine",
-     .help = "Jinja file that replaces the model's own chat template"},
+    {"chat-template", OPTION_STRING, FIELD(chat_template), .arg = "NAME|FILE", .group = "Engine",
+     .help = "instead of the model's own chat template: a file of Jinja or of LMDeploy's JSON, or "
+             "the name of one of LMDeploy's templates"},
     {"threads", OPTION_INT, FIELD(threads), .def = "0", .min = 0, .max = 1024, .arg = "N",
      .group = "Engine", .help = "compute threads; 0 means all cores this process may use"},
     {"cpu-list", OPTION_STRING, FIELD(cpu_list), .arg = "LIST", .group = "Engine",

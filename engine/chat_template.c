@@ -8,6 +8,7 @@
 struct chat_template {
     struct jinja *jinja; // NULL: the plain fallback
     struct str bos, eos; // owned
+    char name[64];       // "": none
 };
 
 static struct str copy(struct str text)
@@ -22,7 +23,7 @@ int chat_template_create(struct str source, struct str bos, struct str eos,
     int rc = jinja_create(source, &jinja, err);
     if (rc) return rc;
     struct chat_template *t = xcalloc(1, sizeof *t);
-    *t = (struct chat_template){jinja, copy(bos), copy(eos)};
+    *t = (struct chat_template){jinja, copy(bos), copy(eos), ""};
     *out = t;
     return 0;
 }
@@ -30,8 +31,14 @@ int chat_template_create(struct str source, struct str bos, struct str eos,
 struct chat_template *chat_template_create_plain(void)
 {
     struct chat_template *t = xcalloc(1, sizeof *t);
-    *t = (struct chat_template){NULL, copy(STR("")), copy(STR(""))};
+    *t = (struct chat_template){NULL, copy(STR("")), copy(STR("")), ""};
     return t;
+}
+
+void chat_template_set_name(struct chat_template *t, const char *name)
+{
+    const char *slash = strrchr(name, '/');
+    str_copy(t->name, sizeof t->name, slash ? slash + 1 : name);
 }
 
 void chat_template_destroy(struct chat_template *t)
@@ -97,6 +104,17 @@ static struct jinja_value messages_value(struct jinja_run *run, const struct jso
     return list;
 }
 
+/* "chat template 3:7: ..." says where in a template; now also in which. */
+static void name_error(const struct chat_template *t, struct error *err)
+{
+    static const char place[] = "chat template ";
+    size_t len = sizeof place - 1;
+    if (!err || !t->name[0] || strncmp(err->text, place, len) != 0) return;
+    struct error named;
+    (void)error_set(&named, err->code, "%s%s:%s", place, t->name, err->text + len);
+    *err = named;
+}
+
 int chat_template_render(const struct chat_template *t, const struct chat_template_input *in,
                          struct buf *out, struct error *err)
 {
@@ -112,5 +130,6 @@ int chat_template_render(const struct chat_template *t, const struct chat_templa
     jinja_set(run, STR("add_generation_prompt"), jinja_bool(in->add_generation_prompt));
     int rc = jinja_render(run, out);
     jinja_close(run);
+    if (rc) name_error(t, err);
     return rc;
 }

@@ -14,6 +14,9 @@ struct chat_template; // opaque
  * where there is none. */
 FALLIBLE int chat_template_create(struct str source, struct str bos, struct str eos,
                                   struct chat_template **out, struct error *err);
+/* What errors of rendering call it ("chat template NAME:line:column: ..."): the last part of a path.
+ * Before it is shared with other threads. */
+void chat_template_set_name(struct chat_template *t, const char *name);
 /* The fallback where a model has no template: roles and contents, one after the other. */
 struct chat_template *chat_template_create_plain(void);
 void chat_template_destroy(struct chat_template *t); // NULL is fine

@@ -6,6 +6,7 @@
 #include "engine/engine.h"
 
 #include "engine/chat_template.h"
+#include "engine/chat_template_choice.h"
 #include "engine/engine_internal.h"
 #include "engine/engine_thread.h"
 #include "engine/host_memory.h"
@@ -23,8 +24,7 @@
 #define LOG_MODULE "engine"
 #include "shared/base/log.h"
 
-#define TEMPLATE_BYTES_MAX (1 << 20)
-#define SELF_TEST_TOKENS   3
+#define SELF_TEST_TOKENS 3
 
 struct engine {
     struct engine_options options; // with defaults filled in; strings are not kept
@@ -280,53 +280,6 @@ int engine_open_parts(const struct engine_options *options, const struct engine_
 
 /* ---- from a model file ---- */
 
-static int read_template_file(const char *path, struct buf *out, struct error *err)
-{
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return error_set(err, -errno, "can't open chat template '%s': %s", path, strerror(errno));
-    char chunk[8192];
-    size_t n;
-    int rc = 0;
-    while (rc == 0 && (n = fread(chunk, 1, sizeof chunk, f)) > 0)
-        if (buf_append(out, chunk, n) < 0)
-            rc = error_set(err, E_LIMIT, "chat template '%s' has more than %d bytes", path,
-                           TEMPLATE_BYTES_MAX);
-    if (rc == 0 && ferror(f)) rc = error_set(err, E_INVALID, "can't read chat template '%s'", path);
-    fclose(f);
-    return rc;
-}
-
-static struct str token_text_or_empty(const struct tokenizer *t, int32_t id)
-{
-    return id < 0 ? STR("") : tokenizer_token_bytes(t, id, true);
-}
-
-static int load_template(const char *path, const struct weights *w,
-                         const struct tokenizer *tokenizer, struct chat_template **out,
-                         struct error *err)
-{
-    struct buf source;
-    bool found = true;
-    buf_init(&source, TEMPLATE_BYTES_MAX);
-    int rc = path ? read_template_file(path, &source, err)
-                  : model_text_template(w, &source, &found, err);
-    if (rc == 0 && !found) {
-        log_warn("model has no chat template", "roles and contents are joined plainly; "
-                                               "--chat-template FILE gives it one");
-        *out = chat_template_create_plain();
-    } else if (rc == 0) {
-        rc = chat_template_create(
-            buf_str(&source), token_text_or_empty(tokenizer, tokenizer_bos(tokenizer)),
-            token_text_or_empty(tokenizer, tokenizer_eos(tokenizer)), out, err);
-        if (rc < 0)
-            rc = error_prefix(err, rc, "chat template %s%s", path ? path : "of the model",
-                              path ? "" : " (--chat-template FILE replaces it)");
-    }
-    buf_deinit(&source);
-    return rc;
-}
-
 static struct str tokenizer_text(const void *arg, int32_t token, bool keep_special)
 {
     return tokenizer_token_bytes(arg, token, keep_special);
@@ -369,15 +322,10 @@ static int load(const struct engine_options *options, struct loaded *l, struct e
     if (rc < 0) return rc;
     rc = model_text_tokenizer(l->weights, &l->tokenizer, err);
     if (rc < 0) return error_prefix(err, rc, "can't use model '%s'", options->model_path);
-    return load_template(options->chat_template, l->weights, l->tokenizer, &l->template, err);
-}
-
-/* Positions that can be served. Dynamic NTK has no end: its table is made for what is asked. */
-static int context_of(const struct weights *w, int session_len)
-{
-    int context = w->config.context_len;
-    bool is_open = w->config.rope[0].scaling == ROPE_SCALING_DYNAMIC;
-    return is_open && session_len > context ? session_len : context;
+    struct str own = {0};
+    (void)gguf_get_str(l->weights->gguf, "tokenizer.chat_template", &own);
+    return chat_template_choose(options->chat_template, own, l->weights->config.name, l->tokenizer,
+                                &l->template, err);
 }
 
 static int open_loaded(const struct engine_options *options, struct loaded *l, struct engine **out,

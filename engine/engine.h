@@ -31,7 +31,7 @@ enum engine_kv_dtype {
 
 struct engine_options {
     const char *model_path;
-    const char *chat_template; // path of a Jinja file that replaces the model's own, or NULL
+    const char *chat_template; // chat_template_choice.h's option, or NULL
     const char *backend;       // "cpu"
     int threads;               // 0: all cores this process may use
     const char *cpu_list;      // NULL: don't pin

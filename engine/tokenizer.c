@@ -217,6 +217,19 @@ bool tokenizer_is_stop(const struct tokenizer *t, int32_t id)
     return false;
 }
 
+bool tokenizer_add_stop(struct tokenizer *t, int32_t id)
+{
+    if (tokenizer_is_stop(t, id)) return true;
+    if (t->stop_count == TOKENIZER_STOPS_MAX) return false;
+    t->stops[t->stop_count++] = id;
+    return true;
+}
+
+bool tokenizer_adds_bos(const struct tokenizer *t)
+{
+    return t->bos >= 0 && t->prefix.count > 0 && t->prefix.ids[0] == t->bos;
+}
+
 int32_t tokenizer_bos(const struct tokenizer *t)
 {
     return t->bos;

@@ -41,8 +41,11 @@ int tokenizer_vocab_size(const struct tokenizer *t);
 bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
 /* True for every id that ends a generation: eos, eot, eom as the model's files declare them. */
 bool tokenizer_is_stop(const struct tokenizer *t, int32_t id);
-int32_t tokenizer_bos(const struct tokenizer *t); // -1: none
-int32_t tokenizer_eos(const struct tokenizer *t); // -1: none
+/* One more of them, while the tokenizer isn't shared yet. False: too many. */
+bool tokenizer_add_stop(struct tokenizer *t, int32_t id);
+bool tokenizer_adds_bos(const struct tokenizer *t); // with TOKENIZER_ADD_BOS
+int32_t tokenizer_bos(const struct tokenizer *t);   // -1: none
+int32_t tokenizer_eos(const struct tokenizer *t);   // -1: none
 int32_t tokenizer_find(const struct tokenizer *t,
                        struct str piece); // exact special or vocabulary text; -1
 

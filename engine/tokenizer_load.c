@@ -274,8 +274,7 @@ static const char *const text_ends[] = {
 
 static void add_stop(struct tokenizer *t, int32_t id)
 {
-    if (id < 0 || tokenizer_is_stop(t, id) || t->stop_count == TOKENIZER_STOPS_MAX) return;
-    t->stops[t->stop_count++] = id;
+    if (id >= 0) (void)tokenizer_add_stop(t, id);
 }
 
 static void add_stop_text(struct tokenizer *t, const char *text)
