@@ -119,7 +119,8 @@ static const char *const isa_names[] = {"auto", "scalar", "avx2", "avx512"};
 const struct config_program agent_program = {
     .name = "lm-agent",
     .usage = "lm-agent [options] MODEL",
-    .summary = "Serve one model over an OpenAI-compatible HTTP API. MODEL is a GGUF file or a Hugging Face folder.",
+    .summary = "Serve one model over an OpenAI-compatible HTTP API. MODEL is a GGUF file or a "
+               "Hugging Face folder.",
     .footer = "Example:\n"
               "  lm-agent SmolLM2-135M-Instruct.Q4_1.gguf --server-port 23333 \\\n"
               "      --proxy-url http://127.0.0.1:8000\n",

@@ -211,6 +211,11 @@ static int self_test(struct engine *e, struct error *err)
 
 /* ---- from parts ---- */
 
+static enum compute_type compute_type(const struct engine_options *o)
+{
+    return o->dtype == ENGINE_DTYPE_FLOAT32 ? COMPUTE_F32 : COMPUTE_AUTO;
+}
+
 static int open_executor(struct engine *e, const struct engine_parts *parts, struct error *err)
 {
     const struct engine_options *o = &e->options;
@@ -219,7 +224,7 @@ static int open_executor(struct engine *e, const struct engine_parts *parts, str
         .backend = {.threads = o->threads,
                     .cpu_list = o->cpu_list,
                     .isa = o->cpu_isa,
-                    .compute = o->dtype == ENGINE_DTYPE_FLOAT32 ? COMPUTE_F32 : COMPUTE_AUTO,
+                    .compute = compute_type(o),
                     .world = 1},
         .params = parts->params,
         .limits = step_limits(o),
@@ -318,7 +323,7 @@ struct loaded {
 
 static int load(const struct engine_options *options, struct loaded *l, struct error *err)
 {
-    int rc = weights_open(options->model_path, &l->weights, err);
+    int rc = weights_open_for(options->model_path, compute_type(options), &l->weights, err);
     if (rc < 0) return rc;
     rc = model_text_tokenizer(l->weights, &l->tokenizer, err);
     if (rc < 0) return error_prefix(err, rc, "can't use model '%s'", options->model_path);

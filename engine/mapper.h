@@ -51,6 +51,7 @@ struct linear_format {
     const char *name;
     bool (*read)(struct mapper *m, const struct linear_format *format, const char *module,
                  int64_t rows, int64_t cols, struct matrix *out);
+    bool exact;                 // the values of the format's definition, whatever it costs
     int group;                  // AWQ, GPTQ: elements of a row with one scale; -1: the whole row
     int zero_offset;            // GPTQ: what its zeros are stored less
     int block_rows, block_cols; // FP8: elements with one scale

@@ -36,11 +36,17 @@ static int open_gguf(const char *path, struct weights **out, struct error *err)
 
 int weights_open(const char *path, struct weights **out, struct error *err)
 {
+    return weights_open_for(path, COMPUTE_F32, out, err);
+}
+
+int weights_open_for(const char *path, enum compute_type compute, struct weights **out,
+                     struct error *err)
+{
     struct stat st;
     if (stat(path, &st) < 0)
         return error_set(err, -errno, "can't open model '%s': %s", path, strerror(errno));
     if (S_ISDIR(st.st_mode)) {
-        int rc = weights_hf_open(path, out, err);
+        int rc = weights_hf_open(path, compute, out, err);
         return rc < 0 ? error_prefix(err, rc, "can't use model '%s'", path) : 0;
     }
     if (has_suffix(path, ".safetensors"))

@@ -28,6 +28,11 @@ struct weights {
 
 /* E_FORMAT, E_UNSUPPORTED, E_NOT_FOUND, -errno: one line that names the file and what to do. */
 FALLIBLE int weights_open(const char *path, struct weights **out, struct error *err);
+/* For a backend that computes in `compute`: with COMPUTE_AUTO quantised formats that kernels don't
+ * read become one that they do, small and fast but rounded (weights_quantized.h). weights_open()
+ * opens for COMPUTE_F32, to exact values. */
+FALLIBLE int weights_open_for(const char *path, enum compute_type compute, struct weights **out,
+                              struct error *err);
 void weights_close(struct weights *w); // NULL is fine
 
 /* Choose the rope tables for sequences of up to `positions` positions; before backend_ops.load().

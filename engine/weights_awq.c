@@ -5,6 +5,7 @@
  *     scales  [groups][outputs]             W[o][i] = (q - zero) * scale, group = i / group_size
  *
  * Source: AutoAWQ, awq/modules/linear/gemm.py and awq/utils/packing_utils.py. */
+#include "engine/weights_int4.h"
 #include "engine/weights_quantized.h"
 
 #include <stdio.h>
@@ -14,49 +15,42 @@
 /* Nibble of a word that holds its output 0, 1, ... 7. */
 static const int nibble_of[8] = {0, 4, 1, 5, 2, 6, 3, 7};
 
-struct awq_tensors {
-    struct tensor_view weight, zeros;
-    const float *scales;
-};
-
-/* Eight rows of the matrix: what one column of words holds. */
-static void unpack_column(const struct awq_tensors *t, int group, int64_t word, int64_t rows,
-                          int64_t cols, float *out)
+static void unpack(const struct int4_layer *l, int64_t first, uint8_t *q, uint8_t *zero)
 {
-    int64_t words = rows / 8;
-    for (int64_t i = 0; i < cols; i++) {
-        int64_t g = group < 0 ? 0 : i / group;
-        const float *scale = t->scales + g * rows + 8 * word;
-        for (int o = 0; o < 8; o++) {
-            int q = weights_quantized_nibble(t->weight.data, i * words + word, nibble_of[o]);
-            int zero = weights_quantized_nibble(t->zeros.data, g * words + word, nibble_of[o]);
-            out[(8 * word + o) * cols + i] = (float)(q - zero) * scale[o];
-        }
-    }
+    int64_t words = l->rows / 8, word = first / 8;
+    for (int64_t i = 0; i < l->cols; i++)
+        for (int o = 0; o < INT4_ROWS; o++)
+            q[o * l->cols + i] =
+                weights_quantized_nibble(l->weight, i * words + word, nibble_of[o]);
+    for (int64_t g = 0; g < l->groups; g++)
+        for (int o = 0; o < INT4_ROWS; o++)
+            zero[o * l->groups + g] =
+                weights_quantized_nibble(l->zeros, g * words + word, nibble_of[o]);
 }
 
 static bool read_linear(struct mapper *m, const struct linear_format *f, const char *module,
                         int64_t rows, int64_t cols, struct matrix *out)
 {
     char name[TENSOR_NAME_MAX];
-    struct awq_tensors t;
+    struct tensor_view weight, zeros;
     int64_t groups = weights_quantized_groups(f->group, cols);
     snprintf(name, sizeof name, "%s.qweight", module);
-    if (!mapper_find(m, name, OPTIONAL, &t.weight)) return m->rc < 0;
+    if (!mapper_find(m, name, OPTIONAL, &weight)) return m->rc < 0;
     if (rows % 8) {
         mapper_fail(m, E_FORMAT, "tensor '%s': %lld outputs don't fill words", name,
                     (long long)rows);
         return true;
     }
-    if (!mapper_find_typed(m, name, REQUIRED, "I32", cols, rows / 8, &t.weight)) return true;
+    if (!mapper_find_typed(m, name, REQUIRED, "I32", cols, rows / 8, &weight)) return true;
     snprintf(name, sizeof name, "%s.qzeros", module);
-    if (!mapper_find_typed(m, name, REQUIRED, "I32", groups, rows / 8, &t.zeros)) return true;
+    if (!mapper_find_typed(m, name, REQUIRED, "I32", groups, rows / 8, &zeros)) return true;
     float *scales = weights_quantized_scales(m, module, ".scales", groups, rows);
     if (!scales) return true;
-    t.scales = scales;
-    float *values = mapper_make_matrix(m, DTYPE_F32, rows, cols, out);
-    for (int64_t word = 0; word < rows / 8; word++)
-        unpack_column(&t, f->group, word, rows, cols, values);
+    int32_t *group = weights_quantized_in_order(f->group, cols);
+    struct int4_layer layer = {rows,   cols,  groups, weight.data, zeros.data,
+                               scales, group, 0,      unpack};
+    weights_int4_make(m, &layer, f->exact, out);
+    free(group);
     free(scales);
     return true;
 }

@@ -7,6 +7,7 @@
  *
  * Source: transformers, integrations/finegrained_fp8.py; OCP 8-bit floating point, E4M3. */
 #include "engine/weights_quantized.h"
+#include "kernels/quant.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -22,6 +23,20 @@ static float e4m3(uint8_t bits)
     return bits & 0x80 ? -magnitude : magnitude;
 }
 
+static void put_row(const uint8_t *from, const float table[256], const float *scales, int block,
+                    int64_t cols, bool exact, void *to)
+{
+    float *floats = to;
+    uint16_t *halves = to;
+    for (int64_t i = 0; i < cols; i++) {
+        float value = table[from[i]] * scales[i / block];
+        if (exact)
+            floats[i] = value;
+        else
+            halves[i] = quant_float_to_bf16(value);
+    }
+}
+
 static bool read_linear(struct mapper *m, const struct linear_format *f, const char *module,
                         int64_t rows, int64_t cols, struct matrix *out)
 {
@@ -35,13 +50,15 @@ static bool read_linear(struct mapper *m, const struct linear_format *f, const c
     if (!scales) return true;
     snprintf(name, sizeof name, "%s.weight", module);
     if (mapper_find_typed(m, name, REQUIRED, "F8_E4M3", rows, cols, &t)) {
-        float *values = mapper_make_matrix(m, DTYPE_F32, rows, cols, out), table[256];
+        enum dtype type = f->exact ? DTYPE_F32 : DTYPE_BF16;
+        uint8_t *to = mapper_make_matrix(m, type, rows, cols, out);
         const uint8_t *from = t.data;
+        float table[256];
         for (int i = 0; i < 256; i++)
             table[i] = e4m3((uint8_t)i);
-        for (int64_t o = 0; o < rows; o++, from += cols, values += cols)
-            for (int64_t i = 0; i < cols; i++)
-                values[i] = table[from[i]] * scales[o / f->block_rows * across + i / f->block_cols];
+        for (int64_t o = 0; o < rows; o++, from += cols, to += matrix_row_bytes(type, cols))
+            put_row(from, table, scales + o / f->block_rows * across, f->block_cols, cols, f->exact,
+                    to);
     }
     free(scales);
     return true;

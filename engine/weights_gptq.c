@@ -7,6 +7,7 @@
  *
  * Source: AutoGPTQ, auto_gptq/nn_modules/qlinear/qlinear_cuda_old.py (v1); GPTQModel for v2, which
  * stores the zeros as they are. */
+#include "engine/weights_int4.h"
 #include "engine/weights_quantized.h"
 #include "shared/base/check.h"
 
@@ -14,21 +15,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct gptq_tensors {
-    struct tensor_view weight, zeros;
-    const float *scales;
-    const int32_t *group; // [inputs]
-};
-
-static void unpack_row(const struct gptq_tensors *t, int zero_offset, int64_t o, int64_t rows,
-                       int64_t cols, float *out)
+static void unpack(const struct int4_layer *l, int64_t first, uint8_t *q, uint8_t *zero)
 {
-    for (int64_t i = 0; i < cols; i++) {
-        int64_t g = t->group[i];
-        int q = weights_quantized_nibble(t->weight.data, i / 8 * rows + o, (int)(i % 8));
-        int zero = weights_quantized_nibble(t->zeros.data, g * (rows / 8) + o / 8, (int)(o % 8));
-        out[i] = (float)(q - zero - zero_offset) * t->scales[g * rows + o];
-    }
+    for (int64_t i = 0; i < l->cols; i++)
+        for (int o = 0; o < INT4_ROWS; o++)
+            q[o * l->cols + i] =
+                weights_quantized_nibble(l->weight, i / 8 * l->rows + first + o, (int)(i % 8));
+    for (int64_t g = 0; g < l->groups; g++)
+        for (int o = 0; o < INT4_ROWS; o++)
+            zero[o * l->groups + g] =
+                weights_quantized_nibble(l->zeros, g * (l->rows / 8) + first / 8, o);
 }
 
 /* malloc'ed; NULL: a failure in m. */
@@ -37,13 +33,9 @@ static int32_t *read_groups(struct mapper *m, const struct linear_format *f, con
 {
     char name[TENSOR_NAME_MAX];
     struct tensor_view t;
-    int32_t *group = xmalloc((size_t)cols * sizeof *group);
+    int32_t *group = weights_quantized_in_order(f->group, cols);
     snprintf(name, sizeof name, "%s.g_idx", module);
-    if (!mapper_find(m, name, OPTIONAL, &t)) {
-        for (int64_t i = 0; i < cols; i++)
-            group[i] = f->group < 0 ? 0 : (int32_t)(i / f->group);
-        return group;
-    }
+    if (!mapper_find(m, name, OPTIONAL, &t)) return group;
     if (strcmp(t.type_name, "I32") != 0 || t.dims != 1 || t.dim[0] != cols) {
         mapper_fail(m, E_FORMAT, "tensor '%s' is not [%lld] of I32", name, (long long)cols);
     } else {
@@ -62,26 +54,24 @@ static bool read_linear(struct mapper *m, const struct linear_format *f, const c
                         int64_t rows, int64_t cols, struct matrix *out)
 {
     char name[TENSOR_NAME_MAX];
-    struct gptq_tensors t;
+    struct tensor_view weight, zeros;
     int64_t groups = weights_quantized_groups(f->group, cols);
     snprintf(name, sizeof name, "%s.qweight", module);
-    if (!mapper_find(m, name, OPTIONAL, &t.weight)) return m->rc < 0;
+    if (!mapper_find(m, name, OPTIONAL, &weight)) return m->rc < 0;
     if (rows % 8 || cols % 8) {
         mapper_fail(m, E_FORMAT, "tensor '%s': %lld x %lld elements don't fill words", name,
                     (long long)rows, (long long)cols);
         return true;
     }
-    if (!mapper_find_typed(m, name, REQUIRED, "I32", cols / 8, rows, &t.weight)) return true;
+    if (!mapper_find_typed(m, name, REQUIRED, "I32", cols / 8, rows, &weight)) return true;
     snprintf(name, sizeof name, "%s.qzeros", module);
-    if (!mapper_find_typed(m, name, REQUIRED, "I32", groups, rows / 8, &t.zeros)) return true;
+    if (!mapper_find_typed(m, name, REQUIRED, "I32", groups, rows / 8, &zeros)) return true;
     float *scales = weights_quantized_scales(m, module, ".scales", groups, rows);
     int32_t *group = scales ? read_groups(m, f, module, cols, groups) : NULL;
     if (group) {
-        t.scales = scales;
-        t.group = group;
-        float *values = mapper_make_matrix(m, DTYPE_F32, rows, cols, out);
-        for (int64_t o = 0; o < rows; o++)
-            unpack_row(&t, f->zero_offset, o, rows, cols, values + o * cols);
+        struct int4_layer layer = {rows,   cols,  groups,         weight.data, zeros.data,
+                                   scales, group, f->zero_offset, unpack};
+        weights_int4_make(m, &layer, f->exact, out);
     }
     free(group);
     free(scales);

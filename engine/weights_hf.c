@@ -78,23 +78,26 @@ static int read_config(struct weights *w, struct str text, struct linear_format 
     return rc < 0 ? error_prefix(err, rc, "config.json") : 0;
 }
 
-static int map_model(struct weights *w, struct str config, struct error *err)
+static int map_model(struct weights *w, struct str config, enum compute_type compute,
+                     struct error *err)
 {
     struct tensor_source source = {w->safetensors, safetensors_count(w->safetensors), find, name_at,
                                    is_spare};
-    struct linear_format format;
+    struct linear_format format = {0};
     bool quantized;
     int rc = read_config(w, config, &format, &quantized, err);
-    return rc < 0 ? rc : weights_map(w, &source, quantized ? &format : NULL, err);
+    if (rc < 0) return rc;
+    format.exact = compute == COMPUTE_F32;
+    return weights_map(w, &source, quantized ? &format : NULL, err);
 }
 
 int weights_hf_take(struct safetensors *s, struct str config, const char *folder,
-                    struct weights **out, struct error *err)
+                    enum compute_type compute, struct weights **out, struct error *err)
 {
     struct weights *w = weights_create();
     w->safetensors = s;
     w->folder = arena_strndup(&w->arena, folder, strlen(folder));
-    int rc = map_model(w, config, err);
+    int rc = map_model(w, config, compute, err);
     if (rc < 0) {
         weights_close(w);
         return rc;
@@ -103,7 +106,8 @@ int weights_hf_take(struct safetensors *s, struct str config, const char *folder
     return 0;
 }
 
-int weights_hf_open(const char *folder, struct weights **out, struct error *err)
+int weights_hf_open(const char *folder, enum compute_type compute, struct weights **out,
+                    struct error *err)
 {
     struct mapped_file config = {0};
     struct safetensors *s = NULL;
@@ -113,8 +117,8 @@ int weights_hf_open(const char *folder, struct weights **out, struct error *err)
     if (rc < 0) return error_prefix(err, rc, "'config.json'");
     rc = safetensors_open(folder, &s, err);
     if (rc == 0)
-        rc = weights_hf_take(s, (struct str){(const char *)config.data, config.size}, folder, out,
-                             err);
+        rc = weights_hf_take(s, (struct str){(const char *)config.data, config.size}, folder,
+                             compute, out, err);
     mapped_file_close(&config);
     return rc;
 }

@@ -37,6 +37,14 @@ int weights_quantized_format(const struct json *config, struct linear_format *ou
     return error_prefix(err, r.rc, "'quantization_config'");
 }
 
+int32_t *weights_quantized_in_order(int group, int64_t cols)
+{
+    int32_t *of = xmalloc((size_t)cols * sizeof *of);
+    for (int64_t i = 0; i < cols; i++)
+        of[i] = group < 0 ? 0 : (int32_t)(i / group);
+    return of;
+}
+
 float *weights_quantized_scales(struct mapper *m, const char *module, const char *suffix,
                                 int64_t rows, int64_t cols)
 {

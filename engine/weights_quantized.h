@@ -1,9 +1,9 @@
 /* weights_quantized.h - the quantised formats of Hugging Face folders, by config.json's
  * quantization_config. A format is a file that fills one row of the table in weights_quantized.c.
  *
- * Except for MXFP4, which kernels read, a layer is dequantised as it is mapped: to float32, and to
- * exactly the values of the format's definition. Such a model needs the memory of its float32 weights
- * while it is loaded, and afterwards. */
+ * MXFP4 is a type of the kernels. The others are turned into one as they are mapped: float32 and
+ * exactly the values of the format's definition where `exact` is asked for, otherwise what is small and
+ * fast: AWQ and GPTQ become Q4_1 (weights_int4.h), FP8 becomes bfloat16. */
 #ifndef LM_ENGINE_WEIGHTS_QUANTIZED_H
 #define LM_ENGINE_WEIGHTS_QUANTIZED_H
 
@@ -32,6 +32,9 @@ bool weights_mxfp4_experts(struct mapper *m, const char *module, int64_t rows, i
 float *weights_quantized_scales(struct mapper *m, const char *module, const char *suffix,
                                 int64_t rows, int64_t cols);
 
+/* The group of each input when they follow each other; free() it. */
+int32_t *weights_quantized_in_order(int group, int64_t cols);
+
 /* Groups of rows with one scale each: `group` elements, or all of them when it is -1. */
 static inline int64_t weights_quantized_groups(int group, int64_t elements)
 {
@@ -39,7 +42,7 @@ static inline int64_t weights_quantized_groups(int group, int64_t elements)
 }
 
 /* Nibble `index` (0 lowest) of the little-endian 32-bit word `word` of a packed tensor. */
-static inline int weights_quantized_nibble(const void *packed, int64_t word, int index)
+static inline uint8_t weights_quantized_nibble(const void *packed, int64_t word, int index)
 {
     const uint8_t *bytes = (const uint8_t *)packed + 4 * word;
     return bytes[index / 2] >> 4 * (index % 2) & 15;

@@ -94,11 +94,11 @@ static void compare_greedy(struct golden_model *m, struct comparison *c, const s
     golden_sequence_deinit(m, &s);
 }
 
-static struct weights *open_subject(const struct subject *s)
+static struct weights *open_subject(const struct subject *s, enum compute_type compute)
 {
     struct weights *w;
     struct error err = {0};
-    NEED(weights_open(s->path, &w, &err) == 0);
+    NEED(weights_open_for(s->path, compute, &w, &err) == 0);
     if (s->conversion->attention_scale > 0)
         w->params.attention_scale = (float)s->conversion->attention_scale;
     return w;
@@ -116,7 +116,7 @@ static void compare_one(const struct subject *s, struct comparison *c, const str
                         enum compute_type compute, double close)
 {
     struct golden_model m;
-    struct weights *w = open_subject(s);
+    struct weights *w = open_subject(s, compute);
     int length = (int)json_len(e->prompt), steps = GREEDY;
     weights_fit_rope(w, length);
     golden_open(&m, w, compute, compute == COMPUTE_F32 ? KV_F32 : KV_F16, PROMPT_MAX,

@@ -124,7 +124,7 @@ static int open_seed(const char *data, size_t size, struct weights **out, struct
     struct safetensors *s;
     const char *tensors = data + config.len + 1;
     int rc = safetensors_open_memory(tensors, size - config.len - 1, &s, err);
-    return rc < 0 ? rc : weights_hf_take(s, config, "folder", out, err);
+    return rc < 0 ? rc : weights_hf_take(s, config, "folder", COMPUTE_F32, out, err);
 }
 
 static void test_corpus_says_what_is_wrong(void)
