@@ -106,6 +106,9 @@ static const struct option options[] = {
     {"chat-template", OPTION_STRING, FIELD(chat_template), .arg = "NAME|FILE", .group = "Engine",
      .help = "instead of the model's own chat template: a file of Jinja or of LMDeploy's JSON, or "
              "the name of one of LMDeploy's templates"},
+    {"escape-special", OPTION_FLAG, FIELD(escape_special), .group = "Engine",
+     .help = "the text of a special token in messages stays text; by default it becomes the token, "
+             "as in other servers"},
     {"threads", OPTION_INT, FIELD(threads), .def = "0", .min = 0, .max = 1024, .arg = "N",
      .group = "Engine", .help = "compute threads; 0 means all cores this process may use"},
     {"cpu-list", OPTION_STRING, FIELD(cpu_list), .arg = "LIST", .group = "Engine",

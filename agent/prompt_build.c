@@ -1,5 +1,6 @@
 #include "agent/prompt_build.h"
 
+#include "agent/prompt_guard.h"
 #include "agent/request_field.h"
 #include "shared/base/check.h"
 
@@ -11,11 +12,41 @@ void prompt_context_init(struct prompt_context *c, const struct tokenizer *token
     c->tokenizer = tokenizer;
     c->chat_template = chat_template;
     c->context_len = context_len;
+    c->escape_special = false;
     c->token_bytes_max = 1;
     for (int32_t id = 0; id < tokenizer_vocab_size(tokenizer); id++) {
         size_t len = tokenizer_token_bytes(tokenizer, id, true).len;
         if (len > c->token_bytes_max) c->token_bytes_max = len;
     }
+}
+
+int prompt_context_render(const struct prompt_context *c, const struct chat_template_input *in,
+                          struct buf *out, struct error *err)
+{
+    if (!c->escape_special) return chat_template_render(c->chat_template, in, out, err);
+    const struct json *sent[] = {in->messages, in->tools, in->kwargs};
+    struct json *marked[ARRAY_LEN(sent)] = {NULL};
+    int rc = 0;
+    for (size_t i = 0; i < ARRAY_LEN(sent) && rc == 0; i++) {
+        if (!sent[i]) continue;
+        marked[i] = prompt_guard_mark_json(c->tokenizer, sent[i], err);
+        if (!marked[i]) rc = err->code;
+    }
+    struct chat_template_input input = *in;
+    input.messages = marked[0];
+    input.tools = marked[1];
+    input.kwargs = marked[2];
+    if (rc == 0) rc = chat_template_render(c->chat_template, &input, out, err);
+    for (size_t i = 0; i < ARRAY_LEN(sent); i++)
+        json_destroy(marked[i]);
+    return rc;
+}
+
+int prompt_context_encode(const struct prompt_context *c, struct str text, unsigned flags,
+                          struct token_list *out, struct error *err)
+{
+    if (c->escape_special) return prompt_guard_encode(c->tokenizer, text, flags, out, err);
+    return tokenizer_encode(c->tokenizer, text.data, text.len, flags | TOKENIZER_SPECIAL, out, err);
 }
 
 static int too_long(const struct chat_request *r, const struct prompt_context *c, size_t tokens,
@@ -43,7 +74,10 @@ static int encode(const struct chat_request *r, const struct prompt_context *c, 
     if (tokens_min > (size_t)c->context_len) return too_long(r, c, tokens_min, "at least ", e);
 
     struct error err = {0};
-    if (tokenizer_encode(c->tokenizer, text.data, text.len, flags, out, &err) != 0) {
+    bool rendered = r->form == PROMPT_MESSAGES;
+    int rc = rendered ? prompt_context_encode(c, text, flags, out, &err)
+                      : tokenizer_encode(c->tokenizer, text.data, text.len, flags, out, &err);
+    if (rc != 0) {
         const char *param = r->kind == COMPLETION_CHAT ? "messages" : "prompt";
         return api_error_set(e, 400, NULL, param, "The text cannot be tokenised: %s.", err.text);
     }
@@ -61,7 +95,7 @@ static int encode_chat(const struct chat_request *r, const struct prompt_context
     struct error err = {0};
     buf_init(&text, BUF_MAX_INTERNAL);
     int rc;
-    if (chat_template_render(c->chat_template, &input, &text, &err) != 0) {
+    if (prompt_context_render(c, &input, &text, &err) != 0) {
         rc = api_error_set(e, 400, NULL, "messages",
                            "The model's chat template refused the messages: %s.", err.text);
     } else {

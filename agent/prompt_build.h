@@ -17,11 +17,21 @@ struct prompt_context {
     const struct chat_template *chat_template;
     int context_len;        // tokens of prompt and answer together
     size_t token_bytes_max; // bytes that the longest token stands for
+    bool escape_special;    // messages can't write control tokens (prompt_guard.h)
 };
 
-/* Fill token_bytes_max from the tokenizer. Walks the vocabulary: once, at start. */
+/* escape_special is false; token_bytes_max comes from the tokenizer. Walks the vocabulary: once, at start. */
 void prompt_context_init(struct prompt_context *c, const struct tokenizer *tokenizer,
                          const struct chat_template *chat_template, int context_len);
+
+/* Append what the template makes of `in`, whose messages, tools and kwargs come from a client. With
+ * escape_special it may have marks: encode it with prompt_context_encode. */
+FALLIBLE int prompt_context_render(const struct prompt_context *c,
+                                   const struct chat_template_input *in, struct buf *out,
+                                   struct error *err);
+/* A rendered text, special tokens read. */
+FALLIBLE int prompt_context_encode(const struct prompt_context *c, struct str text, unsigned flags,
+                                   struct token_list *out, struct error *err);
 
 /* A prompt as its author sees it, for completions that repeat it (echo) or count characters from its
  * beginning (logprobs). */

@@ -36,7 +36,7 @@ static int render(const struct prompt_context *c, const char *const parts[], siz
     if (!messages) return err->code;
     struct chat_template_input input = {
         .messages = messages, .add_generation_prompt = with_answer, .now = now};
-    int rc = chat_template_render(c->chat_template, &input, out, err);
+    int rc = prompt_context_render(c, &input, out, err);
     json_destroy(messages);
     return rc;
 }
@@ -92,9 +92,7 @@ static int encode(const struct prompt_context *c, struct str text, struct token_
                   struct api_error *e)
 {
     struct error err = {0};
-    if (tokenizer_encode(c->tokenizer, text.data, text.len, TOKENIZER_SPECIAL, out, &err) == 0) {
-        return 0;
-    }
+    if (prompt_context_encode(c, text, TOKENIZER_SPECIAL, out, &err) == 0) return 0;
     return api_error_set(e, 400, NULL, "prompt", "The text cannot be tokenised: %s.", err.text);
 }
 

@@ -1,6 +1,7 @@
 #include "agent/text_request.h"
 
 #include "agent/chat_messages.h"
+#include "agent/prompt_guard.h"
 #include "agent/request_field.h"
 #include "shared/base/check.h"
 
@@ -43,10 +44,18 @@ static int render(const struct text_request *r, const struct chat_template_input
 {
     struct error err = {0};
     buf_init(out, BUF_MAX_INTERNAL);
-    if (chat_template_render(r->context->chat_template, in, out, &err) == 0) return 0;
+    if (prompt_context_render(r->context, in, out, &err) == 0) return 0;
     buf_deinit(out);
     return api_error_set(r->e, 400, NULL, param,
                          "The model's chat template refused the messages: %s.", err.text);
+}
+
+static int encode_rendered(const struct text_request *r, struct str text, unsigned flags,
+                           const char *param, struct token_list *ids)
+{
+    struct error err = {0};
+    if (prompt_context_encode(r->context, text, flags, ids, &err) == 0) return 0;
+    return api_error_set(r->e, 400, NULL, param, "The text cannot be tokenised: %s.", err.text);
 }
 
 /* messages, tools, add_generation_prompt and chat_template_kwargs of the body. */
@@ -112,7 +121,7 @@ static int encode_input(const struct text_request *r, struct str text, struct to
         return encode(r, text, TOKENIZER_SPECIAL | (add_bos ? TOKENIZER_ADD_BOS : 0u), "input",
                       ids);
     if (render_turn(r, text, &turn) != 0) return -1;
-    int rc = encode(r, buf_str(&turn), TOKENIZER_SPECIAL, "input", ids); // bos is in the template
+    int rc = encode_rendered(r, buf_str(&turn), 0, "input", ids); // bos is in the template
     buf_deinit(&turn);
     return rc;
 }
@@ -187,8 +196,8 @@ static int tokenize_messages(const struct text_request *r, struct token_list *id
         render_body(r, &prompt) != 0) {
         return -1;
     }
-    int rc = encode(r, buf_str(&prompt), TOKENIZER_SPECIAL | (add_special ? TOKENIZER_ADD_BOS : 0u),
-                    "messages", ids);
+    int rc =
+        encode_rendered(r, buf_str(&prompt), add_special ? TOKENIZER_ADD_BOS : 0u, "messages", ids);
     buf_deinit(&prompt);
     return rc;
 }
@@ -252,6 +261,7 @@ static int answer_apply_template(struct text_request *r)
 {
     struct buf prompt;
     if (render_body(r, &prompt) != 0) return -1;
+    if (r->context->escape_special) prompt_guard_unmark(&prompt);
     json_field_str(&r->w, "prompt", buf_str(&prompt));
     buf_deinit(&prompt);
     return 0;

@@ -16,7 +16,6 @@
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

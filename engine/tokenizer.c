@@ -152,24 +152,46 @@ static int encode_between(const struct tokenizer *t, struct bpe_sink *sink, stru
     return rc;
 }
 
+struct next_added { // an added token in the raw text
+    size_t at, len;
+    int32_t id;
+};
+
+/* The first one behind `from` that a guard doesn't turn into text. Guards before it are done with. */
+static bool find_added(const struct tokenizer *t, struct str text, size_t from, bool specials,
+                       struct token_guard *guard, struct next_added *next)
+{
+    size_t search = from;
+    while (added_tokens_next(&t->added, text, search, specials, &next->at, &next->len, &next->id)) {
+        while (guard->count && *guard->at < next->at)
+            guard->at++, guard->count--;
+        bool begins_guarded = guard->count && *guard->at < next->at + next->len;
+        if (!begins_guarded || !vocab_is_special(&t->vocab, (uint32_t)next->id)) return true;
+        search = *guard->at + 1;
+    }
+    return false;
+}
+
 /* Everything but what stands before and behind every text. */
 static int encode_text(const struct tokenizer *t, struct str text, bool specials,
-                       struct token_list *out, struct error *err)
+                       struct token_guard guard, struct token_list *out, struct error *err)
 {
     struct bpe_sink sink = {.t = t, .out = out};
     struct place place = {true, true};
-    size_t from = 0, at, len;
-    int32_t id;
+    struct next_added next;
+    size_t from = 0;
     int rc = 0;
-    while (!rc && added_tokens_next(&t->added, text, from, specials, &at, &len, &id)) {
-        struct str between = {text.data + from, at - from};
-        rc = encode_between(t, &sink, between, place, specials, err);
-        token_list_push(out, id);
-        from = at + len;
-        place = (struct place){false, vocab_is_special(&t->vocab, (uint32_t)id)};
+    /* Behind the normaliser places are others: there a guard anywhere guards all. */
+    bool specials_normalized = specials && guard.count == 0;
+    while (!rc && find_added(t, text, from, specials, &guard, &next)) {
+        struct str between = {text.data + from, next.at - from};
+        rc = encode_between(t, &sink, between, place, specials_normalized, err);
+        token_list_push(out, next.id);
+        from = next.at + next.len;
+        place = (struct place){false, vocab_is_special(&t->vocab, (uint32_t)next.id)};
     }
     struct str rest = {text.data + from, text.len - from};
-    if (!rc) rc = encode_between(t, &sink, rest, place, specials, err);
+    if (!rc) rc = encode_between(t, &sink, rest, place, specials_normalized, err);
     bpe_scratch_deinit(&sink.scratch);
     return rc;
 }
@@ -183,19 +205,37 @@ static void push_fixed(struct token_list *out, const struct token_ids *fixed)
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, unsigned flags,
                      struct token_list *out, struct error *err)
 {
+    return tokenizer_encode_guarded(t, text, len, flags, &(struct token_guard){NULL, 0}, out, err);
+}
+
+int tokenizer_encode_guarded(const struct tokenizer *t, const char *text, size_t len,
+                             unsigned flags, const struct token_guard *guard,
+                             struct token_list *out, struct error *err)
+{
     if (len > TEXT_MAX / 2) return error_set(err, E_LIMIT, "text of %zu bytes is too long", len);
     if (!utf8_is_valid(text, len))
         return error_set(err, E_FORMAT, "text is not valid UTF-8 at byte %zu",
                          utf8_valid_prefix(text, len));
     size_t count_before = out->count;
     if (flags & TOKENIZER_ADD_BOS) push_fixed(out, &t->prefix);
-    int rc = encode_text(t, (struct str){text, len}, flags & TOKENIZER_SPECIAL, out, err);
+    int rc = encode_text(t, (struct str){text, len}, flags & TOKENIZER_SPECIAL, *guard, out, err);
     if (rc) {
         out->count = count_before;
         return rc;
     }
     if (flags & TOKENIZER_ADD_BOS) push_fixed(out, &t->suffix);
     return 0;
+}
+
+size_t tokenizer_next_special(const struct tokenizer *t, struct str text, size_t from)
+{
+    for (size_t at = from; at < text.len; at++) {
+        struct str rest = {text.data + at, text.len - at};
+        if (added_tokens_special_at(&t->added, rest) ||
+            added_tokens_special_at(&t->added_normalized, rest))
+            return at;
+    }
+    return SIZE_MAX;
 }
 
 /* ---- facts ---- */

@@ -30,6 +30,18 @@ enum tokenizer_flags {
 FALLIBLE int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len,
                               unsigned flags, struct token_list *out, struct error *err);
 
+/* Places of a text, ascending, at which no special token may begin: users wrote what stands there. */
+struct token_guard {
+    const size_t *at;
+    size_t count;
+};
+/* The same but for those places, where the text of a special token is text. */
+FALLIBLE int tokenizer_encode_guarded(const struct tokenizer *t, const char *text, size_t len,
+                                      unsigned flags, const struct token_guard *guard,
+                                      struct token_list *out, struct error *err);
+/* The next place at or behind `from` where the text of a special token begins; SIZE_MAX: none. */
+size_t tokenizer_next_special(const struct tokenizer *t, struct str text, size_t from);
+
 /* The bytes that a token stands for, into the tokenizer's own memory; special (control) tokens give
  * their text when keep_special, else nothing. May be part of a UTF-8 character. */
 struct str tokenizer_token_bytes(const struct tokenizer *t, int32_t id, bool keep_special);

@@ -68,17 +68,25 @@ static uint32_t lower_bound(const struct added_tokens *a, uint32_t low, uint32_t
     return low;
 }
 
+enum which { ONLY_PLAIN, ONLY_SPECIAL, ALL };
+
+static bool is_meant(const struct added_token *token, enum which which)
+{
+    bool special = token->flags & ADDED_SPECIAL;
+    return which == ALL || special == (which == ONLY_SPECIAL);
+}
+
 /* The sorted list is a trie whose nodes are ranges: each further byte of the text narrows the
  * range, and an entry that ends here stands first in it. */
 static const struct added_token *longest_at(const struct added_tokens *a, struct str text,
-                                            bool specials)
+                                            enum which which)
 {
     unsigned char c = (unsigned char)text.data[0];
     uint32_t low = a->first[c], high = a->first[c + 1];
     const struct added_token *best = NULL;
     for (size_t depth = 1; low < high; depth++) {
         for (; low < high && a->list[low].text.len == depth; low++)
-            if (specials || !(a->list[low].flags & ADDED_SPECIAL)) {
+            if (is_meant(&a->list[low], which)) {
                 if (!best || best->text.len < depth) best = &a->list[low];
             }
         if (depth >= text.len) break;
@@ -131,7 +139,7 @@ bool added_tokens_next(const struct added_tokens *a, struct str text, size_t fro
         unsigned char c = (unsigned char)text.data[i];
         if (a->first[c] == a->first[c + 1]) continue;
         const struct added_token *found =
-            longest_at(a, (struct str){text.data + i, text.len - i}, specials);
+            longest_at(a, (struct str){text.data + i, text.len - i}, specials ? ALL : ONLY_PLAIN);
         if (!found) continue;
         size_t begin = i, end = i + found->text.len;
         if ((found->flags & ADDED_WORD) && !stands_alone(text, begin, end)) {
@@ -147,15 +155,21 @@ bool added_tokens_next(const struct added_tokens *a, struct str text, size_t fro
     return false;
 }
 
+bool added_tokens_special_at(const struct added_tokens *a, struct str text)
+{
+    if (!a->count || !text.len) return false;
+    return longest_at(a, text, ONLY_SPECIAL) != NULL;
+}
+
 size_t added_tokens_longest(const struct added_tokens *a, struct str text)
 {
-    const struct added_token *found = a->count && text.len ? longest_at(a, text, true) : NULL;
+    const struct added_token *found = a->count && text.len ? longest_at(a, text, ALL) : NULL;
     return found ? found->text.len : 0;
 }
 
 int32_t added_tokens_find(const struct added_tokens *a, struct str text)
 {
     if (!text.len) return -1;
-    const struct added_token *found = longest_at(a, text, true);
+    const struct added_token *found = longest_at(a, text, ALL);
     return found && found->text.len == text.len ? found->id : -1;
 }

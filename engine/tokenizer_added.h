@@ -36,6 +36,8 @@ void added_tokens_index(struct added_tokens *a);
 bool added_tokens_next(const struct added_tokens *a, struct str text, size_t from, bool specials,
                        size_t *at, size_t *len, int32_t *id);
 int32_t added_tokens_find(const struct added_tokens *a, struct str text); // whole text; -1: none
+/* Whether the text begins with a special one, whatever else it begins with. */
+bool added_tokens_special_at(const struct added_tokens *a, struct str text);
 /* Length of the longest token that the text begins with, 0: none. */
 size_t added_tokens_longest(const struct added_tokens *a, struct str text);
 

@@ -135,6 +135,22 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, un
     return 0;
 }
 
+/* ---- not under test: --escape-special ---- */
+
+int tokenizer_encode_guarded(const struct tokenizer *t, const char *text, size_t len,
+                             unsigned flags, const struct token_guard *guard,
+                             struct token_list *out, struct error *err)
+{
+    (void)guard;
+    return tokenizer_encode(t, text, len, flags, out, err);
+}
+
+size_t tokenizer_next_special(const struct tokenizer *t, struct str text, size_t from)
+{
+    (void)t, (void)text, (void)from;
+    return SIZE_MAX;
+}
+
 struct str tokenizer_token_bytes(const struct tokenizer *t, int32_t id, bool keep_special)
 {
     (void)t, (void)id, (void)keep_special;
