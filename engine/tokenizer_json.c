@@ -35,6 +35,7 @@ struct reading {
     size_t entry_count, entry_cap;
     struct added *added;
     size_t added_count;
+    size_t text_len; // of the file
     struct error *err;
 };
 
@@ -130,7 +131,8 @@ static int read_root(struct reading *r, struct str text)
 
 static int set_entry(struct reading *r, int64_t id, struct str text, enum token_kind kind)
 {
-    if (id < 0 || id >= TOKENIZER_VOCAB_MAX)
+    /* A file has fewer tokens than bytes: what is beyond would be holes alone. */
+    if (id < 0 || id >= TOKENIZER_VOCAB_MAX || (size_t)id >= r->text_len)
         return error_set(r->err, E_FORMAT, "token '%.*s' has the id %lld",
                          (int)(text.len < 40 ? text.len : 40), text.data, (long long)id);
     while ((size_t)id >= r->entry_cap) {
@@ -297,7 +299,7 @@ int tokenizer_load_json(struct str text, const struct tokenizer_settings *settin
                         struct tokenizer **out, struct error *err)
 {
     struct error own = {0};
-    struct reading r = {.err = err ? err : &own};
+    struct reading r = {.text_len = text.len, .err = err ? err : &own};
     buf_init(&r.words, BUF_MAX_INTERNAL);
     buf_init(&r.names, BUF_MAX_INTERNAL);
     buf_init(&r.pool, BUF_MAX_INTERNAL);
