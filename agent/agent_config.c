@@ -103,12 +103,15 @@ static const struct option options[] = {
     {"session-host-bytes", OPTION_BYTES, FIELD(session_host_bytes), .def = "256M", .arg = "BYTES",
      .group = "Engine",
      .help = "memory for copies of KV pages that sessions had to give up; 0 means none"},
-    {"chat-template", OPTION_STRING, FIELD(chat_template), .arg = "NAME|FILE", .group = "Engine",
-     .help = "instead of the model's own chat template: a file of Jinja or of LMDeploy's JSON, or "
-             "the name of one of LMDeploy's templates"},
-    {"escape-special", OPTION_FLAG, FIELD(escape_special), .group = "Engine",
-     .help = "the text of a special token in messages stays text; by default it becomes the token, "
-             "as in other servers"},
+    {"dry-run", OPTION_FLAG, FIELD(dry_run), .group = "Engine",
+     .help = "print what the model is, what it needs and how many tokens fit, and exit"},
+    {"revision", OPTION_STRING, FIELD(revision), .arg = "NAME", .group = "Engine",
+     .help = "branch, tag or commit of a hub repository; main by default"},
+    {"download-dir", OPTION_STRING, FIELD(download_dir), .arg = "FOLDER", .group = "Engine",
+     .help = "where hub repositories are looked for and kept; by default the cache of Hugging "
+             "Face's tools"},
+    {"chat-template", OPTION_STRING, FIELD(chat_template), .arg = "FILE", .group = "Engine",
+     .help = "Jinja file that replaces the model's own chat template"},
     {"threads", OPTION_INT, FIELD(threads), .def = "0", .min = 0, .max = 1024, .arg = "N",
      .group = "Engine", .help = "compute threads; 0 means all cores this process may use"},
     {"cpu-list", OPTION_STRING, FIELD(cpu_list), .arg = "LIST", .group = "Engine",

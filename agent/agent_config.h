@@ -49,6 +49,7 @@ struct agent_config {
     double session_pin_ratio;
     uint64_t session_host_bytes;
     char *revision, *download_dir; // of a hub repository; NULL: its main branch, the shared cache
+    bool dry_run;
     char *chat_template;
     bool escape_special;
     int64_t threads;

@@ -1,6 +1,7 @@
 /* agent_main.c - lm-agent: settings, log, exit codes. What happens in between is agent.c. */
 #include "agent/agent.h"
 #include "agent/agent_config.h"
+#include "agent/dry_run.h"
 #include "shared/base/backtrace.h"
 #include "shared/base/log.h"
 
@@ -15,7 +16,7 @@ int main(int argc, char **argv)
     if (rc == CONFIG_RUN) {
         static struct agent agent;
         log_init("lm-agent", config.log_level_value);
-        rc = agent_run(&agent, &config);
+        rc = config.dry_run ? dry_run(&config) : agent_run(&agent, &config);
     } else if (rc == CONFIG_EXIT) {
         rc = 0;
     } else {

@@ -121,10 +121,15 @@ static struct step_limits step_limits(const struct engine_options *o)
 }
 
 /* As many blocks as memory, options and all sequences at full length can use. */
-static int count_kv_blocks(const struct engine_options *o, size_t block_bytes, int *blocks,
-                           struct error *err)
+static int count_kv_blocks(const struct engine_options *o, const struct engine_info *info,
+                           int *blocks, struct error *err)
 {
     uint64_t available = host_memory_available();
+    size_t block_bytes = info->kv_block_bytes;
+    if (o->measure_only) { // nothing of the model is there yet
+        uint64_t model = info->weights_bytes + info->activations_bytes;
+        available = available > model ? available - model : 0;
+    }
     double bytes = (double)available * o->cache_max_entry_count;
     int64_t count = (int64_t)(bytes / (double)block_bytes);
     int64_t useful = (int64_t)o->max_batch_size * blocks_for(o->session_len);
@@ -132,7 +137,7 @@ static int count_kv_blocks(const struct engine_options *o, size_t block_bytes, i
         useful = (o->cache_max_tokens - 1) / KV_BLOCK_TOKENS + 1;
     if (useful > INT32_MAX / KV_BLOCK_TOKENS) useful = INT32_MAX / KV_BLOCK_TOKENS;
     if (count > useful) count = useful;
-    if (count < 1)
+    if (count < 1 && !o->measure_only)
         return error_set(err, E_LIMIT,
                          "%.0f MiB of free memory are too little for the key-value cache: a block "
                          "takes %.1f MiB",
@@ -144,10 +149,13 @@ static int count_kv_blocks(const struct engine_options *o, size_t block_bytes, i
 static int open_kv(struct engine *e, int *blocks, struct error *err)
 {
     enum kv_type type = kv_type(&e->options);
-    size_t block_bytes = executor_kv_block_bytes(e->executor, type);
-    int rc = count_kv_blocks(&e->options, block_bytes, blocks, err);
-    if (rc < 0 || (rc = executor_open_kv(e->executor, type, *blocks, err)) < 0) return rc;
-    e->info.kv_blocks = *blocks;
+    struct engine_info *info = &e->info;
+    info->kv_block_bytes = executor_kv_block_bytes(e->executor, type);
+    executor_memory(e->executor, &info->weights_bytes, &info->activations_bytes);
+    int rc = count_kv_blocks(&e->options, info, blocks, err);
+    if (rc == 0 && !e->options.measure_only) rc = executor_open_kv(e->executor, type, *blocks, err);
+    if (rc < 0) return rc;
+    info->kv_blocks = *blocks;
     e->info.kv_tokens = (int64_t)*blocks * KV_BLOCK_TOKENS;
     e->info.context_len = e->options.session_len;
     if (e->info.context_len > e->info.kv_tokens) {
@@ -223,8 +231,9 @@ static int open_executor(struct engine *e, const struct engine_parts *parts, str
         .backend = {.threads = o->threads,
                     .cpu_list = o->cpu_list,
                     .isa = o->cpu_isa,
-                    .compute = compute_type(o),
-                    .world = 1},
+                    .compute = o->dtype == ENGINE_DTYPE_FLOAT32 ? COMPUTE_F32 : COMPUTE_AUTO,
+                    .world = 1,
+                    .measure_only = o->measure_only},
         .params = parts->params,
         .limits = step_limits(o),
         .vocab = parts->sampled_vocab,
@@ -240,7 +249,7 @@ static int start(struct engine *e, const struct engine_parts *parts, struct erro
     int blocks = 0, rc;
     if ((rc = fill_options(&e->options, parts->context_len, err)) < 0) return rc;
     if ((rc = open_executor(e, parts, err)) < 0) return rc;
-    if ((rc = open_kv(e, &blocks, err)) < 0) return rc;
+    if ((rc = open_kv(e, &blocks, err)) < 0 || e->options.measure_only) return rc;
     if ((rc = self_test(e, err)) < 0) return rc;
     struct engine_thread_setup setup = {
         .limits = scheduler_limits(&e->options),
@@ -373,15 +382,13 @@ int engine_open(const struct engine_options *options, struct engine **out, struc
     tokenizer_destroy(l.tokenizer);
     chat_template_destroy(l.template);
     weights_close(l.weights);
-    if (rc < 0) return rc;
+    if (rc < 0 || options->measure_only) return rc;
     const struct engine_info *i = &(*out)->info;
-    size_t weights, activations;
-    executor_memory((*out)->executor, &weights, &activations);
     log_info("model loaded",
              "architecture=%s parameters=%lld backend=\"%s\" context=%d kv_tokens=%lld "
              "weights_mib=%zu activations_mib=%zu ms=%llu",
              i->architecture, (long long)i->parameters, i->backend, i->context_len,
-             (long long)i->kv_tokens, weights >> 20, activations >> 20,
+             (long long)i->kv_tokens, i->weights_bytes >> 20, i->activations_bytes >> 20,
              (unsigned long long)(clock_ms() - begun));
     return 0;
 }

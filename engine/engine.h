@@ -49,6 +49,9 @@ struct engine_options {
     int64_t session_host_bytes;    // memory for copies of pages that sessions had to give up
     int queue_max; // requests beside max_batch_size running ones; beyond them submit gives E_BUSY
     int pipeline_depth; // steps in flight: 0 = backend's choice (CPU 1), 1 or 2
+    /* Find out what the model needs and what would fit: engine_info() is filled, nothing is loaded, and
+     * but for engine_close() nothing else may be called. */
+    bool measure_only;
     void (*on_events)(void *arg);
     void *on_events_arg;
 };
@@ -67,7 +70,9 @@ struct engine_info {
     int64_t parameters;
     int vocab_size;
     int context_len; // tokens of prompt + completion that one request may have
-    int kv_blocks;
+    size_t weights_bytes, activations_bytes; // of each rank
+    size_t kv_block_bytes;                   // of ENGINE_BLOCK_TOKENS tokens on each rank
+    int kv_blocks;                           // 0 with measure_only: not even one fits
     int64_t kv_tokens;
     int max_batch_size;
 };

@@ -203,7 +203,9 @@ struct backend_options {
     const char *cpu_list; // CPU: "0-3,8": pin threads; NULL: don't pin
     const char *isa;      // CPU: "auto", "scalar", "avx2", "avx512"; NULL: auto
     enum compute_type compute;
-    int rank, world; // 0, 1 until tensor parallelism
+    int rank, world;   // 0, 1 until tensor parallelism
+    bool measure_only; // load() checks and adds up, but takes no memory; then only memory(),
+                       // kv_block_bytes(), describe() and close() may be called
 };
 
 struct step_limits {

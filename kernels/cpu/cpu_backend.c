@@ -31,6 +31,7 @@ static int cpu_open(const struct backend_options *options, struct backend **out,
     }
     struct backend *b = xcalloc(1, sizeof *b);
     b->compute = options->compute;
+    b->measure_only = options->measure_only;
     int rc = cpu_isa_choose(options->isa, &b->isa, err);
     if (rc == 0) rc = cpu_pool_create(options->threads, options->cpu_list, &b->pool, err);
     if (rc < 0) {
@@ -54,7 +55,7 @@ static const char *cpu_describe(const struct backend *b)
 static size_t cpu_kv_block_bytes(const struct backend *b, enum kv_type type)
 {
     struct kv_layout layout;
-    CHECK(b->loaded);
+    CHECK(b->loaded || b->measure_only);
     cpu_kv_layout_init(&layout, type, b->model.head_dim, b->model.value_dim);
     return layout.bytes * (size_t)b->model.layers * (size_t)b->model.kv_heads;
 }
@@ -139,8 +140,8 @@ static void cpu_run_parallel(struct backend *b, void (*fn)(void *arg, int part, 
 
 static void cpu_memory(const struct backend *b, size_t *weights, size_t *activations)
 {
-    *weights = b->weights.bytes;
-    *activations = b->activations.bytes;
+    *weights = b->measure_only ? b->weights.used : b->weights.bytes;
+    *activations = b->measure_only ? b->activations.used : b->activations.bytes;
 }
 
 const struct backend_ops cpu_backend_ops = {

@@ -325,6 +325,7 @@ static int load_weights(struct backend *b, const struct model_params *p, struct 
         if (p->layer[i].latent) b->layer[i].latent = xcalloc(1, sizeof *b->layer[i].latent);
     }
     lay_weights(b, p);
+    if (b->measure_only) return 0;
     int rc = region_open(&b->weights, b->weights.used, err);
     if (rc < 0) return rc;
     madvise(b->weights.base, b->weights.bytes, MADV_HUGEPAGE); // fewer TLB misses; a hint
@@ -456,6 +457,7 @@ int cpu_load(struct backend *b, const struct model_params *params, const struct 
     rc = load_weights(b, params, err);
     if (rc < 0) return rc;
     lay_activations(b);
+    if (b->measure_only) return 0;
     rc = region_open(&b->activations, b->activations.used, err);
     if (rc < 0) return rc;
     lay_activations(b);

@@ -240,3 +240,16 @@ def test_idle_costs_nothing(agent):
     before = cpu_s()
     time.sleep(2)
     assert cpu_s() - before < 0.1
+
+
+def test_dry_run(start_agent, model_path):
+    """What is printed is what a start takes, and no port is opened for it."""
+    done = run_agent("--dry-run", "--max-batch-size", 4, "--session-len", 1024, model_path)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    said = dict(re.match(r"(KV cache|\S+)\s+(.*)", line).groups() for line in done.stdout.splitlines())
+    assert said["family"] == "llama" and said["parameters"] == "134.5 million"
+    assert re.fullmatch(r"23040 bytes for a token; 4096 tokens fit, 90\.0 MiB", said["KV cache"])
+    agent = start_agent("--max-batch-size", 4, "--session-len", 1024)
+    line = agent.wait_log(r"model loaded .* kv_tokens=4096 weights_mib=(\d+) activations_mib=(\d+)")
+    for what, mib in zip(("weights", "activations"), line.groups()):
+        assert abs(float(said[what].split()[0]) - int(mib)) <= 2  # whole huge pages

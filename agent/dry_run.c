@@ -1,0 +1,57 @@
+#include "agent/dry_run.h"
+
+#include "agent/hub.h"
+#include "engine/engine.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define MIB 1048576.0
+
+static void print(const char *path, const struct engine_info *info)
+{
+    int64_t token_bytes = (int64_t)info->kv_block_bytes / ENGINE_BLOCK_TOKENS;
+    printf("model        %s%s%s%s\n", path, info->model_name[0] ? " (" : "", info->model_name,
+           info->model_name[0] ? ")" : "");
+    printf("family       %s\n", info->architecture);
+    printf("parameters   %.1f million\n", (double)info->parameters / 1e6);
+    printf("vocabulary   %d tokens\n", info->vocab_size);
+    printf("context      %d tokens\n", info->context_len);
+    printf("backend      %s\n", info->backend);
+    printf("weights      %.1f MiB on each of 1 rank\n", (double)info->weights_bytes / MIB);
+    printf("activations  %.1f MiB on each of 1 rank\n", (double)info->activations_bytes / MIB);
+    printf("KV cache     %" PRId64 " bytes for a token; %" PRId64 " tokens fit, %.1f MiB\n",
+           token_bytes, info->kv_tokens, (double)(token_bytes * info->kv_tokens) / MIB);
+}
+
+static int measure(const struct agent_config *config, const char *path, struct error *err)
+{
+    struct engine_options options;
+    struct engine *engine = NULL;
+    agent_config_engine_options(config, &options);
+    options.model_path = path;
+    options.measure_only = true;
+    int rc = engine_open(&options, &engine, err);
+    if (rc < 0) return rc;
+    const struct engine_info *info = engine_info(engine);
+    print(path, info);
+    if (info->kv_blocks == 0)
+        rc =
+            error_set(err, E_LIMIT, "it does not fit: there is no memory for a KV cache beside it");
+    engine_close(engine);
+    return rc;
+}
+
+int dry_run(const struct agent_config *config)
+{
+    struct hub_options hub = {config->download_dir, config->revision};
+    struct error err = {0};
+    char *path = NULL;
+    int rc = hub_locate(config->model_path, &hub, &path, &err);
+    if (rc == 0) rc = measure(config, path, &err);
+    free(path);
+    fflush(stdout);
+    if (rc < 0) fprintf(stderr, "lm-agent: %s\n", err.text);
+    return rc < 0 ? 1 : 0;
+}
