@@ -101,15 +101,11 @@ static void route_token(struct backend *b, int token, int layer)
 
 static void score_tokens(struct backend *b, const struct cpu_experts *x)
 {
-    struct cpu_gemm_job job = {
-        .isa = b->isa, .pool = b->pool, .in = &b->ffn_in, .tokens = b->step->tokens};
-    size_t experts = (size_t)b->model.expert_shape.experts;
+    struct cpu_gemm_job job = cpu_step_job(b, &b->ffn_in);
 
-    job.part[job.parts++] =
-        (struct cpu_gemm_part){&x->router, b->routes.score, experts, x->router_bias};
+    cpu_gemm_job_add(&job, &x->router, b->routes.score, x->router_bias);
     if (x->shared_scale.data)
-        job.part[job.parts++] =
-            (struct cpu_gemm_part){&x->shared_scale, b->routes.shared_scale, 1, NULL};
+        cpu_gemm_job_add(&job, &x->shared_scale, b->routes.shared_scale, NULL);
     cpu_gemm_run(&job);
 }
 
@@ -152,28 +148,21 @@ static void gather(struct backend *b, int token, int layer)
 
 /* ---- products ---- */
 
-static struct cpu_gemm_job job_of(const struct backend *b, const struct cpu_input *in, int first,
-                                  int tokens)
+/* Of one expert's rows. */
+static struct cpu_gemm_job job_of(const struct backend *b, const struct cpu_input *in, int expert)
 {
-    return (struct cpu_gemm_job){.isa = b->isa,
-                                 .pool = b->pool,
-                                 .in = in,
-                                 .first = first,
-                                 .tokens = tokens,
-                                 .activation = b->model.activation};
-}
-
-static void job_add(struct cpu_gemm_job *job, const struct cpu_packed *w, float *out,
-                    const float *bias)
-{
-    job->part[job->parts++] = (struct cpu_gemm_part){w, out, (size_t)w->rows, bias};
+    const int *first = b->routes.first;
+    struct cpu_gemm_job job = cpu_step_job(b, in);
+    job.first = first[expert];
+    job.tokens = first[expert + 1] - first[expert];
+    return job;
 }
 
 static void job_gated(struct cpu_gemm_job *job, const struct cpu_packed *gate,
                       const struct cpu_packed *up, const struct cpu_input *g)
 {
-    job_add(job, gate, cpu_input_row(g, 0), NULL);
-    job_add(job, up, NULL, NULL);
+    cpu_gemm_job_add(job, gate, cpu_input_row(g, 0), NULL);
+    cpu_gemm_job_add(job, up, NULL, NULL);
     job->gated = true;
 }
 
@@ -195,16 +184,15 @@ void cpu_experts_gate_up(struct backend *b, int layer)
     group_routes(b);
     cpu_for_tokens(b, b->step->tokens, gather, layer);
     for (int e = 0; e < s->experts; e++) {
-        int count = r->first[e + 1] - r->first[e];
-        if (count == 0) continue;
+        if (r->first[e] == r->first[e + 1]) continue;
         struct cpu_gemm_job *job = &r->job[jobs++];
-        *job = job_of(b, &r->in, r->first[e], count);
+        *job = job_of(b, &r->in, e);
         job_gated(job, &x->gate[e], &x->up[e], &r->g);
         job->part[0].bias = bias_of(x->gate_bias, e, s->ffn);
         job->part[1].bias = bias_of(x->up_bias, e, s->ffn);
     }
     if (x->shared_gate.data) {
-        r->job[jobs] = job_of(b, &b->ffn_in, 0, b->step->tokens);
+        r->job[jobs] = cpu_step_job(b, &b->ffn_in);
         job_gated(&r->job[jobs++], &x->shared_gate, &x->shared_up, &r->shared_g);
     }
     cpu_gemm_run_all(r->job, jobs);
@@ -249,15 +237,15 @@ void cpu_experts_down(struct backend *b, int layer)
     if (tokens == 0) return;
     cpu_for_tokens(b, r->first[s->experts], quantize_row, layer);
     for (int e = 0; e < s->experts; e++) {
-        int count = r->first[e + 1] - r->first[e];
-        if (count == 0) continue;
-        r->job[jobs] = job_of(b, &r->g, r->first[e], count);
-        job_add(&r->job[jobs++], &x->down[e], r->y, bias_of(x->down_bias, e, b->model.hidden));
+        if (r->first[e] == r->first[e + 1]) continue;
+        r->job[jobs] = job_of(b, &r->g, e);
+        cpu_gemm_job_add(&r->job[jobs++], &x->down[e], r->y,
+                         bias_of(x->down_bias, e, b->model.hidden));
     }
     if (x->shared_down.data) {
         cpu_for_tokens(b, tokens, quantize_shared, layer);
-        r->job[jobs] = job_of(b, &r->shared_g, 0, tokens);
-        job_add(&r->job[jobs++], &x->shared_down, b->y, NULL);
+        r->job[jobs] = cpu_step_job(b, &r->shared_g);
+        cpu_gemm_job_add(&r->job[jobs++], &x->shared_down, b->y, NULL);
     }
     cpu_gemm_run_all(r->job, jobs);
     cpu_for_tokens(b, tokens, add_up, layer);

@@ -150,6 +150,13 @@ static void gated_tile(const struct cpu_gemm_job *job, int panel, int panels, in
     }
 }
 
+void cpu_gemm_job_add(struct cpu_gemm_job *job, const struct cpu_packed *w, float *out,
+                      const float *bias)
+{
+    CHECK(job->parts < GEMM_PARTS_MAX);
+    job->part[job->parts++] = (struct cpu_gemm_part){w, out, (size_t)w->rows, bias};
+}
+
 static int parts_to_run(const struct cpu_gemm_job *job)
 {
     return job->gated ? 1 : job->parts;

@@ -52,6 +52,10 @@ struct cpu_gemm_job {
     enum ffn_activation activation;
 };
 
+/* One more part, whose rows of `out` lie w->rows apart. */
+void cpu_gemm_job_add(struct cpu_gemm_job *job, const struct cpu_packed *w, float *out,
+                      const float *bias);
+
 void cpu_gemm_run(const struct cpu_gemm_job *job);
 /* All of them, in any order; they share isa and pool and write to different places. */
 void cpu_gemm_run_all(const struct cpu_gemm_job *jobs, int count);

@@ -6,17 +6,6 @@
 
 #include "kernels/cpu/cpu_state.h"
 
-static struct cpu_gemm_job job_of(const struct backend *b, const struct cpu_input *in)
-{
-    return (struct cpu_gemm_job){
-        .isa = b->isa, .pool = b->pool, .in = in, .tokens = b->step->tokens};
-}
-
-static void job_add(struct cpu_gemm_job *job, const struct cpu_packed *w, float *out)
-{
-    job->part[job->parts++] = (struct cpu_gemm_part){w, out, (size_t)w->rows, NULL};
-}
-
 /* Narrow rows get their norms; the part of a key that rotates, behind the latent, gets none. */
 static void norm_narrow(struct backend *b, int token, int layer)
 {
@@ -39,23 +28,23 @@ void cpu_latent_project(struct backend *b, int layer)
     const struct cpu_layer *l = &b->layer[layer];
     const struct cpu_latent *x = l->latent;
     struct cpu_latent_rows *r = &b->latents;
-    struct cpu_gemm_job first = job_of(b, &b->attn_in), then[2];
+    struct cpu_gemm_job first = cpu_step_job(b, &b->attn_in), then[2];
     int jobs = 0;
 
     if (b->step->tokens == 0) return;
     if (x->q_a.data)
-        job_add(&first, &x->q_a, cpu_input_row(&r->q, 0));
+        cpu_gemm_job_add(&first, &x->q_a, cpu_input_row(&r->q, 0), NULL);
     else
-        job_add(&first, &l->q, b->q);
-    job_add(&first, &x->kv_a, r->narrow);
+        cpu_gemm_job_add(&first, &l->q, b->q, NULL);
+    cpu_gemm_job_add(&first, &x->kv_a, r->narrow, NULL);
     cpu_gemm_run(&first);
     cpu_for_tokens(b, b->step->tokens, norm_narrow, layer);
     if (x->q_a.data) {
-        then[jobs] = job_of(b, &r->q);
-        job_add(&then[jobs++], &x->q_b, b->q);
+        then[jobs] = cpu_step_job(b, &r->q);
+        cpu_gemm_job_add(&then[jobs++], &x->q_b, b->q, NULL);
     }
-    then[jobs] = job_of(b, &r->kv);
-    job_add(&then[jobs++], &x->kv_b, r->wide);
+    then[jobs] = cpu_step_job(b, &r->kv);
+    cpu_gemm_job_add(&then[jobs++], &x->kv_b, r->wide, NULL);
     cpu_gemm_run_all(then, jobs);
 }
 

@@ -1,5 +1,5 @@
 /* cpu_latent.h - latent attention: the qkv stage of layers whose queries, keys and values come out
- * of narrow rows. For the files of kernels/cpu only; README rules L1-L4 are the arithmetic. */
+ * of narrow rows. For the files of kernels/cpu only; README rules L1-L3 are the arithmetic. */
 #ifndef LM_KERNELS_CPU_LATENT_H
 #define LM_KERNELS_CPU_LATENT_H
 

@@ -92,6 +92,9 @@ void cpu_down(struct backend *b, int layer);
 void cpu_residual(struct backend *b, enum residual_site site, int layer);
 void cpu_logits(struct backend *b);
 
+/* A product of all tokens of the step, no part added yet. */
+struct cpu_gemm_job cpu_step_job(const struct backend *b, const struct cpu_input *in);
+
 /* Run fn(b, token) for every token of the step, on the pool when there are enough of them. */
 void cpu_for_tokens(struct backend *b, int tokens,
                     void (*fn)(struct backend *b, int token, int layer), int layer);

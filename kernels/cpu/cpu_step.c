@@ -100,29 +100,26 @@ void cpu_embed(struct backend *b)
 
 /* ---- projections ---- */
 
-static struct cpu_gemm_job job_of(struct backend *b, const struct cpu_input *in)
+struct cpu_gemm_job cpu_step_job(const struct backend *b, const struct cpu_input *in)
 {
-    return (struct cpu_gemm_job){
-        .isa = b->isa, .pool = b->pool, .in = in, .tokens = b->step->tokens};
-}
-
-static void job_add(struct cpu_gemm_job *job, const struct cpu_packed *w, float *out,
-                    const float *bias)
-{
-    job->part[job->parts++] = (struct cpu_gemm_part){w, out, (size_t)w->rows, bias};
+    return (struct cpu_gemm_job){.isa = b->isa,
+                                 .pool = b->pool,
+                                 .in = in,
+                                 .tokens = b->step->tokens,
+                                 .activation = b->model.activation};
 }
 
 void cpu_qkv(struct backend *b, int layer)
 {
     const struct cpu_layer *l = &b->layer[layer];
-    struct cpu_gemm_job job = job_of(b, &b->attn_in);
+    struct cpu_gemm_job job = cpu_step_job(b, &b->attn_in);
 
     if (l->latent) {
         cpu_latent_project(b, layer);
     } else {
-        job_add(&job, &l->q, b->q, l->q_bias);
-        job_add(&job, &l->k, b->k, l->k_bias);
-        job_add(&job, &l->v, b->v, l->v_bias);
+        cpu_gemm_job_add(&job, &l->q, b->q, l->q_bias);
+        cpu_gemm_job_add(&job, &l->k, b->k, l->k_bias);
+        cpu_gemm_job_add(&job, &l->v, b->v, l->v_bias);
         cpu_gemm_run(&job);
     }
     cpu_rotate_and_store(b, layer);
@@ -137,26 +134,25 @@ static void quantize_o(struct backend *b, int token, int layer)
 void cpu_out(struct backend *b, int layer)
 {
     const struct cpu_layer *l = &b->layer[layer];
-    struct cpu_gemm_job job = job_of(b, &b->o);
+    struct cpu_gemm_job job = cpu_step_job(b, &b->o);
 
     cpu_for_tokens(b, b->step->tokens, quantize_o, 0);
-    job_add(&job, &l->o, b->y, l->o_bias);
+    cpu_gemm_job_add(&job, &l->o, b->y, l->o_bias);
     cpu_gemm_run(&job);
 }
 
 void cpu_gate_up(struct backend *b, int layer)
 {
     const struct cpu_layer *l = &b->layer[layer];
-    struct cpu_gemm_job job = job_of(b, &b->ffn_in);
+    struct cpu_gemm_job job = cpu_step_job(b, &b->ffn_in);
 
     if (l->experts) {
         cpu_experts_gate_up(b, layer);
         return;
     }
-    job_add(&job, &l->gate, cpu_input_row(&b->g, 0), NULL);
-    job_add(&job, &l->up, NULL, NULL);
+    cpu_gemm_job_add(&job, &l->gate, cpu_input_row(&b->g, 0), NULL);
+    cpu_gemm_job_add(&job, &l->up, NULL, NULL);
     job.gated = true;
-    job.activation = b->model.activation;
     cpu_gemm_run(&job);
 }
 
@@ -168,14 +164,14 @@ static void quantize_g(struct backend *b, int token, int layer)
 
 void cpu_down(struct backend *b, int layer)
 {
-    struct cpu_gemm_job job = job_of(b, &b->g);
+    struct cpu_gemm_job job = cpu_step_job(b, &b->g);
 
     if (b->layer[layer].experts) {
         cpu_experts_down(b, layer);
         return;
     }
     cpu_for_tokens(b, b->step->tokens, quantize_g, 0);
-    job_add(&job, &b->layer[layer].down, b->y, b->layer[layer].down_bias);
+    cpu_gemm_job_add(&job, &b->layer[layer].down, b->y, NULL);
     cpu_gemm_run(&job);
 }
 
@@ -256,11 +252,11 @@ static void finish_logits(struct backend *b, int row, int layer)
 
 void cpu_logits(struct backend *b)
 {
-    struct cpu_gemm_job job = job_of(b, &b->last);
+    struct cpu_gemm_job job = cpu_step_job(b, &b->last);
 
     job.tokens = b->step->rows;
     cpu_for_tokens(b, job.tokens, last_row, 0);
-    job_add(&job, &b->head, b->logits, NULL);
+    cpu_gemm_job_add(&job, &b->head, b->logits, NULL);
     cpu_gemm_run(&job);
     if (b->model.logit_scale != 1.0f || b->model.logit_softcap != 0.0f)
         cpu_for_tokens(b, job.tokens, finish_logits, 0);
