@@ -41,7 +41,7 @@ struct backend {
 
     /* after load */
     bool loaded;
-    bool measure_only; // sizes are known, the regions are not there
+    bool measure_only;         // sizes are known, the regions are not there
     struct model_params model; // scalars only: every pointer in it is NULL; value_dim is set
     struct step_limits limits;
     struct cpu_region weights, activations;
