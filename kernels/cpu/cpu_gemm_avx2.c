@@ -3,8 +3,9 @@
  *
  * A 256-bit vector holds one word (four k) of eight rows; a token's word is broadcast. Where no
  * overflow can happen, products of words are added in 16 bits and widened once: 4-bit weights:
- * |sum| <= 8 maddubs * 2 * 15 * 127 = 30,480 over a whole 32-block; 6-bit weights: |sum| <= 2
- * maddubs * 2 * 63 * 127 = 32,004 over two words; 8-bit weights don't fit even once (2 * 255 *
+ * |sum| <= 8 maddubs * 2 * 15 * 127 = 30,480 over a whole 32-block; 5-bit weights: 4 maddubs * 2 *
+ * 31 * 127 = 31,496 over a 16-group; 6-bit weights: 2 maddubs * 2 * 63 * 127 = 32,004 over two
+ * words; codes: 2 * 127 * 127 = 32,258, each by itself; 8-bit weights don't fit even once (2 * 255 *
  * 127), so they use 16-bit activations (struct act_int16) and madd_epi16 on the even and odd bytes.
  */
 #include "kernels/cpu/cpu_gemm_kernels.h"
@@ -229,8 +230,7 @@ INLINE void tile_q8_0(const int tokens, struct half_panel p, const uint8_t *x, s
     }
 }
 
-/* dot[t] += words 4 h .. 4 h + 3 of a block, of weights within 0..31: |sum| <= 4 maddubs * 2 * 31 *
- * 127 = 31,496. */
+/* dot[t] += words 4 h .. 4 h + 3 of a block, of weights within 0..31. */
 INLINE void add_group(const int tokens, const __m256i w[4], const int h, const uint8_t *x,
                       size_t x_bytes, int b, __m256i dot[TOKENS_MAX])
 {
@@ -354,7 +354,7 @@ INLINE void tile_q2_k(const int tokens, struct half_panel p, const uint8_t *x, s
 }
 
 /* dot[t] += 16-group h of a block of codes. maddubs wants an unsigned factor: the size of the code,
- * with its sign moved to the activation. |sum| <= 2 * 127 * 127, so each is widened. */
+ * with its sign moved to the activation. */
 INLINE void add_codes(const int tokens, __m256i codes, const uint8_t q[4][PANEL_ROWS][4], int half,
                       const int h, const uint8_t *x, size_t x_bytes, int b, __m256i dot[TOKENS_MAX])
 {

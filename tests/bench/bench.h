@@ -83,7 +83,7 @@ int bench_startup(const struct bench_options *o);
 int bench_load(const struct bench_options *o, const char *url);
 int bench_soak(const struct bench_options *o, const char *url); // NULL: starts an agent
 int bench_proxy(const struct bench_options *o);
-int bench_kernels(int threads);
+int bench_kernels(int threads, const char *isa); // "auto": all of this machine
 int bench_prefix(void);
 /* folder: of a model; files: texts to encode. */
 int bench_tokenizer(const struct bench_options *o, const char *folder, const char **files,

@@ -183,7 +183,7 @@ static void bench_format(struct kernel_bench *k, enum dtype type, struct rng *rn
     free(k->weights.data);
 }
 
-int bench_kernels(int threads)
+int bench_kernels(int threads, const char *isa)
 {
     struct kernel_bench bench = {0};
     struct error err;
@@ -204,6 +204,7 @@ int bench_kernels(int threads)
            "GOP/s", "of peak");
     for (int i = 0; (bench.isa = cpu_isa_at(i)); i++) {
         if (!bench.isa->available()) continue;
+        if (strcmp(isa, "auto") != 0 && strcmp(isa, bench.isa->name) != 0) continue;
         for (int type = 0; type < DTYPE_COUNT; type++)
             bench_format(&bench, (enum dtype)type, &rng);
     }

@@ -24,7 +24,7 @@ static const struct option bench_option_table[] = {
     {"cpu-list", OPTION_STRING, FIELD(cpu_list), .arg = "LIST", .group = "Engine",
      .help = "cores to pin our threads to, such as 0-1"},
     {"cpu-isa", OPTION_STRING, FIELD(isa), .def = "auto", .arg = "NAME", .group = "Engine",
-     .help = "instruction set: auto, scalar, avx2 or avx512"},
+     .help = "instruction set: auto, scalar, avx2 or avx512; for kernels auto is all"},
     {"rounds", OPTION_INT, FIELD(rounds), .def = "5", .min = 1, .max = BENCH_SAMPLES_MAX,
      .arg = "N", .group = "Engine", .help = "rounds; medians are printed"},
     {"prefill", OPTION_INT, FIELD(prefill), .def = "512", .min = 1, .max = 1 << 20, .arg = "N",
@@ -105,9 +105,8 @@ static int run(const struct bench_options *o, const char **args, size_t count)
 {
     if (count == 0)
         return usage("say what to measure: engine, cache, kernels, prefix, startup, perplexity, "
-                     "tokenizer, proxy, load or soak");
-    if (count > 2 && strcmp(args[0], "tokenizer") != 0) return usage("too many arguments");
-    if (!strcmp(args[0], "kernels")) return bench_kernels((int)o->threads);
+                     "proxy, load or soak");
+    if (!strcmp(args[0], "kernels")) return bench_kernels((int)o->threads, o->isa);
     if (!strcmp(args[0], "prefix")) return bench_prefix();
     if (!strcmp(args[0], "proxy")) return bench_proxy(o);
     if (!strcmp(args[0], "tokenizer")) {
