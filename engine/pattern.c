@@ -34,6 +34,7 @@ static inline size_t read_char(const unsigned char *s, uint32_t *c)
 bool pattern_set_has(const struct pattern_set *s, uint32_t c)
 {
     bool in = s->categories >> unicode_categories()[c] & 1;
+    if (c < 0x80 && (s->letters[c / 64] >> (c % 64) & 1)) in = true;
     if (s->spaces && unicode_is_space(c)) in = true;
     if (s->not_spaces && !unicode_is_space(c)) in = true;
     if (s->words && unicode_is_word(c)) in = true;

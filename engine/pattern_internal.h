@@ -11,6 +11,7 @@
 
 struct pattern_set {     // of code points
     uint64_t ascii[2];   // the answer for U+0000..U+007F
+    uint64_t letters[2]; // single ones of them, bit by bit
     uint32_t categories; // bit per enum unicode_category
     bool spaces, not_spaces, words, not_words;
     bool negated;    // all of the above and the ranges the other way round

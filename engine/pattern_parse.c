@@ -67,6 +67,9 @@ static int add_node(struct parser *s, enum pattern_node_kind kind)
 static int add_range(struct parser *s, struct pattern_set *set, uint32_t low, uint32_t high)
 {
     if (low > high) return refuse(s, "a range that ends before it begins");
+    for (; low <= high && low < 0x80; low++)
+        set->letters[low / 64] |= 1ull << (low % 64);
+    if (low > high) return 0;
     if (set->range_count == PATTERN_RANGES_MAX) return refuse(s, "a class of too many ranges");
     set->ranges[set->range_count][0] = low;
     set->ranges[set->range_count++][1] = high;

@@ -127,6 +127,7 @@ static int encode_normalized(const struct tokenizer *t, struct bpe_sink *sink, s
     size_t from = 0, at, len;
     int32_t id;
     int rc = 0;
+    if (!text.len) return 0; // a normaliser may leave nothing
     while (!rc && added_tokens_next(&t->added_normalized, text, from, specials, &at, &len, &id)) {
         rc = encode_plain(t, sink, (struct str){text.data + from, at - from}, place, err);
         token_list_push(sink->out, id);

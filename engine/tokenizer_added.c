@@ -111,11 +111,17 @@ static size_t char_before(struct str text, size_t at, uint32_t *c) // its length
     return 0;
 }
 
+/* The reference's Rust counts the two joiners to words, other than its patterns. */
+static bool is_word(uint32_t c)
+{
+    return unicode_is_word(c) || c == 0x200c || c == 0x200d;
+}
+
 static bool stands_alone(struct str text, size_t at, size_t end)
 {
     uint32_t c;
-    if (char_before(text, at, &c) && unicode_is_word(c)) return false;
-    return !utf8_decode(text.data + end, text.len - end, &c) || !unicode_is_word(c);
+    if (char_before(text, at, &c) && is_word(c)) return false;
+    return !utf8_decode(text.data + end, text.len - end, &c) || !is_word(c);
 }
 
 static void take_space(const struct added_token *token, struct str text, size_t from, size_t *at,

@@ -5,6 +5,7 @@
 
 #include "engine/tokenizer_json_parts.h"
 #include "shared/base/check.h"
+#include "shared/base/hash_map.h"
 #include "shared/base/json_cursor.h"
 
 #include <stdlib.h>
@@ -34,7 +35,7 @@ struct reading {
     struct entry *entries; // by id
     size_t entry_count, entry_cap;
     struct added *added;
-    size_t added_count;
+    size_t added_count, added_cap;
     size_t text_len; // of the file
     struct error *err;
 };
@@ -164,21 +165,51 @@ static int read_vocab(struct reading *r)
 
 /* ---- added tokens ---- */
 
-static int add_added(struct reading *r, const struct json *v, double id)
+static int take_added(struct reading *r, const struct json *v, int64_t id)
 {
     struct str text;
     bool special = tokenizer_json_flag(v, "special");
-    if (!tokenizer_json_text(v, "content", &text) || id < 0 || id >= TOKENIZER_VOCAB_MAX ||
-        id != (double)(int32_t)id)
+    if (!tokenizer_json_text(v, "content", &text) || id < 0 || id >= TOKENIZER_VOCAB_MAX)
         return error_set(r->err, E_FORMAT, "an added token has no \"content\" or no \"id\"");
     unsigned flags = special ? ADDED_SPECIAL : 0;
     if (tokenizer_json_flag(v, "lstrip")) flags |= ADDED_LSTRIP;
     if (tokenizer_json_flag(v, "rstrip")) flags |= ADDED_RSTRIP;
     if (tokenizer_json_flag(v, "single_word")) flags |= ADDED_WORD;
-    r->added = xrealloc_array(r->added, r->added_count + 1, sizeof *r->added);
+    if (r->added_count == r->added_cap) {
+        r->added_cap = r->added_cap ? 2 * r->added_cap : 64;
+        r->added = xrealloc_array(r->added, r->added_cap, sizeof *r->added);
+    }
     r->added[r->added_count++] =
         (struct added){text, flags, tokenizer_json_flag(v, "normalized"), (int32_t)id};
-    return set_entry(r, (int64_t)id, text, special ? TOKEN_CONTROL : TOKEN_USER);
+    return 0;
+}
+
+/* A token that the vocabulary has keeps its id there, whatever else is said of it. */
+static void find_in_vocab(struct reading *r, size_t from)
+{
+    struct hash_map by_text;
+    hash_map_init(&by_text);
+    for (size_t i = from; i < r->added_count; i++)
+        hash_map_put(&by_text, r->added[i].text, &r->added[i]);
+    for (size_t id = 0; id < r->entry_count; id++) {
+        const struct entry *e = &r->entries[id];
+        struct added *a =
+            e->kind ? hash_map_get(&by_text, (struct str){r->pool.data + e->at, e->len}) : NULL;
+        if (a) a->id = (int32_t)id;
+    }
+    hash_map_deinit(&by_text);
+}
+
+static int set_added(struct reading *r, size_t from)
+{
+    find_in_vocab(r, from);
+    for (size_t i = from; i < r->added_count; i++) {
+        const struct added *a = &r->added[i];
+        enum token_kind kind = a->flags & ADDED_SPECIAL ? TOKEN_CONTROL : TOKEN_USER;
+        int rc = set_entry(r, a->id, a->text, kind);
+        if (rc) return rc;
+    }
+    return 0;
 }
 
 static bool is_added(const struct reading *r, int64_t id)
@@ -194,32 +225,57 @@ static int read_added(struct reading *r, const struct tokenizer_settings *settin
     const struct json *v = json_first(r->parts.added_tokens);
     for (; v && !rc; v = json_next(v)) {
         const struct json *id = json_get(v, "id");
-        rc = add_added(r, v, id && json_type(id) == JSON_NUMBER ? json_number(id) : -1);
+        bool whole = id && json_type(id) == JSON_NUMBER && json_is_integer(id);
+        rc = take_added(r, v, whole ? (int64_t)json_number(id) : -1);
     }
+    if (!rc) rc = set_added(r, 0);
+    size_t own = r->added_count;
     for (v = settings ? json_first(settings->added) : NULL; v && !rc; v = json_next(v)) {
         int64_t id;
         if (str_to_int(str_of(json_name(v)), &id) != 0) id = -1;
-        if (!is_added(r, id)) rc = add_added(r, v, (double)id);
+        if (!is_added(r, id)) rc = take_added(r, v, id);
     }
+    if (!rc) rc = set_added(r, own);
     return rc ? error_prefix(r->err, rc, "'added_tokens'") : 0;
 }
 
 /* ---- into the builder ---- */
 
+/* By id: the normalised texts of added tokens that want it, which the reference prints instead. */
+static struct str *normalized_texts(struct reading *r, const struct tokenizer_builder *b)
+{
+    struct str *texts = xcalloc(r->entry_count + 1, sizeof *texts);
+    for (size_t i = 0; i < r->added_count && b->normalizer; i++) {
+        const struct added *a = &r->added[i];
+        struct buf text;
+        if (!a->normalized || texts[a->id].data) continue;
+        buf_init(&text, BUF_MAX_INTERNAL);
+        normalizer_apply(b->normalizer, a->text, NULL, &text);
+        texts[a->id].data = buf_detach(&text, &texts[a->id].len);
+    }
+    return texts;
+}
+
 static int add_tokens(struct reading *r, struct tokenizer_builder *b)
 {
+    struct str *shown = normalized_texts(r, b);
     int rc = 0;
     for (size_t id = 0; id < r->entry_count && !rc; id++) {
         const struct entry *e = &r->entries[id];
         struct str text = {r->pool.data + e->at, e->len};
         if (!e->kind) text = STR("");
         if (r->unknown.len && e->kind && str_equal(text, r->unknown)) b->unknown = (int32_t)id;
+        if (b->model == TOKENIZER_BYTE_BPE && shown[id].data) text = shown[id];
+        b->shown_text = shown[id];
         rc = tokenizer_builder_token(b, text, e->kind ? e->kind : TOKEN_UNUSED, 0, r->err);
     }
     for (size_t i = 0; i < r->added_count && !rc; i++) {
         const struct added *a = &r->added[i];
         tokenizer_builder_added(b, a->text, a->id, a->flags, a->normalized);
     }
+    for (size_t id = 0; id < r->entry_count; id++)
+        free((char *)shown[id].data);
+    free(shown);
     return rc;
 }
 

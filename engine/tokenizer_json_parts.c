@@ -217,7 +217,10 @@ static int read_decoder(struct reader *r, struct str type, const struct json *v)
     }
     if (str_equal(type, STR("Fuse"))) return 0;
     if (b->model == TOKENIZER_BYTE_BPE) return refuse("byte-level decoder", type, r->err);
-    if (str_equal(type, STR("ByteFallback"))) return 0; // byte tokens are known by the model
+    if (str_equal(type, STR("ByteFallback"))) {
+        b->byte_tokens = true;
+        return 0;
+    }
     if (str_equal(type, STR("Strip"))) return read_strip(r, v);
     if (str_equal(type, STR("Replace"))) {
         int rc = read_pattern(r, v, &from, &is_regex);

@@ -131,7 +131,7 @@ static int token_bytes(struct tokenizer_builder *b, struct str text, enum token_
         *bytes = spelled_bytes(text, &b->scratch);
         break;
     case TOKENIZER_CHAR_BPE:
-        if (*kind == TOKEN_NORMAL && b->byte_fallback && value >= 0) *kind = TOKEN_BYTE;
+        if (*kind == TOKEN_NORMAL && b->byte_tokens && value >= 0) *kind = TOKEN_BYTE;
         break;
     case TOKENIZER_SPM:
     case TOKENIZER_UNIGRAM:
@@ -179,7 +179,8 @@ int tokenizer_builder_token(struct tokenizer_builder *b, struct str text, enum t
     if (rc) return rc;
     if (b->t->spm.scores) b->t->spm.scores[id] = score;
     vocab_add(v, bytes, kind);
-    if (b->model == TOKENIZER_CHAR_BPE) add_shown(b, text, kind);
+    if (b->model == TOKENIZER_CHAR_BPE)
+        add_shown(b, b->shown_text.data ? b->shown_text : text, kind);
     if (b->explicit_added) return 0;
     if (kind == TOKEN_USER) { // stands in the text as it will be printed
         struct added_tokens *set = b->user_normalized ? &b->t->added_normalized : &b->t->added;
@@ -312,6 +313,10 @@ static int check_ids(const struct tokenizer_builder *b, struct error *err)
     if (!rc) rc = check_id(b, "eos", b->eos, err);
     if (!rc) rc = check_id(b, "eot", b->eot, err);
     if (!rc) rc = check_id(b, "eom", b->eom, err);
+    for (int i = 0; i < b->prefix.count && !rc; i++)
+        rc = check_id(b, "the template's", b->prefix.ids[i], err);
+    for (int i = 0; i < b->suffix.count && !rc; i++)
+        rc = check_id(b, "the template's", b->suffix.ids[i], err);
     return rc ? rc : check_id(b, "unknown", b->unknown, err);
 }
 

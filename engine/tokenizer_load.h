@@ -33,10 +33,13 @@ struct tokenizer_builder {
     struct normalizer *normalizer; // owned; NULL: none
     bool ignore_merges, space_prefix, add_bos, add_eos;
     bool byte_fallback, fuse_unknown; // CHAR_BPE
+    bool byte_tokens;                 // CHAR_BPE: a token spelled <0xNN> prints as that byte
     bool explicit_added;  // the loader calls tokenizer_builder_added, a token's kind doesn't
     bool user_normalized; // tokens that users added are looked for behind the normaliser
     enum token_strip strip;
     bool lone_bytes;
+    struct str
+        shown_text; // CHAR_BPE: what the next token prints as before that; data NULL: its text
     const struct tokenizer_replacement *shown; // what decoding replaces in a token's text
     int shown_count;
     bool has_template; // prefix and suffix stand for add_bos and add_eos

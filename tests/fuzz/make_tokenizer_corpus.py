@@ -96,6 +96,7 @@ def json_seeds():
     yield "bad_model", varied(lambda t: t["model"].update(type="WordPiece"))
     yield "bad_unk", varied(lambda t: t["model"].update(unk_token="\u0000"))
     yield "bad_template", varied(lambda t: t["post_processor"].update(special_tokens={}), byte_level)
+    yield "bad_template_id", varied(lambda t: t["post_processor"]["special_tokens"]["<s>"].update(ids=[900]), byte_level)
     yield "bad_added", varied(lambda t: t.update(added_tokens=[{"id": -1, "content": "x"}]))
 
 
