@@ -284,6 +284,12 @@ int32_t tokenizer_eos(const struct tokenizer *t)
 int32_t tokenizer_find(const struct tokenizer *t, struct str piece)
 {
     int32_t id = added_tokens_find(&t->added, piece);
-    if (id < 0) id = added_tokens_find(&t->added_normalized, piece);
+    if (id < 0 && t->added_normalized.count) {
+        struct buf normalized;
+        buf_init(&normalized, TEXT_MAX);
+        normalizer_apply(t->normalizer, piece, &t->added_normalized, &normalized);
+        id = added_tokens_find(&t->added_normalized, buf_str(&normalized));
+        buf_deinit(&normalized);
+    }
     return id >= 0 ? id : vocab_find(&t->vocab, piece);
 }

@@ -15,6 +15,7 @@
 struct entry {            // of the vocabulary
     uint32_t at, len;     // in the pool
     enum token_kind kind; // 0: no token has this id
+    bool added_only;      // the model's vocabulary doesn't have it
 };
 
 struct added {
@@ -143,7 +144,9 @@ static int set_entry(struct reading *r, int64_t id, struct str text, enum token_
         r->entry_cap = cap;
     }
     if ((size_t)id >= r->entry_count) r->entry_count = (size_t)id + 1;
-    r->entries[id] = (struct entry){(uint32_t)r->pool.len, (uint32_t)text.len, kind};
+    bool known = r->entries[id].kind != 0 && !r->entries[id].added_only;
+    r->entries[id] = (struct entry){(uint32_t)r->pool.len, (uint32_t)text.len, kind,
+                                    kind != TOKEN_NORMAL && !known};
     if (text.len && buf_append(&r->pool, text.data, text.len) != 0)
         return error_set(r->err, E_LIMIT, "token texts are longer than %zu bytes", r->pool.max);
     return 0;
@@ -267,6 +270,7 @@ static int add_tokens(struct reading *r, struct tokenizer_builder *b)
         if (r->unknown.len && e->kind && str_equal(text, r->unknown)) b->unknown = (int32_t)id;
         if (b->model == TOKENIZER_BYTE_BPE && shown[id].data) text = shown[id];
         b->shown_text = shown[id];
+        b->hide_token = e->added_only;
         rc = tokenizer_builder_token(b, text, e->kind ? e->kind : TOKEN_UNUSED, 0, r->err);
     }
     for (size_t i = 0; i < r->added_count && !rc; i++) {

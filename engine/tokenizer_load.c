@@ -179,6 +179,7 @@ int tokenizer_builder_token(struct tokenizer_builder *b, struct str text, enum t
     if (rc) return rc;
     if (b->t->spm.scores) b->t->spm.scores[id] = score;
     vocab_add(v, bytes, kind);
+    if (b->hide_token) vocab_hide_last(v);
     if (b->model == TOKENIZER_CHAR_BPE)
         add_shown(b, b->shown_text.data ? b->shown_text : text, kind);
     if (b->explicit_added) return 0;

@@ -34,6 +34,7 @@ struct tokenizer_builder {
     bool ignore_merges, space_prefix, add_bos, add_eos;
     bool byte_fallback, fuse_unknown; // CHAR_BPE
     bool byte_tokens;                 // CHAR_BPE: a token spelled <0xNN> prints as that byte
+    bool hide_token;      // the next one is looked for in the text, but isn't the model's
     bool explicit_added;  // the loader calls tokenizer_builder_added, a token's kind doesn't
     bool user_normalized; // tokens that users added are looked for behind the normaliser
     enum token_strip strip;

@@ -35,6 +35,7 @@ void vocab_init(struct vocab *v, uint32_t count)
     memset(v, 0, sizeof *v);
     v->offsets = xcalloc((size_t)count + 1, sizeof *v->offsets);
     v->kinds = xcalloc((size_t)count + 1, sizeof *v->kinds);
+    v->cap = count;
     random_bytes(&v->seed, sizeof v->seed);
     v->mask = 15;
     while (v->mask / 2 < count)
@@ -47,6 +48,7 @@ void vocab_deinit(struct vocab *v)
 {
     free(v->offsets);
     free(v->kinds);
+    free(v->hidden);
     free(v->pool);
     free(v->slots);
     memset(v, 0, sizeof *v);
@@ -73,6 +75,12 @@ void vocab_add(struct vocab *v, struct str bytes, enum token_kind kind)
     v->offsets[v->count] = at + (uint32_t)bytes.len;
 }
 
+void vocab_hide_last(struct vocab *v)
+{
+    if (!v->hidden) v->hidden = xcalloc((size_t)v->cap + 1, 1);
+    v->hidden[v->count - 1] = 1;
+}
+
 static void index_one(struct vocab *v, uint32_t id)
 {
     struct str bytes = vocab_bytes(v, id);
@@ -93,7 +101,7 @@ void vocab_index(struct vocab *v)
     static const uint8_t turn[] = {2, 0, 2, 2, 1, 1, 2}; // by kind
     for (uint8_t now = 0; now < 3; now++)
         for (uint32_t id = 0; id < v->count; id++)
-            if (turn[v->kinds[id]] == now) index_one(v, id);
+            if (turn[v->kinds[id]] == now && !(v->hidden && v->hidden[id])) index_one(v, id);
 }
 
 int32_t vocab_find(const struct vocab *v, struct str bytes)

@@ -17,10 +17,11 @@ enum token_kind { // numbers as in GGUF's tokenizer.ggml.token_type
 };
 
 struct vocab {
-    uint32_t count;
+    uint32_t count, cap;
     uint32_t *offsets; // count + 1 positions in pool
     char *pool;
     uint8_t *kinds;
+    uint8_t *hidden;    // 1: not to be found, since the model doesn't have it; NULL: none is
     uint32_t piece_max; // longest piece that vocab_find can give, bytes
     uint64_t seed;      // of the hash: a crafted file can't aim at one chain
     struct vocab_slot *slots;
@@ -31,6 +32,8 @@ struct vocab {
 void vocab_init(struct vocab *v, uint32_t count);
 void vocab_deinit(struct vocab *v);
 void vocab_add(struct vocab *v, struct str bytes, enum token_kind kind);
+/* The piece added last has an id and prints, but only its own text in a text stands for it. */
+void vocab_hide_last(struct vocab *v);
 /* Build bytes -> id. Where two tokens have the same bytes, normal ones win over those that users
  * added and those over control and byte tokens, then low ids over high ones: merging and scoring
  * mean the model's own pieces. */

@@ -145,6 +145,9 @@ static void test_equal_to_pcre2(void)
         "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+"
         "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\\p{N}{1,3}| ?[^" SPACE
         "\\p{L}\\p{N}]+[\\r\\n/]*|" SPACE "*[\\r\\n]+|" SPACE "+(?!" NOT_SPACE ")|" SPACE "+",
+        "[!\"#$%&'()*+,\\-./"
+        ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
+        " ?[\\p{P}\\p{S}]+[\\r\\n]*|" SPACE "+",
         "[\\p{P}\\p{S}]?[a-z]{2,}+|(?:\\p{M}|1)?[^\\P{N}9]+(?=\\n)|[\\x{4e00}-\\x{9fa5}\\-]",
     };
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++)

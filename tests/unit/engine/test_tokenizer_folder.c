@@ -122,6 +122,34 @@ static void test_template_or_config(void)
     end();
 }
 
+static void expect_shown(const struct tokenizer *t, int32_t id, const char *want)
+{
+    struct str got = tokenizer_token_bytes(t, id, true);
+    EXPECT(str_equal(got, str_of(want)));
+}
+
+/* Ways in which the reference reads what a file says otherwise. */
+static void test_added_tokens(void)
+{
+    begin();
+    put("tokenizer.json",
+        "{\"normalizer\":{\"type\":\"Prepend\",\"prepend\":\"_\"},\"added_tokens\":[{\"id\":7,"
+        "\"content\":\"ab\",\"special\":true},{\"id\":5,\"content\":\"xy\",\"normalized\":true},"
+        "{\"id\":6,\"content\":\"b\",\"single_word\":true}],\"decoder\":{\"type\":\"Fuse\"},"
+        "\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":{\"a\":0,\"ab\":1,\"_\":2,"
+        "\"<0x21>\":3,\"c\":4},\"merges\":[]}}");
+    struct tokenizer *t = open_folder();
+    expect_ids(t, "ab", TOKENIZER_SPECIAL, "1"); // the vocabulary's id, not 7
+    expect_ids(t, "xy", 0, "5");                 // "_xy" is what is looked for,
+    expect_shown(t, 5, "_xy");                   // and what prints
+    expect_ids(t, "!", 0, "2 3");
+    expect_shown(t, 3, "<0x21>"); // the decoder has no ByteFallback
+    expect_ids(t, "b c", 0, "6 2 4");
+    expect_ids(t, "b\xe2\x80\x8d", 0, "2"); // a joiner is part of a word
+    tokenizer_destroy(t);
+    end();
+}
+
 static void expect_refused(const char *json, int code, const char *part)
 {
     struct tokenizer *t = NULL;
@@ -202,6 +230,7 @@ int main(void)
 {
     RUN(test_settings);
     RUN(test_template_or_config);
+    RUN(test_added_tokens);
     RUN(test_refused);
     RUN(test_template);
     return TEST_END();
