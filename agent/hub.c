@@ -77,7 +77,8 @@ static bool split_id(const char *model, struct str *owner, struct str *name, str
     if (!str_split(&rest, ':', name)) return false;
     *quant = rest;
     if (!memchr(name->data, '/', name->len) || !str_split(name, '/', owner)) return false;
-    return is_name(*owner) && is_name(*name) && (quant->len == 0 || is_name(*quant));
+    bool is_path = ends_with(*name, STR(".gguf"));
+    return !is_path && is_name(*owner) && is_name(*name) && (quant->len == 0 || is_name(*quant));
 }
 
 bool hub_names_repository(const char *model, size_t *id_len)
