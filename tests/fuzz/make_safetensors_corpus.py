@@ -111,6 +111,25 @@ def gpt_oss(mxfp4=False):
     return t
 
 
+def deepseek():
+    """Latents of 8, heads of 8 + 4, values of 8; a layer of experts, and one beyond the last."""
+    t = {name: shape for name, shape in llama(mlp=False).items() if "_proj" not in name}
+    layer = "model.layers.0."
+    for module, shape in {"self_attn.q_a_proj": (8, HIDDEN), "self_attn.q_b_proj": (HEADS * 12, 8),
+                          "self_attn.kv_a_proj_with_mqa": (12, HIDDEN),
+                          "self_attn.kv_b_proj": (HEADS * 16, 8), "self_attn.o_proj": (HIDDEN, HEADS * 8),
+                          "mlp.gate": (2, HIDDEN)}.items():
+        t[layer + module + ".weight"] = ("BF16", shape)
+    for norm in ("q_a", "kv_a"):
+        t[f"{layer}self_attn.{norm}_layernorm.weight"] = ("BF16", (8,))
+    t[layer + "mlp.gate.e_score_correction_bias"] = ("F32", (2,))
+    for expert in ("experts.0", "experts.1", "shared_experts"):
+        for module, shape in (("gate", (8, HIDDEN)), ("up", (8, HIDDEN)), ("down", (HIDDEN, 8))):
+            t[f"{layer}mlp.{expert}.{module}_proj.weight"] = ("BF16", shape)
+    t["model.layers.1.eh_proj.weight"] = ("BF16", (2, 2))
+    return t
+
+
 def packed(qkv, gate_up):
     t = {name: shape for name, shape in llama().items()
          if not any(word in name for word in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"))}
@@ -138,6 +157,10 @@ def models():
         "model_mxfp4": seed(config("GptOssForCausalLM", num_local_experts=2, num_experts_per_tok=1,
                                    sliding_window=8, quantization_config={"quant_method": "mxfp4"}),
                             gpt_oss(mxfp4=True)),
+        "model_deepseek": seed(config("DeepseekV3ForCausalLM", q_lora_rank=8, kv_lora_rank=8,
+                                      qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
+                                      n_routed_experts=2, n_shared_experts=1, num_experts_per_tok=1,
+                                      moe_intermediate_size=8, first_k_dense_replace=0), deepseek()),
         "model_awq": seed(config(quantization_config={"quant_method": "awq", "bits": 4, "group_size": 8}),
                           llama("F16", awq)),
         "model_gptq": seed(config(quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 8}),

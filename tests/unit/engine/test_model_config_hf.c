@@ -163,6 +163,7 @@ static void test_refusals(void)
         {"Qwen3Moe", ", \"num_experts_per_tok\": 2", "'num_experts' is missing", E_FORMAT},
         {"Mixtral", ", \"num_local_experts\": 2, \"num_experts_per_tok\": 4", "4 of 2 experts",
          E_FORMAT},
+        {"DeepseekV3", "", "'kv_lora_rank' is missing", E_FORMAT},
         {"GptOss", MOE ", \"swiglu_limit\": 9.0", "swiglu_limit 9", E_UNSUPPORTED},
         {"Gemma3", ", \"layer_types\": [\"full_attention\"]", "doesn't name 8 layers", E_FORMAT},
     };

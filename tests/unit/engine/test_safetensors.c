@@ -176,9 +176,10 @@ static void test_corpus_says_what_is_wrong(void)
 
 static void test_corpus_opens(void)
 {
-    static const char *const files[] = {
-        "model_awq",     "model_fp8",   "model_gpt_oss", "model_gptq", "model_llama",
-        "model_mixtral", "model_mxfp4", "model_phi3",    "model_yarn", "model_unpadded_header"};
+    static const char *const files[] = {"model_awq",     "model_deepseek",       "model_fp8",
+                                        "model_gpt_oss", "model_gptq",           "model_llama",
+                                        "model_mixtral", "model_mxfp4",          "model_phi3",
+                                        "model_yarn",    "model_unpadded_header"};
     for (size_t i = 0; i < ARRAY_LEN(files); i++) {
         struct weights *w;
         struct error err = {0};
