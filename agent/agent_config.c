@@ -110,8 +110,12 @@ static const struct option options[] = {
     {"download-dir", OPTION_STRING, FIELD(download_dir), .arg = "FOLDER", .group = "Engine",
      .help = "where hub repositories are looked for and kept; by default the cache of Hugging "
              "Face's tools"},
-    {"chat-template", OPTION_STRING, FIELD(chat_template), .arg = "FILE", .group = "Engine",
-     .help = "Jinja file that replaces the model's own chat template"},
+    {"chat-template", OPTION_STRING, FIELD(chat_template), .arg = "NAME|FILE", .group = "Engine",
+     .help = "instead of the model's own chat template: a file of Jinja or of LMDeploy's JSON, or "
+             "the name of one of LMDeploy's templates"},
+    {"escape-special", OPTION_FLAG, FIELD(escape_special), .group = "Engine",
+     .help = "the text of a special token in messages stays text; by default it becomes the token, "
+             "as in other servers"},
     {"threads", OPTION_INT, FIELD(threads), .def = "0", .min = 0, .max = 1024, .arg = "N",
      .group = "Engine", .help = "compute threads; 0 means all cores this process may use"},
     {"cpu-list", OPTION_STRING, FIELD(cpu_list), .arg = "LIST", .group = "Engine",
@@ -125,8 +129,8 @@ static const char *const isa_names[] = {"auto", "scalar", "avx2", "avx512"};
 const struct config_program agent_program = {
     .name = "lm-agent",
     .usage = "lm-agent [options] MODEL",
-    .summary = "Serve one model over an OpenAI-compatible HTTP API. MODEL is a GGUF file or a "
-               "Hugging Face folder.",
+    .summary = "Serve one model over an OpenAI-compatible HTTP API. MODEL is a GGUF file, a "
+               "Hugging Face folder or the id of a hub repository (OWNER/NAME, OWNER/NAME:Q4_K_M).",
     .footer = "Example:\n"
               "  lm-agent SmolLM2-135M-Instruct.Q4_1.gguf --server-port 23333 \\\n"
               "      --proxy-url http://127.0.0.1:8000\n",

@@ -23,7 +23,8 @@
 #define LOG_MODULE "engine"
 #include "shared/base/log.h"
 
-#define SELF_TEST_TOKENS 3
+#define TEMPLATE_BYTES_MAX (1 << 20)
+#define SELF_TEST_TOKENS   3
 
 struct engine {
     struct engine_options options; // with defaults filled in; strings are not kept
@@ -231,7 +232,7 @@ static int open_executor(struct engine *e, const struct engine_parts *parts, str
         .backend = {.threads = o->threads,
                     .cpu_list = o->cpu_list,
                     .isa = o->cpu_isa,
-                    .compute = o->dtype == ENGINE_DTYPE_FLOAT32 ? COMPUTE_F32 : COMPUTE_AUTO,
+                    .compute = compute_type(o),
                     .world = 1,
                     .measure_only = o->measure_only},
         .params = parts->params,
@@ -335,10 +336,23 @@ static int load(const struct engine_options *options, struct loaded *l, struct e
     if (rc < 0) return rc;
     rc = model_text_tokenizer(l->weights, &l->tokenizer, err);
     if (rc < 0) return error_prefix(err, rc, "can't use model '%s'", options->model_path);
-    struct str own = {0};
-    (void)gguf_get_str(l->weights->gguf, "tokenizer.chat_template", &own);
-    return chat_template_choose(options->chat_template, own, l->weights->config.name, l->tokenizer,
-                                &l->template, err);
+    struct buf own;
+    bool found;
+    buf_init(&own, TEMPLATE_BYTES_MAX);
+    rc = model_text_template(l->weights, &own, &found, err);
+    if (rc == 0)
+        rc = chat_template_choose(options->chat_template, buf_str(&own), l->weights->config.name,
+                                  l->tokenizer, &l->template, err);
+    buf_deinit(&own);
+    return rc;
+}
+
+/* Positions that can be served. Dynamic NTK has no end: its table is made for what is asked. */
+static int context_of(const struct weights *w, int session_len)
+{
+    int context = w->config.context_len;
+    bool is_open = w->config.rope[0].scaling == ROPE_SCALING_DYNAMIC;
+    return is_open && session_len > context ? session_len : context;
 }
 
 static int open_loaded(const struct engine_options *options, struct loaded *l, struct engine **out,

@@ -416,7 +416,8 @@ void gguf_close(struct gguf *g)
 
 void gguf_drop_pages(const struct gguf *g, const void *data, size_t bytes)
 {
-    if (bytes > 0) (void)mapped_file_drop_pages(&g->file, data, bytes);
+    for (; g && bytes > 0; g = g->joined)
+        if (mapped_file_drop_pages(&g->file, data, bytes)) return;
 }
 
 /* ---- metadata look-ups ---- */

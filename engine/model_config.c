@@ -27,6 +27,9 @@ int model_config_check(const struct model_config *c, struct error *err)
                          c->heads, c->kv_heads);
     if (c->head_dim < 2 || c->head_dim > MODEL_HEAD_DIM_MAX || c->head_dim % 2)
         return error_set(err, E_FORMAT, "attention heads have %d elements", c->head_dim);
+    if (c->latent.kv_rank > 0 && (c->latent.rope_dims >= c->head_dim || c->latent.rope_dims % 2))
+        return error_set(err, E_FORMAT, "%d rotary dimensions in heads of %d", c->latent.rope_dims,
+                         c->head_dim);
     for (int i = 0; i < c->rope_count; i++) {
         int dims = c->rope[i].dims;
         if (dims < 2 || dims > c->head_dim || dims % 2 || dims != c->rope[0].dims)

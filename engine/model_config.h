@@ -33,6 +33,13 @@ enum qk_norm {
 /* Where a layer has its norms: before attention and FFN, behind both (OLMo 2), or both (Gemma). */
 enum norm_placement { NORMS_BEFORE, NORMS_AFTER, NORMS_BOTH };
 
+/* Multi-head latent attention (struct latent_params of kernels/backend.h). */
+struct latent_config {
+    int q_rank, kv_rank; // kv_rank 0: the model has none; q_rank 0: a plain q
+    int rope_dims;       // of head_dim, the last ones
+    int value_dim;
+};
+
 enum tied_head {
     HEAD_TIED_IF_ABSENT, // the file doesn't say
     HEAD_TIED,
@@ -65,6 +72,7 @@ struct model_config {
     bool norm_plus_one; // stored norm weights lack the 1 (Gemma's Hugging Face files)
     bool qkv_bias;      // there must be one; otherwise there may be
     enum tied_head head;
+    struct latent_config latent;
     struct expert_shape experts;
     struct layer_config layer[MODEL_LAYERS_MAX];
 };

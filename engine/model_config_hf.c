@@ -21,7 +21,12 @@ enum window_rule {
     WINDOW_UPPER,  // from `max_window_layers` on, if `use_sliding_window`
 };
 
-enum family_experts { NO_EXPERTS, EXPERTS_IN_ALL, EXPERTS_SPARSE }; // sparse: see is_sparse()
+enum family_experts {
+    NO_EXPERTS,
+    EXPERTS_IN_ALL,
+    EXPERTS_SPARSE, // every n-th layer (Qwen)
+    EXPERTS_UPPER,  // from `first_k_dense_replace` on (DeepSeek)
+};
 
 struct family {
     const char *architecture;
@@ -36,6 +41,7 @@ struct family {
     bool is_gelu;                         // by tanh, whatever the file calls it
     bool is_clamped;                      // gpt-oss' own activation
     bool skips_rope;                      // some layers don't rotate
+    bool is_latent;                       // multi-head latent attention
     enum family_experts experts;
     enum expert_scoring scoring;
     bool normalise; // chosen weights, where the file doesn't say
@@ -109,6 +115,12 @@ static const struct family families[] = {
      .is_clamped = true,
      .experts = EXPERTS_IN_ALL,
      .scoring = EXPERTS_SOFTMAX_SELECTED},
+    {.architecture = "DeepseekV3ForCausalLM",
+     .names = &tensor_names_deepseek,
+     .is_latent = true,
+     .experts = EXPERTS_UPPER,
+     .scoring = EXPERTS_SIGMOID,
+     .normalise = true},
 };
 
 static int find_family(const struct json *root, struct model_config *c, const struct family **out,
@@ -153,6 +165,28 @@ static void read_shape(struct config_reader *r, struct model_config *c)
     c->head_dim = c->hidden / c->heads;
     config_int(r, "num_key_value_heads", 1, MODEL_HEADS_MAX, &c->kv_heads);
     config_int(r, "head_dim", 1, MODEL_HEAD_DIM_MAX, &c->head_dim);
+}
+
+/* A head is what doesn't rotate and what does; `head_dim`, if there is one, is something else. */
+static void read_latent(struct config_reader *r, const struct family *f, struct model_config *c)
+{
+    static const char *const required[] = {"kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim",
+                                           "v_head_dim"};
+    struct latent_config *a = &c->latent;
+    int nope = 0;
+    bool interleaved = true;
+    if (!f->is_latent) return;
+    for (size_t i = 0; i < ARRAY_LEN(required); i++)
+        config_require(r, required[i]);
+    config_int(r, "q_lora_rank", 1, MODEL_WIDTH_MAX, &a->q_rank);
+    config_int(r, "kv_lora_rank", 1, MODEL_WIDTH_MAX, &a->kv_rank);
+    config_int(r, "qk_nope_head_dim", 1, MODEL_HEAD_DIM_MAX, &nope);
+    config_int(r, "qk_rope_head_dim", 2, MODEL_HEAD_DIM_MAX, &a->rope_dims);
+    config_int(r, "v_head_dim", 1, MODEL_HEAD_DIM_MAX, &a->value_dim);
+    config_bool(r, "rope_interleave", &interleaved);
+    c->head_dim = nope + a->rope_dims;
+    c->kv_heads = c->heads;
+    c->rope_style = interleaved ? ROPE_INTERLEAVED : ROPE_HALF_SPLIT;
 }
 
 static void read_activation(struct config_reader *r, const struct family *f, struct model_config *c)
@@ -205,7 +239,12 @@ static void read_scales(struct config_reader *r, const struct family *f, struct 
     config_double(r, "attn_logit_softcapping", 1e-3, 1e6, &attention_cap);
     config_double(r, "final_logit_softcapping", 1e-3, 1e6, &logit_cap);
     c->norm_eps = (float)eps;
-    c->attention_scale = (float)(attention > 0 ? attention : 1 / sqrt(query));
+    attention = attention > 0 ? attention : 1 / sqrt(query);
+    if (f->is_latent && c->rope[0].mscale_all_dim > 0) {
+        double mscale = rope_yarn_mscale(c->rope[0].factor, c->rope[0].mscale_all_dim);
+        attention *= mscale * mscale;
+    }
+    c->attention_scale = (float)attention;
     c->embedding_scale = (float)embedding;
     c->residual_scale = (float)residual;
     c->logit_scale = (float)(1 / divisor);
@@ -226,6 +265,26 @@ static void read_flags(struct config_reader *r, const struct family *f, struct m
 
 /* ---- experts ---- */
 
+/* DeepSeek's keys. */
+static void read_groups(struct config_reader *r, struct expert_shape *e)
+{
+    const char *scoring = "sigmoid", *method = "noaux_tc";
+    double scale = 1;
+    int shared = 0;
+    config_int(r, "n_routed_experts", 1, MODEL_EXPERTS_MAX, &e->experts);
+    config_int(r, "n_shared_experts", 0, 64, &shared);
+    config_int(r, "n_group", 1, MODEL_EXPERTS_MAX, &e->groups);
+    config_int(r, "topk_group", 1, MODEL_EXPERTS_MAX, &e->groups_used);
+    config_double(r, "routed_scaling_factor", 1e-6, 1e6, &scale);
+    config_string(r, "scoring_func", &scoring);
+    config_string(r, "topk_method", &method);
+    if (r->rc == 0 && (strcmp(scoring, "sigmoid") != 0 || strcmp(method, "noaux_tc") != 0))
+        config_fail(r, E_UNSUPPORTED, "experts by scoring_func '%.20s', topk_method '%.20s'",
+                    scoring, method);
+    e->scale = (float)scale;
+    e->shared_ffn = shared * e->ffn;
+}
+
 static void read_experts(struct config_reader *r, const struct family *f, struct model_config *c)
 {
     struct expert_shape *e = &c->experts;
@@ -240,6 +299,7 @@ static void read_experts(struct config_reader *r, const struct family *f, struct
     config_int(r, "num_experts_per_tok", 1, MODEL_EXPERTS_MAX, &e->used);
     config_int(r, "moe_intermediate_size", 1, MODEL_WIDTH_MAX, &e->ffn);
     config_bool(r, "norm_topk_prob", &e->normalise);
+    if (f->experts == EXPERTS_UPPER) read_groups(r, e);
     if (f->shared_expert)
         config_int(r, "shared_expert_intermediate_size", 1, MODEL_WIDTH_MAX, &e->shared_ffn);
     if (r->rc == 0 && e->experts == 0) config_fail(r, E_FORMAT, "key 'num_experts' is missing");
@@ -252,15 +312,16 @@ static bool lists(const struct json *list, int value)
     return false;
 }
 
-/* Qwen: every n-th layer has experts, except those that are listed. */
+/* Qwen: every n-th layer has experts, except those that are listed. DeepSeek: all but the first. */
 static void place_experts(struct config_reader *r, const struct family *f, struct model_config *c)
 {
     const struct json *dense = config_get(r, "mlp_only_layers");
-    int step = 1;
+    int step = 1, first = 0;
     config_int(r, "decoder_sparse_step", 1, MODEL_LAYERS_MAX, &step);
+    config_int(r, "first_k_dense_replace", 0, MODEL_LAYERS_MAX, &first);
     for (int i = 0; i < c->layers; i++)
         c->layer[i].experts =
-            f->experts == EXPERTS_IN_ALL ||
+            f->experts == EXPERTS_IN_ALL || (f->experts == EXPERTS_UPPER && i >= first) ||
             (f->experts == EXPERTS_SPARSE && (i + 1) % step == 0 && !lists(dense, i));
 }
 
@@ -345,6 +406,7 @@ int model_config_from_json(const struct json *root, struct arena *arena, struct 
     c->norms = f->norms;
     c->norm_plus_one = f->norm_plus_one;
     read_shape(&r, c);
+    read_latent(&r, f, c);
     if (r.rc < 0) return r.rc;
     if ((rc = model_config_read_rope(root, arena, c, err)) < 0) return rc;
     read_activation(&r, f, c);

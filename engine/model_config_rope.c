@@ -114,7 +114,8 @@ static void read_table(struct config_reader *r, const struct config_reader *top,
     config_double(r, "original_max_position_embeddings", 2, MODEL_CONTEXT_MAX, &original);
     config_string(r, "type", &type);
     config_string(r, "rope_type", &type);
-    out->dims = (int)(c->head_dim * partial);
+    int width = c->latent.kv_rank > 0 ? c->latent.rope_dims : c->head_dim;
+    out->dims = (int)(width * partial);
     out->original_len = original < 2 ? 2 : original;
     out->factor = 1;
     if (r->rc == 0 && (out->dims < 2 || out->dims % 2))

@@ -46,7 +46,7 @@ static double yarn_frequency(const struct rope_source *s, double f, int i)
     return f / s->factor * ramp + f * (1 - ramp);
 }
 
-static double yarn_mscale(double factor, double mscale)
+double rope_yarn_mscale(double factor, double mscale)
 {
     return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1;
 }
@@ -55,8 +55,9 @@ static double attention_factor(const struct rope_source *s)
 {
     if (s->attention_factor > 0) return s->attention_factor;
     if (s->scaling == ROPE_SCALING_YARN && s->mscale > 0 && s->mscale_all_dim > 0)
-        return yarn_mscale(s->factor, s->mscale) / yarn_mscale(s->factor, s->mscale_all_dim);
-    if (s->scaling == ROPE_SCALING_YARN) return yarn_mscale(s->factor, 1);
+        return rope_yarn_mscale(s->factor, s->mscale) /
+               rope_yarn_mscale(s->factor, s->mscale_all_dim);
+    if (s->scaling == ROPE_SCALING_YARN) return rope_yarn_mscale(s->factor, 1);
     if (s->scaling == ROPE_SCALING_LONGROPE && s->factor > 1)
         return sqrt(1 + log(s->factor) / log(s->original_len));
     return 1;

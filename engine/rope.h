@@ -48,4 +48,8 @@ struct rope_source {
 /* Fills inv_freq[dims / 2]; returns what cos and sin are multiplied by. */
 float rope_build(const struct rope_source *source, int positions, float *inv_freq);
 
+/* 0.1 mscale ln(factor) + 1, where the model was stretched: yarn's factor of cos and sin, which
+ * DeepSeek's attention scale holds, too. */
+double rope_yarn_mscale(double factor, double mscale);
+
 #endif

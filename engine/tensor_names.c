@@ -129,3 +129,27 @@ const struct tensor_names tensor_names_gpt_oss = {
     .expert_gate = "mlp.experts.gate_up_proj",
     .expert_down = "mlp.experts.down_proj",
 };
+
+const struct tensor_names tensor_names_deepseek = {
+    MODEL,
+    NORMS_IN_FRONT,
+    MLP,
+    .q = "self_attn.q_proj",
+    .q_a = "self_attn.q_a_proj",
+    .q_a_norm = "self_attn.q_a_layernorm",
+    .q_b = "self_attn.q_b_proj",
+    .kv_a = "self_attn.kv_a_proj_with_mqa",
+    .kv_a_norm = "self_attn.kv_a_layernorm",
+    .kv_b = "self_attn.kv_b_proj",
+    .o = "self_attn.o_proj",
+    .expert_storage = EXPERTS_APART,
+    .router = "mlp.gate",
+    .correction = "mlp.gate.e_score_correction_bias",
+    .experts = "mlp.experts",
+    .expert_gate = "gate_proj",
+    .expert_up = "up_proj",
+    .expert_down = "down_proj",
+    .shared_gate = "mlp.shared_experts.gate_proj",
+    .shared_up = "mlp.shared_experts.up_proj",
+    .shared_down = "mlp.shared_experts.down_proj",
+};

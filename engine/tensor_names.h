@@ -23,10 +23,12 @@ struct tensor_names {
     const char *attn_norm, *attn_post_norm, *ffn_norm, *ffn_post_norm;
     enum qkv_packing qkv_packing;
     const char *q, *k, *v, *qkv, *o, *q_norm, *k_norm;
-    const char *sinks; // whole name, nothing is added
+    const char *q_a, *q_a_norm, *q_b, *kv_a, *kv_a_norm, *kv_b; // latent attention
+    const char *sinks;                                          // whole name, nothing is added
     const char *gate, *up, *down;
     const char *gate_up; // in the place of gate and up: their rows one behind the other
     enum expert_storage expert_storage;
+    const char *correction; // of router scores; whole name, nothing is added
     const char *router, *experts, *expert_gate, *expert_up, *expert_down;
     const char *shared_gate, *shared_up, *shared_down, *shared_scale;
 };
@@ -36,6 +38,6 @@ extern const struct tensor_names tensor_names_gguf;
 /* Hugging Face, by the model whose names came first. */
 extern const struct tensor_names tensor_names_llama, tensor_names_internlm2, tensor_names_phi3,
     tensor_names_olmo2, tensor_names_gemma, tensor_names_mixtral, tensor_names_qwen_moe,
-    tensor_names_gpt_oss;
+    tensor_names_gpt_oss, tensor_names_deepseek;
 
 #endif

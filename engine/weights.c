@@ -1,6 +1,7 @@
 #include "engine/weights.h"
 
 #include "engine/gguf.h"
+#include "engine/gguf_split.h"
 #include "engine/safetensors.h"
 #include "engine/weights_gguf.h"
 #include "engine/weights_hf.h"
@@ -28,7 +29,7 @@ static bool has_suffix(const char *text, const char *suffix)
 static int open_gguf(const char *path, struct weights **out, struct error *err)
 {
     struct gguf *g;
-    int rc = gguf_open(path, &g, err);
+    int rc = gguf_split_open(path, &g, err);
     if (rc < 0) return error_prefix(err, rc, "can't read model");
     rc = weights_gguf_take(g, out, err);
     return rc < 0 ? error_prefix(err, rc, "can't use model '%s'", path) : 0;

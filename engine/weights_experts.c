@@ -144,6 +144,7 @@ const struct expert_params *weights_experts_map(struct mapper *m)
     struct expert_params *e = arena_alloc(&m->weights->arena, sizeof *e);
     e->router = mapper_matrix(m, n->router, REQUIRED, s->experts, c->hidden);
     e->router_bias = mapper_bias(m, n->router, OPTIONAL, s->experts);
+    if (n->correction) e->correction = mapper_floats(m, n->correction, "", OPTIONAL, 1, s->experts);
     map_projections(m, e);
     if (s->shared_ffn > 0) {
         e->shared_gate = mapper_matrix(m, n->shared_gate, REQUIRED, s->shared_ffn, c->hidden);

@@ -38,23 +38,12 @@ static bool is_spare(const struct model_config *c, struct str name)
     return false;
 }
 
-static int refuse_split(const struct gguf *g, struct error *err)
-{
-    int64_t parts = 1;
-    if (!gguf_get_int(g, "split.count", &parts) || parts <= 1) return 0;
-    return error_set(err, E_UNSUPPORTED,
-                     "one of %lld parts of a split model: merge them into one file first",
-                     (long long)parts);
-}
-
 static int map_model(struct weights *w, struct error *err)
 {
     struct gguf *g = w->gguf;
     struct tensor_source source = {g, gguf_tensor_count(g), find, name_at, is_spare};
-    int rc;
-    if ((rc = refuse_split(g, err)) < 0) return rc;
-    if ((rc = model_config_from_gguf(g, &w->config, err)) < 0) return rc;
-    return weights_map(w, &source, NULL, err);
+    int rc = model_config_from_gguf(g, &w->config, err);
+    return rc < 0 ? rc : weights_map(w, &source, NULL, err);
 }
 
 int weights_gguf_take(struct gguf *g, struct weights **out, struct error *err)

@@ -57,11 +57,23 @@ static bool ends_with(struct str name, struct str end)
     return name.len >= end.len && memcmp(name.data + name.len - end.len, end.data, end.len) == 0;
 }
 
+/* "model.layers.61.": behind the last layer are those that predict further tokens (DeepSeek-V3). */
+static bool is_beyond_layers(const struct model_config *c, struct str name)
+{
+    size_t prefix = strlen(c->names->layers) + 1;
+    struct str number;
+    int64_t layer;
+    if (!str_starts_with(name, str_of(c->names->layers)) || name.len < prefix) return false;
+    name.data += prefix;
+    name.len -= prefix;
+    return str_split(&name, '.', &number) && str_to_int(number, &layer) == 0 && layer >= c->layers;
+}
+
 /* Tables that older files carry although they follow from the configuration, and the copy of the
  * embedding in models that tie the head to it. */
 static bool is_spare(const struct model_config *c, struct str name)
 {
-    if (ends_with(name, STR(".rotary_emb.inv_freq"))) return true;
+    if (ends_with(name, STR(".rotary_emb.inv_freq")) || is_beyond_layers(c, name)) return true;
     return c->head == HEAD_TIED && str_starts_with(name, str_of(c->names->head)) &&
            ends_with(name, STR(".weight"));
 }
@@ -91,6 +103,16 @@ static int map_model(struct weights *w, struct str config, enum compute_type com
     return weights_map(w, &source, quantized ? &format : NULL, err);
 }
 
+/* The file has no name of its own; the hub's folders do. After the configuration was read. */
+static void name_after_folder(struct weights *w)
+{
+    struct str path = str_of(w->folder), part;
+    struct str last = path;
+    while (str_split(&path, '/', &part))
+        if (part.len > 0) last = part;
+    model_config_copy_text(w->config.name, sizeof w->config.name, last);
+}
+
 int weights_hf_take(struct safetensors *s, struct str config, const char *folder,
                     enum compute_type compute, struct weights **out, struct error *err)
 {
@@ -98,6 +120,7 @@ int weights_hf_take(struct safetensors *s, struct str config, const char *folder
     w->safetensors = s;
     w->folder = arena_strndup(&w->arena, folder, strlen(folder));
     int rc = map_model(w, config, compute, err);
+    name_after_folder(w);
     if (rc < 0) {
         weights_close(w);
         return rc;

@@ -100,13 +100,37 @@ static void map_qkv(struct mapper *m, const struct model_config *c, struct layer
     l->v_bias = part_of(bias, q + kv);
 }
 
+static const struct latent_params *map_latent(struct mapper *m, const struct model_config *c,
+                                              struct layer_params *l)
+{
+    const struct tensor_names *n = c->names;
+    const struct latent_config *a = &c->latent;
+    struct latent_params *p = arena_alloc(&m->weights->arena, sizeof *p);
+    int64_t q = (int64_t)c->heads * c->head_dim;
+    int64_t kv = (int64_t)c->heads * (c->head_dim - a->rope_dims + a->value_dim);
+    if (a->q_rank > 0) {
+        p->q_a = mapper_matrix(m, n->q_a, REQUIRED, a->q_rank, c->hidden);
+        p->q_norm = map_norm(m, n->q_a_norm, true, a->q_rank);
+        p->q_b = mapper_matrix(m, n->q_b, REQUIRED, q, a->q_rank);
+    } else {
+        l->q = mapper_matrix(m, n->q, REQUIRED, q, c->hidden);
+    }
+    p->kv_a = mapper_matrix(m, n->kv_a, REQUIRED, (int64_t)a->kv_rank + a->rope_dims, c->hidden);
+    p->kv_norm = map_norm(m, n->kv_a_norm, true, a->kv_rank);
+    p->kv_b = mapper_matrix(m, n->kv_b, REQUIRED, kv, a->kv_rank);
+    return p;
+}
+
 static void map_attention(struct mapper *m, const struct model_config *c, struct layer_params *l)
 {
     const struct tensor_names *n = c->names;
-    int64_t q = (int64_t)c->heads * c->head_dim;
+    int64_t value_dim = c->latent.kv_rank > 0 ? c->latent.value_dim : c->head_dim;
     bool spans = c->qk_norm == QK_NORM_SPANS_HEADS, any = c->qk_norm != QK_NORM_NONE;
-    map_qkv(m, c, l);
-    l->o = mapper_matrix(m, n->o, REQUIRED, c->hidden, q);
+    if (c->latent.kv_rank > 0)
+        l->latent = map_latent(m, c, l);
+    else
+        map_qkv(m, c, l);
+    l->o = mapper_matrix(m, n->o, REQUIRED, c->hidden, c->heads * value_dim);
     l->o_bias = mapper_bias(m, n->o, OPTIONAL, c->hidden);
     l->q_norm = map_norm(m, n->q_norm, any, c->head_dim * (spans ? c->heads : 1));
     l->k_norm = map_norm(m, n->k_norm, any, c->head_dim * (spans ? c->kv_heads : 1));
@@ -179,6 +203,9 @@ static void fill_scalars(const struct model_config *c, struct model_params *p)
     p->head_dim = c->head_dim;
     p->ffn = c->ffn;
     p->vocab = c->vocab;
+    p->value_dim = c->latent.value_dim;
+    p->q_rank = c->latent.q_rank;
+    p->kv_rank = c->latent.kv_rank;
     p->rope_dims = c->rope[0].dims;
     p->rope_style = c->rope_style;
     p->activation = c->activation;

@@ -267,6 +267,9 @@ static void lay_weights(struct backend *b, const struct model_params *p)
         out->k_norm = cpu_load_lay_floats(b, l->k_norm, p->qk_norm_spans_heads ? k : p->head_dim);
         out->sinks = cpu_load_lay_floats(b, l->sinks, p->heads);
         out->o_bias = cpu_load_lay_floats(b, l->o_bias, p->hidden);
+        out->gate_bias = cpu_load_lay_floats(b, l->gate_bias, p->ffn);
+        out->up_bias = cpu_load_lay_floats(b, l->up_bias, p->ffn);
+        out->down_bias = cpu_load_lay_floats(b, l->down_bias, p->hidden);
         out->attn_post_norm = cpu_load_lay_floats(b, l->attn_post_norm, p->hidden);
         out->ffn_norm = cpu_load_lay_floats(b, l->ffn_norm, p->hidden);
         out->ffn_post_norm = cpu_load_lay_floats(b, l->ffn_post_norm, p->hidden);

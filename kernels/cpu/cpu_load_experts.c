@@ -177,8 +177,8 @@ void cpu_load_experts_layouts(const struct backend *b, int layer, struct expert_
     const struct cpu_experts *x = b->layer[layer].experts;
 
     for (int e = 0; e < b->model.expert_shape.experts; e++) {
-        add_to->in |= 1u << b->isa->gemm[x->gate[e].type].layout;
-        add_to->in |= 1u << b->isa->gemm[x->up[e].type].layout;
+        add_to->in |= 1u << b->isa->gemm[x->gate[e].form].layout;
+        add_to->in |= 1u << b->isa->gemm[x->up[e].form].layout;
         add_to->g |= cpu_gemm_layouts(b->isa, &x->down[e]);
     }
     add_to->h |= add_to->in | cpu_gemm_layouts(b->isa, &x->router);

@@ -150,8 +150,8 @@ void cpu_gate_up(struct backend *b, int layer)
         cpu_experts_gate_up(b, layer);
         return;
     }
-    cpu_gemm_job_add(&job, &l->gate, cpu_input_row(&b->g, 0), NULL);
-    cpu_gemm_job_add(&job, &l->up, NULL, NULL);
+    cpu_gemm_job_add(&job, &l->gate, cpu_input_row(&b->g, 0), l->gate_bias);
+    cpu_gemm_job_add(&job, &l->up, NULL, l->up_bias);
     job.gated = true;
     cpu_gemm_run(&job);
 }
@@ -171,7 +171,7 @@ void cpu_down(struct backend *b, int layer)
         return;
     }
     cpu_for_tokens(b, b->step->tokens, quantize_g, 0);
-    cpu_gemm_job_add(&job, &b->layer[layer].down, b->y, NULL);
+    cpu_gemm_job_add(&job, &b->layer[layer].down, b->y, b->layer[layer].down_bias);
     cpu_gemm_run(&job);
 }
 

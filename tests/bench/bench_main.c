@@ -105,7 +105,8 @@ static int run(const struct bench_options *o, const char **args, size_t count)
 {
     if (count == 0)
         return usage("say what to measure: engine, cache, kernels, prefix, startup, perplexity, "
-                     "proxy, load or soak");
+                     "tokenizer, proxy, load or soak");
+    if (count > 2 && strcmp(args[0], "tokenizer") != 0) return usage("too many arguments");
     if (!strcmp(args[0], "kernels")) return bench_kernels((int)o->threads, o->isa);
     if (!strcmp(args[0], "prefix")) return bench_prefix();
     if (!strcmp(args[0], "proxy")) return bench_proxy(o);

@@ -168,7 +168,7 @@ def damaged():
         "bad_truncated": good[:len(good) * 2 // 3],
         "bad_architecture": build(keys(**{"general.architecture": (STRING, "mamba")}), {}),
         "bad_experts": build(keys(**{"llama.expert_count": (U32, 8)}), tensors(TYPE_Q4_1)),
-        "bad_rope": build(keys(**{"llama.rope.scaling.type": (STRING, "yarn")}), tensors(TYPE_Q4_1)),
+        "bad_rope": build(keys(**{"llama.rope.scaling.type": (STRING, "longrope")}), tensors(TYPE_Q4_1)),
         "bad_heads": build(keys(**{"llama.attention.head_count": (U32, 0)}), tensors(TYPE_Q4_1)),
         "bad_layers": build(keys(**{"llama.block_count": (U32, 4000000000)}), tensors(TYPE_Q4_1)),
         "bad_shape": build(keys(), wrong_shape),

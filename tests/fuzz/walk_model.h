@@ -35,10 +35,21 @@ static inline void walk_experts(const struct model_params *p, const struct exper
     walk_floats(e->down_bias, (int64_t)s->experts * p->hidden);
     walk_matrix(&e->router);
     walk_floats(e->router_bias, s->experts);
+    walk_floats(e->correction, s->experts);
     walk_matrix(&e->shared_gate);
     walk_matrix(&e->shared_up);
     walk_matrix(&e->shared_down);
     walk_floats(e->shared_scale, p->hidden);
+}
+
+static inline void walk_latent(const struct model_params *p, const struct latent_params *l)
+{
+    walk_matrix(&l->q_a);
+    walk_matrix(&l->q_b);
+    walk_matrix(&l->kv_a);
+    walk_matrix(&l->kv_b);
+    walk_floats(l->q_norm, p->q_rank);
+    walk_floats(l->kv_norm, p->kv_rank);
 }
 
 static inline void walk_layer(const struct model_params *p, const struct layer_params *l)
@@ -65,6 +76,7 @@ static inline void walk_layer(const struct model_params *p, const struct layer_p
     walk_floats(l->q_norm, p->qk_norm_spans_heads ? q : p->head_dim);
     walk_floats(l->k_norm, p->qk_norm_spans_heads ? kv : p->head_dim);
     walk_floats(l->sinks, p->heads);
+    if (l->latent) walk_latent(p, l->latent);
     if (l->experts) walk_experts(p, l->experts);
 }
 

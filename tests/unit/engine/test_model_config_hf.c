@@ -149,7 +149,7 @@ static void test_refusals(void)
         const char *architecture, *more, *words;
         int code;
     } cases[] = {
-        {"DeepseekV3", "", "'DeepseekV3ForCausalLM' is not supported", E_UNSUPPORTED},
+        {"Mamba", "", "'MambaForCausalLM' is not supported", E_UNSUPPORTED},
         {"Llama", ", \"num_key_value_heads\": 3", "4 attention heads can't share 3", E_FORMAT},
         {"Llama", ", \"head_dim\": 7", "7", E_FORMAT},
         {"Llama", ", \"rope_theta\": 0", "'rope_theta' is not a number from", E_FORMAT},
