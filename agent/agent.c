@@ -247,6 +247,7 @@ static void open_service(struct agent *a, const struct engine *engine)
     a->service.limits = (struct request_limits){
         .model = a->config->model_name,
         .vocab_size = info->vocab_size,
+        .sampling = engine_sampling(engine),
         .prompts_max = requests_max < PROMPTS_MAX ? requests_max : PROMPTS_MAX,
         .choices_max = requests_max,
     };

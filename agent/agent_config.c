@@ -103,6 +103,10 @@ static const struct option options[] = {
     {"session-host-bytes", OPTION_BYTES, FIELD(session_host_bytes), .def = "256M", .arg = "BYTES",
      .group = "Engine",
      .help = "memory for copies of KV pages that sessions had to give up; 0 means none"},
+    {"generation-config", OPTION_CHOICE, FIELD(generation_config), .def = "auto",
+     .choices = "auto|none", .group = "Engine",
+     .help = "sampling of requests that don't say theirs: the model's generation_config.json, or "
+             "OpenAI's defaults"},
     {"dry-run", OPTION_FLAG, FIELD(dry_run), .group = "Engine",
      .help = "print what the model is, what it needs and how many tokens fit, and exit"},
     {"revision", OPTION_STRING, FIELD(revision), .arg = "NAME", .group = "Engine",
@@ -263,6 +267,7 @@ void agent_config_engine_options(const struct agent_config *config, struct engin
     *out = (struct engine_options){
         .model_path = config->model_path,
         .chat_template = config->chat_template,
+        .no_generation_config = config->generation_config == 1,
         .backend = "cpu",
         .threads = (int)config->threads,
         .cpu_list = config->cpu_list,

@@ -50,6 +50,7 @@ struct agent_config {
     uint64_t session_host_bytes;
     char *revision, *download_dir; // of a hub repository; NULL: its main branch, the shared cache
     bool dry_run;
+    int generation_config; // 0: auto, 1: none
     char *chat_template;
     bool escape_special;
     int64_t threads;

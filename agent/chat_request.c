@@ -336,6 +336,7 @@ int chat_request_parse(enum completion_kind kind, struct str body,
     memset(out, 0, sizeof *out);
     out->kind = kind;
     sampling_fields_init(&out->fields);
+    if (limits->sampling) out->fields.sampling = *limits->sampling;
     struct error err = {0};
     out->document = json_parse(body.data, body.len, &err);
     if (!out->document) {

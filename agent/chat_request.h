@@ -23,7 +23,8 @@ enum completion_kind { COMPLETION_CHAT, COMPLETION_TEXT };
 struct request_limits {
     const char *model; // the served name
     int vocab_size;
-    size_t prompts_max; // <= PROMPTS_MAX
+    const struct sampling_params *sampling; // where a request says nothing; NULL: OpenAI's
+    size_t prompts_max;                     // <= PROMPTS_MAX
     size_t choices_max; // answers in the making for one request: what the engine takes at once
 };
 

@@ -9,6 +9,7 @@
 #include "engine/chat_template_choice.h"
 #include "engine/engine_internal.h"
 #include "engine/engine_thread.h"
+#include "engine/generation_config.h"
 #include "engine/host_memory.h"
 #include "engine/model_text.h"
 #include "engine/tokenizer.h"
@@ -35,6 +36,7 @@ struct engine {
     int stop_id_count;
     struct tokenizer *tokenizer;
     struct chat_template *template;
+    struct sampling_params sampling;
     struct executor *executor;
     struct engine_thread *thread;
 };
@@ -274,6 +276,7 @@ int engine_open_parts(const struct engine_options *options, const struct engine_
 {
     struct engine *e = xcalloc(1, sizeof *e);
     e->options = *options;
+    generation_config_init(&e->sampling);
     e->vocab = parts->params->vocab;
     e->stop_id_count = parts->stop_id_count;
     if (e->stop_id_count > 0)
@@ -328,23 +331,33 @@ struct loaded {
     struct weights *weights;
     struct tokenizer *tokenizer;
     struct chat_template *template;
+    struct sampling_params sampling;
 };
 
-static int load(const struct engine_options *options, struct loaded *l, struct error *err)
+static int load_template(const struct engine_options *options, struct loaded *l, struct error *err)
 {
-    int rc = weights_open_for(options->model_path, compute_type(options), &l->weights, err);
-    if (rc < 0) return rc;
-    rc = model_text_tokenizer(l->weights, &l->tokenizer, err);
-    if (rc < 0) return error_prefix(err, rc, "can't use model '%s'", options->model_path);
     struct buf own;
     bool found;
     buf_init(&own, TEMPLATE_BYTES_MAX);
-    rc = model_text_template(l->weights, &own, &found, err);
+    int rc = model_text_template(l->weights, &own, &found, err);
     if (rc == 0)
         rc = chat_template_choose(options->chat_template, buf_str(&own), l->weights->config.name,
                                   l->tokenizer, &l->template, err);
     buf_deinit(&own);
     return rc;
+}
+
+static int load(const struct engine_options *options, struct loaded *l, struct error *err)
+{
+    generation_config_init(&l->sampling);
+    int rc = weights_open_for(options->model_path, compute_type(options), &l->weights, err);
+    if (rc < 0) return rc;
+    rc = model_text_tokenizer(l->weights, &l->tokenizer, err);
+    if (rc < 0) return error_prefix(err, rc, "can't use model '%s'", options->model_path);
+    if ((rc = load_template(options, l, err)) < 0) return rc;
+    const char *folder = l->weights->folder;
+    if (!folder || options->no_generation_config) return 0;
+    return generation_config_read(folder, &l->sampling, err);
 }
 
 /* Positions that can be served. Dynamic NTK has no end: its table is made for what is asked. */
@@ -382,6 +395,7 @@ static int open_loaded(const struct engine_options *options, struct loaded *l, s
     e->info.parameters = l->weights->parameters;
     e->tokenizer = l->tokenizer;
     e->template = l->template;
+    e->sampling = l->sampling;
     l->tokenizer = NULL;
     l->template = NULL;
     return 0;
@@ -428,6 +442,11 @@ const struct engine_info *engine_info(const struct engine *e)
 const struct tokenizer *engine_tokenizer(const struct engine *e)
 {
     return e->tokenizer;
+}
+
+const struct sampling_params *engine_sampling(const struct engine *e)
+{
+    return &e->sampling;
 }
 
 const struct chat_template *engine_chat_template(const struct engine *e)

@@ -52,6 +52,8 @@ struct engine_options {
     /* Find out what the model needs and what would fit: engine_info() is filled, nothing is loaded, and
      * but for engine_close() nothing else may be called. */
     bool measure_only;
+    bool
+        no_generation_config; // the defaults of requests are OpenAI's, whatever the model's files say
     void (*on_events)(void *arg);
     void *on_events_arg;
 };
@@ -114,6 +116,9 @@ struct engine_mark {
 };
 #define ENGINE_BLOCK_TOKENS 64
 #define ENGINE_MARKS_MAX    256 // of one request
+
+/* What counts where a request says nothing: the model's generation_config.json over OpenAI's defaults. */
+const struct sampling_params *engine_sampling(const struct engine *e);
 
 struct engine_request {
     uint64_t id;           // chosen by the caller, unique among live requests, not 0

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
+import subprocess
 
-from conftest import ROOT
+from conftest import ROOT, program
 
 FOLDER = os.path.join(ROOT, "tests", "fixtures", "models", "llama3_rope")
 
@@ -25,3 +27,24 @@ def test_folder_answers_as_its_reference(starter):
                                              "max_tokens": len(greedy), "ignore_eos": True}).json()
         assert got["usage"]["completion_tokens"] == len(greedy)
         assert got["choices"][0]["text"] == want
+
+
+def answer(agent, **more):
+    body = {"model": "m", "prompt": "abc", "max_tokens": 12, "ignore_eos": True, "seed": 5, **more}
+    return agent.post("/v1/completions", body).json()["choices"][0]["text"]
+
+
+def test_sampling_of_the_folder_where_a_request_says_nothing(starter, tmp_path):
+    folder = tmp_path / "m"
+    shutil.copytree(FOLDER, folder)
+    (folder / "generation_config.json").write_text('{"temperature": 2, "top_k": 1, "eos_token_id": 0}')
+    agent = starter.agent(folder, "--dtype", "float32")
+    greedy = answer(agent, temperature=0)
+    assert answer(agent) == greedy  # top_k 1
+    assert answer(agent, top_k=0) == answer(agent, temperature=2, top_k=0) != greedy
+    plain = starter.agent(folder, "--dtype", "float32", "--generation-config", "none")
+    assert answer(plain) == answer(plain, temperature=1, top_p=1)
+    (folder / "generation_config.json").write_text('{"temperature": "hot"}')
+    bad = subprocess.run([program("lm-agent"), folder, "--server-port", "0"], capture_output=True, text=True,
+                         timeout=30, check=False)
+    assert bad.returncode == 1 and "generation_config.json': key 'temperature'" in bad.stderr, bad.stderr
