@@ -1,4 +1,5 @@
 """lm-agent on a Hugging Face folder of the tests: weights, tokenizer and stops from its files."""
+# ctest: PROCESSORS 1
 
 import json
 import os

@@ -1,5 +1,6 @@
 """What isn't a good request: bytes that aren't HTTP, bodies that aren't JSON, wrong types, wrong paths.
 Each gets a 4xx with OpenAI's error object, never a 5xx, and the server goes on."""
+# ctest: PROCESSORS 1
 
 import json
 import shutil

@@ -1,4 +1,5 @@
 """MODEL as the id of a hub repository: found in the cache, downloaded into it, refused clearly."""
+# ctest: PROCESSORS 1
 
 import os
 import subprocess

@@ -1,4 +1,5 @@
 """Starting, failing to start, draining, ending."""
+# ctest: PROCESSORS 1
 
 import os
 import re

@@ -1,4 +1,5 @@
 """The official client, unmodified, against lm-agent and against lm-proxy with an agent behind it."""
+# ctest: PROCESSORS 1
 
 import asyncio
 

@@ -1,5 +1,6 @@
 """Streams that change their agent: cut behind every event, and gone on with by another agent as if
 nothing had happened. This file plays the proxy: it follows the marks and asks for the resume."""
+# ctest: PROCESSORS 1
 
 import json
 import re

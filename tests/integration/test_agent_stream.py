@@ -1,4 +1,5 @@
 """The bytes of a stream: framing, order, ids, what happens to clients that leave or read slowly."""
+# ctest: PROCESSORS 1
 
 import json
 import random

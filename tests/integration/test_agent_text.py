@@ -1,4 +1,5 @@
 """Routes that generate nothing: text to ids and back, messages to a prompt."""
+# ctest: PROCESSORS 1
 
 import json
 

@@ -1,4 +1,5 @@
 """A fleet under load that loses parts: agents, Redis, connections; and agents that come back all at once."""
+# ctest: PROCESSORS 1
 
 import asyncio
 import random

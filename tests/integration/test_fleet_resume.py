@@ -1,5 +1,6 @@
 """What a client reads is one engine's answer, each token once, wherever and however often agents are lost
 while they give it; or, where that is declared impossible, its clean beginning and an error."""
+# ctest: PROCESSORS 1
 
 import json
 import random

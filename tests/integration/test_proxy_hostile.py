@@ -1,6 +1,7 @@
 """Peers that mean harm, or are only broken: framing that two readers take for two things, senders that never
 finish, bombs, agents that answer nonsense. The proxy says no and goes on, and nobody reads what was
 meant for somebody else."""
+# ctest: PROCESSORS 1
 
 import asyncio
 import contextlib

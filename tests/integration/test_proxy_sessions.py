@@ -1,4 +1,5 @@
 """Conversations through lm-proxy: real agents, several proxies, a real Redis that comes and goes."""
+# ctest: PROCESSORS 1
 
 import concurrent.futures
 import contextlib

@@ -1,5 +1,6 @@
 """The scripts a person runs first: where the model comes from, what quickstart leaves behind, how tests
 are counted."""
+# ctest: PROCESSORS 1
 
 import contextlib
 import http.server

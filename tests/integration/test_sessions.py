@@ -1,4 +1,5 @@
 """Conversations that live on the server: LMDeploy's client and its shapes, our forks and rewinds, what goes wrong."""
+# ctest: PROCESSORS 1
 
 import concurrent.futures
 import json
