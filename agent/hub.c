@@ -17,12 +17,6 @@
 
 /* ---- names ---- */
 
-static bool ends_with(struct str s, struct str end)
-{
-    return s.len >= end.len &&
-           str_equal_nocase((struct str){s.data + s.len - end.len, end.len}, end);
-}
-
 static bool is_name(struct str s)
 {
     for (size_t i = 0; i < s.len; i++) {
@@ -46,7 +40,7 @@ bool hub_is_gguf_model(struct str name, const char *quant)
     const char *slash = memrchr(name.data, '/', name.len);
     struct str file = name;
     if (slash) file = (struct str){slash + 1, name.len - (size_t)(slash + 1 - name.data)};
-    if (!ends_with(file, STR(".gguf")) || contains_nocase(file, "mmproj")) return false;
+    if (!str_ends_with(file, STR(".gguf")) || contains_nocase(file, "mmproj")) return false;
     if (contains_nocase(file, "-of-") && !contains_nocase(file, "-00001-of-")) return false;
     return !quant || contains_nocase(file, quant);
 }
@@ -77,7 +71,7 @@ static bool split_id(const char *model, struct str *owner, struct str *name, str
     if (!str_split(&rest, ':', name)) return false;
     *quant = rest;
     if (!memchr(name->data, '/', name->len) || !str_split(name, '/', owner)) return false;
-    bool is_path = ends_with(*name, STR(".gguf"));
+    bool is_path = str_ends_with(*name, STR(".gguf"));
     return !is_path && is_name(*owner) && is_name(*name) && (quant->len == 0 || is_name(*quant));
 }
 
@@ -165,7 +159,7 @@ static void list_folder(struct listing *l, const char *folder, const char *insid
         if (!inside[0] && is_folder(path)) {
             list_folder(l, path, entry->d_name);
         } else if (is_file(path)) {
-            if (!inside[0] && ends_with(name, STR(".safetensors"))) l->has_safetensors = true;
+            if (!inside[0] && str_ends_with(name, STR(".safetensors"))) l->has_safetensors = true;
             if (hub_is_gguf_model(name, l->repo->quant)) {
                 if (l->models++ < LISTED_MAX)
                     buf_printf(&l->names, "%s%s", l->names.len ? ", " : "", entry->d_name);

@@ -20,12 +20,6 @@ struct made_memory {
     size_t bytes;
 };
 
-static bool has_suffix(const char *text, const char *suffix)
-{
-    size_t len = strlen(text), n = strlen(suffix);
-    return len >= n && strcmp(text + len - n, suffix) == 0;
-}
-
 static int open_gguf(const char *path, struct weights **out, struct error *err)
 {
     struct gguf *g;
@@ -50,7 +44,7 @@ int weights_open_for(const char *path, enum compute_type compute, struct weights
         int rc = weights_hf_open(path, compute, out, err);
         return rc < 0 ? error_prefix(err, rc, "can't use model '%s'", path) : 0;
     }
-    if (has_suffix(path, ".safetensors"))
+    if (str_ends_with(str_of(path), STR(".safetensors")))
         return error_set(err, E_INVALID, "model '%s' is a part of a folder: give the folder", path);
     return open_gguf(path, out, err);
 }

@@ -52,11 +52,6 @@ static struct str name_at(const void *file, size_t index)
     return safetensors_at(file, index)->name;
 }
 
-static bool ends_with(struct str name, struct str end)
-{
-    return name.len >= end.len && memcmp(name.data + name.len - end.len, end.data, end.len) == 0;
-}
-
 /* "model.layers.61.": behind the last layer are those that predict further tokens (DeepSeek-V3). */
 static bool is_beyond_layers(const struct model_config *c, struct str name)
 {
@@ -73,9 +68,9 @@ static bool is_beyond_layers(const struct model_config *c, struct str name)
  * embedding in models that tie the head to it. */
 static bool is_spare(const struct model_config *c, struct str name)
 {
-    if (ends_with(name, STR(".rotary_emb.inv_freq")) || is_beyond_layers(c, name)) return true;
+    if (str_ends_with(name, STR(".rotary_emb.inv_freq")) || is_beyond_layers(c, name)) return true;
     return c->head == HEAD_TIED && str_starts_with(name, str_of(c->names->head)) &&
-           ends_with(name, STR(".weight"));
+           str_ends_with(name, STR(".weight"));
 }
 
 /* *quantized: whether *format holds something. */

@@ -34,6 +34,12 @@ bool str_starts_with(struct str s, struct str prefix)
     return s.len >= prefix.len && (prefix.len == 0 || memcmp(s.data, prefix.data, prefix.len) == 0);
 }
 
+bool str_ends_with(struct str s, struct str suffix)
+{
+    if (s.len < suffix.len) return false;
+    return str_equal((struct str){s.data + s.len - suffix.len, suffix.len}, suffix);
+}
+
 static bool is_blank(char c)
 {
     return c == ' ' || c == '\t' || c == '\r' || c == '\n';

@@ -26,6 +26,7 @@ static inline struct str str_of(const char *text)
 bool str_equal(struct str a, struct str b);
 bool str_equal_nocase(struct str a, struct str b); // ASCII
 bool str_starts_with(struct str s, struct str prefix);
+bool str_ends_with(struct str s, struct str suffix);
 struct str str_trim(struct str s); // SP, HT, CR, LF at both ends
 /* Split at the first `separator`: *head gets what is before it, s->data moves behind it.
  * False when *s is exhausted (and *head untouched). An empty *s gives false. */

@@ -16,6 +16,10 @@ static void test_compare(void)
     EXPECT(str_starts_with(STR("abc"), STR("ab")));
     EXPECT(str_starts_with(STR("abc"), STR("")));
     EXPECT(!str_starts_with(STR("a"), STR("ab")));
+    EXPECT(str_ends_with(STR("abc"), STR("bc")));
+    EXPECT(str_ends_with(STR("abc"), STR("")));
+    EXPECT(!str_ends_with(STR("b"), STR("ab")));
+    EXPECT(!str_ends_with(STR("abc"), STR("ab")));
     EXPECT_INT(str_of(NULL).len, 0);
 }
 
