@@ -13,10 +13,12 @@
 #include "shared/base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -96,19 +98,13 @@ static bool is_safe(struct str name)
     return true;
 }
 
-static bool ends_with(struct str s, const char *end)
-{
-    size_t n = strlen(end);
-    return s.len >= n && memcmp(s.data + s.len - n, end, n) == 0;
-}
-
 /* Settings, tokenizer, template and safetensors; of GGUF repositories the parts of one model. */
 static bool is_of_folder(struct str name)
 {
     static const char *const ends[] = {".json", ".safetensors", ".jinja", "tokenizer.model"};
     if (memchr(name.data, '/', name.len)) return false;
     for (size_t i = 0; i < ARRAY_LEN(ends); i++)
-        if (ends_with(name, ends[i])) return true;
+        if (str_ends_with(name, str_of(ends[i]))) return true;
     return false;
 }
 
@@ -152,7 +148,7 @@ static int choose(struct remote *r, const struct json *list, struct error *err)
     for (const struct json *f = json_first(list); f; f = json_next(f)) {
         struct str name = text_of(json_get(f, "rfilename"));
         if (!is_safe(name)) continue;
-        if (is_of_folder(name) && ends_with(name, ".safetensors")) has_safetensors = true;
+        if (is_of_folder(name) && str_ends_with(name, STR(".safetensors"))) has_safetensors = true;
         if (!hub_is_gguf_model(name, r->repo->quant)) continue;
         if (models++ == 0) first = name;
     }
@@ -283,7 +279,7 @@ static int fetch_part(const struct remote *r, const struct remote_file *f, const
         if (rc <= 0) break;
         log_warn("download was cut", "file=%s curl_status=%d bytes=%" PRId64, f->name, rc,
                  bytes_of(part));
-        if (bytes_of(part) > before) i = -1; // it gets on
+        if (f->size >= 0 && bytes_of(part) > before) i = -1; // it gets on, and has an end
         if (i + 1 < TRIES_MAX) sleep(1);
     }
     if (rc > 0)
@@ -326,15 +322,33 @@ static int write_ref(const struct remote *r, struct error *err)
     return rc;
 }
 
+/* Agents that start together share the cache: one downloads, the others wait and find the files. The
+ * lock goes with its process. *fd: to close. */
+static int lock_repository(const struct hub_repo *repo, int *fd, struct error *err)
+{
+    char *path = xasprintf("%s/.lm-lock", repo->folder);
+    int rc = make_folders(path, err);
+    if (rc == 0 && (*fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0666)) < 0)
+        rc = error_set(err, -errno, "can't open '%s': %s", path, strerror(errno));
+    while (rc == 0 && flock(*fd, LOCK_EX) < 0)
+        if (errno != EINTR)
+            rc = error_set(err, -errno, "can't lock '%s': %s", path, strerror(errno));
+    free(path);
+    return rc;
+}
+
 static int download_by_curl(const struct hub_repo *repo, struct error *err)
 {
     struct remote r = {.repo = repo};
+    int lock = -1;
     buf_init(&r.token, TOKEN_MAX + 64);
     read_token(&r.token);
     int rc = ask(&r, err);
+    if (rc == 0) rc = lock_repository(repo, &lock, err);
     for (int i = 0; rc == 0 && i < r.count; i++)
         rc = fetch(&r, &r.files[i], err);
     if (rc == 0) rc = write_ref(&r, err);
+    if (lock >= 0) close(lock);
     remote_deinit(&r);
     return rc;
 }

@@ -60,6 +60,16 @@ def test_download_then_cache(start_agent, hub, env, tmp_path, model_path):
     assert len(hub.requests) == asked
 
 
+def test_agents_that_start_together(starter, hub, env, tmp_path, model_path):
+    """They share the cache: the file is fetched once, and whole."""
+    hub.repositories[REPO] = {"tiny-Q4_1.gguf": model_path}
+    agents = [starter.agent(REPO, env=env, ready=False) for _ in range(3)]
+    for agent in agents:
+        agent.wait_ready()
+    assert [r for path, r in hub.requests if path.endswith("Q4_1.gguf")] == [None]
+    assert os.path.getsize(snapshot(tmp_path) / "tiny-Q4_1.gguf") == os.path.getsize(model_path)
+
+
 def test_download_dir(hub, env, tmp_path):
     """What it takes of a repository with safetensors, and where to."""
     hub.repositories["a/b"] = {"config.json": b"{}", "model.safetensors": b"12345678", "tokenizer.json": b"{}",
