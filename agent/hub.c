@@ -217,7 +217,9 @@ static int locate(const struct hub_repo *r, char **path, struct error *err)
     log_info("downloading", "model=%s revision=%s to=%s", r->id, r->revision, r->folder);
     if ((rc = hub_download(r, err)) < 0) return rc;
     snapshot = find_snapshot(r);
-    CHECK(snapshot);
+    if (!snapshot)
+        return error_set(err, E_NOT_FOUND, "'%s' went from the cache, %s, after its download",
+                         r->id, r->folder);
     rc = pick(r, snapshot, path, err);
     free(snapshot);
     return rc;

@@ -309,16 +309,21 @@ static int fetch(const struct remote *r, const struct remote_file *f, struct err
     return rc;
 }
 
+/* In one piece: others read it without the lock. */
 static int write_ref(const struct remote *r, struct error *err)
 {
     char *path = xasprintf("%s/refs/%s", r->repo->folder, r->repo->revision);
+    char *part = xasprintf("%s.incomplete", path);
     int rc = make_folders(path, err);
-    FILE *f = rc == 0 ? fopen(path, "we") : NULL;
+    FILE *f = rc == 0 ? fopen(part, "we") : NULL;
     if (rc == 0 && (!f || fputs(r->commit, f) < 0))
-        rc = error_set(err, -errno, "can't write '%s': %s", path, strerror(errno));
+        rc = error_set(err, -errno, "can't write '%s': %s", part, strerror(errno));
     if (f && fclose(f) != 0 && rc == 0)
-        rc = error_set(err, -errno, "can't write '%s': %s", path, strerror(errno));
+        rc = error_set(err, -errno, "can't write '%s': %s", part, strerror(errno));
+    if (rc == 0 && rename(part, path) < 0)
+        rc = error_set(err, -errno, "can't rename '%s': %s", part, strerror(errno));
     free(path);
+    free(part);
     return rc;
 }
 
