@@ -1,0 +1,50 @@
+/* cuda_kv.h - KV pages on the device: their layout, and what moves them.
+ *
+ * A page holds 64 positions of all layers, so that copying, saving and restoring it is one move:
+ *
+ *     page       [layers][kv_heads] of a part
+ *     part       K [64][key_stride] | V [64][value_stride] | with KV_INT8: K's scales [64], V's scales [64]
+ *
+ * A row is one position's K or V of one head. Strides are the head's sizes rounded up to 16 elements, what
+ * lies between is zero, so a row is whole 16-byte pieces and 16 of them are one contiguous read. V is
+ * not transposed: tensor cores take it through a transposing load. Scales are float32.
+ *
+ * K and V are rounded once, as kernels/cpu/README.md says (K1, K2), to the bits that the CPU stores. */
+#ifndef LM_KERNELS_CUDA_KV_H
+#define LM_KERNELS_CUDA_KV_H
+
+#include "kernels/backend.h"
+#include "kernels/cuda/cuda_device.cuh"
+
+#define CUDA_HEAD_DIM_MAX 256 // of K and of V
+
+struct cuda_kv_layout {
+    enum kv_type type;
+    int layers, kv_heads, head_dim, value_dim;
+    int key_stride, value_stride;            // elements
+    size_t values, key_scales, value_scales; // bytes from the start of a part; scales: KV_INT8 only
+    size_t part_bytes, page_bytes;           // multiples of 128
+};
+
+/* Sizes must be checked by the caller: 1 <= head_dim, value_dim <= CUDA_HEAD_DIM_MAX. */
+void cuda_kv_layout_init(struct cuda_kv_layout *l, enum kv_type type, int layers, int kv_heads,
+                         int head_dim, int value_dim);
+
+/* K and V of a step's tokens, behind norm and RoPE, to the pages of one layer. `k` is [tokens][k_stride] of
+ * which a row's first kv_heads * head_dim elements count, v likewise; strides in elements. slot[t] is
+ * page * 64 + position % 64, or -1: the token is padding and is not written. Everything is on the device; slots
+ * of a step are in its plan (cuda_attention.h). */
+void cuda_kv_write(const struct cuda_kv_layout *l, uint8_t *pages, int layer, const float *k,
+                   int k_stride, const float *v, int v_stride, const int32_t *slot, int tokens,
+                   cudaStream_t stream);
+
+/* Whole pages, whatever part of them is in use. `host` is pinned and has page_bytes; it belongs to the stream
+ * until that has been waited for. */
+void cuda_kv_copy(const struct cuda_kv_layout *l, uint8_t *pages, int from_page, int to_page,
+                  cudaStream_t stream);
+void cuda_kv_save(const struct cuda_kv_layout *l, const uint8_t *pages, int page, void *host,
+                  cudaStream_t stream);
+void cuda_kv_restore(const struct cuda_kv_layout *l, uint8_t *pages, int page, const void *host,
+                     cudaStream_t stream);
+
+#endif
