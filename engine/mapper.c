@@ -80,7 +80,7 @@ void mapper_name(const struct mapper *m, const char *module, const char *suffix,
 void *mapper_make_matrix(struct mapper *m, enum dtype type, int64_t rows, int64_t cols,
                          struct matrix *out)
 {
-    *out = (struct matrix){type, rows, cols, NULL};
+    *out = (struct matrix){.type = type, .rows = rows, .cols = cols};
     void *data = weights_make(m->weights, matrix_bytes(out));
     out->data = data;
     return data;
@@ -95,7 +95,7 @@ static size_t element_alignment(enum dtype type)
 struct matrix mapper_view_matrix(struct mapper *m, const struct tensor_view *t, int64_t first_row,
                                  int64_t rows, int64_t cols)
 {
-    struct matrix out = {t->type, rows, cols, NULL};
+    struct matrix out = {.type = t->type, .rows = rows, .cols = cols};
     size_t row_bytes = matrix_row_bytes(t->type, cols);
     const uint8_t *data = (const uint8_t *)t->data + (size_t)first_row * row_bytes;
     /* Old writers of safetensors don't pad the header; kernels want their elements aligned. */

@@ -24,7 +24,7 @@ static const float *map_norm(struct mapper *m, const char *module, bool wanted, 
 
 static struct matrix rows_of(const struct matrix *m, int64_t first, int64_t rows)
 {
-    struct matrix view = {m->type, rows, m->cols, NULL};
+    struct matrix view = {.type = m->type, .rows = rows, .cols = m->cols};
     if (m->data)
         view.data = (const uint8_t *)m->data + (size_t)first * matrix_row_bytes(m->type, m->cols);
     return view;

@@ -8,7 +8,8 @@
  *     x  residual stream     [tokens][hidden]      h  normed input of the next projection
  *     q  queries             [tokens][heads][head_dim]   K, V go straight to their pages
  *     o  attention output    [tokens][heads][value_dim]  g  act(gate) * up   [tokens][ffn]
- *     y  output of out/down  [tokens][hidden], this rank's share until all_reduce
+ *     y  output of out/down  [tokens][hidden], this rank's share until all_reduce; q, o, g likewise
+ *                            hold its heads and rows only (struct rank_share)
  *
  *     step_begin
  *     embed                  x = scale * E[ids]
@@ -32,7 +33,10 @@
  *     step, how a prefill is cut into chunks, or which instruction set runs (kernels/cpu/README.md
  *     has the arithmetic). Caches, preemption and resume rely on it.
  *  4. One thread (the rank thread) calls a backend; it may use a pool of its own inside.
- *  5. World size 1 makes all_reduce a no-op, so the decoder has no `if (tp)`. */
+ *  5. World size 1 makes all_reduce a no-op, so the decoder has no `if (tp)`.
+ *  6. With several ranks each has a thread, a backend and a part of the model of its own, and all run
+ *     the same steps in the same order. They meet inside slots, through their comm_group; a rank that
+ *     fails or doesn't come makes sync() of every rank fail. Rule 3 holds for every world size. */
 #ifndef LM_KERNELS_BACKEND_H
 #define LM_KERNELS_BACKEND_H
 
@@ -42,6 +46,32 @@
 #define KV_BLOCK_TOKENS 64
 
 /* ---- what a model is, for one rank ---- */
+
+/* How o and down are cut over ranks (engine/tp_shard.c). All else is cut alike: whole heads; rows of
+ * q, k, v, gate, up, embedding and head; what is small or latent is on every rank. */
+enum tp_split {
+    /* By inputs: a rank has the columns that belong to its heads and to its rows of gate and up, and
+     * y is a sum over ranks, in rank order. Little to send: what links between devices want. */
+    TP_SPLIT_INPUTS,
+    /* By outputs: a rank has some rows with all their columns; o and g are gathered before, y behind
+     * them. More to send, but no sum crosses ranks, so no bit depends on their number: what shared
+     * memory can have. */
+    TP_SPLIT_OUTPUTS,
+};
+
+/* [first, first + count) of `whole`. */
+struct rank_range {
+    int first, count, whole;
+};
+
+/* What one of several ranks has of a model. model_params' heads, kv_heads, ffn and sizes of experts
+ * are its own counts; hidden and vocab are the model's. */
+struct rank_share {
+    struct rank_range heads, kv_heads; // one KV head may be on several ranks, which have no other
+    struct rank_range ffn, expert_ffn, shared_ffn;
+    struct rank_range vocab;  // rows of embedding and head
+    struct rank_range hidden; // rows of o and down, of each expert too; TP_SPLIT_INPUTS: all
+};
 
 enum rope_style {
     ROPE_HALF_SPLIT,  // element i pairs with i + rope_dims / 2 (Hugging Face order)
@@ -125,7 +155,9 @@ struct layer_params {
     const float *ffn_norm;  // [hidden], NULL: likewise
     const float *q_bias, *k_bias, *v_bias, *o_bias; // NULL: none
     const float *gate_bias, *up_bias, *down_bias;   // NULL: none
-    const float *q_norm, *k_norm; // [head_dim], or all heads' with qk_norm_spans_heads; NULL: none
+    /* [head_dim], or all heads' with qk_norm_spans_heads (the model's, also on one of several ranks:
+     * the norm is over all of them); NULL: none */
+    const float *q_norm, *k_norm;
     const float *attn_post_norm, *ffn_post_norm; // [hidden], NULL: none
     int window;         // attend to the last `window` positions only; 0: all
     int rope_table;     // index into model_params.rope_tables, or ROPE_NONE
@@ -135,8 +167,9 @@ struct layer_params {
 
 struct model_params {
     int layers, hidden, heads, kv_heads, head_dim, ffn, vocab;
-    int value_dim;       // of a V head; 0: head_dim
-    int q_rank, kv_rank; // of latents; 0: no layer has any
+    const struct rank_share *share; // NULL: the whole model
+    int value_dim;                  // of a V head; 0: head_dim
+    int q_rank, kv_rank;            // of latents; 0: no layer has any
     int rope_dims; // leading elements of each head that rotate (even, <= head_dim); latent: last ones
     enum rope_style rope_style;
     enum ffn_activation activation;
@@ -203,9 +236,11 @@ struct backend_options {
     const char *cpu_list; // CPU: "0-3,8": pin threads; NULL: don't pin
     const char *isa;      // CPU: "auto", "scalar", "avx2", "avx512"; NULL: auto
     enum compute_type compute;
-    int rank, world;   // 0, 1 until tensor parallelism
-    bool measure_only; // load() checks and adds up, but takes no memory; then only memory(),
-                       // kv_block_bytes(), describe() and close() may be called
+    int rank, world;
+    struct comm_group *group; // of this model's ranks; NULL: world 1, or measure_only
+    int peer_timeout_ms;      // how long a rank waits for another before all fail; 0: 30 s
+    bool measure_only;        // load() checks and adds up, but takes no memory; then only memory(),
+                              // kv_block_bytes(), describe() and close() may be called
 };
 
 struct step_limits {
@@ -215,10 +250,20 @@ struct step_limits {
     int context_max;   // positions of one sequence
 };
 
-struct backend; // opaque, one per rank
+struct backend;    // opaque, one per rank
+struct comm_group; // opaque, one per model: what its ranks meet in (shared memory, NCCL)
 
 struct backend_ops {
     const char *name; // "cpu"
+    enum tp_split split;
+
+    /* (optional, all three: without them there is one rank only) Made before the ranks are opened,
+     * freed when all are closed. group_abort may be called by any thread at any time: whoever waits
+     * for another rank, now or later, returns, and sync() gives E_DEVICE with the first `why`. */
+    FALLIBLE int (*group_create)(const struct backend_options *options, struct comm_group **out,
+                                 struct error *err);
+    void (*group_destroy)(struct comm_group *group); // NULL is fine
+    void (*group_abort)(struct comm_group *group, const char *why);
 
     FALLIBLE int (*open)(const struct backend_options *options, struct backend **out,
                          struct error *err);
@@ -253,14 +298,14 @@ struct backend_ops {
     void (*out)(struct backend *b, int layer);
     void (*gate_up)(struct backend *b, int layer);
     void (*down)(struct backend *b, int layer);
-    void (*all_reduce)(struct backend *b); // y, summed over ranks in rank order
+    void (*all_reduce)(struct backend *b); // y, whole on every rank
     void (*residual)(struct backend *b, enum residual_site site, int layer);
     void (*logits)(struct backend *b);
     void (*step_end)(struct backend *b);
 
     FALLIBLE int (*sync)(struct backend *b, struct error *err);
     /* [rows][vocab] float32 of the last synced step, on the host; valid until the next step_begin.
-     */
+     * Of rank 0 only. */
     const float *(*logits_host)(struct backend *b);
 
     /* (optional) Run fn(arg, part, parts) on the pool, for host work between steps (sampling). */

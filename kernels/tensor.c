@@ -66,7 +66,13 @@ size_t matrix_row_bytes(enum dtype type, int64_t cols)
     return (size_t)(cols / row->elements) * (size_t)row->bytes;
 }
 
+size_t matrix_stride(const struct matrix *m)
+{
+    return m->row_stride ? m->row_stride : matrix_row_bytes(m->type, m->cols);
+}
+
 size_t matrix_bytes(const struct matrix *m)
 {
-    return (size_t)m->rows * matrix_row_bytes(m->type, m->cols);
+    size_t row_bytes = matrix_row_bytes(m->type, m->cols);
+    return m->rows > 0 ? (size_t)(m->rows - 1) * matrix_stride(m) + row_bytes : 0;
 }

@@ -50,15 +50,18 @@ bool dtype_from_gguf(uint32_t gguf_type, enum dtype *type);
 /* Name of any GGUF type, also those not read here, for error texts; NULL if unknown to us. */
 const char *dtype_gguf_name(uint32_t gguf_type);
 
-/* rows x cols, row-major; a row is cols / block_elements blocks, rows are contiguous.
+/* rows x cols, row-major; a row is cols / block_elements blocks.
  * For a linear layer rows = outputs, cols = inputs: y[r] = sum_c W[r][c] x[c]. */
 struct matrix {
     enum dtype type;
     int64_t rows, cols;
     const void *data; // borrowed (a mapped file); NULL: absent
+    size_t
+        row_stride; // bytes from row to row, of columns of a wider matrix; 0: rows are contiguous
 };
 
 size_t matrix_row_bytes(enum dtype type, int64_t cols); // cols must be a multiple of the block
-size_t matrix_bytes(const struct matrix *m);
+size_t matrix_stride(const struct matrix *m);           // bytes from row to row
+size_t matrix_bytes(const struct matrix *m); // from the first to behind the last, gaps included
 
 #endif

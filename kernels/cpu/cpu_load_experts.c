@@ -120,7 +120,8 @@ void cpu_load_experts_close(struct cpu_experts *x)
 /* The shared expert's scale as a matrix of one row: its product is summed as the router's are. */
 static struct matrix scale_matrix(const struct model_params *p, const struct expert_params *x)
 {
-    return (struct matrix){DTYPE_F32, 1, p->hidden, x->shared_scale};
+    return (struct matrix){
+        .type = DTYPE_F32, .rows = 1, .cols = p->hidden, .data = x->shared_scale};
 }
 
 void cpu_load_experts_lay(struct backend *b, const struct model_params *p, int layer)

@@ -558,8 +558,7 @@ void cpu_pack_init(struct cpu_packed *p, const struct matrix *m, enum dtype type
 
 void cpu_pack_panels(const struct cpu_packed *p, const struct matrix *m, int first, int last)
 {
-    struct pack_source source = {
-        .type = m->type, .row_bytes = matrix_row_bytes(m->type, m->cols), .cols = p->cols};
+    struct pack_source source = {.type = m->type, .row_bytes = matrix_stride(m), .cols = p->cols};
 
     for (int i = first; i < last; i++) {
         uint8_t *panel = p->data + (size_t)i * p->panel_bytes;

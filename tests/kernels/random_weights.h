@@ -77,7 +77,7 @@ static inline void random_block(struct rng *r, enum dtype type, uint8_t *block)
 /* A matrix of random weights; free m.data. */
 static inline struct matrix random_matrix(struct rng *r, enum dtype type, int rows, int cols)
 {
-    struct matrix m = {type, rows, cols, NULL};
+    struct matrix m = {.type = type, .rows = rows, .cols = cols};
     size_t bytes = matrix_bytes(&m);
     uint8_t *data = xmalloc(bytes);
 

@@ -154,7 +154,7 @@ static void check_product(struct rng *r, enum dtype type, int rows, int cols, in
 
 static enum pack_form form_of(enum dtype type)
 {
-    struct matrix m = {type, 1, dtype_block_elements(type), NULL};
+    struct matrix m = {.type = type, .rows = 1, .cols = dtype_block_elements(type)};
     struct cpu_packed w;
     cpu_pack_init(&w, &m, type, NULL);
     return w.form;

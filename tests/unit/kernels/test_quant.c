@@ -93,7 +93,7 @@ static int walk_tensors(const uint8_t *file, size_t size,
     }
     size_t data = ((size_t)(c.p - file) + 31) / 32 * 32;
     for (uint64_t i = 0; i < tensors; i++) {
-        struct matrix m = {found[i].type, ROWS, COLS, NULL};
+        struct matrix m = {.type = found[i].type, .rows = ROWS, .cols = COLS};
         NEED(data + found[i].offset + matrix_bytes(&m) <= size);
         fn(found[i].type, file + data + found[i].offset);
     }
@@ -128,7 +128,7 @@ static void check_values(enum dtype type, const uint8_t *blocks)
 static void check_packing(enum dtype type, const uint8_t *blocks)
 {
     static float want[ROWS][COLS], got[COLS];
-    struct matrix m = {type, ROWS, COLS, blocks};
+    struct matrix m = {.type = type, .rows = ROWS, .cols = COLS, .data = blocks};
     uint8_t *panels = aligned_alloc(64, cpu_pack_bytes(type, ROWS, COLS));
     struct cpu_packed packed;
 
@@ -167,7 +167,7 @@ static void test_type_table(void)
     EXPECT(dtype_gguf_name(40000) == NULL);
     EXPECT_STR(dtype_name(DTYPE_Q6_K), "Q6_K");
     EXPECT_INT(matrix_row_bytes(DTYPE_Q4_K, 512), 288);
-    struct matrix m = {DTYPE_Q8_0, 3, 64, NULL};
+    struct matrix m = {.type = DTYPE_Q8_0, .rows = 3, .cols = 64};
     EXPECT_INT(matrix_bytes(&m), 3 * 68);
 }
 
