@@ -16,6 +16,7 @@
 #include "agent/agent_metrics.h"
 #include "agent/agent_routes.h"
 #include "agent/interactive.h"
+#include "agent/replica.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 #include "shared/base/hash.h"
@@ -276,6 +277,7 @@ static void on_engine_open(void *arg, int status, const struct error *err)
     log_info("ready", "url=%s model=%s backend=\"%s\" context=%d kv_tokens=%" PRId64 " batch=%d",
              a->url, a->config->model_name, info->backend, info->context_len, info->kv_tokens,
              info->max_batch_size);
+    replica_say_ready();
 }
 
 static char *join_list(const struct option_list *list)

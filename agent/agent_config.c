@@ -126,6 +126,27 @@ static const struct option options[] = {
      .help = "cores to pin the compute threads to, as in 0-3,8"},
     {"cpu-isa", OPTION_CHOICE, FIELD(cpu_isa), .def = "auto", .choices = "auto|scalar|avx2|avx512",
      .group = "Engine", .help = "instruction set; all give the same bits"},
+    {"tp", OPTION_INT, FIELD(tp), .def = "1", .min = 1, .max = 64, .arg = "N", .group = "Engine",
+     .help = "ranks that share the model, one for each GPU"},
+
+    {"gpus", OPTION_STRING, FIELD(gpus), .arg = "LIST", .group = "Launcher",
+     .help = "GPUs to serve on, as in 0-7: one supervised agent for each --tp of them"},
+    {"replicas", OPTION_INT, FIELD(replicas), .def = "0", .min = 0, .max = 256, .arg = "N",
+     .group = "Launcher",
+     .help = "supervised agents to start, which divide --gpus or the cores; 0 means as many as "
+             "--gpus are for, and without --gpus that this process is the agent"},
+    {"ports", OPTION_STRING, FIELD(ports), .arg = "LIST", .group = "Launcher",
+     .help = "ports of the replicas, as in 23333,23340-23342; by default --server-port plus 10 "
+             "times the group's first GPU, or the replica's number"},
+    {"restarts", OPTION_INT, FIELD(restarts), .def = "5", .min = 0, .max = 1000000, .arg = "N",
+     .group = "Launcher",
+     .help = "times in a row that a replica is started anew without having served for a minute; "
+             "then all drain and the launcher ends with status 1; 0 means no bound"},
+    {"restart-delay", OPTION_DOUBLE, FIELD(restart_delay_s), .def = "1", .min = 0.01, .max = 60,
+     .arg = "SECONDS", .group = "Launcher",
+     .help = "pause before the first of them, doubled each time up to a minute"},
+    {"replica", OPTION_STRING, FIELD(replica), .arg = "NAME", .group = "Launcher",
+     .help = "what the launcher tells its agents: be that one, and no launcher"},
 };
 
 static const char *const isa_names[] = {"auto", "scalar", "avx2", "avx512"};
@@ -135,9 +156,11 @@ const struct config_program agent_program = {
     .usage = "lm-agent [options] MODEL",
     .summary = "Serve one model over an OpenAI-compatible HTTP API. MODEL is a GGUF file, a "
                "Hugging Face folder or the id of a hub repository (OWNER/NAME, OWNER/NAME:Q4_K_M).",
-    .footer = "Example:\n"
+    .footer = "Examples:\n"
               "  lm-agent SmolLM2-135M-Instruct.Q4_1.gguf --server-port 23333 \\\n"
-              "      --proxy-url http://127.0.0.1:8000\n",
+              "      --proxy-url http://127.0.0.1:8000\n"
+              "  lm-agent meta-llama/Llama-3.1-8B-Instruct --gpus 0-7 --tp 2 --replicas 4 \\\n"
+              "      --proxy-url http://proxy:8000\n",
     .options = options,
     .count = ARRAY_LEN(options),
     .positional_max = 1,
@@ -234,6 +257,19 @@ static int check_names(const struct agent_config *c, struct error *err)
     return 0;
 }
 
+/* What one agent can't do alone, and what only a launcher can. */
+static int check_launcher(const struct agent_config *c, struct error *err)
+{
+    if (agent_config_is_launcher(c)) return 0;
+    if (c->tp > 1) return error_set(err, E_UNSUPPORTED, "--tp: this build has one rank only");
+    if (c->ports && !c->replica) {
+        return error_set(err, E_INVALID,
+                         "--ports are for several agents; give --replicas or --gpus with it, or "
+                         "--server-port for one");
+    }
+    return 0;
+}
+
 int agent_config_parse(int argc, char **argv, struct agent_config *config, struct error *err)
 {
     const char *positional[1] = {NULL};
@@ -246,7 +282,8 @@ int agent_config_parse(int argc, char **argv, struct agent_config *config, struc
     config->model_path = positional[0];
     if (!config->model_name) config->model_name = agent_model_name(config->model_path);
     if ((rc = check_log_level(config, err)) != 0 || (rc = check_urls(config, err)) != 0 ||
-        (rc = check_names(config, err)) != 0 || (rc = apply_quant_policy(config, err)) != 0) {
+        (rc = check_names(config, err)) != 0 || (rc = apply_quant_policy(config, err)) != 0 ||
+        (rc = check_launcher(config, err)) != 0) {
         return rc;
     }
     return CONFIG_RUN;
@@ -255,6 +292,11 @@ int agent_config_parse(int argc, char **argv, struct agent_config *config, struc
 void agent_config_deinit(struct agent_config *config)
 {
     config_deinit(&agent_program, config);
+}
+
+bool agent_config_is_launcher(const struct agent_config *config)
+{
+    return !config->replica && (config->gpus || config->replicas > 0);
 }
 
 bool agent_config_keeps_prefixes(const struct agent_config *config)

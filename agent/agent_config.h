@@ -56,6 +56,14 @@ struct agent_config {
     int64_t threads;
     char *cpu_list;
     int cpu_isa;
+    int64_t tp;
+    // Launcher
+    char *gpus;
+    int64_t replicas;
+    char *ports;
+    int64_t restarts;
+    double restart_delay_s;
+    char *replica; // of a launcher, this one; NULL: of none
 };
 
 extern const struct config_program agent_program;
@@ -65,6 +73,9 @@ extern const struct config_program agent_program;
 FALLIBLE int agent_config_parse(int argc, char **argv, struct agent_config *config,
                                 struct error *err);
 void agent_config_deinit(struct agent_config *config);
+
+/* The process starts and watches agents instead of being one. */
+bool agent_config_is_launcher(const struct agent_config *config);
 
 /* Pages of ended requests are kept for prompts that begin alike. */
 bool agent_config_keeps_prefixes(const struct agent_config *config);
