@@ -1,0 +1,276 @@
+/* cuda_mma.cu - products on tensor cores by mma.m16n8k16, in bfloat16 with float32 sums.
+ *
+ * Weight rows are the side of 16 and rows of activations the side of 8, so a step with one row wastes
+ * columns of the multiplier, not bandwidth. A block makes 16 * GROUPS weight rows by 8 * TILES input
+ * rows. Per stage, in shared memory:
+ *
+ *     weights [16 * GROUPS][MMA_DEPTH]    inputs [8 * TILES][MMA_DEPTH]
+ *
+ * Each group of weight rows has four warps, and of every stage's four steps of 16 along K a warp takes
+ * its own. So an output has four sums, of the steps 0, 4, 8, ... and so on, which meet in order at the
+ * end. That is so whatever GROUPS and TILES are: an output's bits don't depend on how many rows there
+ * are or where among them it stands.
+ *
+ * bfloat16 weights come by cp.async, MMA_STAGES - 1 stages ahead. Weights in blocks pass through
+ * registers, where they become bfloat16. */
+#include "kernels/cuda/cuda_product.h"
+
+#include "kernels/cuda/cuda_values.cuh"
+#include "shared/base/check.h"
+
+#define MMA_STEPS  4                // of 16 along K, one for each warp of a group
+#define MMA_DEPTH  (16 * MMA_STEPS) // of K, one stage
+#define MMA_PIECES (MMA_DEPTH / 8)  // 16 bytes each
+#define MMA_PITCH  (MMA_DEPTH + 8)  // elements; 144 bytes: eight rows fall into different banks
+#define MMA_STAGES 3
+
+struct mma_stage {
+    bf16 *weights; // [16 * GROUPS][MMA_PITCH]
+    bf16 *in;      // [8 * TILES][MMA_PITCH]
+};
+
+static size_t stage_elements(int groups, int tiles)
+{
+    return (size_t)(16 * groups + 8 * tiles) * MMA_PITCH;
+}
+
+template <int GROUPS, int TILES>
+__device__ __forceinline__ struct mma_stage stage_at(bf16 *shared, int stage)
+{
+    struct mma_stage s;
+    s.weights = shared + (stage % MMA_STAGES) * (16 * GROUPS + 8 * TILES) * MMA_PITCH;
+    s.in = s.weights + 16 * GROUPS * MMA_PITCH;
+    return s;
+}
+
+__device__ __forceinline__ void put_zero(bf16 *to)
+{
+    *(uint4 *)to = make_uint4(0, 0, 0, 0);
+}
+
+/* ---- from memory to a stage ---- */
+
+/* Each load() brings one piece of 8 elements of a row that is there. */
+struct mma_weights_bf16 {
+    __device__ static void load(const struct cuda_weight &w, size_t element, bf16 *cell)
+    {
+        cp_async16(cell, (const bf16 *)w.data + element);
+    }
+};
+
+__device__ __forceinline__ void put_bf16x8(bf16 *to, const float *v)
+{
+    *(uint4 *)to = make_uint4(pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]),
+                              pack_bf16x2(v[4], v[5]), pack_bf16x2(v[6], v[7]));
+}
+
+struct mma_weights_q4 {
+    __device__ static void load(const struct cuda_weight &w, size_t element, bf16 *cell)
+    {
+        float2 scale = half2_to_float2(((const uint32_t *)w.scales)[element / CUDA_BLOCK]);
+        float v[8];
+        dequantize_q4x8(((const uint32_t *)w.data)[element / 8], scale, v);
+        put_bf16x8(cell, v);
+    }
+};
+
+struct mma_weights_q8 {
+    __device__ static void load(const struct cuda_weight &w, size_t element, bf16 *cell)
+    {
+        float d = half_bits_to_float(((const uint16_t *)w.scales)[element / CUDA_BLOCK]), v[8];
+        uint2 words = *(const uint2 *)((const uint8_t *)w.data + element);
+        dequantize_q8x4(words.x, d, v);
+        dequantize_q8x4(words.y, d, v + 4);
+        put_bf16x8(cell, v);
+    }
+};
+
+/* What a block multiplies: weight rows [first, first + rows) of a stack of matrices, input rows
+ * [from, to). */
+struct mma_range {
+    size_t first;
+    int rows, from, to;
+};
+
+template <typename W, int GROUPS>
+__device__ __forceinline__ void load_weights(const struct cuda_weight &w, const struct mma_range &r,
+                                             int at, bf16 *cells)
+{
+    for (int i = threadIdx.x; i < 16 * GROUPS * MMA_PIECES; i += blockDim.x) {
+        int row = i / MMA_PIECES, k = i % MMA_PIECES * 8;
+        bf16 *cell = cells + row * MMA_PITCH + k;
+        if (row < r.rows && at + k < w.stride)
+            W::load(w, (r.first + row) * w.stride + at + k, cell);
+        else
+            put_zero(cell);
+    }
+}
+
+template <int TILES>
+__device__ __forceinline__ void load_inputs(const struct cuda_product &p, const struct mma_range &r,
+                                            int at, bf16 *cells)
+{
+    for (int i = threadIdx.x; i < 8 * TILES * MMA_PIECES; i += blockDim.x) {
+        int row = r.from + i / MMA_PIECES, k = i % MMA_PIECES * 8;
+        bf16 *cell = cells + i / MMA_PIECES * MMA_PITCH + k;
+        if (row < r.to && at + k < p.in_stride) {
+            int in = p.in_row ? p.in_row[row] : row;
+            cp_async16(cell, (const bf16 *)p.in + (size_t)in * p.in_stride + at + k);
+        } else {
+            put_zero(cell);
+        }
+    }
+}
+
+/* ---- one block ---- */
+
+/* This warp's step of a stage. */
+template <int TILES>
+__device__ __forceinline__ void multiply_stage(const struct mma_stage &s, float (*sum)[4])
+{
+    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, k = 16 * (warp % MMA_STEPS);
+    const bf16 *a_row = s.weights + (16 * (warp / MMA_STEPS) + (lane & 15)) * MMA_PITCH;
+    const bf16 *b_row = s.in + (lane & 7) * MMA_PITCH + (lane >> 3 & 1) * 8 + k;
+    uint32_t a[4], b[2];
+
+    ldmatrix_x4(a, a_row + (lane >> 4) * 8 + k);
+#pragma unroll
+    for (int tile = 0; tile < TILES; tile++) {
+        ldmatrix_x2(b, b_row + tile * 8 * MMA_PITCH);
+        mma_m16n8k16_bf16(sum[tile], a, b);
+    }
+}
+
+/* The sums of a group's warps, in order, into those of its first warp. */
+template <int GROUPS, int TILES>
+__device__ __forceinline__ void add_steps(float *shared, float (*sum)[4])
+{
+    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    float *cells = shared + (warp / MMA_STEPS) * 4 * TILES * 32 + lane;
+
+    for (int from = 1; from < MMA_STEPS; from++) {
+        for (int i = 0; warp % MMA_STEPS == from && i < 4 * TILES; i++)
+            cells[i * 32] = sum[i / 4][i % 4];
+        __syncthreads();
+        for (int i = 0; warp % MMA_STEPS == 0 && i < 4 * TILES; i++)
+            sum[i / 4][i % 4] += cells[i * 32];
+        __syncthreads();
+    }
+}
+
+template <typename W, int GROUPS, int TILES>
+__device__ __forceinline__ void multiply_block(const struct cuda_product &p, const struct cuda_weight &w,
+                                               const struct mma_range &r, bf16 *shared, float (*sum)[4])
+{
+    int stages = (w.stride + MMA_DEPTH - 1) / MMA_DEPTH;
+
+#pragma unroll
+    for (int i = 0; i < 4 * TILES; i++)
+        sum[i / 4][i % 4] = 0;
+    for (int s = 0; s < stages + MMA_STAGES - 1; s++) {
+        if (s < stages) {
+            struct mma_stage to = stage_at<GROUPS, TILES>(shared, s);
+            load_weights<W, GROUPS>(w, r, s * MMA_DEPTH, to.weights);
+            load_inputs<TILES>(p, r, s * MMA_DEPTH, to.in);
+        }
+        cp_async_commit(); // of nothing near the end: keeps the count of groups
+        if (s < MMA_STAGES - 1) continue;
+        cp_async_wait<MMA_STAGES - 1>();
+        __syncthreads(); // everyone's pieces of the stage are there
+        multiply_stage<TILES>(stage_at<GROUPS, TILES>(shared, s - (MMA_STAGES - 1)), sum);
+        __syncthreads(); // before it is overwritten
+    }
+    add_steps<GROUPS, TILES>((float *)shared, sum);
+}
+
+/* Lane l holds weight rows l / 4 and l / 4 + 8 for input rows 2 (l % 4) and its neighbour. */
+template <int TILES>
+__device__ __forceinline__ void store_block(const struct cuda_part &part, const struct mma_range &r,
+                                            int row, const float (*sum)[4])
+{
+    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+
+    if (warp % MMA_STEPS != 0) return;
+#pragma unroll
+    for (int i = 0; i < 4 * TILES; i++) {
+        int at = 16 * (warp / MMA_STEPS) + (lane >> 2) + (i >> 1 & 1) * 8;
+        int in = r.from + 8 * (i / 4) + 2 * (lane & 3) + (i & 1);
+        if (at >= r.rows || in >= r.to) continue;
+        float bias = part.bias ? part.bias[r.first + at] : 0.0f;
+        part.out[(size_t)in * part.out_stride + row + at] = sum[i / 4][i % 4] + bias;
+    }
+}
+
+/* Grid: x over tiles of weight rows of all parts, y over tiles of input rows, or over experts, which
+ * then walk their rows. */
+template <typename W, int GROUPS, int TILES>
+__global__ void __launch_bounds__(32 * MMA_STEPS * GROUPS)
+    mma_kernel(const __grid_constant__ struct cuda_product p)
+{
+    LM_SHARED_DYNAMIC(bf16, shared);
+    int tile = blockIdx.x, n = 0;
+
+    for (; n + 1 < p.parts; n++) {
+        int tiles = (p.part[n].w.rows + 16 * GROUPS - 1) / (16 * GROUPS);
+        if (tile < tiles) break;
+        tile -= tiles;
+    }
+    const struct cuda_part &part = p.part[n];
+    int row = tile * 16 * GROUPS, expert = p.experts ? blockIdx.y : 0;
+    int from = p.experts ? p.first[expert] : blockIdx.y * 8 * TILES;
+    int to = p.experts ? p.first[expert + 1] : min(p.rows, from + 8 * TILES);
+    for (; from < to; from += 8 * TILES) {
+        struct mma_range r = {(size_t)expert * part.w.rows + row, min(16 * GROUPS, part.w.rows - row),
+                              from, to};
+        float sum[TILES][4];
+        multiply_block<W, GROUPS, TILES>(p, part.w, r, shared, sum);
+        store_block<TILES>(part, r, row, sum);
+    }
+}
+
+/* ---- launch ---- */
+
+template <typename W, int GROUPS, int TILES>
+static void launch_tiles(const struct cuda_product *p, cudaStream_t stream)
+{
+    size_t shared = MMA_STAGES * stage_elements(GROUPS, TILES) * sizeof(bf16);
+    int tiles = 0;
+
+    for (int i = 0; i < p->parts; i++)
+        tiles += (p->part[i].w.rows + 16 * GROUPS - 1) / (16 * GROUPS);
+    dim3 grid(tiles, p->experts ? p->experts : (p->rows + 8 * TILES - 1) / (8 * TILES));
+    cudaFuncSetAttribute((const void *)mma_kernel<W, GROUPS, TILES>,
+                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    LM_LAUNCH((mma_kernel<W, GROUPS, TILES>), grid, 32 * MMA_STEPS * GROUPS, shared, stream, *p);
+}
+
+template <typename W> static void launch(const struct cuda_product *p, cudaStream_t stream)
+{
+    if (p->rows <= 8)
+        launch_tiles<W, 1, 1>(p, stream);
+    else if (p->rows <= 32)
+        launch_tiles<W, 1, 4>(p, stream);
+    else
+        launch_tiles<W, 4, 16>(p, stream);
+}
+
+void cuda_mma(const struct cuda_product *p, cudaStream_t stream)
+{
+    CHECK(!p->in_is_float);
+    if (p->rows == 0) return;
+    switch (p->part[0].w.form) {
+    case CUDA_BF16:
+        launch<mma_weights_bf16>(p, stream);
+        return;
+    case CUDA_Q4:
+        launch<mma_weights_q4>(p, stream);
+        return;
+    case CUDA_Q8:
+        launch<mma_weights_q8>(p, stream);
+        return;
+    case CUDA_F32:
+    case CUDA_FORMS:
+        break;
+    }
+    UNREACHABLE();
+}

@@ -1,0 +1,90 @@
+/* cuda_pointwise.h - everything of a step that is neither a product nor attention. Launches only:
+ * pointers are on the device, rows of a step stand under each other with the given strides.
+ *
+ * A row is one block's work (of a warp, for heads) and is summed in an order that only its length
+ * decides. Values that products read are written in the compute type. */
+#ifndef LM_KERNELS_CUDA_POINTWISE_H
+#define LM_KERNELS_CUDA_POINTWISE_H
+
+#include "kernels/backend.h"
+#include "kernels/cuda/cuda_product.h"
+
+/* Rows of activations that products read. */
+struct cuda_rows {
+    void *data;    // [rows][stride], float32 or bfloat16
+    int cols;      // used ones; the others are 0
+    int stride;    // a multiple of 8
+    bool is_float; // not bfloat16
+};
+
+/* cos and sin of position * inv_freq (that product in float32), times the factor:
+ * out[token] = half cosines, then half sines. */
+void cuda_rotation(float *out, const int *position, const float *inv_freq, float factor, int tokens,
+                   int half, cudaStream_t stream);
+
+/* x[token] = scale * row id[token] of the embedding. */
+void cuda_embed(float *x, const struct cuda_weight *embedding, const int *id, float scale,
+                int tokens, cudaStream_t stream);
+
+/* x += scale * post_norm(y), then h = norm(x). */
+struct cuda_residual_job {
+    float *x;               // [rows][hidden]
+    const float *y;         // [rows][hidden]; NULL: x stays
+    const float *post_norm; // [hidden], NULL: none
+    float scale;
+    const float *norm;      // [hidden], NULL: h = x
+    const struct cuda_rows *h;
+    float *h_float; // [rows][hidden] beside h, for routers; NULL: not wanted
+    int rows, hidden;
+    float eps;
+};
+void cuda_residual(const struct cuda_residual_job *job, cudaStream_t stream);
+
+/* out = norm(in), each row; in has in_stride floats from row to row. */
+void cuda_norm_rows(const struct cuda_rows *out, const float *in, int in_stride, const float *norm,
+                    int rows, float eps, cudaStream_t stream);
+
+/* out = act(gate) * up */
+void cuda_activate(const struct cuda_rows *out, enum ffn_activation kind, const float *gate,
+                   const float *up, int in_stride, int rows, cudaStream_t stream);
+
+/* Heads of queries or keys in place: norm, rotation, scale. */
+struct cuda_heads_job {
+    float *x; // [tokens][stride]: heads of head_dim
+    int tokens, stride, heads, head_dim;
+    const float *norm; // [head_dim], or [heads * head_dim] of a norm over all heads; NULL: none
+    bool norm_spans_heads;
+    float eps;
+    const float *rotation; // [tokens][2 * half]; NULL: none
+    int half, rotate_from; // pairs; the first element that rotates
+    enum rope_style style;
+    float scale; // behind the rotation
+};
+void cuda_heads(const struct cuda_heads_job *job, cudaStream_t stream);
+
+/* Latent attention: keys and values of all heads from kv_b's rows, and the shared rotating part that
+ * stands behind the latent in kv_a's (backend.h: latent_params). */
+struct cuda_latent_job {
+    float *k, *v;       // [tokens][heads * head_dim], [tokens][heads * value_dim]
+    const float *wide;  // [tokens][heads * (head_dim - rope_dims + value_dim)]
+    const float *narrow; // [tokens][narrow_stride], kv_rank and then rope_dims of it
+    int narrow_stride;
+    int tokens, heads, head_dim, value_dim, rope_dims, kv_rank;
+};
+void cuda_latent_expand(const struct cuda_latent_job *job, cudaStream_t stream);
+
+/* out[i] = in[row[i]] */
+void cuda_gather(const struct cuda_rows *out, const struct cuda_rows *in, const int *row, int rows,
+                 cudaStream_t stream);
+
+/* out = in, in the type of out */
+void cuda_convert(const struct cuda_rows *out, const float *in, int rows, cudaStream_t stream);
+
+/* x = cap(scale * x); cap 0: none */
+void cuda_finish_logits(float *x, size_t count, float scale, float cap, cudaStream_t stream);
+
+/* out[row] += bias, behind a library's product. */
+void cuda_add_bias(float *out, int out_stride, const float *bias, int cols, int rows,
+                   cudaStream_t stream);
+
+#endif

@@ -1,0 +1,86 @@
+/* cuda_product.h - products of activations with weights: what the kernels are given.
+ *
+ * A launch multiplies the same rows of activations by up to three matrices (q, k and v; gate and
+ * up). Sums are float32, and so are outputs. Activations are float32 under COMPUTE_F32, else bfloat16.
+ *
+ * Rows of everything are padded with zeros to whole 16-byte (float32: 32-byte) pieces of 8 elements,
+ * weights in blocks to whole blocks, so kernels read 16 bytes at a time and look at no end. */
+#ifndef LM_KERNELS_CUDA_PRODUCT_H
+#define LM_KERNELS_CUDA_PRODUCT_H
+
+#include "kernels/cuda/cuda_device.cuh"
+
+/* How the device holds a matrix. */
+enum cuda_form {
+    CUDA_F32,  // of every type under COMPUTE_F32
+    CUDA_BF16, // of every type without a form of its own
+    /* 4 bits, w = d q + m: words of 8 elements; nibble s of a word's low half is its element 2 s, of
+     * the high half 2 s + 1, so that one mask gives a pair of neighbours. Scales are {half d, half m}
+     * for 32 elements. Q4_0 and Q4_1 keep their values; products d * scale of Q4_K are rounded. */
+    CUDA_Q4,
+    CUDA_Q8, // signed bytes in order, w = d q; scales are {half d} for 32 elements
+    CUDA_FORMS
+};
+
+#define CUDA_BLOCK 32 // elements with one scale
+
+struct cuda_weight {
+    enum cuda_form form;
+    int rows, cols;
+    int stride;         // elements from row to row, cols padded
+    const void *data;   // [rows][stride], in the bits of the form; NULL: absent
+    const void *scales; // [rows][stride / 32]; NULL where the form has none
+};
+
+struct cuda_part {
+    struct cuda_weight w;
+    float *out;        // [rows of the input][out_stride]; w.rows of a row are written
+    const float *bias; // [w.rows] or NULL; of experts [experts][w.rows]
+    int out_stride;
+};
+
+#define CUDA_PARTS_MAX 3
+
+struct cuda_product {
+    const void *in; // [rows][in_stride] of the compute type, or float32 if in_is_float
+    int in_stride;  // a multiple of 8
+    bool in_is_float;
+    int rows; // of the input and of the outputs
+    int parts;
+    struct cuda_part part[CUDA_PARTS_MAX]; // all with the same cols
+
+    /* Experts: part[].w is the first of `experts` matrices that lie behind each other. Expert e makes
+     * output rows first[e] .. first[e + 1] - 1, and output row r comes from input row in_row[r]
+     * (NULL: r). Both are on the device, so `rows` is only the most that there can be. */
+    int experts; // 0: none of this
+    const int *first, *in_row;
+};
+
+/* Bytes of a row's data and of its scales; stride is a multiple of what the form needs. */
+static inline size_t cuda_form_row_bytes(enum cuda_form form, int stride)
+{
+    static const int bits[CUDA_FORMS] = {32, 16, 4, 8};
+    return (size_t)stride * (size_t)bits[form] / 8;
+}
+
+static inline size_t cuda_form_scale_bytes(enum cuda_form form, int stride)
+{
+    static const int bytes[CUDA_FORMS] = {0, 0, 4, 2};
+    return (size_t)(stride / CUDA_BLOCK) * (size_t)bytes[form];
+}
+
+static inline int cuda_form_stride(enum cuda_form form, int cols)
+{
+    int piece = form == CUDA_Q4 || form == CUDA_Q8 ? CUDA_BLOCK : 8;
+    return (cols + piece - 1) / piece * piece;
+}
+
+/* cuda_gemv.cu: one warp a weight row, for any number of input rows, best for few. A result has the same bits
+ * whatever the number of rows. Takes every form, and float32 inputs. */
+void cuda_gemv(const struct cuda_product *p, cudaStream_t stream);
+
+/* cuda_mma.cu: tensor cores, bfloat16 inputs, every form but CUDA_F32. The same bits for any number of rows;
+ * not those of cuda_gemv. */
+void cuda_mma(const struct cuda_product *p, cudaStream_t stream);
+
+#endif
