@@ -5,9 +5,9 @@
  *     page       [layers][kv_heads] of a part
  *     part       K [64][key_stride] | V [64][value_stride] | with KV_INT8: K's scales [64], V's scales [64]
  *
- * A row is one position's K or V of one head. Strides are the head's sizes rounded up to 16 elements, what
- * lies between is zero, so a row is whole 16-byte pieces and 16 of them are one contiguous read. V is
- * not transposed: tensor cores take it through a transposing load. Scales are float32.
+ * A row is one position's K or V of one head. Strides are the sizes that kernels are built for
+ * (CUDA_HEAD_SHAPES), what lies between is zero, so 16 rows are one contiguous read whose length is known to the
+ * compiler. V is not transposed: tensor cores take it through a transposing load. Scales are float32.
  *
  * K and V are rounded once, as kernels/cpu/README.md says (K1, K2), to the bits that the CPU stores. */
 #ifndef LM_KERNELS_CUDA_KV_H
@@ -16,19 +16,29 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/cuda_device.cuh"
 
+/* Sizes of a K and a V head that kernels are built for. A model gets the first that holds its own. */
+#define CUDA_HEAD_SHAPES(X) \
+    X(32, 32)               \
+    X(64, 64)               \
+    X(96, 96)               \
+    X(128, 128)             \
+    X(192, 128)             \
+    X(256, 256)
+
 #define CUDA_HEAD_DIM_MAX 256 // of K and of V
 
 struct cuda_kv_layout {
     enum kv_type type;
     int layers, kv_heads, head_dim, value_dim;
+    int shape;                               // row of CUDA_HEAD_SHAPES
     int key_stride, value_stride;            // elements
     size_t values, key_scales, value_scales; // bytes from the start of a part; scales: KV_INT8 only
     size_t part_bytes, page_bytes;           // multiples of 128
 };
 
-/* Sizes must be checked by the caller: 1 <= head_dim, value_dim <= CUDA_HEAD_DIM_MAX. */
-void cuda_kv_layout_init(struct cuda_kv_layout *l, enum kv_type type, int layers, int kv_heads,
-                         int head_dim, int value_dim);
+/* E_UNSUPPORTED: a head that is larger than CUDA_HEAD_DIM_MAX, or of odd size. */
+FALLIBLE int cuda_kv_layout_init(struct cuda_kv_layout *l, enum kv_type type, int layers,
+                                 int kv_heads, int head_dim, int value_dim, struct error *err);
 
 /* K and V of a step's tokens, behind norm and RoPE, to the pages of one layer. `k` is [tokens][k_stride] of
  * which a row's first kv_heads * head_dim elements count, v likewise; strides in elements. slot[t] is
