@@ -22,7 +22,8 @@ static void read_float(struct config_reader *r, const char *key, double min, dou
     *value = (float)number;
 }
 
-static int read_fields(const struct json *root, struct sampling_params *s, struct error *err)
+int generation_config_from_json(const struct json *root, struct sampling_params *s,
+                                struct error *err)
 {
     struct config_reader r = {root, err, 0};
     read_float(&r, "temperature", 0, 2, &s->temperature);
@@ -42,7 +43,7 @@ int generation_config_read(const char *folder, struct sampling_params *s, struct
     int rc = mapped_file_open(path, &file, err);
     if (rc == 0) {
         struct json *root = json_parse((const char *)file.data, file.size, err);
-        rc = root ? read_fields(root, s, err) : E_FORMAT;
+        rc = root ? generation_config_from_json(root, s, err) : E_FORMAT;
         json_destroy(root);
         mapped_file_close(&file);
     } else if (rc == -ENOENT) {

@@ -7,9 +7,14 @@
 
 #include "engine/engine.h"
 
+struct json;
+
 /* Nothing but temperature 1 and top_p 1: OpenAI's defaults. */
 void generation_config_init(struct sampling_params *s);
-/* What the file has replaces what *s has; 0 as well where there is no file. E_FORMAT: the key is named. */
+/* What the file's object says replaces what *s has. E_FORMAT: the key is named. */
+FALLIBLE int generation_config_from_json(const struct json *root, struct sampling_params *s,
+                                         struct error *err);
+/* The same for a folder's file; 0 as well where there is none. */
 FALLIBLE int generation_config_read(const char *folder, struct sampling_params *s,
                                     struct error *err);
 

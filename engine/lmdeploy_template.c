@@ -278,13 +278,13 @@ int lmdeploy_template_read(const struct json *json, struct lmdeploy_template *ou
 
 /* ---- Jinja ---- */
 
-/* As a literal between quotes; NULL is "". */
+/* As a literal between quotes; NULL is "". Line ends are escaped: in a source they all mean "\n". */
 static void print_text(struct buf *out, const char *text)
 {
     buf_append_char(out, '\'');
     for (; text && *text; text++) {
-        if (*text == '\n')
-            buf_append_str(out, "\\n");
+        if (*text == '\n' || *text == '\r')
+            buf_append_str(out, *text == '\n' ? "\\n" : "\\r");
         else {
             if (*text == '\'' || *text == '\\') buf_append_char(out, '\\');
             buf_append_char(out, *text);

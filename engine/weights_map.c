@@ -5,7 +5,6 @@
 #include "engine/weights_experts.h"
 #include "shared/base/check.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -225,7 +224,7 @@ static int map_rope(struct mapper *m, struct model_config *c)
     int pairs = c->rope[0].dims / 2;
     const float *factors = mapper_floats(m, c->names->rope_factors, ".weight", OPTIONAL, 1, pairs);
     for (int i = 0; factors && i < pairs; i++)
-        if (!(factors[i] > 0 && isfinite(factors[i])))
+        if (!(factors[i] >= 1e-3f && factors[i] <= 1e6f))
             mapper_fail(m, E_FORMAT, "tensor '%s.weight' has a factor of %g",
                         c->names->rope_factors, (double)factors[i]);
     c->rope[0].freq_factors = factors;

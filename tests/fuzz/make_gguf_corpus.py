@@ -91,6 +91,57 @@ def tensors(kind, vocab=260):
     return {name: (TYPE_F32 if len(shape) == 1 else kind, shape) for name, shape in shapes.items()}
 
 
+def renamed(values, architecture):
+    """The same keys under another architecture."""
+    out = {name.replace("llama.", architecture + ".", 1) if name.startswith("llama.") else name: value
+           for name, value in values.items()}
+    out["general.architecture"] = (STRING, architecture)
+    return out
+
+
+def gemma3():
+    """Norms on both sides, norms of q and k, two rotations, a SentencePiece vocabulary."""
+    tokens = [("<unk>", 2, 0.0), ("<s>", 3, 0.0), ("</s>", 3, 0.0)]
+    tokens += [(f"<0x{byte:02X}>", 6, 0.0) for byte in range(256)]
+    tokens += [("\u2581", 1, -2.0), ("H", 1, -3.0), ("i", 1, -3.0), ("Hi", 1, -1.0), ("<x>", 4, 0.0)]
+    values = keys(**{
+        "llama.attention.sliding_window": (U32, 16), "llama.attention.key_length": (U32, 16),
+        "llama.attention.value_length": (U32, 16), "llama.rope.freq_base_swa": (F32, 1e4),
+        "llama.vocab_size": None, "tokenizer.ggml.model": (STRING, "llama"), "tokenizer.ggml.pre": None,
+        "tokenizer.ggml.merges": None, "tokenizer.ggml.tokens": (ARRAY, (STRING, [t[0] for t in tokens])),
+        "tokenizer.ggml.token_type": (ARRAY, (I32, [t[1] for t in tokens])),
+        "tokenizer.ggml.scores": (ARRAY, (F32, [t[2] for t in tokens])),
+        "tokenizer.ggml.bos_token_id": (U32, 1), "tokenizer.ggml.eos_token_id": (U32, 2),
+        "tokenizer.ggml.add_eos_token": (BOOL, True)})
+    shapes = tensors(TYPE_Q4_1, len(tokens))
+    shapes.update({f"blk.0.{name}.weight": (TYPE_F32, (HIDDEN,))
+                   for name in ("post_attention_norm", "post_ffw_norm")})
+    shapes.update({f"blk.0.attn_{name}_norm.weight": (TYPE_F32, (HIDDEN // HEADS,)) for name in "qk"})
+    return build(renamed(values, "gemma3"), shapes)
+
+
+def qwen2moe():
+    """Experts in one tensor each, and one that is shared."""
+    values = keys(**{"llama.expert_count": (U32, 2), "llama.expert_used_count": (U32, 1),
+                     "llama.expert_feed_forward_length": (U32, FFN),
+                     "llama.expert_shared_feed_forward_length": (U32, FFN)})
+    shapes = {name: entry for name, entry in tensors(TYPE_Q8_0).items()
+              if not name.startswith(("blk.0.ffn_gate", "blk.0.ffn_up", "blk.0.ffn_down"))}
+    for name in ("gate", "up", "down"):
+        shapes[f"blk.0.ffn_{name}_exps.weight"] = (TYPE_Q8_0, (HIDDEN, FFN, 2))
+        shapes[f"blk.0.ffn_{name}_shexp.weight"] = (TYPE_Q8_0, (HIDDEN, FFN))
+    for name, size in (("q", HIDDEN), ("k", HIDDEN // HEADS), ("v", HIDDEN // HEADS)):
+        shapes[f"blk.0.attn_{name}.bias"] = (TYPE_F32, (size,))
+    shapes["blk.0.ffn_gate_inp.weight"] = (TYPE_F32, (HIDDEN, 2))
+    shapes["blk.0.ffn_gate_inp_shexp.weight"] = (TYPE_F32, (HIDDEN,))
+    return build(renamed(values, "qwen2moe"), shapes)
+
+
+def yarn():
+    return build(keys(**{"llama.rope.scaling.type": (STRING, "yarn"), "llama.rope.scaling.factor": (F32, 4.0),
+                         "llama.rope.scaling.original_context_length": (U32, 32)}), tensors(TYPE_F16))
+
+
 def data_of(kind, shape):
     elements, size = BLOCKS.get(kind, (32, 20))
     count = shape[0] // elements
@@ -131,6 +182,9 @@ def models():
         "model_biased": build(keys(), biased),
         "model_linear": build(keys(**{"llama.rope.scaling.type": (STRING, "linear"),
                                       "llama.rope.scaling.factor": (F32, 2.0)}), tensors(TYPE_F16)),
+        "model_yarn": yarn(),
+        "model_gemma3": gemma3(),
+        "model_qwen2moe": qwen2moe(),
         "tensors_of_every_type": build({}, every_type),
         "model_aligned_64": build(keys(**{"general.alignment": (U32, 64)}), tensors(TYPE_Q8_0), 64),
     }
@@ -169,6 +223,9 @@ def damaged():
         "bad_architecture": build(keys(**{"general.architecture": (STRING, "mamba")}), {}),
         "bad_experts": build(keys(**{"llama.expert_count": (U32, 8)}), tensors(TYPE_Q4_1)),
         "bad_rope": build(keys(**{"llama.rope.scaling.type": (STRING, "longrope")}), tensors(TYPE_Q4_1)),
+        "bad_rope_base": build(keys(**{"llama.rope.scaling.type": (STRING, "yarn"),
+                                       "llama.rope.scaling.factor": (F32, 4.0),
+                                       "llama.rope.freq_base": (F32, 1.0)}), tensors(TYPE_Q4_1)),
         "bad_heads": build(keys(**{"llama.attention.head_count": (U32, 0)}), tensors(TYPE_Q4_1)),
         "bad_layers": build(keys(**{"llama.block_count": (U32, 4000000000)}), tensors(TYPE_Q4_1)),
         "bad_shape": build(keys(), wrong_shape),

@@ -138,7 +138,80 @@ def packed(qkv, gate_up):
     return t
 
 
+def internlm2():
+    t, layer = {}, "model.layers.0."
+    for name, shape in {"model.tok_embeddings": (VOCAB, HIDDEN), "model.norm": (HIDDEN,),
+                        layer + "attention_norm": (HIDDEN,), layer + "ffn_norm": (HIDDEN,),
+                        layer + "attention.wqkv": ((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN),
+                        layer + "attention.wo": (HIDDEN, HEADS * HEAD_DIM),
+                        layer + "feed_forward.w1": (FFN, HIDDEN), layer + "feed_forward.w3": (FFN, HIDDEN),
+                        layer + "feed_forward.w2": (HIDDEN, FFN)}.items():
+        t[name + ".weight"] = ("BF16", shape)
+    t[layer + "attention.wqkv.bias"] = ("BF16", ((HEADS + 2 * KV_HEADS) * HEAD_DIM,))
+    return t
+
+
+def renamed(tensors, names, more):
+    """Other norms than Llama's, for one layer."""
+    layer = "model.layers.0."
+    t = {name: entry for name, entry in tensors.items() if "layernorm" not in name}
+    t.update({f"{layer}{norm}.weight": ("BF16", (HIDDEN,)) for norm in names})
+    t.update({f"{layer}self_attn.{name}.weight": ("BF16", (size,)) for name, size in more.items()})
+    return t
+
+
+def gemma3():
+    return renamed(llama(), ["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm",
+                             "post_feedforward_layernorm"], {"q_norm": HEAD_DIM, "k_norm": HEAD_DIM})
+
+
+def olmo2():
+    return renamed(llama(), ["post_attention_layernorm", "post_feedforward_layernorm"],
+                   {"q_norm": HEADS * HEAD_DIM, "k_norm": KV_HEADS * HEAD_DIM})
+
+
+def qwen2_moe():
+    """A dense layer and one with experts, of which one is shared."""
+    t = llama()
+    dense = {name: entry for name, entry in t.items() if ".layers." in name and ".mlp." not in name}
+    t.update({name.replace(".layers.0.", ".layers.1."): entry for name, entry in dense.items()})
+    mlp = "model.layers.1.mlp."
+    for expert in ("experts.0", "experts.1", "shared_expert"):
+        for module, shape in (("gate", (FFN, HIDDEN)), ("up", (FFN, HIDDEN)), ("down", (HIDDEN, FFN))):
+            t[f"{mlp}{expert}.{module}_proj.weight"] = ("BF16", shape)
+    t[mlp + "gate.weight"] = ("BF16", (2, HIDDEN))
+    t[mlp + "shared_expert_gate.weight"] = ("BF16", (1, HIDDEN))
+    for layer in (0, 1):
+        for module, size in (("q", HEADS * HEAD_DIM), ("k", HEAD_DIM), ("v", HEAD_DIM)):
+            t[f"model.layers.{layer}.self_attn.{module}_proj.bias"] = ("BF16", (size,))
+    return t
+
+
+def awq_blocks(t, module, rows, cols):
+    """Groups of 32 with half scales: what becomes blocks of Q4_1."""
+    t[module + ".qweight"] = ("I32", (cols, rows // 8))
+    t[module + ".qzeros"] = ("I32", (-(-cols // 32), rows // 8))
+    t[module + ".scales"] = ("F16", (-(-cols // 32), rows))
+
+
+def wide_heads(linear):
+    """Heads of 16, so that no matrix has fewer than 32 columns."""
+    t = {name: entry for name, entry in llama("F16", linear).items() if "self_attn" not in name}
+    for module, shape in (("q", (32, HIDDEN)), ("k", (16, HIDDEN)), ("v", (16, HIDDEN)), ("o", (HIDDEN, 32))):
+        linear(t, f"model.layers.0.self_attn.{module}_proj", *shape)
+    return t
+
+
+def even(content):
+    """fuzz_safetensors computes in float32 where the size is odd."""
+    return content if len(content) % 2 == 0 else b" " + content
+
+
 def models():
+    llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+              "original_max_position_embeddings": 16}
+    by_kind = {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+               "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
     yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4,
             "original_max_position_embeddings": 16}
     longrope = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
@@ -161,6 +234,18 @@ def models():
                                       qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=8,
                                       n_routed_experts=2, n_shared_experts=1, num_experts_per_tok=1,
                                       moe_intermediate_size=8, first_k_dense_replace=0), deepseek()),
+        "model_internlm2": seed(config("InternLM2ForCausalLM", rope_scaling={"type": "dynamic", "factor": 2.0}),
+                                internlm2()),
+        "model_llama3": seed(config(rope_scaling=llama3, rope_theta=5e5), llama("F32")),
+        "model_gemma3": seed(config("Gemma3ForCausalLM", query_pre_attn_scalar=8, rope_parameters=by_kind,
+                                    layer_types=["sliding_attention"], sliding_window=8), gemma3()),
+        "model_olmo2": seed(config("Olmo2ForCausalLM"), olmo2()),
+        "model_smollm3": seed(config("SmolLM3ForCausalLM", no_rope_layers=[0]), llama()),
+        "model_qwen2_moe": seed(config("Qwen2MoeForCausalLM", num_hidden_layers=2, num_experts=2,
+                                       num_experts_per_tok=1, mlp_only_layers=[0], moe_intermediate_size=FFN,
+                                       shared_expert_intermediate_size=FFN), qwen2_moe()),
+        "model_awq_blocks": even(seed(config(head_dim=16, quantization_config={
+            "quant_method": "awq", "bits": 4, "group_size": 32}), wide_heads(awq_blocks))),
         "model_awq": seed(config(quantization_config={"quant_method": "awq", "bits": 4, "group_size": 8}),
                           llama("F16", awq)),
         "model_gptq": seed(config(quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 8}),

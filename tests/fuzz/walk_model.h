@@ -1,8 +1,12 @@
-/* walk_model.h - read the first and the last byte of everything that a loader hands to a backend. */
+/* walk_model.h - read the first and the last byte of everything that a loader hands to a backend. Angles
+ * have to be numbers: they are computed from what the file says. */
 #ifndef LM_TESTS_FUZZ_WALK_MODEL_H
 #define LM_TESTS_FUZZ_WALK_MODEL_H
 
 #include "engine/weights.h"
+#include "shared/base/check.h"
+
+#include <math.h>
 
 static volatile unsigned walk_sink;
 
@@ -80,6 +84,13 @@ static inline void walk_layer(const struct model_params *p, const struct layer_p
     if (l->experts) walk_experts(p, l->experts);
 }
 
+static inline void walk_rope(const struct rope_table *table, int pairs)
+{
+    CHECK(isfinite(table->attention_factor) && table->attention_factor > 0);
+    for (int i = 0; i < pairs; i++)
+        CHECK(isfinite(table->inv_freq[i]) && table->inv_freq[i] >= 0);
+}
+
 static inline void walk_model(const struct weights *w)
 {
     const struct model_params *p = &w->params;
@@ -87,7 +98,7 @@ static inline void walk_model(const struct weights *w)
     walk_matrix(&p->head);
     walk_floats(p->final_norm, p->hidden);
     for (int i = 0; i < p->rope_table_count; i++)
-        walk_floats(p->rope_tables[i].inv_freq, p->rope_dims / 2);
+        walk_rope(&p->rope_tables[i], p->rope_dims / 2);
     for (int i = 0; i < p->layers; i++)
         walk_layer(p, &p->layer[i]);
 }

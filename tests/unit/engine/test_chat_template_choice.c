@@ -95,6 +95,8 @@ static void test_json(void)
     EXPECT_STR(rendered(path, "", "x", t, &err), "SU'\nhi\\A");
     EXPECT(tokenizer_is_stop(t, 3));
     tokenizer_destroy(t);
+    put("{\"user\":\"a\\r\\nb\\r\",\"eoh\":\"{{ x }}%}\",\"capability\":\"chat\"}");
+    expect(path, "", "x", false, "a\r\nb\rhi{{ x }}%}");
     put("{\"model_name\":\"mistral\",\"user\":\"[Q]\"}");
     expect(path, "", "x", false, "[Q]hi [/INST]");
     put("{\"capability\":\"completion\"}");
