@@ -23,6 +23,7 @@
 #include "shared/base/log.h"
 
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,7 @@ static void on_server_closed(void *arg)
 static void close_all(struct agent *a)
 {
     loop_signals_stop(&a->signals);
+    if (!uv_is_closing((uv_handle_t *)&a->reload)) uv_close((uv_handle_t *)&a->reload, NULL);
     close_timer(&a->watch);
     close_timer(&a->drain_timer);
     close_timer(&a->news_timer);
@@ -315,6 +317,13 @@ static int listen_first(struct agent *a, struct error *err)
     return 0;
 }
 
+static void on_reload(uv_signal_t *handle, int signo)
+{
+    const struct agent *a = handle->data;
+    (void)signo;
+    agent_config_reload(a->config);
+}
+
 static int start(struct agent *a, struct error *err)
 {
     int rc;
@@ -325,6 +334,10 @@ static int start(struct agent *a, struct error *err)
     if ((rc = loop_signals_start(&a->signals, a->loop, on_signal, a)) != 0) {
         return error_set(err, rc, "cannot watch signals: %s", error_text(rc));
     }
+    CHECK(uv_signal_init(a->loop, &a->reload) == 0);
+    a->reload.data = a;
+    CHECK(uv_signal_start(&a->reload, on_reload, SIGHUP) == 0);
+    uv_unref((uv_handle_t *)&a->reload);
     uv_timer_init(a->loop, &a->watch);
     uv_timer_init(a->loop, &a->drain_timer);
     uv_timer_init(a->loop, &a->news_timer);

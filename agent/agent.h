@@ -31,6 +31,7 @@ struct agent {
     struct engine_progress progress;
     struct prefix_index prefixes;
     struct loop_signals signals;
+    uv_signal_t reload;     // SIGHUP
     uv_timer_t watch;       // progress and metrics, every AGENT_LOAD_MS
     uv_timer_t drain_timer; // --drain-timeout, then the grace for last bytes
     uv_timer_t news_timer;  // work has come: does it have to be told at once?

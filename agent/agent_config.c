@@ -1,3 +1,4 @@
+#define LOG_MODULE "config"
 #include "agent/agent_config.h"
 
 #include "agent/advertise.h"
@@ -280,6 +281,8 @@ int agent_config_parse(int argc, char **argv, struct agent_config *config, struc
         return error_set(err, E_INVALID, "no model given: lm-agent [options] MODEL");
     }
     config->model_path = positional[0];
+    config->argc = argc;
+    config->argv = argv;
     if (!config->model_name) config->model_name = agent_model_name(config->model_path);
     if ((rc = check_log_level(config, err)) != 0 || (rc = check_urls(config, err)) != 0 ||
         (rc = check_names(config, err)) != 0 || (rc = apply_quant_policy(config, err)) != 0 ||
@@ -292,6 +295,19 @@ int agent_config_parse(int argc, char **argv, struct agent_config *config, struc
 void agent_config_deinit(struct agent_config *config)
 {
     config_deinit(&agent_program, config);
+}
+
+void agent_config_reload(const struct agent_config *config)
+{
+    struct agent_config fresh = {0};
+    struct error err = {0};
+    if (agent_config_parse(config->argc, config->argv, &fresh, &err) == CONFIG_RUN) {
+        log_level_max = fresh.log_level_value;
+        log_info("reloaded", "log_level=%s", fresh.log_level);
+    } else {
+        log_error("reload refused, nothing has changed", "reason=\"%s\"", err.text);
+    }
+    agent_config_deinit(&fresh);
 }
 
 bool agent_config_is_launcher(const struct agent_config *config)

@@ -12,6 +12,8 @@
 
 struct agent_config {
     const char *model_path; // borrowed from argv
+    int argc;               // what was parsed, borrowed, for SIGHUP
+    char **argv;
     // Server
     char *server_name;
     int64_t server_port;
@@ -73,6 +75,10 @@ extern const struct config_program agent_program;
 FALLIBLE int agent_config_parse(int argc, char **argv, struct agent_config *config,
                                 struct error *err);
 void agent_config_deinit(struct agent_config *config);
+
+/* SIGHUP: reads command line, environment and file again and takes --log-level from them; the rest
+ * stays as it is until a restart. A mistake in them changes nothing and is in the log. */
+void agent_config_reload(const struct agent_config *config);
 
 /* The process starts and watches agents instead of being one. */
 bool agent_config_is_launcher(const struct agent_config *config);

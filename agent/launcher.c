@@ -432,7 +432,13 @@ static void on_end_signal(uv_signal_t *handle, int signo)
 
 static void on_hangup(uv_signal_t *handle, int signo)
 {
-    signal_all(handle->data, signo);
+    const struct launcher *l = handle->data;
+    agent_config_reload(l->config);
+    for (size_t i = 0; i < l->plan.count; i++) {
+        // One that isn't ready has read its settings just now, and may not handle the signal yet.
+        if (l->replicas[i].state == REPLICA_READY)
+            uv_process_kill(&l->replicas[i].run->process, signo);
+    }
 }
 
 static void watch(struct launcher *l, uv_signal_t *handle, uv_signal_cb on_signal, int signo)

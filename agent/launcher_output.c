@@ -35,10 +35,14 @@ void launcher_output_feed(struct launcher_output *o, const char *data, size_t le
         const char *newline = memchr(data, '\n', len);
         size_t part = newline ? (size_t)(newline - data) : len;
         size_t room = LAUNCHER_LINE_MAX - o->line.len;
+        if (part > 0 && room == 0) {
+            print_line(o, out);
+            continue;
+        }
         bool is_whole = newline && part <= room;
         if (part > room) part = room;
         buf_append(&o->line, data, part);
-        if (is_whole || part == room) print_line(o, out);
+        if (is_whole) print_line(o, out);
         part += is_whole;
         data += part;
         len -= part;
