@@ -115,7 +115,8 @@ void batch_add(struct batch *b, struct request *r, int count, bool sample)
     CHECK(b->sequences < b->limits.sequences_max);
     struct step_sequence *s = &b->sequence[b->sequences];
     struct batch_entry *e = &b->entry[b->sequences++];
-    *s = (struct step_sequence){.first = b->tokens, .count = count, .past = r->computed};
+    *s = (struct step_sequence){
+        .first = b->tokens, .count = count, .past = r->computed, .rope_set = r->rope_set};
     *e = (struct batch_entry){.request = r, .count = count, .row = -1};
     add_blocks(b, &r->table, blocks_for(r->computed + count));
     if (r->prompt_logprobs) add_scored_rows(b, e, r);

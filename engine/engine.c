@@ -360,28 +360,28 @@ static int load(const struct engine_options *options, struct loaded *l, struct e
     return generation_config_read(folder, &l->sampling, err);
 }
 
-/* Positions that can be served. Dynamic NTK has no end: its table is made for what is asked. */
-static int context_of(const struct weights *w, int session_len)
+/* Positions that can be served. Dynamic NTK has no end: its tables are made for what is asked. */
+static int context_of(const struct weights *w, const struct rope_lengths *rope, int session_len)
 {
     int context = w->config.context_len;
-    bool is_open = w->config.rope[0].scaling == ROPE_SCALING_DYNAMIC;
-    return is_open && session_len > context ? session_len : context;
+    return rope->is_open && session_len > context ? session_len : context;
 }
 
 static int open_loaded(const struct engine_options *options, struct loaded *l, struct engine **out,
                        struct error *err)
 {
     const struct model_config *config = &l->weights->config;
+    struct rope_lengths rope = rope_lengths_of(config->rope, config->rope_count);
     int known = tokenizer_vocab_size(l->tokenizer);
     struct engine_parts parts = {
         .params = &l->weights->params,
-        .context_len = context_of(l->weights, options->session_len),
+        .context_len = context_of(l->weights, &rope, options->session_len),
+        .rope = rope,
         .sampled_vocab = known < config->vocab ? known : config->vocab,
         .text = {tokenizer_text, l->tokenizer},
     };
     int32_t *stop_ids = NULL;
-    bool is_shorter = options->session_len > 0 && options->session_len < parts.context_len;
-    weights_fit_rope(l->weights, is_shorter ? options->session_len : parts.context_len);
+    weights_fit_rope(l->weights, parts.context_len);
     int rc = find_backend(options->backend, &parts.ops, err);
     if (rc < 0) return rc;
     parts.stop_id_count = collect_stop_ids(l->tokenizer, parts.sampled_vocab, &stop_ids);

@@ -5,11 +5,13 @@
 
 #include "engine/engine.h"
 #include "engine/engine_thread.h"
+#include "engine/rope_set.h"
 
 struct engine_parts {
     const struct backend_ops *ops;
     const struct model_params *params; // read during the call only
     int context_len;                   // of the model
+    struct rope_lengths rope;          // of the sets that params have
     int sampled_vocab;                 // ids that may be sampled; <= params->vocab
     struct token_text text;
     const int32_t *stop_ids; // the model's own, copied

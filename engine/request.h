@@ -58,6 +58,7 @@ struct request {
     int stop_id_count;
     int32_t *resumed; // what it brought of its answer; owned
     int resumed_count;
+    int rope_set; // turns all its positions (engine/rope_set.h)
     struct block_table table;
     struct prefix_space *space; // whose pages it finds, and who finds its; NULL: nobody's
     int whole;                  // blocks of the table that the prefix cache has as whole

@@ -2,6 +2,7 @@
 
 #include "engine/gguf.h"
 #include "engine/gguf_split.h"
+#include "engine/rope_set.h"
 #include "engine/safetensors.h"
 #include "engine/weights_gguf.h"
 #include "engine/weights_hf.h"
@@ -93,14 +94,26 @@ void weights_close(struct weights *w)
     free(w);
 }
 
+static struct rope_table make_rope(struct weights *w, const struct rope_source *source,
+                                   int positions)
+{
+    float *inv_freq = arena_alloc(&w->arena, (size_t)source->dims / 2 * sizeof *inv_freq);
+    float factor = rope_build(source, positions, inv_freq);
+    return (struct rope_table){inv_freq, factor};
+}
+
 void weights_fit_rope(struct weights *w, int positions)
 {
     struct model_params *p = &w->params;
-    p->rope_table_count = w->config.rope_count;
-    for (int i = 0; i < p->rope_table_count; i++) {
-        const struct rope_source *source = &w->config.rope[i];
-        float *inv_freq = arena_alloc(&w->arena, (size_t)source->dims / 2 * sizeof *inv_freq);
-        float factor = rope_build(source, positions, inv_freq);
-        p->rope_tables[i] = (struct rope_table){inv_freq, factor};
-    }
+    int kinds = w->config.rope_count;
+    struct rope_lengths lengths = rope_lengths_of(w->config.rope, kinds);
+    p->rope_table_count = kinds;
+    p->rope_sets = rope_set_for(&lengths, positions) + 1;
+    size_t count = (size_t)p->rope_sets * (size_t)kinds;
+    struct rope_table *tables = arena_alloc(&w->arena, count * sizeof *tables);
+    for (int set = 0; set < p->rope_sets; set++)
+        for (int i = 0; i < kinds; i++)
+            tables[set * kinds + i] =
+                make_rope(w, &w->config.rope[i], rope_set_positions(&lengths, set));
+    p->rope_tables = tables;
 }

@@ -35,10 +35,9 @@ FALLIBLE int weights_open_for(const char *path, enum compute_type compute, struc
                               struct error *err);
 void weights_close(struct weights *w); // NULL is fine
 
-/* Choose the rope tables for sequences of up to `positions` positions; before backend_ops.load().
- * It matters where the table depends on length (dynamic NTK, longrope); weights_open() chose for
- * config.context_len. One choice serves all requests: a short request of a model that is served
- * with a long session gets the long table, where the reference would begin with the short one. */
+/* Make the sets of rope tables for prompts of up to `positions` (rope_set.h); before
+ * backend_ops.load(). weights_open() made those for config.context_len, which is enough unless the
+ * model is served with more. */
 void weights_fit_rope(struct weights *w, int positions);
 
 /* ---- for loaders ---- */

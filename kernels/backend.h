@@ -91,7 +91,8 @@ struct rope_table {
     float attention_factor; // multiplies cos and sin (yarn, longrope); 1 otherwise
 };
 
-#define ROPE_TABLES_MAX 4
+#define ROPE_TABLES_MAX 4 // of a set
+#define ROPE_SETS_MAX   256
 #define ROPE_NONE       (-1) // a layer without rotation
 
 /* A mixture of experts in the place of a layer's gate, up and down: each token's h goes through the
@@ -160,7 +161,7 @@ struct layer_params {
     const float *q_norm, *k_norm;
     const float *attn_post_norm, *ffn_post_norm; // [hidden], NULL: none
     int window;         // attend to the last `window` positions only; 0: all
-    int rope_table;     // index into model_params.rope_tables, or ROPE_NONE
+    int rope_table;     // index into a set of model_params.rope_tables, or ROPE_NONE
     const float *sinks; // [heads]: one more logit of each head's softmax, with no value; NULL: none
     const struct expert_params *experts; // in the place of gate, up, down; NULL: a dense layer
 };
@@ -179,8 +180,11 @@ struct model_params {
     float attention_softcap, logit_softcap;             // 0: none
     bool qk_norm_spans_heads; // one norm over all heads' elements (OLMo 2), not one per head
     struct expert_shape expert_shape;
-    struct rope_table rope_tables[ROPE_TABLES_MAX];
+    /* A set has one table for each kind of layer. Where tables depend on the length of a sequence
+     * (dynamic NTK, longrope) there are several sets, and each sequence of a step names its own. */
+    const struct rope_table *rope_tables; // [rope_sets][rope_table_count]
     int rope_table_count;
+    int rope_sets;                    // 0 or 1: one
     struct matrix embedding;          // [vocab][hidden]
     struct matrix head;               // [vocab][hidden]; data NULL: tied to the embedding
     const float *final_norm;          // [hidden]
@@ -211,6 +215,7 @@ struct step_sequence {
     int count;             // tokens of this step: 1 when decoding
     int past;              // positions already in its pages; token i has position past + i
     const int32_t *blocks; // [(past + count + 63) / 64] page numbers
+    int rope_set; // which of model_params.rope_tables turns it; the same one in all its steps
 };
 
 struct step {

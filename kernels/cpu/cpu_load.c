@@ -77,6 +77,7 @@ static int check_scalars(const struct model_params *p, struct error *err)
         {"vocabulary", p->vocab, 1, DIM_MAX},
         {"rotated elements", p->rope_dims, 0, p->head_dim},
         {"rope tables", p->rope_table_count, 0, ROPE_TABLES_MAX},
+        {"sets of rope tables", p->rope_sets, 0, ROPE_SETS_MAX},
     };
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
         int rc = cpu_load_check_range(row[i].name, row[i].value, row[i].min, row[i].max, err);
@@ -250,8 +251,11 @@ static void lay_weights(struct backend *b, const struct model_params *p)
 {
     int64_t q = (int64_t)p->heads * p->head_dim, k = (int64_t)p->kv_heads * p->head_dim;
 
-    for (int i = 0; i < p->rope_table_count; i++)
-        b->inv_freq[i] = cpu_load_lay_floats(b, p->rope_tables[i].inv_freq, p->rope_dims / 2);
+    for (int i = 0; i < b->model.rope_sets * p->rope_table_count; i++) {
+        const struct rope_table *source = &p->rope_tables[i];
+        b->rope_tables[i].attention_factor = source->attention_factor;
+        b->rope_tables[i].inv_freq = cpu_load_lay_floats(b, source->inv_freq, p->rope_dims / 2);
+    }
     for (int i = 0; i < p->layers; i++) {
         const struct layer_params *l = &p->layer[i];
         struct cpu_layer *out = &b->layer[i];
@@ -322,6 +326,8 @@ void cpu_load_pack(struct backend *b, const struct model_params *p, const struct
 
 static int load_weights(struct backend *b, const struct model_params *p, struct error *err)
 {
+    size_t tables = (size_t)b->model.rope_sets * (size_t)p->rope_table_count;
+    b->rope_tables = xcalloc(tables ? tables : 1, sizeof *b->rope_tables);
     b->layer = xcalloc((size_t)p->layers, sizeof *b->layer);
     for (int i = 0; i < p->layers; i++) {
         b->layer[i].experts = cpu_load_experts_open(p, i);
@@ -433,8 +439,8 @@ static void keep_scalars(struct backend *b, const struct model_params *p)
     b->model.layer = NULL;
     b->model.on_source_done = NULL;
     b->model.on_source_done_arg = NULL;
-    for (int i = 0; i < ROPE_TABLES_MAX; i++)
-        b->model.rope_tables[i].inv_freq = NULL;
+    b->model.rope_tables = NULL;
+    if (b->model.rope_sets == 0) b->model.rope_sets = 1;
 }
 
 void cpu_unload(struct backend *b)
@@ -444,6 +450,7 @@ void cpu_unload(struct backend *b)
         free(b->layer[i].latent);
     }
     free(b->layer);
+    free(b->rope_tables);
     region_close(&b->weights);
     region_close(&b->activations);
 }

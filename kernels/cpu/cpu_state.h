@@ -42,13 +42,14 @@ struct backend {
     /* after load */
     bool loaded;
     bool measure_only;         // sizes are known, the regions are not there
-    struct model_params model; // scalars only: every pointer in it is NULL; value_dim is set
+    struct model_params model; // scalars only: every pointer in it is NULL; value_dim
+                               // and rope_sets are set
     struct step_limits limits;
     struct cpu_region weights, activations;
     struct cpu_layer *layer;           // [layers]
     struct cpu_packed embedding, head; // the same panels when tied
     float *final_norm;
-    float *inv_freq[ROPE_TABLES_MAX]; // [rope_dims / 2]
+    struct rope_table *rope_tables; // [rope_sets][rope_table_count], owned
 
     /* activations, [tokens_max][...] unless said otherwise */
     float *x, *y;                     // [hidden]

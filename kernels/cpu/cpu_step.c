@@ -35,20 +35,21 @@ void cpu_for_tokens(struct backend *b, int tokens,
 }
 
 /* cos and sin of position * inv_freq (that product in float32, as the reference models do), for
- * every table: once per step, not per layer. */
+ * every table of the token's set: once per step, not per layer. */
 static void rotation_row(struct backend *b, int token, int layer)
 {
-    int half = b->model.rope_dims / 2;
+    int half = b->model.rope_dims / 2, tables = b->model.rope_table_count;
     float position = (float)b->token[token].position;
+    const struct step_sequence *s = &b->step->sequence[b->token[token].sequence];
+    const struct rope_table *set = b->rope_tables + (size_t)s->rope_set * (size_t)tables;
 
     (void)layer;
-    for (int i = 0; i < b->model.rope_table_count; i++) {
+    for (int i = 0; i < tables; i++) {
         float *row = b->rotation[i] + (size_t)token * 2 * (size_t)half;
-        float factor = b->model.rope_tables[i].attention_factor;
         for (int d = 0; d < half; d++) {
-            double angle = (double)(position * b->inv_freq[i][d]);
-            row[d] = (float)cos(angle) * factor;
-            row[half + d] = (float)sin(angle) * factor;
+            double angle = (double)(position * set[i].inv_freq[d]);
+            row[d] = (float)cos(angle) * set[i].attention_factor;
+            row[half + d] = (float)sin(angle) * set[i].attention_factor;
         }
     }
 }
@@ -75,6 +76,7 @@ void cpu_step_begin(struct backend *b, const struct step *step)
         const struct step_sequence *q = &step->sequence[s];
         CHECK(q->first == tokens && q->count > 0 && q->past >= 0);
         CHECK(q->count <= step->tokens - tokens && q->past <= b->limits.context_max - q->count);
+        CHECK(q->rope_set >= 0 && q->rope_set < b->model.rope_sets);
         for (int i = 0; i < (q->past + q->count + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS; i++)
             CHECK(q->blocks[i] >= 0 && q->blocks[i] < b->kv_blocks);
         for (int i = 0; i < q->count; i++)

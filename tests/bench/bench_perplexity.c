@@ -105,6 +105,7 @@ static int open_subject(struct trial *t, struct subject *s, struct error *err)
                                             .world = 1};
     int positions = t->tokens > t->far + DECODE_TOKENS ? t->tokens : t->far + DECODE_TOKENS;
     const struct step_limits limits = {STEP_TOKENS, 1, STEP_TOKENS, positions};
+    weights_fit_rope(t->weights, positions); // the last set is the one for that many
     struct model_params params = t->weights->params;
 
     params.on_source_done = NULL; // the next subject reads the same pages
@@ -121,7 +122,8 @@ static int run_step(struct trial *t, struct subject *s, int past, int count, boo
                     struct error *err)
 {
     int32_t ids[STEP_TOKENS], row[STEP_TOKENS];
-    const struct step_sequence sequence = {0, count, past, t->blocks};
+    const struct step_sequence sequence = {0, count, past, t->blocks,
+                                           t->weights->params.rope_sets - 1};
     const struct step step = {count, ids, 1, &sequence, rows ? count : 0, row};
 
     for (int i = 0; i < count; i++) {

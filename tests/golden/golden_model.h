@@ -24,10 +24,28 @@ struct golden_model {
 struct golden_sequence {
     int32_t *ids;
     int count, computed;
+    int rope_set;
     struct block_table table;
 };
 
 #define GOLDEN_SEQUENCES 16
+
+/* Before golden_open: sets of rope tables for exactly these lengths, unlike the engine's, which are
+ * for the next step up (engine/rope_set.h). */
+static inline void golden_set_lengths(struct weights *w, const int *positions, int sets)
+{
+    struct model_params *p = &w->params;
+    int half = p->rope_dims / 2, kinds = p->rope_table_count;
+    struct rope_table *t = arena_alloc(&w->arena, (size_t)(sets * kinds) * sizeof *t);
+    for (int i = 0; i < sets * kinds; i++) {
+        float *inv_freq = arena_alloc(&w->arena, (size_t)half * sizeof *inv_freq);
+        t[i].attention_factor =
+            rope_build(&w->config.rope[i % kinds], positions[i / kinds], inv_freq);
+        t[i].inv_freq = inv_freq;
+    }
+    p->rope_tables = t;
+    p->rope_sets = sets;
+}
 
 static inline void golden_open(struct golden_model *m, struct weights *w, enum compute_type compute,
                                enum kv_type kv_type, int tokens_max, int context)
@@ -65,8 +83,11 @@ static inline const float *golden_step(struct golden_model *m, struct golden_seq
     struct error err = {0};
     for (int i = 0; i < n; i++) {
         NEED(block_table_reserve(&seq[i]->table, &m->kv, seq[i]->computed + count[i]));
-        s[i] =
-            (struct step_sequence){step.tokens, count[i], seq[i]->computed, seq[i]->table.blocks};
+        s[i] = (struct step_sequence){.first = step.tokens,
+                                      .count = count[i],
+                                      .past = seq[i]->computed,
+                                      .blocks = seq[i]->table.blocks,
+                                      .rope_set = seq[i]->rope_set};
         memcpy(ids + step.tokens, seq[i]->ids + seq[i]->computed, (size_t)count[i] * sizeof *ids);
         seq[i]->computed += count[i];
         for (int j = 0; j < count[i]; j++, step.tokens++)

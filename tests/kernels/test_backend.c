@@ -77,6 +77,73 @@ static void test_bits(void)
     check_bits(model_extras, COMPUTE_AUTO, KV_INT8);
 }
 
+/* ---- sets of rope tables ---- */
+
+/* Two kinds of layer, three sets. */
+static void model_sets(struct tiny_model *t, struct rng *r)
+{
+    static const enum dtype types[] = {DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_BF16};
+    t->params = scalars(96, 6, 2, 16, 160, 131);
+    t->params.rope_table_count = 2;
+    t->params.rope_sets = 3;
+    tiny_fill(t, r, types, 3, false);
+    t->layer[1].rope_table = 1;
+}
+
+/* The rows of all sequences, each in its own set, in one step or in a step for each. */
+static void run_sets(struct tiny_model *t, const int32_t ids[SEQUENCES][TOKENS], bool together,
+                     float *logits[SEQUENCES])
+{
+    struct runner r;
+    runner_open(&r, t, NULL, 2, COMPUTE_F32, KV_F32);
+    for (int s = 0; s < SEQUENCES; s++)
+        r.rope_set[s] = s % t->params.rope_sets;
+    for (int s = 0; s < SEQUENCES; s++) {
+        int count[SEQUENCES] = {0};
+        for (int i = 0; i < SEQUENCES; i++)
+            if (together || i == s) count[i] = TOKENS;
+        run_step(&r, ids, count, logits);
+        if (together) break;
+    }
+    runner_close(&r);
+}
+
+/* Every set gives what a model with that set alone is to give, and sequences of several sets in one
+ * step what each gives alone. */
+static void test_rope_sets(void)
+{
+    struct tiny_model t = {0};
+    int32_t ids[SEQUENCES][TOKENS];
+    float *alone[SEQUENCES], *together[SEQUENCES];
+    struct rng rng;
+
+    rng_init(&rng, 6);
+    model_sets(&t, &rng);
+    random_ids(&rng, t.params.vocab, ids);
+    size_t count = (size_t)TOKENS * (size_t)t.params.vocab;
+    for (int s = 0; s < SEQUENCES; s++) {
+        alone[s] = xcalloc(count, sizeof(float));
+        together[s] = xcalloc(count, sizeof(float));
+    }
+    run_sets(&t, ids, false, alone);
+    run_sets(&t, ids, true, together);
+    for (int s = 0; s < SEQUENCES; s++) {
+        double worst = 0, scale = 0;
+        t.params.rope_tables = t.rope_tables + s % t.params.rope_sets * t.params.rope_table_count;
+        double *want = ref_logits(&t, ids[s], TOKENS);
+        for (size_t i = 0; i < count; i++) {
+            worst = fmax(worst, fabs((double)alone[s][i] - want[i]));
+            scale += want[i] * want[i] / (double)count;
+        }
+        EXPECT(worst <= 2e-4 * sqrt(scale));
+        EXPECT(same_bits(alone[s], together[s], count));
+        free(want);
+        free(alone[s]);
+        free(together[s]);
+    }
+    tiny_free(&t);
+}
+
 /* ---- pages ---- */
 
 /* A copied page continues as the original does, and no longer follows it. */
@@ -181,6 +248,9 @@ static void test_refusals(void)
     t.layer[1].rope_table = 1;
     EXPECT_INT(tiny_load_code(&t, &err), E_UNSUPPORTED);
     t.layer[1].rope_table = 0;
+    t.params.rope_sets = ROPE_SETS_MAX + 1;
+    EXPECT_INT(tiny_load_code(&t, &err), E_UNSUPPORTED);
+    t.params.rope_sets = 0;
     t.params.hidden = 0;
     EXPECT_INT(tiny_load_code(&t, &err), E_UNSUPPORTED);
     tiny_free(&t);
@@ -203,6 +273,7 @@ int main(void)
     RUN(test_values);
     RUN(test_rounded);
     RUN(test_bits);
+    RUN(test_rope_sets);
     RUN(test_moved_pages);
     RUN(test_page_bytes);
     RUN(test_refusals);

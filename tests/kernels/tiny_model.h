@@ -12,6 +12,7 @@ struct tiny_model {
     struct layer_params layer[TINY_LAYERS_MAX];
     struct expert_params experts[TINY_LAYERS_MAX];
     struct latent_params latent[TINY_LAYERS_MAX];
+    struct rope_table rope_tables[8];
     void *owned[1024];
     int owned_count;
     int matrices; // that a backend reads
@@ -78,12 +79,15 @@ static inline void tiny_fill(struct tiny_model *t, struct rng *r, const enum dty
         l->window = i % 2 ? 20 : 0;
         l->rope_table = i % p->rope_table_count;
     }
-    for (int i = 0; i < p->rope_table_count; i++) {
+    int tables = (p->rope_sets ? p->rope_sets : 1) * p->rope_table_count;
+    CHECK(tables <= (int)ARRAY_LEN(t->rope_tables));
+    for (int i = 0; i < tables; i++) {
         float *f = tiny_floats(t, r, p->rope_dims / 2, 0, 0);
         for (int d = 0; d < p->rope_dims / 2; d++)
             f[d] = (float)pow(100.0 * (i + 1), -2.0 * d / p->rope_dims);
-        p->rope_tables[i] = (struct rope_table){f, i ? 1.1f : 1.0f};
+        t->rope_tables[i] = (struct rope_table){f, i ? 1.1f : 1.0f};
     }
+    p->rope_tables = t->rope_tables;
     p->embedding = tiny_matrix(t, r, types[0], p->vocab, p->hidden);
     if (extras) p->head = tiny_matrix(t, r, types[count - 1], p->vocab, p->hidden);
     p->final_norm = tiny_floats(t, r, p->hidden, 1, 0.3f);

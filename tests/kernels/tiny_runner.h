@@ -44,7 +44,7 @@ struct runner {
     enum kv_type kv_type;
     int sources_done;
     int32_t blocks[SEQUENCES][4]; // page tables: scattered, no page twice
-    int past[SEQUENCES];
+    int past[SEQUENCES], rope_set[SEQUENCES];
 };
 
 static inline void on_source_done(void *arg, const struct matrix *m)
@@ -100,7 +100,7 @@ static inline void run_step(struct runner *r, const int32_t ids[SEQUENCES][TOKEN
     for (int s = 0; s < SEQUENCES; s++) {
         if (count[s] == 0) continue;
         sequence[step.sequences++] =
-            (struct step_sequence){step.tokens, count[s], r->past[s], r->blocks[s]};
+            (struct step_sequence){step.tokens, count[s], r->past[s], r->blocks[s], r->rope_set[s]};
         memcpy(flat + step.tokens, ids[s] + r->past[s], (size_t)count[s] * sizeof *flat);
         step.tokens += count[s];
     }
