@@ -4,8 +4,9 @@ add_library(lm_flags INTERFACE)
 target_include_directories(lm_flags INTERFACE "${CMAKE_SOURCE_DIR}")
 target_compile_definitions(lm_flags INTERFACE _GNU_SOURCE LM_VERSION="${PROJECT_VERSION}")
 target_compile_options(lm_flags INTERFACE
-  -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wundef -Wpointer-arith
-  -Wwrite-strings -fno-common -fno-omit-frame-pointer
+  -Wall -Wextra -Wshadow -Wvla -Wundef -Wpointer-arith -Wwrite-strings -fno-omit-frame-pointer
+  $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes> $<$<COMPILE_LANGUAGE:C>:-Wmissing-prototypes>
+  $<$<COMPILE_LANGUAGE:C>:-fno-common>
   # Equal bits on every path: the compiler must not fuse or reassociate floating point by itself.
   -ffp-contract=off)
 if(LM_WERROR)

@@ -7,7 +7,7 @@
 
 #include <stddef.h>
 
-_Noreturn void check_failed(const char *file, int line, const char *condition);
+void check_failed(const char *file, int line, const char *condition) __attribute__((noreturn));
 
 #define CHECK(condition)                                                                     \
     do {                                                                                     \

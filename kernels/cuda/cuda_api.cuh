@@ -1,0 +1,51 @@
+/* cuda_api.cuh - the host side of CUDA: runtime, cuBLASLt and NCCL types, and launches.
+ *
+ * Real headers, or those of tests/kernels/cuda_emu with the same names and the part of their meaning
+ * that this backend uses (LM_CUDA_EMULATED). NCCL's header gives types only; its functions are found
+ * by dlopen at run time, since machines with one GPU need no NCCL. */
+#ifndef LM_KERNELS_CUDA_API_CUH
+#define LM_KERNELS_CUDA_API_CUH
+
+#ifdef LM_CUDA_EMULATED
+#include <cuda_emu_api.cuh>
+#else
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <nccl.h>
+#endif
+
+/* Puts a kernel behind the work of `stream`; cudaError_t. More than 48 KiB of dynamic shared memory
+ * are asked for by themselves. LM_LAUNCH_PDL lets it start before its predecessor has ended: the
+ * kernel must call pdl_wait() (cuda_device.cuh). */
+#define LM_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+    cuda_launch(#kernel, kernel, grid, block, shared_bytes, stream, false, __VA_ARGS__)
+#define LM_LAUNCH_PDL(kernel, grid, block, shared_bytes, stream, ...) \
+    cuda_launch(#kernel, kernel, grid, block, shared_bytes, stream, true, __VA_ARGS__)
+
+#ifndef LM_CUDA_EMULATED
+template <class... Parameters, class... Arguments>
+cudaError_t cuda_launch(const char *, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                        size_t shared_bytes, cudaStream_t stream, bool pdl, Arguments... arguments)
+{
+    if (shared_bytes > 48u << 10) {
+        cudaError_t error = cudaFuncSetAttribute(
+            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+        if (error != cudaSuccess) return error;
+    }
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = pdl ? 1 : 0;
+    return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+#endif
+
+#endif

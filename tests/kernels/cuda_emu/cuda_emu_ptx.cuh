@@ -1,0 +1,120 @@
+/* cuda_emu_ptx.cuh - the emulated side of kernels/cuda/cuda_device.cuh, which documents each function. */
+#ifndef LM_CUDA_EMU_PTX_CUH
+#define LM_CUDA_EMU_PTX_CUH
+
+#include <sched.h>
+
+#include "tests/kernels/cuda_emu/cuda_emu.cuh"
+
+#define LM_SHARED(type, name, count)   \
+    static const char name##_tag_ = 0; \
+    type *name = static_cast<type *>(  \
+        emu::shared_static(&name##_tag_, sizeof(type) * (count), alignof(type)))
+#define LM_SHARED_DYNAMIC(type, name) type *name = static_cast<type *>(emu::shared_dynamic())
+#define LM_UNROLL
+
+void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2],
+              emu::place where = emu::place::current());
+void mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2],
+             emu::place where = emu::place::current());
+
+void ldmatrix_x4(uint32_t r[4], const void *row, emu::place where = emu::place::current());
+void ldmatrix_x4_trans(uint32_t r[4], const void *row, emu::place where = emu::place::current());
+void ldmatrix_x2(uint32_t r[2], const void *row, emu::place where = emu::place::current());
+void ldmatrix_x2_trans(uint32_t r[2], const void *row, emu::place where = emu::place::current());
+
+inline void cp_async4(void *to, const void *from, emu::place where = emu::place::current())
+{
+    emu::cp_async(to, from, 4, 4, where);
+}
+
+inline void cp_async8(void *to, const void *from, emu::place where = emu::place::current())
+{
+    emu::cp_async(to, from, 8, 8, where);
+}
+
+inline void cp_async16(void *to, const void *from, emu::place where = emu::place::current())
+{
+    emu::cp_async(to, from, 16, 16, where);
+}
+
+inline void cp_async_zero16(void *to, const void *from, int valid,
+                            emu::place where = emu::place::current())
+{
+    emu::cp_async(to, from, 16, (unsigned)valid, where);
+}
+
+inline void cp_async_commit()
+{
+    emu::cp_async_commit();
+}
+
+template <int Pending> inline void cp_async_wait()
+{
+    emu::cp_async_wait(Pending);
+}
+
+inline void barrier_sync(int id, int threads, emu::place where = emu::place::current())
+{
+    emu::barrier((unsigned)id, (unsigned)threads, true, where);
+}
+
+inline void barrier_arrive(int id, int threads, emu::place where = emu::place::current())
+{
+    emu::barrier((unsigned)id, (unsigned)threads, false, where);
+}
+
+inline void pdl_wait()
+{
+}
+
+inline void pdl_trigger()
+{
+}
+
+template <class T> inline T load_nc(const T *at)
+{
+    return *at;
+}
+
+template <class T> inline T load_stream(const T *at)
+{
+    return *at;
+}
+
+template <class T> inline void store_stream(T *at, T value)
+{
+    *at = value;
+}
+
+/* A thread that polls gives the processor to the device it waits for. */
+inline uint32_t load_acquire(const uint32_t *flag)
+{
+    sched_yield();
+    emu::atomic_seen(const_cast<uint32_t *>(flag), sizeof *flag);
+    return __atomic_load_n(flag, __ATOMIC_ACQUIRE);
+}
+
+inline void store_release(uint32_t *flag, uint32_t value)
+{
+    emu::atomic_seen(flag, sizeof *flag);
+    __atomic_store_n(flag, value, __ATOMIC_RELEASE);
+}
+
+inline float exp2_approx(float x)
+{
+    float y = exp2f(x);
+    return y < 0x1p-126f ? 0.0f : y; // .ftz
+}
+
+inline float rcp_approx(float x)
+{
+    return 1.0f / x;
+}
+
+inline float tanh_approx(float x)
+{
+    return tanhf(x);
+}
+
+#endif
