@@ -32,6 +32,7 @@ struct engine {
     struct engine_info info;
     char architecture[64], model_name[128], backend[128]; // what info points at
     int vocab;
+    struct rope_lengths rope;
     int32_t *stop_ids; // owned
     int stop_id_count;
     struct tokenizer *tokenizer;
@@ -258,6 +259,7 @@ static int start(struct engine *e, const struct engine_parts *parts, struct erro
         .limits = scheduler_limits(&e->options),
         .step_limits = step_limits(&e->options),
         .memory = {.blocks = blocks,
+                   .rope_sets = parts->params->rope_sets,
                    .prefix_caching = e->options.prefix_caching,
                    .session_pin_ratio = e->options.session_pin_ratio,
                    .session_host_bytes = e->options.session_host_bytes,
@@ -278,6 +280,8 @@ int engine_open_parts(const struct engine_options *options, const struct engine_
     e->options = *options;
     generation_config_init(&e->sampling);
     e->vocab = parts->params->vocab;
+    e->rope = parts->rope;
+    e->info.rope_by_length = e->rope.original_len > 0;
     e->stop_id_count = parts->stop_id_count;
     if (e->stop_id_count > 0)
         e->stop_ids = xmemdup(parts->stop_ids, (size_t)e->stop_id_count * sizeof *e->stop_ids);
@@ -459,6 +463,8 @@ int engine_submit(struct engine *e, const struct engine_request *request, struct
     int rc = request_validate(request, e->vocab, e->info.context_len, err);
     if (rc < 0) return rc;
     struct request *r = request_create(request, e->info.context_len, e->stop_ids, e->stop_id_count);
+    int positions = request->rope_positions > 0 ? request->rope_positions : r->prompt_count;
+    r->rope_set = rope_set_for(&e->rope, positions);
     return engine_thread_submit_take(e->thread, r, err);
 }
 

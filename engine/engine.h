@@ -71,7 +71,8 @@ struct engine_info {
     const char *backend;      // "cpu avx512+vnni, 2 threads"
     int64_t parameters;
     int vocab_size;
-    int context_len; // tokens of prompt + completion that one request may have
+    int context_len;     // tokens of prompt + completion that one request may have
+    bool rope_by_length; // rope tables depend on the prompt's length (engine/rope_set.h)
     size_t weights_bytes, activations_bytes; // of each rank
     size_t kv_block_bytes;                   // of ENGINE_BLOCK_TOKENS tokens on each rank
     int kv_blocks;                           // 0 with measure_only: not even one fits
@@ -148,6 +149,9 @@ struct engine_request {
     int stop_count;
     const int32_t *stop_ids; // extra stop tokens, copied
     int stop_id_count;
+    /* Rope tables as for a prompt of that many tokens, where they depend on it; 0: of this prompt.
+     * Not 0: of an answer that began with them. */
+    int rope_positions;
     /* The answer's first tokens, copied: drawn before, maybe by another engine. Stops, penalties,
      * limits and positions go on as if they had been drawn here. The first event brings them with
      * their text, and is the last one if they are the whole answer already. With sampling.logprobs

@@ -14,6 +14,7 @@ void kv_memory_init(struct kv_memory *m, const struct kv_memory_setup *setup)
     m->marks = setup->prefix_caching ? setup->marks : NULL;
     struct prefix_cache_setup cache = {.kv = &m->kv,
                                        .keep = setup->prefix_caching,
+                                       .rope_sets = setup->rope_sets,
                                        .host_bytes = setup->session_host_bytes,
                                        .page_bytes = setup->page_bytes,
                                        .ranks = setup->ranks,
@@ -36,7 +37,7 @@ void kv_memory_deinit(struct kv_memory *m)
 
 void kv_memory_join(struct kv_memory *m, struct request *r)
 {
-    r->space = prefix_cache_join(&m->cache, r->group);
+    r->space = prefix_cache_join(&m->cache, r->group, r->rope_set);
 }
 
 void kv_memory_leave(struct kv_memory *m, struct request *r)

@@ -11,6 +11,7 @@
 
 struct kv_memory_setup {
     int blocks;
+    int rope_sets;            // that requests may have; 0 or 1: one
     bool prefix_caching;      // as in struct engine_options, like the next two
     double session_pin_ratio; // 0: no session is hot
     int64_t session_host_bytes;

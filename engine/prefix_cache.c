@@ -3,6 +3,8 @@
  *     root ── 64 tokens ──┬── 64 tokens ── 23 tokens      the last may have fewer
  *                         └── 64 tokens                   children by hash of the whole path
  *
+ * There is such a trie for each set of rope tables: keys turned by one are of no use with another.
+ *
  * A node knows the block that holds its keys and values, and the tokens they came from: these are
  * compared, the hash only says where to look. A block that isn't whole, or differs further on, is
  * of use too: what agrees is copied (copy on write), so reuse is exact to the token.
@@ -166,23 +168,26 @@ void prefix_cache_release(struct prefix_cache *c, struct block_table *table)
 
 /* ---- spaces ---- */
 
-static void space_init(struct prefix_space *s, uint64_t group)
+static void space_init(struct prefix_space *s, uint64_t group, int rope_set)
 {
-    *s = (struct prefix_space){.group = group};
+    *s = (struct prefix_space){.key = {group, (uint64_t)rope_set}};
     node_init(&s->root);
-    s->root.hash = hash_mix(group);
+    s->root.hash = hash_mix(group + hash_mix(s->key.rope_set));
 }
 
 void prefix_cache_init(struct prefix_cache *c, const struct prefix_cache_setup *setup)
 {
     *c = (struct prefix_cache){.setup = *setup, .kv = setup->kv};
+    if (c->setup.rope_sets < 1) c->setup.rope_sets = 1;
     size_t buckets = 16;
     while (buckets < 2 * (size_t)c->kv->total)
         buckets *= 2;
     c->bucket_mask = buckets - 1;
     c->buckets = xcalloc(buckets, sizeof(struct prefix_node *));
     c->node_of = xcalloc((size_t)c->kv->total, sizeof(struct prefix_node *));
-    space_init(&c->everybody, 0);
+    c->everybody = xcalloc((size_t)c->setup.rope_sets, sizeof *c->everybody);
+    for (int i = 0; i < c->setup.rope_sets; i++)
+        space_init(&c->everybody[i], 0, i);
     hash_map_init(&c->groups);
     list_init(&c->idle);
     list_init(&c->hosted);
@@ -191,28 +196,32 @@ void prefix_cache_init(struct prefix_cache *c, const struct prefix_cache_setup *
 
 void prefix_cache_deinit(struct prefix_cache *c)
 {
-    remove_below(c, &c->everybody.root);
+    for (int i = 0; i < c->setup.rope_sets; i++)
+        remove_below(c, &c->everybody[i].root);
     CHECK(c->nodes == 0 && c->groups.len == 0);
     hash_map_deinit(&c->groups);
+    free(c->everybody);
     kv_moves_deinit(&c->moves);
     free(c->buckets);
     free(c->node_of);
 }
 
-static struct str group_key(const uint64_t *group)
+static struct str key_bytes(const struct prefix_space_key *key)
 {
-    return (struct str){(const char *)group, sizeof *group};
+    return (struct str){(const char *)key, sizeof *key};
 }
 
-struct prefix_space *prefix_cache_join(struct prefix_cache *c, uint64_t group)
+struct prefix_space *prefix_cache_join(struct prefix_cache *c, uint64_t group, int rope_set)
 {
-    if (c->setup.keep) return &c->everybody;
+    CHECK(rope_set >= 0 && rope_set < c->setup.rope_sets);
+    if (c->setup.keep) return &c->everybody[rope_set];
     if (group == 0) return NULL;
-    struct prefix_space *s = hash_map_get(&c->groups, group_key(&group));
+    struct prefix_space_key key = {group, (uint64_t)rope_set};
+    struct prefix_space *s = hash_map_get(&c->groups, key_bytes(&key));
     if (!s) {
         s = xmalloc(sizeof *s);
-        space_init(s, group);
-        hash_map_put(&c->groups, group_key(&s->group), s);
+        space_init(s, group, rope_set);
+        hash_map_put(&c->groups, key_bytes(&s->key), s);
     }
     s->members++;
     return s;
@@ -220,9 +229,9 @@ struct prefix_space *prefix_cache_join(struct prefix_cache *c, uint64_t group)
 
 void prefix_cache_leave(struct prefix_cache *c, struct prefix_space *space)
 {
-    if (!space || space == &c->everybody || --space->members > 0) return;
+    if (!space || c->setup.keep || --space->members > 0) return;
     remove_below(c, &space->root);
-    hash_map_remove(&c->groups, group_key(&space->group));
+    hash_map_remove(&c->groups, key_bytes(&space->key));
     free(space);
 }
 
@@ -542,7 +551,9 @@ void prefix_cache_check(const struct prefix_cache *c)
 {
     struct str key;
     void *space;
-    int nodes = check_below(c, &c->everybody.root), idle = 0, hosted = 0;
+    int nodes = 0, idle = 0, hosted = 0;
+    for (int i = 0; i < c->setup.rope_sets; i++)
+        nodes += check_below(c, &c->everybody[i].root);
     for (size_t pos = 0; hash_map_next(&c->groups, &pos, &key, &space);)
         nodes += check_below(c, &((struct prefix_space *)space)->root);
     CHECK(nodes == c->nodes);

@@ -28,16 +28,23 @@ struct prefix_node {
     int32_t tokens[KV_BLOCK_TOKENS];
 };
 
-/* Who finds whose pages: everybody, or the members of one group. */
+/* Who finds whose pages: everybody, or the members of one group; and only those whose positions are
+ * turned by the same set of rope tables. */
+struct prefix_space_key {
+    uint64_t group;    // 0: everybody
+    uint64_t rope_set; // engine/rope_set.h
+};
+
 struct prefix_space {
     struct prefix_node root;
-    uint64_t group; // 0: everybody
+    struct prefix_space_key key;
     int members;
 };
 
 struct prefix_cache_setup {
     struct kv_cache *kv; // borrowed
     bool keep;           // pages stay when the requests that computed them have ended
+    int rope_sets;       // that requests may have; 0 or 1: one
     int64_t host_bytes;  // for copies of sessions' pages
     size_t page_bytes;   // of a block on one rank; 0: no copies
     int ranks;
@@ -52,10 +59,10 @@ struct prefix_cache_setup {
 struct prefix_cache {
     struct prefix_cache_setup setup;
     struct kv_cache *kv;
-    struct prefix_space everybody;
-    struct hash_map groups;       // of struct prefix_space, when pages are not kept
-    struct prefix_node **node_of; // [kv->total] what each block holds, or NULL
-    struct prefix_node **buckets; // of whole blocks, by hash
+    struct prefix_space *everybody; // [setup.rope_sets], when pages are kept
+    struct hash_map groups;         // of struct prefix_space, when they are not
+    struct prefix_node **node_of;   // [kv->total] what each block holds, or NULL
+    struct prefix_node **buckets;   // of whole blocks, by hash
     size_t bucket_mask;
     struct list idle;   // nodes whose block is KV_CACHED; used least recently: first
     struct list hosted; // nodes in host memory only; likewise
@@ -68,8 +75,9 @@ struct prefix_cache {
 void prefix_cache_init(struct prefix_cache *c, const struct prefix_cache_setup *setup);
 void prefix_cache_deinit(struct prefix_cache *c);
 
-/* What a request of this group (0: none) shares in; NULL: nothing. It leaves when it has ended. */
-struct prefix_space *prefix_cache_join(struct prefix_cache *c, uint64_t group);
+/* What a request of this group (0: none) and set shares in; NULL: nothing. It leaves when it has
+ * ended. */
+struct prefix_space *prefix_cache_join(struct prefix_cache *c, uint64_t group, int rope_set);
 void prefix_cache_leave(struct prefix_cache *c, struct prefix_space *space); // NULL is fine
 
 struct prefix_match {

@@ -114,6 +114,10 @@ int request_validate(const struct engine_request *in, int vocab, int context_len
             return error_set(err, E_INVALID,
                              "prompt token %d at %zu is not in the vocabulary of %d tokens",
                              in->prompt[i], i, vocab);
+    if (in->rope_positions < 0 || in->rope_positions >= context_len)
+        return error_set(err, E_INVALID,
+                         "rope tables for a prompt of %d tokens, in the model's context of %d",
+                         in->rope_positions, context_len);
     if (in->max_tokens < 0) return error_set(err, E_INVALID, "max_tokens must not be negative");
     if (in->min_tokens < 0) return error_set(err, E_INVALID, "min_tokens must not be negative");
     if ((rc = validate_sampling(&in->sampling, err)) < 0) return rc;

@@ -100,8 +100,8 @@ static struct prefix_node *end(struct setup *s, struct sequence *q)
 
 static int run(struct setup *s, struct sequence *q, int count)
 {
-    int found = begin(s, &s->c.everybody, q, count);
-    publish(s, &s->c.everybody, q, count);
+    int found = begin(s, s->c.everybody, q, count);
+    publish(s, s->c.everybody, q, count);
     end(s, q);
     return found;
 }
@@ -109,7 +109,7 @@ static int run(struct setup *s, struct sequence *q, int count)
 static int count_found(struct setup *s, const struct sequence *q, int count)
 {
     struct prefix_match m;
-    prefix_cache_match(&s->c, &s->c.everybody, q->tokens, count, &m);
+    prefix_cache_match(&s->c, s->c.everybody, q->tokens, count, &m);
     return m.tokens;
 }
 
@@ -131,7 +131,7 @@ static void test_found_to_the_token(void)
         EXPECT_INT(run(&s, &first, 200), 0);
         EXPECT_INT(s.kv.count[KV_CACHED], 4);
         sequence_init(&second, 0, rows[i].differs);
-        EXPECT_INT(begin(&s, &s.c.everybody, &second, rows[i].asked), rows[i].found);
+        EXPECT_INT(begin(&s, s.c.everybody, &second, rows[i].asked), rows[i].found);
         int copied = rows[i].found % BLOCK;
         EXPECT_INT(s.c.moves.count, copied > 0);
         if (copied > 0) EXPECT_INT(s.c.moves.move[0].tokens, copied);
@@ -148,15 +148,15 @@ static void test_equal_blocks_become_one(void)
     setup_init(&s, 16, true, 0);
     sequence_init(&a, 0, TOKENS_MAX);
     sequence_init(&b, 0, 150);
-    begin(&s, &s.c.everybody, &a, 200);
-    begin(&s, &s.c.everybody, &b, 200);
+    begin(&s, s.c.everybody, &a, 200);
+    begin(&s, s.c.everybody, &b, 200);
     EXPECT_INT(s.kv.count[KV_ACTIVE], 8);
-    publish(&s, &s.c.everybody, &a, 100);
-    publish(&s, &s.c.everybody, &b, 100);
+    publish(&s, s.c.everybody, &a, 100);
+    publish(&s, s.c.everybody, &b, 100);
     EXPECT_INT(b.table.blocks[0], a.table.blocks[0]);
     EXPECT(b.table.blocks[1] != a.table.blocks[1]); // both go on writing
-    publish(&s, &s.c.everybody, &b, 200);
-    publish(&s, &s.c.everybody, &a, 200);
+    publish(&s, s.c.everybody, &b, 200);
+    publish(&s, s.c.everybody, &a, 200);
     EXPECT_INT(b.table.blocks[1], a.table.blocks[1]);
     EXPECT(b.table.blocks[2] != a.table.blocks[2]); // they differ there
     EXPECT_INT(s.kv.count[KV_ACTIVE], 6);
@@ -173,9 +173,9 @@ static void test_growing_tail_is_found(void)
     setup_init(&s, 16, true, 0);
     sequence_init(&a, 0, TOKENS_MAX);
     sequence_init(&b, 0, TOKENS_MAX);
-    begin(&s, &s.c.everybody, &a, 200);
+    begin(&s, s.c.everybody, &a, 200);
     for (int known = 1; known <= 200; known += 7) {
-        publish(&s, &s.c.everybody, &a, known);
+        publish(&s, s.c.everybody, &a, known);
         EXPECT_INT(count_found(&s, &b, 200), known);
     }
     end(&s, &a);
@@ -215,7 +215,7 @@ static void test_what_is_used_is_not_evicted(void)
     sequence_init(&a, 0, TOKENS_MAX);
     sequence_init(&b, 0, 2 * BLOCK);
     run(&s, &a, 4 * BLOCK);
-    EXPECT_INT(begin(&s, &s.c.everybody, &b, 3 * BLOCK), 2 * BLOCK);
+    EXPECT_INT(begin(&s, s.c.everybody, &b, 3 * BLOCK), 2 * BLOCK);
     EXPECT(prefix_cache_evict(&s.c));
     EXPECT(prefix_cache_evict(&s.c));
     EXPECT(!prefix_cache_evict(&s.c));
@@ -233,16 +233,16 @@ static void test_distrusted_is_never_found(void)
     sequence_init(&b, 0, 3 * BLOCK);
     sequence_init(&c, 5000, TOKENS_MAX);
     run(&s, &c, 3 * BLOCK);
-    begin(&s, &s.c.everybody, &a, 3 * BLOCK + 9);
-    publish(&s, &s.c.everybody, &a, 3 * BLOCK + 9);
-    EXPECT_INT(begin(&s, &s.c.everybody, &b, 4 * BLOCK), 3 * BLOCK);
-    publish(&s, &s.c.everybody, &b, 3 * BLOCK + 20);
+    begin(&s, s.c.everybody, &a, 3 * BLOCK + 9);
+    publish(&s, s.c.everybody, &a, 3 * BLOCK + 9);
+    EXPECT_INT(begin(&s, s.c.everybody, &b, 4 * BLOCK), 3 * BLOCK);
+    publish(&s, s.c.everybody, &b, 3 * BLOCK + 20);
     prefix_cache_distrust(&s.c, &a.table);
     check(&s);
     EXPECT_INT(count_found(&s, &a, 4 * BLOCK), 0);
     EXPECT_INT(count_found(&s, &b, 4 * BLOCK), 0);
     EXPECT_INT(count_found(&s, &c, 3 * BLOCK), 3 * BLOCK);
-    publish(&s, &s.c.everybody, &b, 4 * BLOCK); // it doesn't know, and goes on
+    publish(&s, s.c.everybody, &b, 4 * BLOCK); // it doesn't know, and goes on
     EXPECT_INT(count_found(&s, &b, 4 * BLOCK), 0);
     prefix_cache_release(&s.c, &a.table);
     EXPECT(end(&s, &b) == NULL);
@@ -258,9 +258,10 @@ static void test_groups(void)
     struct setup s;
     struct sequence a, b, stranger;
     setup_init(&s, 16, false, 0);
-    EXPECT(prefix_cache_join(&s.c, 0) == NULL);
-    struct prefix_space *group = prefix_cache_join(&s.c, 7), *other = prefix_cache_join(&s.c, 8);
-    EXPECT(prefix_cache_join(&s.c, 7) == group);
+    EXPECT(prefix_cache_join(&s.c, 0, 0) == NULL);
+    struct prefix_space *group = prefix_cache_join(&s.c, 7, 0),
+                        *other = prefix_cache_join(&s.c, 8, 0);
+    EXPECT(prefix_cache_join(&s.c, 7, 0) == group);
     sequence_init(&a, 0, TOKENS_MAX);
     sequence_init(&b, 0, TOKENS_MAX);
     sequence_init(&stranger, 0, TOKENS_MAX);
@@ -289,8 +290,8 @@ static void test_host_pages(void)
     setup_init(&s, 4, true, 2);
     sequence_init(&a, 0, TOKENS_MAX);
     sequence_init(&b, 5000, TOKENS_MAX);
-    begin(&s, &s.c.everybody, &a, 3 * BLOCK);
-    publish(&s, &s.c.everybody, &a, 3 * BLOCK);
+    begin(&s, s.c.everybody, &a, 3 * BLOCK);
+    publish(&s, s.c.everybody, &a, 3 * BLOCK);
     struct prefix_node *leaf = end(&s, &a);
     list_init(&session);
     list_push_back(&leaf->sessions, &session);
@@ -303,7 +304,7 @@ static void test_host_pages(void)
     EXPECT_INT(s.c.moves.move[0].kind, KV_MOVE_SAVE);
     check(&s);
     kv_moves_clear(&s.c.moves); // a batch has run
-    EXPECT_INT(begin(&s, &s.c.everybody, &a, 3 * BLOCK + 1), 3 * BLOCK);
+    EXPECT_INT(begin(&s, s.c.everybody, &a, 3 * BLOCK + 1), 3 * BLOCK);
     EXPECT_INT(s.c.moves.count, 2);
     EXPECT_INT(s.c.moves.move[0].kind, KV_MOVE_RESTORE);
     EXPECT_INT(s.c.host_used, 0);

@@ -121,7 +121,8 @@ static void test_keys_are_bounded(void)
     take_turn(1, 1, 1);
     for (uint64_t key = 2; key < SESSION_KEYS_MAX + 10; key++)
         session_pages_keep(
-            s, key, list_first(&memory.cache.everybody.root.children, struct prefix_node, sibling));
+            s, key,
+            list_first(&memory.cache.everybody[0].root.children, struct prefix_node, sibling));
     EXPECT_INT(s->keys.len, SESSION_KEYS_MAX);
     EXPECT_INT(state(1), SESSION_TOKENS);
     EXPECT_INT(state(SESSION_KEYS_MAX), SESSION_HOT);
