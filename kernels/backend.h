@@ -43,6 +43,10 @@
 #include "kernels/tensor.h"
 #include "shared/base/error.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define KV_BLOCK_TOKENS 64
 
 /* ---- what a model is, for one rank ---- */
@@ -323,5 +327,9 @@ struct backend_ops {
 /* "cpu", ...; NULL: not built in. backend_name(i) walks the table, NULL at its end. */
 const struct backend_ops *backend_find(const char *name);
 const char *backend_name(int index);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -6,6 +6,10 @@
 
 #include "kernels/backend.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define MODEL_EXPERTS_MAX      1024
 #define MODEL_EXPERTS_USED_MAX 64
 
@@ -57,5 +61,9 @@ static inline bool model_has_shared_expert(const struct expert_params *x)
 {
     return x->shared_gate.data || x->shared_up.data || x->shared_down.data;
 }
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -8,6 +8,10 @@
 
 #include "kernels/tensor.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* One row (n elements, a multiple of the block) to float32. Equal to gguf-py's dequantize. */
 void quant_dequantize_row(enum dtype type, const void *src, float *dst, int64_t n);
 
@@ -16,5 +20,9 @@ float quant_half_to_float(uint16_t h);
 uint16_t quant_float_to_half(float f);
 float quant_bf16_to_float(uint16_t h);
 uint16_t quant_float_to_bf16(float f);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -6,6 +6,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* One row per type: name, GGUF type number, elements per block, bytes per block. A new format is a
  * row here, its meaning in quant*.c and, where it pays, a kernel. */
 #define DTYPES(X)           \
@@ -63,5 +67,9 @@ struct matrix {
 size_t matrix_row_bytes(enum dtype type, int64_t cols); // cols must be a multiple of the block
 size_t matrix_stride(const struct matrix *m);           // bytes from row to row
 size_t matrix_bytes(const struct matrix *m); // from the first to behind the last, gaps included
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

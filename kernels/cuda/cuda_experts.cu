@@ -20,7 +20,7 @@ __device__ __forceinline__ int best_of(const float *score, const uint8_t *barred
 {
     int best = -1;
 
-    for (int i = from + (threadIdx.x & 31); i < to; i += 32)
+    for (int i = from + lane_id(); i < to; i += 32)
         if (!barred[i]) best = better(score, best, i);
     for (int step = 16; step > 0; step >>= 1)
         best = better(score, best, __shfl_xor_sync(0xffffffffu, best, step));
@@ -31,7 +31,7 @@ __device__ __forceinline__ int best_of(const float *score, const uint8_t *barred
 __device__ __forceinline__ void set_flag(uint8_t *flags, int at, uint8_t value)
 {
     __syncwarp();
-    if ((threadIdx.x & 31) == 0 && at >= 0) flags[at] = value;
+    if (lane_id() == 0 && at >= 0) flags[at] = value;
     __syncwarp();
 }
 
@@ -57,7 +57,7 @@ __device__ __forceinline__ float group_score(const struct expert_shape &s, struc
 /* Bars the experts outside the best groups. */
 __device__ __forceinline__ void bar_groups(const struct expert_shape &s, struct route_scratch *t)
 {
-    int size = s.experts / s.groups, lane = threadIdx.x & 31;
+    int size = s.experts / s.groups, lane = lane_id();
 
     for (int g = 0; g < s.groups; g++) {
         float score = group_score(s, t, g * size, (g + 1) * size);
@@ -82,7 +82,7 @@ __device__ __forceinline__ float sigmoid(float x)
 /* Softmax over all experts or a sigmoid of each, in place, where the family wants one before choosing. */
 __device__ __forceinline__ void score_all(const struct expert_shape &s, float *score)
 {
-    int lane = threadIdx.x & 31;
+    int lane = lane_id();
     float top = -INFINITY, total = 0;
 
     if (s.scoring == EXPERTS_SOFTMAX_SELECTED) return;
@@ -106,7 +106,7 @@ __device__ __forceinline__ void score_all(const struct expert_shape &s, float *s
 /* The chosen, by ascending expert. */
 __device__ __forceinline__ void list_chosen(const struct expert_shape &s, const uint8_t *chosen, int *expert)
 {
-    int lane = threadIdx.x & 31, count = 0;
+    int lane = lane_id(), count = 0;
 
     for (int base = 0; base < s.experts; base += 32) {
         bool is_chosen = base + lane < s.experts && chosen[base + lane];
@@ -144,7 +144,7 @@ __device__ __forceinline__ void weigh(const struct expert_shape &s, const float 
 __global__ void __launch_bounds__(32)
     route_kernel(struct cuda_routes r, struct expert_shape s, const float *correction, bool has_shared_scale)
 {
-    LM_SHARED(struct route_scratch, t);
+    LM_SHARED(struct route_scratch, t, 1);
     int token = blockIdx.x, lane = threadIdx.x;
     float *score = r.score + (size_t)token * s.experts;
     int *expert = r.expert + (size_t)token * s.used;

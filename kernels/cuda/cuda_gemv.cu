@@ -13,58 +13,75 @@
 #define GEMV_THREADS (32 * GEMV_WARPS)
 #define GEMV_ROWS    8 // of activations, for one pass over a weight row
 
-/* ---- a lane's piece of a weight row ---- */
+/* ---- a lane's piece of a weight row ----
+ *
+ * load() brings the 16 bytes of elements [at, at + count), unpack() makes floats of the elements from
+ * `from` on, eight of them (four in float32). */
 
 struct weights_f32 {
     static const int count = 4;
-    __device__ static void load(const struct cuda_weight &w, size_t row, int at, float *out)
+    __device__ static uint4 load(const struct cuda_weight &w, size_t row, int at)
     {
-        const float *p = (const float *)w.data + row * w.stride + at;
-        float4 v = load_stream((const float4 *)p);
-        out[0] = v.x, out[1] = v.y, out[2] = v.z, out[3] = v.w;
+        return load_nc((const uint4 *)((const float *)w.data + row * w.stride + at));
+    }
+    __device__ static void unpack(const struct cuda_weight &, size_t, int, uint4 v, int, float *out)
+    {
+        out[0] = __uint_as_float(v.x), out[1] = __uint_as_float(v.y);
+        out[2] = __uint_as_float(v.z), out[3] = __uint_as_float(v.w);
     }
 };
 
 struct weights_bf16 {
     static const int count = 8;
-    __device__ static void load(const struct cuda_weight &w, size_t row, int at, float *out)
+    __device__ static uint4 load(const struct cuda_weight &w, size_t row, int at)
     {
-        const bf16 *p = (const bf16 *)w.data + row * w.stride + at;
-        unpack_bf16x8(load_stream((const uint4 *)p), out);
+        return load_nc((const uint4 *)((const bf16 *)w.data + row * w.stride + at));
+    }
+    __device__ static void unpack(const struct cuda_weight &, size_t, int, uint4 v, int, float *out)
+    {
+        unpack_bf16x8(v, out);
     }
 };
 
+/* Word `index` of four. */
+__device__ __forceinline__ uint32_t word_of(uint4 v, int index)
+{
+    return index == 0 ? v.x : index == 1 ? v.y : index == 2 ? v.z : v.w;
+}
+
 struct weights_q4 {
     static const int count = 32;
-    __device__ static void load(const struct cuda_weight &w, size_t row, int at, float *out)
+    __device__ static uint4 load(const struct cuda_weight &w, size_t row, int at)
     {
-        size_t element = row * w.stride + at;
-        uint4 words = load_stream((const uint4 *)((const uint8_t *)w.data + element / 2));
-        float2 scale = half2_to_float2(((const uint32_t *)w.scales)[element / CUDA_BLOCK]);
-        dequantize_q4x8(words.x, scale, out);
-        dequantize_q4x8(words.y, scale, out + 8);
-        dequantize_q4x8(words.z, scale, out + 16);
-        dequantize_q4x8(words.w, scale, out + 24);
+        return load_nc((const uint4 *)((const uint8_t *)w.data + (row * w.stride + at) / 2));
+    }
+    __device__ static void unpack(const struct cuda_weight &w, size_t row, int at, uint4 v, int from,
+                                  float *out)
+    {
+        uint32_t scale = ((const uint32_t *)w.scales)[(row * w.stride + at) / CUDA_BLOCK];
+        dequantize_q4x8(word_of(v, from / 8), unpack2<__half>(scale), out);
     }
 };
 
 struct weights_q8 {
     static const int count = 16;
-    __device__ static void load(const struct cuda_weight &w, size_t row, int at, float *out)
+    __device__ static uint4 load(const struct cuda_weight &w, size_t row, int at)
     {
-        size_t element = row * w.stride + at;
-        uint4 words = load_stream((const uint4 *)((const uint8_t *)w.data + element));
-        float d = half_bits_to_float(((const uint16_t *)w.scales)[element / CUDA_BLOCK]);
-        dequantize_q8x4(words.x, d, out);
-        dequantize_q8x4(words.y, d, out + 4);
-        dequantize_q8x4(words.z, d, out + 8);
-        dequantize_q8x4(words.w, d, out + 12);
+        return load_nc((const uint4 *)((const uint8_t *)w.data + row * w.stride + at));
+    }
+    __device__ static void unpack(const struct cuda_weight &w, size_t row, int at, uint4 v, int from,
+                                  float *out)
+    {
+        float d = half_bits_to_float(
+            ((const uint16_t *)w.scales)[(row * w.stride + at) / CUDA_BLOCK]);
+        dequantize_q8x4(word_of(v, from / 4), d, out);
+        dequantize_q8x4(word_of(v, from / 4 + 1), d, out + 4);
     }
 };
 
 /* ---- a warp's row ---- */
 
-/* Activations [at, at + N) of an input row. */
+/* N activations, 4 or 8. */
 template <int N> __device__ __forceinline__ void load_inputs(const float *x, float *out)
 {
     for (int i = 0; i < N; i += 4) {
@@ -75,27 +92,48 @@ template <int N> __device__ __forceinline__ void load_inputs(const float *x, flo
 
 template <int N> __device__ __forceinline__ void load_inputs(const bf16 *x, float *out)
 {
-    for (int i = 0; i < N; i += 8)
-        unpack_bf16x8(*(const uint4 *)(x + i), out + i);
+    float v[8];
+
+    if (N == 8) {
+        unpack_bf16x8(*(const uint4 *)x, out);
+        return;
+    }
+    uint2 two = *(const uint2 *)x;
+    unpack_bf16x8(make_uint4(two.x, two.y, 0, 0), v);
+    for (int i = 0; i < N; i++)
+        out[i] = v[i];
 }
 
-/* Sums of ROWS input rows with one weight row; every lane has them. Rows that aren't there repeat
- * the last one. */
+/* sum[r] = fma(weight, x[r], sum[r]), element by element. */
+template <typename X, int N, int ROWS>
+__device__ __forceinline__ void add_products(const float *weight, const X *const *x, int at, float *sum)
+{
+    LM_UNROLL
+    for (int r = 0; r < ROWS; r++) {
+        float in[N];
+        load_inputs<N>(x[r] + at, in);
+        LM_UNROLL
+        for (int i = 0; i < N; i++)
+            sum[r] = fmaf(weight[i], in[i], sum[r]);
+    }
+}
+
+/* Sums of ROWS input rows with one weight row; every lane has them. */
 template <typename W, typename X, int ROWS>
 __device__ __forceinline__ void dot_rows(const struct cuda_weight &w, size_t weight_row,
                                          const X *const *x, float *sum)
 {
+    const int part = W::count < 8 ? W::count : 8;
+
     for (int r = 0; r < ROWS; r++)
         sum[r] = 0;
-    for (int at = (threadIdx.x & 31) * W::count; at < w.stride; at += 32 * W::count) {
-        float weight[W::count], in[W::count];
-        W::load(w, weight_row, at, weight);
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            load_inputs<W::count>(x[r] + at, in);
-#pragma unroll
-            for (int i = 0; i < W::count; i++)
-                sum[r] = fmaf(weight[i], in[i], sum[r]);
+    for (int at = lane_id() * W::count; at < w.stride; at += WARP_LANES * W::count) {
+        uint4 piece = W::load(w, weight_row, at);
+        LM_UNROLL
+        for (int i = 0; i < W::count; i += part) {
+            float weight[part];
+            W::unpack(w, weight_row, at, piece, i, weight);
+            add_products<X, part, ROWS>(weight, x, at + i, sum);
         }
     }
     for (int r = 0; r < ROWS; r++)
@@ -117,7 +155,7 @@ __device__ __forceinline__ void run_rows(const struct cuda_product &p, const str
     }
     dot_rows<W, X, ROWS>(part.w, matrix_row, x, sum);
     for (int r = 0; r < ROWS; r++)
-        if ((threadIdx.x & 31) == 0 && from + r < to)
+        if (lane_id() == 0 && from + r < to)
             part.out[(size_t)(from + r) * part.out_stride + weight_row] = sum[r] + bias;
 }
 
@@ -126,7 +164,7 @@ __device__ __forceinline__ void run_rows(const struct cuda_product &p, const str
 template <typename W, typename X, int ROWS>
 __global__ void __launch_bounds__(GEMV_THREADS) gemv_kernel(const __grid_constant__ struct cuda_product p)
 {
-    int row = blockIdx.x * GEMV_WARPS + (threadIdx.x >> 5), part = 0;
+    int row = blockIdx.x * GEMV_WARPS + warp_id(), part = 0;
 
     while (part < p.parts && row >= p.part[part].w.rows)
         row -= p.part[part++].w.rows;

@@ -79,20 +79,25 @@ void cuda_staging_close(struct cuda_staging *s)
     *s = (struct cuda_staging){};
 }
 
-int cuda_staging_take(struct cuda_staging *s, void **half, struct error *err)
+int cuda_staging_take(struct cuda_staging *s, uint8_t **half, struct error *err)
 {
     *half = s->half[s->next];
     return cuda_try(cudaEventSynchronize(s->sent[s->next]), "upload", err);
 }
 
-int cuda_staging_send(struct cuda_staging *s, void *device, size_t bytes, struct error *err)
+int cuda_staging_send(struct cuda_staging *s, const uint8_t *from, void *device, size_t bytes,
+                      struct error *err)
+{
+    const uint8_t *half = s->half[s->next];
+
+    CHECK(from >= half && bytes <= s->half_bytes - (size_t)(from - half));
+    return cuda_try(cudaMemcpyAsync(device, from, bytes, cudaMemcpyHostToDevice, s->stream),
+                    "upload", err);
+}
+
+int cuda_staging_give(struct cuda_staging *s, struct error *err)
 {
     int i = s->next;
-
-    CHECK(bytes <= s->half_bytes);
     s->next = 1 - i;
-    cudaError_t rc =
-        cudaMemcpyAsync(device, s->half[i], bytes, cudaMemcpyHostToDevice, s->stream);
-    if (rc == cudaSuccess) rc = cudaEventRecord(s->sent[i], s->stream);
-    return cuda_try(rc, "upload", err);
+    return cuda_try(cudaEventRecord(s->sent[i], s->stream), "upload", err);
 }

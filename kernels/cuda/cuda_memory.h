@@ -31,10 +31,11 @@ struct cuda_staging {
 
 FALLIBLE int cuda_staging_open(struct cuda_staging *s, cudaStream_t stream, struct error *err);
 void cuda_staging_close(struct cuda_staging *s); // waits for what is on its way
-/* A half to be filled, of which cuda_staging_send then copies `bytes` to `device`. */
-FALLIBLE int cuda_staging_take(struct cuda_staging *s, void **half, struct error *err);
-FALLIBLE int cuda_staging_send(struct cuda_staging *s, void *device, size_t bytes,
-                               struct error *err);
+/* A half to be filled; pieces of it are then sent where they belong, and it is let go. */
+FALLIBLE int cuda_staging_take(struct cuda_staging *s, uint8_t **half, struct error *err);
+FALLIBLE int cuda_staging_send(struct cuda_staging *s, const uint8_t *from, void *device,
+                               size_t bytes, struct error *err);
+FALLIBLE int cuda_staging_give(struct cuda_staging *s, struct error *err);
 
 /* 0, or E_DEVICE with "what: text of CUDA". */
 FALLIBLE int cuda_try(cudaError_t rc, const char *what, struct error *err);

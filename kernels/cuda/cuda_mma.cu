@@ -1,4 +1,4 @@
-/* cuda_mma.cu - products on tensor cores by mma.m16n8k16, in bfloat16 with float32 sums.
+/* cuda_mma.cu - products on tensor cores by mma m16n8k16, in bfloat16 with float32 sums.
  *
  * Weight rows are the side of 16 and rows of activations the side of 8, so a step with one row wastes
  * columns of the multiplier, not bandwidth. A block makes 16 * GROUPS weight rows by 8 * TILES input
@@ -60,14 +60,14 @@ struct mma_weights_bf16 {
 
 __device__ __forceinline__ void put_bf16x8(bf16 *to, const float *v)
 {
-    *(uint4 *)to = make_uint4(pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]),
-                              pack_bf16x2(v[4], v[5]), pack_bf16x2(v[6], v[7]));
+    *(uint4 *)to = make_uint4(pack2<bf16>(v[0], v[1]), pack2<bf16>(v[2], v[3]),
+                              pack2<bf16>(v[4], v[5]), pack2<bf16>(v[6], v[7]));
 }
 
 struct mma_weights_q4 {
     __device__ static void load(const struct cuda_weight &w, size_t element, bf16 *cell)
     {
-        float2 scale = half2_to_float2(((const uint32_t *)w.scales)[element / CUDA_BLOCK]);
+        float2 scale = unpack2<__half>(((const uint32_t *)w.scales)[element / CUDA_BLOCK]);
         float v[8];
         dequantize_q4x8(((const uint32_t *)w.data)[element / 8], scale, v);
         put_bf16x8(cell, v);
@@ -128,16 +128,16 @@ __device__ __forceinline__ void load_inputs(const struct cuda_product &p, const 
 template <int TILES>
 __device__ __forceinline__ void multiply_stage(const struct mma_stage &s, float (*sum)[4])
 {
-    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, k = 16 * (warp % MMA_STEPS);
+    int warp = warp_id(), lane = lane_id(), k = 16 * (warp % MMA_STEPS);
     const bf16 *a_row = s.weights + (16 * (warp / MMA_STEPS) + (lane & 15)) * MMA_PITCH;
     const bf16 *b_row = s.in + (lane & 7) * MMA_PITCH + (lane >> 3 & 1) * 8 + k;
     uint32_t a[4], b[2];
 
     ldmatrix_x4(a, a_row + (lane >> 4) * 8 + k);
-#pragma unroll
+LM_UNROLL
     for (int tile = 0; tile < TILES; tile++) {
         ldmatrix_x2(b, b_row + tile * 8 * MMA_PITCH);
-        mma_m16n8k16_bf16(sum[tile], a, b);
+        mma_bf16(sum[tile], a, b);
     }
 }
 
@@ -145,7 +145,7 @@ __device__ __forceinline__ void multiply_stage(const struct mma_stage &s, float 
 template <int GROUPS, int TILES>
 __device__ __forceinline__ void add_steps(float *shared, float (*sum)[4])
 {
-    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    int warp = warp_id(), lane = lane_id();
     float *cells = shared + (warp / MMA_STEPS) * 4 * TILES * 32 + lane;
 
     for (int from = 1; from < MMA_STEPS; from++) {
@@ -164,7 +164,7 @@ __device__ __forceinline__ void multiply_block(const struct cuda_product &p, con
 {
     int stages = (w.stride + MMA_DEPTH - 1) / MMA_DEPTH;
 
-#pragma unroll
+LM_UNROLL
     for (int i = 0; i < 4 * TILES; i++)
         sum[i / 4][i % 4] = 0;
     for (int s = 0; s < stages + MMA_STAGES - 1; s++) {
@@ -188,10 +188,10 @@ template <int TILES>
 __device__ __forceinline__ void store_block(const struct cuda_part &part, const struct mma_range &r,
                                             int row, const float (*sum)[4])
 {
-    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    int warp = warp_id(), lane = lane_id();
 
     if (warp % MMA_STEPS != 0) return;
-#pragma unroll
+LM_UNROLL
     for (int i = 0; i < 4 * TILES; i++) {
         int at = 16 * (warp / MMA_STEPS) + (lane >> 2) + (i >> 1 & 1) * 8;
         int in = r.from + 8 * (i / 4) + 2 * (lane & 3) + (i & 1);
@@ -239,8 +239,6 @@ static void launch_tiles(const struct cuda_product *p, cudaStream_t stream)
     for (int i = 0; i < p->parts; i++)
         tiles += (p->part[i].w.rows + 16 * GROUPS - 1) / (16 * GROUPS);
     dim3 grid(tiles, p->experts ? p->experts : (p->rows + 8 * TILES - 1) / (8 * TILES));
-    cudaFuncSetAttribute((const void *)mma_kernel<W, GROUPS, TILES>,
-                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     LM_LAUNCH((mma_kernel<W, GROUPS, TILES>), grid, 32 * MMA_STEPS * GROUPS, shared, stream, *p);
 }
 

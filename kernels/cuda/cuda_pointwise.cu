@@ -39,12 +39,12 @@ __device__ __forceinline__ float weight_at(const struct cuda_weight &w, size_t r
     size_t element = row * w.stride + col;
 
     if (w.form == CUDA_F32) return ((const float *)w.data)[element];
-    if (w.form == CUDA_BF16) return load_value((const bf16 *)w.data + element);
+    if (w.form == CUDA_BF16) return to_float(((const bf16 *)w.data)[element]);
     if (w.form == CUDA_Q8) {
         float d = half_bits_to_float(((const uint16_t *)w.scales)[element / CUDA_BLOCK]);
         return d * (float)((const int8_t *)w.data)[element];
     }
-    float2 scale = half2_to_float2(((const uint32_t *)w.scales)[element / CUDA_BLOCK]);
+    float2 scale = unpack2<__half>(((const uint32_t *)w.scales)[element / CUDA_BLOCK]);
     int at = (int)(element % 8);
     uint32_t word = ((const uint32_t *)w.data)[element / 8];
     return fmaf(scale.x, (float)(word >> (4 * (at >> 1) + 16 * (at & 1)) & 15), scale.y);
@@ -76,6 +76,7 @@ __device__ __forceinline__ float inverse_rms(float squares, int n, float eps)
 template <typename T>
 __global__ void __launch_bounds__(ROW_THREADS) residual_kernel(struct cuda_residual_job job, T *h, int h_stride)
 {
+    LM_SHARED(float, scratch, WARP_LANES);
     size_t at = (size_t)blockIdx.x * job.hidden;
     float *x = job.x + at;
     const float *y = job.y + at;
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(ROW_THREADS) residual_kernel(struct cuda_resid
     if (job.y && job.post_norm) {
         for (int i = threadIdx.x; i < job.hidden; i += blockDim.x)
             squares = fmaf(y[i], y[i], squares);
-        post = inverse_rms(block_sum(squares), job.hidden, job.eps);
+        post = inverse_rms(block_sum(squares, scratch), job.hidden, job.eps);
         squares = 0;
     }
     for (int i = threadIdx.x; i < job.hidden; i += blockDim.x) {
@@ -96,11 +97,11 @@ __global__ void __launch_bounds__(ROW_THREADS) residual_kernel(struct cuda_resid
         }
         squares = fmaf(v, v, squares);
     }
-    float scale = job.norm ? inverse_rms(block_sum(squares), job.hidden, job.eps) : 1.0f;
+    float scale = job.norm ? inverse_rms(block_sum(squares, scratch), job.hidden, job.eps) : 1.0f;
     for (int i = threadIdx.x; i < job.hidden; i += blockDim.x) {
         float v = job.norm ? x[i] * scale * job.norm[i] : x[i];
-        store_value(h + (size_t)blockIdx.x * h_stride + i, v);
-        if (job.h_float) job.h_float[at + i] = v;
+        h[(size_t)blockIdx.x * h_stride + i] = from_float<T>(v);
+        if (job.h_float) job.h_float[(size_t)blockIdx.x * h_stride + i] = v;
     }
 }
 
@@ -119,14 +120,15 @@ template <typename T>
 __global__ void __launch_bounds__(ROW_THREADS)
     norm_rows_kernel(T *out, int out_stride, const float *in, int in_stride, const float *norm, int n, float eps)
 {
+    LM_SHARED(float, scratch, WARP_LANES);
     const float *x = in + (size_t)blockIdx.x * in_stride;
     float squares = 0;
 
     for (int i = threadIdx.x; i < n; i += blockDim.x)
         squares = fmaf(x[i], x[i], squares);
-    float scale = inverse_rms(block_sum(squares), n, eps);
+    float scale = inverse_rms(block_sum(squares, scratch), n, eps);
     for (int i = threadIdx.x; i < n; i += blockDim.x)
-        store_value(out + (size_t)blockIdx.x * out_stride + i, x[i] * scale * norm[i]);
+        out[(size_t)blockIdx.x * out_stride + i] = from_float<T>(x[i] * scale * norm[i]);
 }
 
 void cuda_norm_rows(const struct cuda_rows *out, const float *in, int in_stride, const float *norm,
@@ -163,7 +165,7 @@ __global__ void activate_kernel(T *out, int out_stride, enum ffn_activation kind
 
     if (i >= n) return;
     float v = activated(kind, gate[row * in_stride + i], up[row * in_stride + i]);
-    store_value(out + row * out_stride + i, v);
+    out[row * out_stride + i] = from_float<T>(v);
 }
 
 void cuda_activate(const struct cuda_rows *out, enum ffn_activation kind, const float *gate,
@@ -192,7 +194,7 @@ __device__ __forceinline__ void rotate_pair(float *a, float *b, float cosine, fl
 __device__ __forceinline__ void finish_head(const struct cuda_heads_job &job, float *x,
                                             const float *row, float all_scale, int head)
 {
-    int lane = threadIdx.x & 31;
+    int lane = lane_id();
     const float *norm = job.norm;
 
     if (norm && !job.norm_spans_heads) {
@@ -222,6 +224,7 @@ __device__ __forceinline__ void finish_head(const struct cuda_heads_job &job, fl
 
 __global__ void __launch_bounds__(HEADS_THREADS) heads_kernel(struct cuda_heads_job job)
 {
+    LM_SHARED(float, scratch, WARP_LANES);
     float *x = job.x + (size_t)blockIdx.x * job.stride;
     const float *row = job.rotation ? job.rotation + (size_t)blockIdx.x * 2 * job.half : NULL;
     float all_scale = 1;
@@ -231,9 +234,9 @@ __global__ void __launch_bounds__(HEADS_THREADS) heads_kernel(struct cuda_heads_
         float squares = 0;
         for (int i = threadIdx.x; i < n; i += blockDim.x)
             squares = fmaf(x[i], x[i], squares);
-        all_scale = inverse_rms(block_sum(squares), n, job.eps);
+        all_scale = inverse_rms(block_sum(squares, scratch), n, job.eps);
     }
-    for (int head = threadIdx.x >> 5; head < job.heads; head += HEADS_THREADS / 32)
+    for (int head = warp_id(); head < job.heads; head += HEADS_THREADS / 32)
         finish_head(job, x + head * job.head_dim, row, all_scale, head);
 }
 
@@ -289,7 +292,7 @@ template <typename T>
 __global__ void convert_kernel(T *out, int out_stride, const float *in, int cols)
 {
     for (int i = threadIdx.x; i < cols; i += blockDim.x)
-        store_value(out + (size_t)blockIdx.x * out_stride + i, in[(size_t)blockIdx.x * cols + i]);
+        out[(size_t)blockIdx.x * out_stride + i] = from_float<T>(in[(size_t)blockIdx.x * cols + i]);
 }
 
 void cuda_convert(const struct cuda_rows *out, const float *in, int rows, cudaStream_t stream)

@@ -34,7 +34,7 @@ struct cuda_residual_job {
     float scale;
     const float *norm;      // [hidden], NULL: h = x
     const struct cuda_rows *h;
-    float *h_float; // [rows][hidden] beside h, for routers; NULL: not wanted
+    float *h_float; // beside h, with its stride, for routers; NULL: not wanted
     int rows, hidden;
     float eps;
 };

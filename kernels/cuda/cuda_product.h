@@ -22,6 +22,8 @@ enum cuda_form {
     CUDA_FORMS
 };
 
+typedef __nv_bfloat16 bf16;
+
 #define CUDA_BLOCK 32 // elements with one scale
 
 struct cuda_weight {

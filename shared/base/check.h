@@ -7,6 +7,10 @@
 
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 void check_failed(const char *file, int line, const char *condition) __attribute__((noreturn));
 
 #define CHECK(condition)                                                                     \
@@ -34,5 +38,9 @@ char *xstrndup(const char *src, size_t len);
 char *xasprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* 64-byte aligned and zeroed; free() it. */
 void *xaligned(size_t size);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -9,6 +9,10 @@
 #ifndef LM_BASE_ERROR_H
 #define LM_BASE_ERROR_H
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define FALLIBLE __attribute__((warn_unused_result))
 
 #define ERROR_CODES(X)                                    \
@@ -49,5 +53,9 @@ int error_prefix(struct error *err, int code, const char *fmt, ...)
 /* "E_FORMAT", "ENOENT", ... and the general text of a code. Never NULL. */
 const char *error_name(int code);
 const char *error_text(int code);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -1,0 +1,182 @@
+/* cuda_backend.cu - the CUDA backend's table of slots: life, KV pages, waiting.
+ *
+ * One stream per backend, so everything happens in the order of calls, and sync() is the one place that
+ * waits. The first error is kept and every later sync() tells it: behind a failed kernel a
+ * context answers nothing else. */
+#include "kernels/cuda/cuda_backend.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "kernels/cuda/cuda_state.h"
+#include "shared/base/check.h"
+
+/* ---- life ---- */
+
+static void cuda_close(struct backend *b)
+{
+    if (!b) return;
+    if (b->stream) cudaStreamSynchronize(b->stream);
+    cuda_graph_close(&b->graphs);
+    cuda_gemm_close(&b->gemm);
+    cuda_arena_close(&b->pages);
+    cuda_unload(b);
+    if (b->stream) cudaStreamDestroy(b->stream);
+    free(b);
+}
+
+static int open_device(struct backend *b, const struct backend_options *options, struct error *err)
+{
+    struct cudaDeviceProp device;
+    int count = 0;
+
+    int rc = cuda_try(cudaGetDeviceCount(&count), "CUDA devices", err);
+    if (rc < 0) return rc;
+    if (options->rank >= count)
+        return error_set(err, E_DEVICE, "rank %d has no device: there are %d", options->rank, count);
+    b->device = options->rank;
+    rc = cuda_try(cudaSetDevice(b->device), "CUDA device", err);
+    if (rc == 0) rc = cuda_try(cudaGetDeviceProperties(&device, b->device), "CUDA device", err);
+    if (rc < 0) return rc;
+    if (device.major < 8)
+        return error_set(err, E_UNSUPPORTED, "%s has compute capability %d.%d; 8.0 is needed",
+                         device.name, device.major, device.minor);
+    snprintf(b->description, sizeof b->description, "cuda %d: %s, sm_%d%d, %zu GiB, %s", b->device,
+             device.name, device.major, device.minor, device.totalGlobalMem >> 30,
+             b->compute == COMPUTE_F32 ? "float32" : "bfloat16");
+    return cuda_try(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "stream", err);
+}
+
+static int cuda_open(const struct backend_options *options, struct backend **out, struct error *err)
+{
+    if (options->world > 1)
+        return error_set(err, E_UNSUPPORTED, "the cuda backend runs one rank, not %d",
+                         options->world);
+    struct backend *b = (struct backend *)xcalloc(1, sizeof *b);
+    b->compute = options->compute;
+    b->measure_only = options->measure_only;
+    b->graphs.enabled = true;
+    b->graphs.bucket = -1;
+    int rc = open_device(b, options, err);
+    if (rc == 0) rc = cuda_gemm_open(&b->gemm, false, err);
+    if (rc < 0) {
+        cuda_close(b);
+        return rc;
+    }
+    *out = b;
+    return 0;
+}
+
+static const char *cuda_describe(const struct backend *b)
+{
+    return b->description;
+}
+
+static void cuda_memory(const struct backend *b, size_t *weights, size_t *activations)
+{
+    *weights = b->weights.used;
+    *activations = b->activations.used;
+}
+
+/* ---- KV pages ---- */
+
+static size_t cuda_kv_block_bytes(const struct backend *b, enum kv_type type)
+{
+    const struct model_params *m = &b->model;
+    struct cuda_kv_layout layout;
+
+    CHECK(b->loaded || b->measure_only);
+    cuda_kv_layout_init(&layout, type, m->layers, m->kv_heads, m->head_dim, m->value_dim);
+    return layout.page_bytes;
+}
+
+static int cuda_kv_open(struct backend *b, enum kv_type type, int blocks, struct error *err)
+{
+    const struct model_params *m = &b->model;
+
+    CHECK(b->loaded && !b->pages.base);
+    if (blocks < 1) return error_set(err, E_INVALID, "%d KV pages are too few", blocks);
+    size_t page = cuda_kv_block_bytes(b, type);
+    if (page > SIZE_MAX / 2 / (size_t)blocks)
+        return error_set(err, E_LIMIT, "%d KV pages of %zu bytes are too many", blocks, page);
+    cuda_kv_layout_init(&b->attention.kv, type, m->layers, m->kv_heads, m->head_dim, m->value_dim);
+    int rc = cuda_attention_open(&b->attention, err);
+    if (rc < 0) return rc;
+    cuda_arena_take(&b->pages, page * (size_t)blocks);
+    b->kv_blocks = blocks;
+    return cuda_arena_open(&b->pages, "KV pages", err);
+}
+
+static void check_page(const struct backend *b, int block, int tokens)
+{
+    CHECK(b->pages.base && !b->step);
+    CHECK(block >= 0 && block < b->kv_blocks);
+    CHECK(tokens >= 0 && tokens <= KV_BLOCK_TOKENS);
+}
+
+static void cuda_kv_copy_slot(struct backend *b, int from_block, int to_block, int tokens)
+{
+    check_page(b, from_block, tokens);
+    check_page(b, to_block, tokens);
+    CHECK(from_block != to_block);
+    cuda_kv_copy(&b->attention.kv, b->pages.base, from_block, to_block, b->stream);
+}
+
+static void cuda_kv_save_slot(struct backend *b, int block, int tokens, void *host)
+{
+    check_page(b, block, tokens);
+    cuda_kv_save(&b->attention.kv, b->pages.base, block, host, b->stream);
+}
+
+static void cuda_kv_restore_slot(struct backend *b, int block, int tokens, const void *host)
+{
+    check_page(b, block, tokens);
+    cuda_kv_restore(&b->attention.kv, b->pages.base, block, host, b->stream);
+}
+
+/* ---- ends of a step ---- */
+
+static void cuda_all_reduce(struct backend *b)
+{
+    (void)b; // one rank: its share is the sum
+}
+
+static int cuda_sync(struct backend *b, struct error *err)
+{
+    cuda_note(b, cudaStreamSynchronize(b->stream));
+    cuda_note(b, cudaGetLastError()); // of launches
+    return cuda_try(b->failed, b->description, err);
+}
+
+static const float *cuda_logits_host(struct backend *b)
+{
+    return b->logits_host;
+}
+
+const struct backend_ops cuda_backend_ops = {
+    .name = "cuda",
+    .split = TP_SPLIT_INPUTS,
+    .open = cuda_open,
+    .close = cuda_close,
+    .describe = cuda_describe,
+    .load = cuda_load,
+    .kv_block_bytes = cuda_kv_block_bytes,
+    .kv_open = cuda_kv_open,
+    .kv_copy = cuda_kv_copy_slot,
+    .kv_save = cuda_kv_save_slot,
+    .kv_restore = cuda_kv_restore_slot,
+    .step_begin = cuda_step_begin,
+    .embed = cuda_step_embed,
+    .qkv = cuda_step_qkv,
+    .attend = cuda_step_attend,
+    .out = cuda_step_out,
+    .gate_up = cuda_step_gate_up,
+    .down = cuda_step_down,
+    .all_reduce = cuda_all_reduce,
+    .residual = cuda_step_residual,
+    .logits = cuda_step_logits,
+    .step_end = cuda_step_end,
+    .sync = cuda_sync,
+    .logits_host = cuda_logits_host,
+    .memory = cuda_memory,
+};

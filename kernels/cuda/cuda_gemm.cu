@@ -1,0 +1,184 @@
+#include "kernels/cuda/cuda_gemm.h"
+
+#include <stdlib.h>
+
+#include "kernels/cuda/cuda_pointwise.h"
+#include "shared/base/check.h"
+
+#define GEMV_ROWS_MAX     4  // beyond that a warp's sums wait for each other longer than for weights
+#define LIBRARY_ROWS_MIN  65 // from here on tensor cores bound, not memory
+#define LIBRARY_WORKSPACE ((size_t)32 << 20)
+
+int cuda_gemm_open(struct cuda_gemm *g, bool deterministic, struct error *err)
+{
+    *g = (struct cuda_gemm){};
+    g->deterministic = deterministic;
+    if (deterministic) return 0;
+    if (cublasLtCreate(&g->lt) == CUBLAS_STATUS_SUCCESS) return 0;
+    return error_set(err, E_DEVICE, "cuBLASLt doesn't start");
+}
+
+void cuda_gemm_close(struct cuda_gemm *g)
+{
+    if (g->lt) cublasLtDestroy(g->lt);
+    free(g->choice);
+    *g = (struct cuda_gemm){};
+}
+
+size_t cuda_gemm_workspace_bytes(const struct cuda_gemm *g)
+{
+    return g->deterministic ? 0 : LIBRARY_WORKSPACE;
+}
+
+/* ---- cuBLASLt ----
+ *
+ * Its matrices are column-major, so our row-major out = in * W^T is out^T = W * in^T with W read as
+ * [cols][rows] and transposed: M = weight rows, N = input rows, K = cols. */
+
+struct cuda_gemm_choice {
+    int m, n, k, in_stride, out_stride, weight_stride;
+    cublasLtMatmulAlgo_t algorithm;
+};
+
+struct library_call {
+    cublasLtMatmulDesc_t operation;
+    cublasLtMatrixLayout_t weights, in, out;
+};
+
+static void library_call_close(struct library_call *c)
+{
+    if (c->operation) cublasLtMatmulDescDestroy(c->operation);
+    if (c->weights) cublasLtMatrixLayoutDestroy(c->weights);
+    if (c->in) cublasLtMatrixLayoutDestroy(c->in);
+    if (c->out) cublasLtMatrixLayoutDestroy(c->out);
+}
+
+static cublasStatus_t library_call_open(struct library_call *c, const struct cuda_gemm_choice *s)
+{
+    cublasOperation_t transposed = CUBLAS_OP_T;
+
+    *c = (struct library_call){};
+    cublasStatus_t rc = cublasLtMatmulDescCreate(&c->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    if (rc == CUBLAS_STATUS_SUCCESS)
+        rc = cublasLtMatmulDescSetAttribute(c->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                            sizeof transposed);
+    if (rc == CUBLAS_STATUS_SUCCESS)
+        rc = cublasLtMatrixLayoutCreate(&c->weights, CUDA_R_16BF, s->k, s->m, s->weight_stride);
+    if (rc == CUBLAS_STATUS_SUCCESS)
+        rc = cublasLtMatrixLayoutCreate(&c->in, CUDA_R_16BF, s->k, s->n, s->in_stride);
+    if (rc == CUBLAS_STATUS_SUCCESS)
+        rc = cublasLtMatrixLayoutCreate(&c->out, CUDA_R_32F, s->m, s->n, s->out_stride);
+    return rc;
+}
+
+/* The heuristic's first answer: it knows the shape and the device only, so it is the same at every start. */
+static cublasStatus_t ask_heuristic(struct cuda_gemm *g, const struct library_call *c,
+                                    struct cuda_gemm_choice *choice)
+{
+    cublasLtMatmulPreference_t preference = NULL;
+    cublasLtMatmulHeuristicResult_t result;
+    size_t workspace = LIBRARY_WORKSPACE;
+    int found = 0;
+
+    cublasStatus_t rc = cublasLtMatmulPreferenceCreate(&preference);
+    if (rc == CUBLAS_STATUS_SUCCESS)
+        rc = cublasLtMatmulPreferenceSetAttribute(
+            preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+    if (rc == CUBLAS_STATUS_SUCCESS)
+        rc = cublasLtMatmulAlgoGetHeuristic(g->lt, c->operation, c->weights, c->in, c->out, c->out,
+                                            preference, 1, &result, &found);
+    if (preference) cublasLtMatmulPreferenceDestroy(preference);
+    if (rc == CUBLAS_STATUS_SUCCESS && found == 0) rc = CUBLAS_STATUS_NOT_SUPPORTED;
+    if (rc == CUBLAS_STATUS_SUCCESS) choice->algorithm = result.algo;
+    return rc;
+}
+
+static bool same_shape(const struct cuda_gemm_choice *a, const struct cuda_gemm_choice *b)
+{
+    return a->m == b->m && a->n == b->n && a->k == b->k && a->in_stride == b->in_stride &&
+           a->out_stride == b->out_stride && a->weight_stride == b->weight_stride;
+}
+
+/* A model has a handful of shapes per number of rows, and prefill steps of any length: the list is
+ * bounded by starting over. */
+#define CHOICES_MAX 1024
+
+static cublasStatus_t choose(struct cuda_gemm *g, const struct library_call *c,
+                             struct cuda_gemm_choice *shape)
+{
+    for (int i = 0; i < g->choices; i++) {
+        if (!same_shape(&g->choice[i], shape)) continue;
+        *shape = g->choice[i];
+        return CUBLAS_STATUS_SUCCESS;
+    }
+    cublasStatus_t rc = ask_heuristic(g, c, shape);
+    if (rc != CUBLAS_STATUS_SUCCESS) return rc;
+    if (!g->choice)
+        g->choice = (struct cuda_gemm_choice *)xcalloc(CHOICES_MAX, sizeof *g->choice);
+    if (g->choices == CHOICES_MAX) g->choices = 0;
+    g->choice[g->choices++] = *shape;
+    return rc;
+}
+
+static cudaError_t library_part(struct cuda_gemm *g, const struct cuda_product *p,
+                                const struct cuda_part *part, cudaStream_t stream)
+{
+    struct cuda_gemm_choice shape = {};
+    struct library_call call;
+    const float one = 1, zero = 0;
+
+    shape.m = part->w.rows;
+    shape.n = p->rows;
+    shape.k = part->w.cols;
+    shape.in_stride = p->in_stride;
+    shape.out_stride = part->out_stride;
+    shape.weight_stride = part->w.stride;
+    cublasStatus_t rc = library_call_open(&call, &shape);
+    if (rc == CUBLAS_STATUS_SUCCESS) rc = choose(g, &call, &shape);
+    if (rc == CUBLAS_STATUS_SUCCESS)
+        rc = cublasLtMatmul(g->lt, call.operation, &one, part->w.data, call.weights, p->in, call.in,
+                            &zero, part->out, call.out, part->out, call.out, &shape.algorithm,
+                            g->workspace, LIBRARY_WORKSPACE, stream);
+    library_call_close(&call);
+    if (rc != CUBLAS_STATUS_SUCCESS) return cudaErrorUnknown;
+    cuda_add_bias(part->out, part->out_stride, part->bias, part->w.rows, p->rows, stream);
+    return cudaSuccess;
+}
+
+/* ---- choice ---- */
+
+static cudaError_t run_same_form(struct cuda_gemm *g, const struct cuda_product *p,
+                                 cudaStream_t stream)
+{
+    enum cuda_form form = p->part[0].w.form;
+    cudaError_t rc = cudaSuccess;
+
+    if (p->in_is_float) {
+        cuda_gemv(p, stream);
+    } else if (g->deterministic) {
+        cuda_mma(p, stream);
+    } else if (form == CUDA_BF16 && !p->experts && p->rows >= LIBRARY_ROWS_MIN) {
+        for (int i = 0; rc == cudaSuccess && i < p->parts; i++)
+            rc = library_part(g, p, &p->part[i], stream);
+    } else if (p->rows <= GEMV_ROWS_MAX) {
+        cuda_gemv(p, stream);
+    } else {
+        cuda_mma(p, stream);
+    }
+    return rc;
+}
+
+/* One launch for all parts of a form. */
+cudaError_t cuda_gemm_run(struct cuda_gemm *g, const struct cuda_product *p, cudaStream_t stream)
+{
+    cudaError_t rc = cudaSuccess;
+
+    for (int form = 0; form < CUDA_FORMS && rc == cudaSuccess && p->rows > 0; form++) {
+        struct cuda_product some = *p;
+        some.parts = 0;
+        for (int i = 0; i < p->parts; i++)
+            if (p->part[i].w.form == form) some.part[some.parts++] = p->part[i];
+        if (some.parts > 0) rc = run_same_form(g, &some, stream);
+    }
+    return rc;
+}

@@ -1,0 +1,37 @@
+/* cuda_gemm.h - which kernel multiplies what.
+ *
+ *   inputs    weights     rows of inputs      kernel
+ *   float32   any         any                 cuda_gemv
+ *   bfloat16  bfloat16    more than 64        cuBLASLt
+ *   bfloat16  any         up to 4             cuda_gemv
+ *   bfloat16  any         any other           cuda_mma
+ *
+ * Each of the first and last is equal to itself for any number of rows (backend.h rule 3), but they differ
+ * from each other by rounding, and cuBLASLt chooses its algorithm by the number of rows. So in bfloat16 a row's bits
+ * may depend on how many share the step, unless `deterministic` asks for cuda_mma always. With
+ * float32 inputs they never do. */
+#ifndef LM_KERNELS_CUDA_GEMM_H
+#define LM_KERNELS_CUDA_GEMM_H
+
+#include "kernels/cuda/cuda_memory.h"
+#include "kernels/cuda/cuda_product.h"
+
+struct cuda_gemm_choice; // an algorithm of cuBLASLt for one shape
+
+struct cuda_gemm {
+    bool deterministic;
+    cublasLtHandle_t lt;
+    void *workspace; // on the device
+    struct cuda_gemm_choice *choice; // [choices], found once and kept
+    int choices;
+};
+
+FALLIBLE int cuda_gemm_open(struct cuda_gemm *g, bool deterministic, struct error *err);
+void cuda_gemm_close(struct cuda_gemm *g);
+/* Bytes that `workspace` has to point to before the first product. */
+size_t cuda_gemm_workspace_bytes(const struct cuda_gemm *g);
+
+/* Enqueue; what fails is cudaErrorUnknown with cuBLASLt, and the stream's own error else. */
+cudaError_t cuda_gemm_run(struct cuda_gemm *g, const struct cuda_product *p, cudaStream_t stream);
+
+#endif

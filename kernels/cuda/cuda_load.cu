@@ -1,0 +1,337 @@
+#include "kernels/cuda/cuda_load.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/cuda_pack.h"
+#include "shared/base/check.h"
+
+#define DIM_MAX (1 << 20) // so that any row fits into staging
+
+static const struct model_limits limits_of_model = {"cuda", CUDA_HEAD_DIM_MAX, DIM_MAX};
+
+/* ---- weights ---- */
+
+/* The form that takes all of the matrices. */
+static enum cuda_form common_form(const struct matrix *m, int count, bool float32)
+{
+    enum cuda_form form = cuda_pack_form(m[0].type, float32);
+
+    for (int i = 1; i < count; i++)
+        if (cuda_pack_form(m[i].type, float32) != form) return CUDA_BF16;
+    return form;
+}
+
+/* Rows [first, first + rows) of one matrix to their place on the device. */
+static int upload_rows(struct cuda_loader *l, const struct matrix *m, const struct cuda_weight *w,
+                       int64_t first, int rows, size_t place)
+{
+    size_t row_bytes = cuda_form_row_bytes(w->form, w->stride);
+    size_t scale_bytes = cuda_form_scale_bytes(w->form, w->stride);
+    const uint8_t *src = (const uint8_t *)m->data + (size_t)first * matrix_stride(m);
+    uint8_t *half, *scales;
+
+    int rc = cuda_staging_take(&l->staging, &half, l->err);
+    if (rc < 0) return rc;
+    scales = half + (size_t)rows * row_bytes;
+    for (int i = 0; i < rows; i++, src += matrix_stride(m))
+        cuda_pack_row(w->form, w->stride, m, src, half + (size_t)i * row_bytes,
+                      scales + (size_t)i * scale_bytes, l->floats);
+    rc = cuda_staging_send(&l->staging, half, (uint8_t *)w->data + place * row_bytes,
+                           (size_t)rows * row_bytes, l->err);
+    if (rc == 0 && w->scales)
+        rc = cuda_staging_send(&l->staging, scales, (uint8_t *)w->scales + place * scale_bytes,
+                               (size_t)rows * scale_bytes, l->err);
+    return rc < 0 ? rc : cuda_staging_give(&l->staging, l->err);
+}
+
+static int upload_matrix(struct cuda_loader *l, const struct matrix *m, const struct cuda_weight *w,
+                         int index)
+{
+    size_t row_bytes = cuda_form_row_bytes(w->form, w->stride) +
+                       cuda_form_scale_bytes(w->form, w->stride);
+    int64_t most = (int64_t)(l->staging.half_bytes / row_bytes);
+    int rc = 0;
+
+    for (int64_t row = 0; rc == 0 && row < m->rows; row += most) {
+        int rows = (int)(m->rows - row < most ? m->rows - row : most);
+        rc = upload_rows(l, m, w, row, rows, (size_t)index * (size_t)m->rows + (size_t)row);
+    }
+    if (rc == 0 && l->params->on_source_done)
+        l->params->on_source_done(l->params->on_source_done_arg, m);
+    return rc;
+}
+
+struct cuda_weight cuda_load_stack(struct cuda_loader *l, const struct matrix *m, int count,
+                                   bool float32)
+{
+    struct cuda_arena *arena = &l->b->weights;
+    struct cuda_weight w = {};
+
+    w.form = common_form(m, count, float32 || l->b->compute == COMPUTE_F32);
+    w.rows = (int)m->rows;
+    w.cols = (int)m->cols;
+    w.stride = cuda_form_stride(w.form, w.cols);
+    size_t rows = (size_t)count * (size_t)w.rows;
+    w.data = cuda_arena_take(arena, rows * cuda_form_row_bytes(w.form, w.stride));
+    if (cuda_form_scale_bytes(w.form, w.stride) > 0)
+        w.scales = cuda_arena_take(arena, rows * cuda_form_scale_bytes(w.form, w.stride));
+    for (int i = 0; arena->base && i < count && l->rc == 0; i++)
+        l->rc = upload_matrix(l, &m[i], &w, i);
+    return w;
+}
+
+const float *cuda_load_floats(struct cuda_loader *l, const float *source, int64_t count)
+{
+    if (!source) return NULL;
+    float *to = (float *)cuda_arena_take(&l->b->weights, (size_t)count * sizeof *to);
+    if (!to || l->rc < 0) return to;
+    l->rc = cuda_try(cudaMemcpyAsync(to, source, (size_t)count * sizeof *to, cudaMemcpyHostToDevice,
+                                     l->b->stream),
+                     "upload", l->err);
+    return to;
+}
+
+static void lay_layer(struct cuda_loader *l, int index)
+{
+    const struct model_params *p = l->params;
+    const struct layer_params *from = &p->layer[index];
+    struct cuda_layer *to = &l->b->layer[index];
+    int64_t q = (int64_t)p->heads * p->head_dim, k = (int64_t)p->kv_heads * p->head_dim;
+    int64_t v = (int64_t)p->kv_heads * model_value_dim(p);
+    bool spans = p->qk_norm_spans_heads;
+    struct layer_matrix_view view[LAYER_MATRICES];
+    int count = model_layer_matrices(p, from, view);
+
+    to->window = from->window;
+    to->rope_table = p->rope_dims > 0 ? from->rope_table : ROPE_NONE;
+    to->has_experts = from->experts != NULL;
+    to->is_latent = from->latent != NULL;
+    for (int i = 0; i < count; i++)
+        to->matrix[view[i].kind] = cuda_load_stack(l, view[i].matrix, 1, false);
+    to->attn_norm = cuda_load_floats(l, from->attn_norm, p->hidden);
+    to->ffn_norm = cuda_load_floats(l, from->ffn_norm, p->hidden);
+    to->attn_post_norm = cuda_load_floats(l, from->attn_post_norm, p->hidden);
+    to->ffn_post_norm = cuda_load_floats(l, from->ffn_post_norm, p->hidden);
+    to->q_bias = cuda_load_floats(l, from->q_bias, q);
+    to->k_bias = cuda_load_floats(l, from->k_bias, k);
+    to->v_bias = cuda_load_floats(l, from->v_bias, v);
+    to->o_bias = cuda_load_floats(l, from->o_bias, p->hidden);
+    to->gate_bias = cuda_load_floats(l, from->gate_bias, p->ffn);
+    to->up_bias = cuda_load_floats(l, from->up_bias, p->ffn);
+    to->down_bias = cuda_load_floats(l, from->down_bias, p->hidden);
+    to->q_norm = cuda_load_floats(l, from->q_norm, spans ? q : p->head_dim);
+    to->k_norm = cuda_load_floats(l, from->k_norm, spans ? k : p->head_dim);
+    to->sinks = cuda_load_floats(l, from->sinks, p->heads);
+    if (from->latent) {
+        to->latent_q_norm = cuda_load_floats(l, from->latent->q_norm, p->q_rank);
+        to->latent_kv_norm = cuda_load_floats(l, from->latent->kv_norm, p->kv_rank);
+    }
+    if (from->experts) cuda_load_experts(l, index);
+}
+
+static void lay_weights(struct cuda_loader *l)
+{
+    const struct model_params *p = l->params;
+    struct backend *b = l->b;
+
+    for (int i = 0; i < p->rope_table_count; i++)
+        b->inv_freq[i] = cuda_load_floats(l, p->rope_tables[i].inv_freq, p->rope_dims / 2);
+    for (int i = 0; i < p->layers; i++)
+        lay_layer(l, i);
+    b->final_norm = cuda_load_floats(l, p->final_norm, p->hidden);
+    b->embedding = cuda_load_stack(l, &p->embedding, 1, false);
+    b->head = p->head.data ? cuda_load_stack(l, &p->head, 1, false) : b->embedding;
+}
+
+static int load_weights(struct backend *b, const struct model_params *p, struct error *err)
+{
+    struct cuda_loader l = {};
+
+    b->layer = (struct cuda_layer *)xcalloc((size_t)p->layers, sizeof *b->layer);
+    l.b = b;
+    l.params = p;
+    l.err = err;
+    lay_weights(&l);
+    if (b->measure_only) return 0;
+    int rc = cuda_arena_open(&b->weights, "weights", err);
+    if (rc == 0) rc = cuda_staging_open(&l.staging, b->stream, err);
+    if (rc < 0) return rc;
+    l.floats = (float *)xmalloc(DIM_MAX * sizeof *l.floats);
+    lay_weights(&l);
+    /* Small arrays are copied from where they are: theirs must be over too. */
+    if (l.rc == 0) l.rc = cuda_try(cudaStreamSynchronize(b->stream), "upload", err);
+    cuda_staging_close(&l.staging);
+    free(l.floats);
+    return l.rc;
+}
+
+/* ---- activations ---- */
+
+void *cuda_load_bytes(struct backend *b, size_t count, size_t size)
+{
+    return cuda_arena_take(&b->activations, count * size);
+}
+
+static float *lay_floats(struct backend *b, int cols, int rows)
+{
+    return (float *)cuda_load_bytes(b, (size_t)cols * (size_t)rows, sizeof(float));
+}
+
+struct cuda_rows cuda_load_rows(struct backend *b, int cols, int rows)
+{
+    struct cuda_rows r = {};
+
+    r.cols = cols;
+    r.stride = (cols + 7) / 8 * 8;
+    r.is_float = b->compute == COMPUTE_F32;
+    r.data = cuda_load_bytes(b, (size_t)r.stride * (size_t)rows,
+                             r.is_float ? sizeof(float) : sizeof(bf16));
+    return r;
+}
+
+static void lay_latents(struct backend *b)
+{
+    const struct model_params *m = &b->model;
+    int tokens = b->limits.tokens_max;
+
+    if (m->kv_rank == 0) return;
+    b->latents.q = cuda_load_rows(b, m->q_rank, tokens);
+    b->latents.kv = cuda_load_rows(b, m->kv_rank, tokens);
+    b->latents.q_narrow = lay_floats(b, m->q_rank, tokens);
+    b->latents.narrow = lay_floats(b, m->kv_rank + m->rope_dims, tokens);
+    b->latents.wide =
+        lay_floats(b, m->heads * (m->head_dim - m->rope_dims + m->value_dim), tokens);
+}
+
+static size_t aligned(size_t bytes)
+{
+    return (bytes + CUDA_ALIGNMENT - 1) & ~(size_t)(CUDA_ALIGNMENT - 1);
+}
+
+static void lay_image(struct backend *b)
+{
+    struct cuda_step_image *i = &b->image;
+    size_t tokens = aligned((size_t)b->limits.tokens_max * sizeof(int32_t));
+
+    i->position_at = tokens;
+    i->row_at = 2 * tokens;
+    i->plan_at = i->row_at + aligned((size_t)b->limits.rows_max * sizeof(int32_t));
+    i->bytes_max = i->plan_at + cuda_attention_plan_bytes_max(&b->attention, &b->limits);
+    i->device = (uint8_t *)cuda_load_bytes(b, i->bytes_max, 1);
+    b->attention_workspace_bytes = cuda_attention_workspace_bytes(&b->attention, &b->limits);
+    b->attention_workspace = cuda_load_bytes(b, b->attention_workspace_bytes, 1);
+}
+
+/* Rows of gate and up: of a dense layer, of the shared expert, or of all experts that tokens choose. */
+static size_t gate_floats(const struct backend *b)
+{
+    const struct model_params *m = &b->model;
+    const struct expert_shape *s = &m->expert_shape;
+    size_t tokens = (size_t)b->limits.tokens_max, widest = (size_t)m->ffn;
+
+    if (s->experts > 0 && (size_t)s->used * (size_t)s->ffn > widest)
+        widest = (size_t)s->used * (size_t)s->ffn;
+    if (s->experts > 0 && (size_t)s->shared_ffn > widest) widest = (size_t)s->shared_ffn;
+    return tokens * widest;
+}
+
+static void lay_activations(struct backend *b)
+{
+    const struct model_params *m = &b->model;
+    int tokens = b->limits.tokens_max, rows = b->limits.rows_max;
+
+    b->x = lay_floats(b, m->hidden, tokens);
+    b->y = lay_floats(b, m->hidden, tokens);
+    b->h = cuda_load_rows(b, m->hidden, tokens);
+    if (m->expert_shape.experts > 0) b->h_float = lay_floats(b, b->h.stride, tokens);
+    b->q = lay_floats(b, m->heads * m->head_dim, tokens);
+    b->k = lay_floats(b, m->kv_heads * m->head_dim, tokens);
+    b->v = lay_floats(b, m->kv_heads * m->value_dim, tokens);
+    b->o = cuda_load_rows(b, m->heads * m->value_dim, tokens);
+    b->g = cuda_load_rows(b, m->ffn, tokens);
+    b->gate = (float *)cuda_load_bytes(b, gate_floats(b), sizeof(float));
+    b->up = (float *)cuda_load_bytes(b, gate_floats(b), sizeof(float));
+    b->last = cuda_load_rows(b, m->hidden, rows);
+    b->logits = lay_floats(b, m->vocab, rows);
+    for (int i = 0; i < m->rope_table_count; i++)
+        b->rotation[i] = lay_floats(b, m->rope_dims, tokens);
+    lay_latents(b);
+    if (m->expert_shape.experts > 0) cuda_load_routes(b);
+    lay_image(b);
+    b->gemm.workspace = cuda_load_bytes(b, cuda_gemm_workspace_bytes(&b->gemm), 1);
+}
+
+static int open_pinned(struct backend *b, struct error *err)
+{
+    size_t logits = (size_t)b->limits.rows_max * (size_t)b->model.vocab * sizeof(float);
+    int rc = cuda_try(cudaMallocHost((void **)&b->image.host, b->image.bytes_max), "pinned memory",
+                      err);
+    if (rc == 0)
+        rc = cuda_try(cudaMallocHost((void **)&b->logits_host, logits), "pinned memory", err);
+    if (rc == 0)
+        rc = cuda_try(cudaEventCreateWithFlags(&b->image.sent, cudaEventDisableTiming), "event",
+                      err);
+    return rc;
+}
+
+/* ---- the slot ---- */
+
+static void keep_scalars(struct backend *b, const struct model_params *p)
+{
+    b->model = *p;
+    b->model.value_dim = model_value_dim(p);
+    b->model.share = NULL;
+    b->model.embedding = b->model.head = (struct matrix){};
+    b->model.final_norm = NULL;
+    b->model.layer = NULL;
+    b->model.on_source_done = NULL;
+    b->model.on_source_done_arg = NULL;
+    for (int i = 0; i < ROPE_TABLES_MAX; i++)
+        b->model.rope_tables[i].inv_freq = NULL;
+}
+
+/* Sizes of plans and workspaces don't depend on the type of pages: kv_open sets it. */
+static void set_attention(struct backend *b)
+{
+    const struct model_params *m = &b->model;
+
+    b->attention.heads = m->heads;
+    b->attention.exact = b->compute == COMPUTE_F32;
+    b->attention.scale = m->attention_scale;
+    b->attention.softcap = m->attention_softcap;
+    cuda_kv_layout_init(&b->attention.kv, KV_F16, m->layers, m->kv_heads, m->head_dim,
+                        m->value_dim);
+}
+
+int cuda_load(struct backend *b, const struct model_params *params, const struct step_limits *limits,
+              struct error *err)
+{
+    CHECK(!b->loaded && !b->layer);
+    int rc = model_check(params, &limits_of_model, err);
+    if (rc == 0) rc = model_check_steps(limits, &limits_of_model, err);
+    if (rc < 0) return rc;
+    keep_scalars(b, params);
+    b->limits = *limits;
+    set_attention(b);
+    rc = load_weights(b, params, err);
+    if (rc < 0) return rc;
+    lay_activations(b);
+    if (b->measure_only) return 0;
+    rc = cuda_arena_open(&b->activations, "activations", err);
+    if (rc < 0) return rc;
+    lay_activations(b);
+    rc = open_pinned(b, err);
+    if (rc == 0) b->loaded = true;
+    return rc;
+}
+
+void cuda_unload(struct backend *b)
+{
+    free(b->layer);
+    cuda_arena_close(&b->weights);
+    cuda_arena_close(&b->activations);
+    if (b->image.sent) cudaEventDestroy(b->image.sent);
+    if (b->image.host) cudaFreeHost(b->image.host);
+    if (b->logits_host) cudaFreeHost(b->logits_host);
+}

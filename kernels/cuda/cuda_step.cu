@@ -1,0 +1,411 @@
+/* cuda_step.cu - the slots of a step. They enqueue and return; what fails is remembered for sync().
+ *
+ * Inputs of a step (ids, positions, rows, the plan of attention) go to the device in one copy before
+ * the first launch, logits come back in one behind the last. What lies between is launches that
+ * depend on the number of tokens only, and may be a graph (cuda_graph.h). */
+#include "kernels/cuda/cuda_state.h"
+
+#include <string.h>
+
+#include "shared/base/check.h"
+
+/* ---- begin ---- */
+
+static void check_step(const struct backend *b, const struct step *step)
+{
+    CHECK(b->loaded && b->pages.base);
+    CHECK(step->tokens >= 0 && step->tokens <= b->limits.tokens_max);
+    CHECK(step->sequences >= 0 && step->sequences <= b->limits.sequences_max);
+    CHECK(step->rows >= 0 && step->rows <= b->limits.rows_max);
+    for (int i = 0; i < step->tokens; i++)
+        CHECK(step->ids[i] >= 0 && step->ids[i] < b->model.vocab);
+    for (int i = 0; i < step->rows; i++)
+        CHECK(step->row[i] >= 0 && step->row[i] < step->tokens);
+}
+
+static void check_sequence(const struct backend *b, const struct step_sequence *q, int tokens,
+                           const struct step *step)
+{
+    CHECK(q->first == tokens && q->count > 0 && q->past >= 0);
+    CHECK(q->count <= step->tokens - tokens && q->past <= b->limits.context_max - q->count);
+    for (int i = 0; i < (q->past + q->count + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS; i++)
+        CHECK(q->blocks[i] >= 0 && q->blocks[i] < b->kv_blocks);
+}
+
+/* Tokens of the step with padding. A step goes by a graph if every token decodes and gives logits. */
+static int padded_tokens(const struct backend *b, const struct step *step)
+{
+    int most = b->limits.tokens_max;
+
+    if (most > b->limits.rows_max) most = b->limits.rows_max;
+    if (step->tokens != step->sequences || step->rows != step->tokens) return 0;
+    return cuda_graph_tokens(&b->graphs, step->tokens, most);
+}
+
+/* Padding is token 0 at position 0, whose K and V go nowhere and whose logits nobody reads. */
+static void fill_image(struct backend *b, const struct step *step)
+{
+    int32_t *id = (int32_t *)b->image.host;
+    int32_t *position = (int32_t *)(b->image.host + b->image.position_at);
+    int32_t *row = (int32_t *)(b->image.host + b->image.row_at);
+    int tokens = 0;
+
+    for (int s = 0; s < step->sequences; s++) {
+        const struct step_sequence *q = &step->sequence[s];
+        check_sequence(b, q, tokens, step);
+        for (int i = 0; i < q->count; i++)
+            position[tokens++] = q->past + i;
+    }
+    CHECK(tokens == step->tokens);
+    memcpy(id, step->ids, (size_t)tokens * sizeof *id);
+    memcpy(row, step->row, (size_t)step->rows * sizeof *row);
+    for (; tokens < b->tokens; tokens++)
+        id[tokens] = position[tokens] = 0;
+    for (int i = step->rows; i < b->rows; i++)
+        row[i] = i;
+    cuda_attention_plan(&b->attention, step, b->tokens, b->attention_workspace_bytes,
+                        b->image.host + b->image.plan_at, &b->plan);
+}
+
+static const int *device_ids(const struct backend *b)
+{
+    return (const int *)b->image.device;
+}
+
+static const int *device_positions(const struct backend *b)
+{
+    return (const int *)(b->image.device + b->image.position_at);
+}
+
+static const int *device_rows(const struct backend *b)
+{
+    return (const int *)(b->image.device + b->image.row_at);
+}
+
+static bool skips(const struct backend *b)
+{
+    return b->tokens == 0 || cuda_graph_replays(&b->graphs);
+}
+
+void cuda_step_begin(struct backend *b, const struct step *step)
+{
+    check_step(b, step);
+    b->step = step;
+    int padded = padded_tokens(b, step);
+    b->tokens = padded ? padded : step->tokens;
+    b->rows = padded ? padded : step->rows;
+    cuda_note(b, cudaEventSynchronize(b->image.sent));
+    fill_image(b, step);
+    cuda_note(b, cudaMemcpyAsync(b->image.device, b->image.host, b->image.plan_at + b->plan.bytes,
+                                 cudaMemcpyHostToDevice, b->stream));
+    cuda_note(b, cudaEventRecord(b->image.sent, b->stream));
+    cuda_note(b, cuda_graph_begin(&b->graphs, padded, b->stream));
+    for (int i = 0; !skips(b) && i < b->model.rope_table_count; i++)
+        cuda_rotation(b->rotation[i], device_positions(b), b->inv_freq[i],
+                      b->model.rope_tables[i].attention_factor, b->tokens, b->model.rope_dims / 2,
+                      b->stream);
+}
+
+void cuda_step_embed(struct backend *b)
+{
+    if (skips(b)) return;
+    cuda_embed(b->x, &b->embedding, device_ids(b), b->model.embedding_scale, b->tokens, b->stream);
+}
+
+/* ---- products ---- */
+
+static struct cuda_product product_of(const struct backend *b, const struct cuda_rows *in, int rows)
+{
+    struct cuda_product p = {};
+
+    (void)b;
+    p.in = in->data;
+    p.in_stride = in->stride;
+    p.in_is_float = in->is_float;
+    p.rows = rows;
+    return p;
+}
+
+static void add_part(struct cuda_product *p, const struct cuda_weight *w, float *out,
+                     const float *bias)
+{
+    struct cuda_part part = {};
+
+    CHECK(p->parts < CUDA_PARTS_MAX && w->data);
+    part.w = *w;
+    part.out = out;
+    part.out_stride = w->rows;
+    part.bias = bias;
+    p->part[p->parts++] = part;
+}
+
+static void run_product(struct backend *b, const struct cuda_product *p)
+{
+    cuda_note(b, cuda_gemm_run(&b->gemm, p, b->stream));
+}
+
+/* One matrix, one product. */
+static void multiply(struct backend *b, const struct cuda_rows *in, const struct cuda_weight *w,
+                     float *out, const float *bias, int rows)
+{
+    struct cuda_product p = product_of(b, in, rows);
+
+    add_part(&p, w, out, bias);
+    run_product(b, &p);
+}
+
+/* ---- qkv ---- */
+
+static void project_plain(struct backend *b, const struct cuda_layer *l)
+{
+    struct cuda_product p = product_of(b, &b->h, b->tokens);
+
+    add_part(&p, &l->matrix[LAYER_Q], b->q, l->q_bias);
+    add_part(&p, &l->matrix[LAYER_K], b->k, l->k_bias);
+    add_part(&p, &l->matrix[LAYER_V], b->v, l->v_bias);
+    run_product(b, &p);
+}
+
+static void project_latent(struct backend *b, const struct cuda_layer *l)
+{
+    const struct model_params *m = &b->model;
+    const struct cuda_weight *w = l->matrix;
+    struct cuda_latent_rows *r = &b->latents;
+    struct cuda_product p = product_of(b, &b->h, b->tokens);
+    struct cuda_latent_job job = {};
+    bool q_latent = w[LAYER_Q_A].data != NULL;
+    int narrow = m->kv_rank + m->rope_dims;
+
+    add_part(&p, &w[q_latent ? LAYER_Q_A : LAYER_Q], q_latent ? r->q_narrow : b->q, NULL);
+    add_part(&p, &w[LAYER_KV_A], r->narrow, NULL);
+    run_product(b, &p);
+    cuda_norm_rows(&r->kv, r->narrow, narrow, l->latent_kv_norm, b->tokens, m->norm_eps, b->stream);
+    if (q_latent) {
+        cuda_norm_rows(&r->q, r->q_narrow, m->q_rank, l->latent_q_norm, b->tokens, m->norm_eps,
+                       b->stream);
+        multiply(b, &r->q, &w[LAYER_Q_B], b->q, NULL, b->tokens);
+    }
+    multiply(b, &r->kv, &w[LAYER_KV_B], r->wide, NULL, b->tokens);
+    job.k = b->k;
+    job.v = b->v;
+    job.wide = r->wide;
+    job.narrow = r->narrow;
+    job.narrow_stride = narrow;
+    job.tokens = b->tokens;
+    job.heads = m->heads;
+    job.head_dim = m->head_dim;
+    job.value_dim = m->value_dim;
+    job.rope_dims = m->rope_dims;
+    job.kv_rank = m->kv_rank;
+    cuda_latent_expand(&job, b->stream);
+}
+
+static void finish_heads(struct backend *b, const struct cuda_layer *l, float *x, int heads,
+                         const float *norm)
+{
+    const struct model_params *m = &b->model;
+    struct cuda_heads_job job = {};
+
+    job.x = x;
+    job.tokens = b->tokens;
+    job.stride = heads * m->head_dim;
+    job.heads = heads;
+    job.head_dim = m->head_dim;
+    job.norm = norm;
+    job.norm_spans_heads = m->qk_norm_spans_heads;
+    job.eps = m->norm_eps;
+    job.half = l->rope_table == ROPE_NONE ? 0 : m->rope_dims / 2;
+    job.rotation = job.half > 0 ? b->rotation[l->rope_table] : NULL;
+    job.rotate_from = l->is_latent ? m->head_dim - m->rope_dims : 0;
+    job.style = m->rope_style;
+    if (job.norm || job.rotation) cuda_heads(&job, b->stream);
+}
+
+void cuda_step_qkv(struct backend *b, int layer)
+{
+    const struct cuda_layer *l = &b->layer[layer];
+    const struct model_params *m = &b->model;
+
+    if (skips(b)) return;
+    if (l->is_latent)
+        project_latent(b, l);
+    else
+        project_plain(b, l);
+    finish_heads(b, l, b->q, m->heads, l->q_norm);
+    finish_heads(b, l, b->k, m->kv_heads, l->k_norm);
+    cuda_kv_write(&b->attention.kv, b->pages.base, layer, b->k, m->kv_heads * m->head_dim, b->v,
+                  m->kv_heads * m->value_dim,
+                  cuda_attention_slots(b->image.device + b->image.plan_at), b->tokens, b->stream);
+}
+
+void cuda_step_attend(struct backend *b, int layer)
+{
+    struct cuda_attention_layer a = {};
+
+    if (skips(b)) return;
+    a.layer = layer;
+    a.window = b->layer[layer].window;
+    a.sinks = b->layer[layer].sinks;
+    a.pages = b->pages.base;
+    a.image = b->image.device + b->image.plan_at;
+    a.workspace = b->attention_workspace;
+    a.q = b->q;
+    a.q_stride = b->model.heads * b->model.head_dim;
+    a.o = b->o.data;
+    a.o_stride = b->o.stride;
+    a.graph_sequences = cuda_graph_is_used(&b->graphs) ? b->tokens : 0;
+    cuda_attention_run(&b->attention, &b->plan, &a, b->stream);
+}
+
+void cuda_step_out(struct backend *b, int layer)
+{
+    const struct cuda_layer *l = &b->layer[layer];
+
+    if (skips(b)) return;
+    multiply(b, &b->o, &l->matrix[LAYER_O], b->y, l->o_bias, b->tokens);
+}
+
+/* ---- feed-forward ---- */
+
+/* g = act(gate in) * (up in); experts: see cuda_product. */
+static void multiply_gated(struct backend *b, struct cuda_product *p, const struct cuda_weight *gate,
+                           const float *gate_bias, const struct cuda_weight *up,
+                           const float *up_bias, const struct cuda_rows *g, int rows)
+{
+    add_part(p, gate, b->gate, gate_bias);
+    add_part(p, up, b->up, up_bias);
+    run_product(b, p);
+    cuda_activate(g, b->model.activation, b->gate, b->up, gate->rows, rows, b->stream);
+}
+
+static int route_rows(const struct backend *b)
+{
+    return b->tokens * b->model.expert_shape.used;
+}
+
+static void set_experts(const struct backend *b, struct cuda_product *p, const int *in_row)
+{
+    p->experts = b->model.expert_shape.experts;
+    p->first = b->routes.first;
+    p->in_row = in_row;
+}
+
+static void score_tokens(struct backend *b, const struct cuda_experts *x)
+{
+    struct cuda_product p = product_of(b, &b->h, b->tokens);
+
+    p.in = b->h_float;
+    p.in_is_float = true;
+    add_part(&p, &x->router, b->routes.score, x->router_bias);
+    if (x->shared_scale.data) add_part(&p, &x->shared_scale, b->routes.shared_scale, NULL);
+    run_product(b, &p);
+    cuda_experts_route(&b->routes, &b->model.expert_shape, x->correction,
+                       x->shared_scale.data != NULL, b->tokens, b->stream);
+    cuda_experts_group(&b->routes, &b->model.expert_shape, b->tokens, b->stream);
+}
+
+static void experts_gate_up(struct backend *b, const struct cuda_experts *x)
+{
+    struct cuda_product p = product_of(b, &b->h, b->tokens);
+
+    score_tokens(b, x);
+    set_experts(b, &p, b->routes.token);
+    multiply_gated(b, &p, &x->gate, x->gate_bias, &x->up, x->up_bias, &b->routes.g, route_rows(b));
+    if (!x->shared_gate.data) return;
+    p = product_of(b, &b->h, b->tokens);
+    multiply_gated(b, &p, &x->shared_gate, NULL, &x->shared_up, NULL, &b->routes.shared_g,
+                   b->tokens);
+}
+
+static void experts_down(struct backend *b, const struct cuda_experts *x)
+{
+    struct cuda_product p = product_of(b, &b->routes.g, b->tokens);
+
+    set_experts(b, &p, NULL);
+    add_part(&p, &x->down, b->routes.y, x->down_bias);
+    run_product(b, &p);
+    if (x->shared_down.data)
+        multiply(b, &b->routes.shared_g, &x->shared_down, b->y, NULL, b->tokens);
+    cuda_experts_add_up(&b->routes, &b->model.expert_shape, b->y, x->shared_down.data != NULL,
+                        x->shared_scale.data != NULL, b->tokens, b->model.hidden, b->stream);
+}
+
+void cuda_step_gate_up(struct backend *b, int layer)
+{
+    const struct cuda_layer *l = &b->layer[layer];
+    struct cuda_product p = product_of(b, &b->h, b->tokens);
+
+    if (skips(b)) return;
+    if (l->has_experts)
+        experts_gate_up(b, &l->experts);
+    else
+        multiply_gated(b, &p, &l->matrix[LAYER_GATE], l->gate_bias, &l->matrix[LAYER_UP], l->up_bias,
+                       &b->g, b->tokens);
+}
+
+void cuda_step_down(struct backend *b, int layer)
+{
+    const struct cuda_layer *l = &b->layer[layer];
+
+    if (skips(b)) return;
+    if (l->has_experts)
+        experts_down(b, &l->experts);
+    else
+        multiply(b, &b->g, &l->matrix[LAYER_DOWN], b->y, l->down_bias, b->tokens);
+}
+
+/* ---- residual stream, logits ---- */
+
+/* x += y of a layer's half, and the norm in front of what comes next. */
+void cuda_step_residual(struct backend *b, enum residual_site site, int layer)
+{
+    const struct cuda_layer *l = &b->layer[layer];
+    bool last = layer + 1 == b->model.layers;
+    struct cuda_residual_job job = {};
+
+    if (skips(b)) return;
+    job.x = b->x;
+    job.y = site == RESIDUAL_BEGIN ? NULL : b->y;
+    job.scale = b->model.residual_scale;
+    job.h = &b->h;
+    job.rows = b->tokens;
+    job.hidden = b->model.hidden;
+    job.eps = b->model.norm_eps;
+    switch (site) {
+    case RESIDUAL_BEGIN:
+        job.norm = l->attn_norm;
+        break;
+    case RESIDUAL_ATTENTION:
+        job.post_norm = l->attn_post_norm;
+        job.norm = l->ffn_norm;
+        if (l->has_experts) job.h_float = b->h_float;
+        break;
+    case RESIDUAL_FFN:
+        job.post_norm = l->ffn_post_norm;
+        job.norm = last ? b->final_norm : (l + 1)->attn_norm;
+        break;
+    }
+    cuda_residual(&job, b->stream);
+}
+
+void cuda_step_logits(struct backend *b)
+{
+    const struct model_params *m = &b->model;
+
+    if (skips(b)) return;
+    cuda_gather(&b->last, &b->h, device_rows(b), b->rows, b->stream);
+    multiply(b, &b->last, &b->head, b->logits, NULL, b->rows);
+    cuda_finish_logits(b->logits, (size_t)b->rows * (size_t)m->vocab, m->logit_scale,
+                       m->logit_softcap, b->stream);
+}
+
+void cuda_step_end(struct backend *b)
+{
+    size_t bytes = (size_t)b->step->rows * (size_t)b->model.vocab * sizeof(float);
+
+    cuda_note(b, cuda_graph_end(&b->graphs, b->stream));
+    if (bytes > 0)
+        cuda_note(b, cudaMemcpyAsync(b->logits_host, b->logits, bytes, cudaMemcpyDeviceToHost,
+                                     b->stream));
+    b->step = NULL;
+}
