@@ -1,9 +1,12 @@
 """Fixtures for tests of whole programs; README.md lists them."""
 
+import functools
 import json
 import os
+import random
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -16,6 +19,10 @@ from fake_registry import Registry  # noqa: E402
 from lm_process import Process, ProcessError, Server  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+# httpx reads all certificates of the system for every client, which takes a core 30 ms: too long for what asks ten
+# times a second, on a machine that has better things to do. Nothing here speaks TLS.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 # Of the shared agents. A short context bounds what a request without max_tokens costs.
 SHARED = ["--max-batch-size", 16, "--session-len", 1024]
@@ -170,9 +177,17 @@ class Redis(Process):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port for somebody who comes later: below those that the kernel gives to others meanwhile, to servers on port 0
+    and to connections (which could even be one to this very port, from itself)."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        first = int(file.read().split()[0])
+    while True:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", random.randrange(10000, first) if first > 10100 else 0))
+            except OSError:
+                continue
+            return probe.getsockname()[1]
 
 
 @pytest.fixture

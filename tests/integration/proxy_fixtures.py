@@ -45,6 +45,17 @@ def wait_up(proxy, *names, timeout=10):
     return wait_until(all_up, timeout, f"agents {names} up")
 
 
+def wait_refused(proxy, timeout=5):
+    """Until its port takes no connections, which is a tick after its log says that it drains."""
+    def is_refused():
+        try:
+            socket.create_connection(("127.0.0.1", proxy.port), timeout=5).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+    return wait_until(is_refused, timeout, "port closed")
+
+
 @pytest.fixture
 def fakes():
     """fakes("a", proxies=[proxy], behave="busy429", ...) -> a running FakeAgent"""
@@ -75,7 +86,7 @@ def proxy(serve):
     proxy = serve()
     yield proxy
     if proxy.is_running():
-        wait_until(lambda: proxy.metrics()["requests_running"] == 0, 5, "no request running")
+        wait_until(lambda: proxy.metrics()["requests_running"] == 0, 15, "no request running")
         in_flight = [line for line in proxy.get("/metrics").text.splitlines()
                      if line.startswith("lm_proxy_agent_in_flight{")]
         assert all(line.endswith(" 0") for line in in_flight), in_flight

@@ -2,6 +2,7 @@
 # ctest: PROCESSORS 1
 
 import json
+import statistics
 import time
 
 from conftest import free_port, wait_until
@@ -11,7 +12,7 @@ def test_beats(start_agent, start_registry):
     one, two = start_registry(), start_registry()
     agent = start_agent("--model-name", "m", "--proxy-url", one.url, "--proxy-url", two.url + "/base",
                         "--join-key", "secret", "--agent-id", "a-1", "--queue-max", 7)
-    wait_until(lambda: len(one.beats) >= 4 and two.beats, 15, "four beats")
+    wait_until(lambda: len(one.beats) >= 12 and two.beats, 30, "beats")
     _, path, headers, body = one.beats[0]
     assert path == "/nodes/add" and two.beats[0][1] == "/base/nodes/add"
     assert {k.lower(): v for k, v in headers.items()}["x-lm-join-key"] == "secret"
@@ -19,8 +20,9 @@ def test_beats(start_agent, start_registry):
     facts = body["lm"]
     assert facts["id"] == "a-1" and facts["queue_max"] == 7 and facts["draining"] is False
     assert facts["load"]["running"] == 0
-    times = [beat[0] for beat in one.beats[:4]]
-    assert all(0.1 < b - a < 0.8 for a, b in zip(times, times[1:])), times  # loads: 250 ms
+    times = [beat[0] for beat in one.beats[:12]]
+    gaps = [b - a for a, b in zip(times, times[1:])]
+    assert 0.1 < statistics.median(gaps) < 0.8, gaps  # loads: 250 ms
     sequences = [beat[3]["lm"]["load"]["sequence"] for beat in one.beats]
     assert sequences == sorted(set(sequences))
     agent.stop()
@@ -54,8 +56,8 @@ def test_proxy_that_comes_late(start_agent, start_registry):
     time.sleep(2.5)
     assert agent.log.count("proxy away") == 1
     registry = start_registry(port=port)
-    wait_until(lambda: registry.beats, 5, "a beat")
-    agent.wait_log(r"registered proxy=", 5)
+    wait_until(lambda: registry.beats, 15, "a beat")
+    agent.wait_log(r"registered proxy=", 15)
     registry.close()
     agent.wait_log("proxy away", 10, count=2)
 
@@ -65,7 +67,7 @@ def test_proxy_that_refuses(start_agent, start_registry):
     agent = start_agent("--proxy-url", registry.url)
     agent.wait_log(r"proxy refuses this agent .*403", 15)
     registry.status = 200
-    agent.wait_log(r"registered proxy=", 5)
+    agent.wait_log(r"registered proxy=", 15)
 
 
 def test_redis(start_agent, redis):
@@ -73,12 +75,15 @@ def test_redis(start_agent, redis):
     agent.wait_log(r"registered redis=", 15)
     facts = json.loads(redis.ask("GET", "lm:agent:a-1"))
     assert facts["url"] == agent.url and facts["models"] == ["m"]
+    begin = time.monotonic()
     load = json.loads(redis.ask("GET", "lm:load:a-1"))
     assert load["running"] == 0
     first = load["sequence"]
-    time.sleep(1)
-    later = json.loads(redis.ask("GET", "lm:load:a-1"))["sequence"]
-    assert 3 <= later - first <= 12  # every 250 ms, and with beats
+
+    def later():
+        return json.loads(redis.ask("GET", "lm:load:a-1"))["sequence"] - first
+    wait_until(lambda: later() >= 3, 10, "later loads")
+    assert later() <= 12 * max(time.monotonic() - begin, 1)  # every 250 ms, and with beats
     assert 0 < int(redis.ask("PTTL", "lm:agent:a-1")) <= 3500
     assert redis.ask("ZRANGE", "lm:agents", 0, -1) == "a-1"
     agent.stop()
@@ -92,14 +97,14 @@ def test_redis_lost_and_found(start_agent, start_redis):
     agent = start_agent("--model-name", "m", "--redis-url", redis.url, "--agent-id", "a-1")
     agent.wait_log(r"registered redis=", 15)
     redis.ask("FLUSHALL")  # a flush is healed by the next beat
-    wait_until(lambda: redis.ask("EXISTS", "lm:agent:a-1") == "1", 5, "the record")
+    wait_until(lambda: redis.ask("EXISTS", "lm:agent:a-1") == "1", 15, "the record")
     redis.kill()
     for _ in range(3):
         answer = agent.post("/v1/completions", {"model": "m", "prompt": "x", "max_tokens": 1})
         assert answer.status_code == 200
         time.sleep(0.3)
     again = start_redis(redis.port)
-    wait_until(lambda: again.ask("EXISTS", "lm:agent:a-1") == "1", 10, "the record")
+    wait_until(lambda: again.ask("EXISTS", "lm:agent:a-1") == "1", 20, "the record")
     agent.stop()
 
 

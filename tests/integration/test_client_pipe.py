@@ -232,6 +232,6 @@ def test_a_reader_that_leaves_ends_the_answer(server):
 def test_the_answer_comes_as_it_is_written(server):
     started = time.monotonic()
     process = start_endless(server)
-    assert time.monotonic() - started < 5  # the whole takes 40 s
+    assert time.monotonic() - started < 20  # the whole takes 40 s
     process.kill()
     process.wait(10)

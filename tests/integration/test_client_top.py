@@ -106,7 +106,7 @@ def test_rates_are_those_between_two_looks(fleet):
     for agent in fleet.agents:
         agent.behave, agent.usage = "counted", (100, 10)
     body = chat()
-    with subprocess.Popen([program("lm-client"), "top", "--count", "2", "--interval", "3", fleet.url],
+    with subprocess.Popen([program("lm-client"), "top", "--count", "2", "--interval", "8", fleet.url],
                           stdout=subprocess.PIPE, text=True) as watcher:
         watcher.stdout.readline()  # the first look is over
         with httpx.Client(headers=headers, timeout=30) as client:
@@ -116,9 +116,9 @@ def test_rates_are_those_between_two_looks(fleet):
         assert watcher.wait(20) == 0
     second = text.split("lm-proxy ")[-1]
     found = re.search(r"^20 requests \((\d+\.\d|\d+)/s\)", second, re.M)
-    assert found and 4 < float(found.group(1)) <= 7, second
+    assert found and 1.5 < float(found.group(1)) <= 2.6, second
     tokens = re.search(r"^2000 prompt tokens \((\d+)/s\), 200 in answers \((\d+)/s\)", second, re.M)
-    assert tokens and 400 < int(tokens.group(1)) <= 700 and 40 < int(tokens.group(2)) <= 70, second
+    assert tokens and 150 < int(tokens.group(1)) <= 260 and 15 < int(tokens.group(2)) <= 26, second
     per_agent = [float(cells(line)[12]) for line in second.splitlines() if line.startswith("agent-")]
     assert len(per_agent) == 2 and abs(sum(per_agent) - float(found.group(1))) < 0.5
 
@@ -180,7 +180,11 @@ def test_top_goes_on_while_the_proxy_is_away(serve, terminal):
     proxy.stop()
     screen.expect("trying again")
     serve("--port", port)
-    screen.expect("up 0 s", 30)
+
+    def is_back():
+        screen.expect("\x1b[H")
+        return "trying again" not in screen.expect("\x1b[J")
+    wait_until(is_back, 30, "a page without a complaint")
     screen.send("q")
     assert screen.wait() == 0
 

@@ -55,7 +55,8 @@ def test_one_of_eight_agents_is_killed(serve_checked, fleet, resumable):
     agents = start_agents(fleet, [proxy], 8)
     load = Load(fleet, [proxy.port], lambda n: chat_body(f"k{n}", text=f"{n}", tokens=10, gap_s=0.01,
                                                          resumable=resumable), lines=64)
-    time.sleep(scaled(1, 5))
+    time.sleep(scaled(0, 5))
+    wait_until(lambda: len(load.replies) > 150, 60, "answers before it")
     victim = agents[3]
 
     def kill():
@@ -63,9 +64,10 @@ def test_one_of_eight_agents_is_killed(serve_checked, fleet, resumable):
         victim.kill()
         return running, time.monotonic()
     running, killed = fleet.call(kill)
-    time.sleep(scaled(1.5, 90))
+    time.sleep(scaled(0, 90))
+    wait_until(lambda: len(load.replies) > 400, 60, "answers after it")
     replies = load.stop()
-    assert len(replies) > 400 and running > 0
+    assert running > 0
     failed = failures_of(replies)
     later = failures_of([r for r in replies if r[0] > killed])
     print(f"{len(replies)} requests, {running} running at the killed agent, {len(failed)} failed")
@@ -108,7 +110,7 @@ def test_redis_freezes(redis, serve_fast, fleet):
     figures = [percentile(values, share) * 1e3 for values in (before, during) for share in (0.5, 0.99)]
     print("ms p50 / p99: with Redis {:.1f} / {:.1f}, frozen {:.1f} / {:.1f}".format(*figures))
     # What waits for Redis waits for a second and more: far from what a busy machine does to a p99.
-    assert figures[2] < figures[0] * 2 + 20 and figures[3] < figures[1] * 3 + 150
+    assert figures[2] < figures[0] * 2 + 100 and figures[3] < figures[1] * 3 + 500
     for proxy in proxies:
         wait_until(lambda p=proxy: p.metrics()["redis_connected"] == 1, 20, "Redis back")
         assert_books_balance(proxy)
@@ -173,9 +175,9 @@ def test_agents_close_idle_connections(serve_checked, fleet):
     load = Load(fleet, [proxy.port], lambda n: chat_body(f"i{n}", text=f"{n}", tokens=2, stream=n % 2 == 0),
                 lines=24, pause_s=idle_s / 2)
     time.sleep(scaled(4, 120))
+    wait_until(lambda: len(load.replies) > 500, 60, "answers")
     replies = load.stop()
     assert not failures_of(replies)
-    assert len(replies) > 500
     metrics = proxy.metrics()
     print(f"{len(replies)} requests, {metrics['retries_stale_total']:.0f} on connections that had closed")
     assert metrics["upstream_failures_total"] == metrics["retries_lost_total"] == 0
@@ -213,7 +215,7 @@ def test_two_hundred_agents_register_at_once(serve_checked, fleet):
     print(f"{count} agents up after {took:.2f} s; 100 restarted ones after {took_again:.2f} s; "
           f"{len(replies)} requests")
     assert not failures_of(replies)
-    wait_until(lambda: all(agent.beat_statuses[200] > 0 for agent in again), 6, "beats of all")
+    wait_until(lambda: all(agent.beat_statuses[200] > 0 for agent in again), 20, "beats of all")
     assert_books_balance(proxy)
 
 

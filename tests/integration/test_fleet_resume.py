@@ -93,7 +93,7 @@ def test_text_held_back(serve_checked, fleet):
 
 
 def test_a_frozen_agent_is_left(serve_checked, fleet):
-    proxy = serve_checked(*FLAGS, "--idle-timeout", "1", "--first-byte-timeout", "1")
+    proxy = serve_checked(*FLAGS, "--idle-timeout", "3", "--first-byte-timeout", "3")
     start_agents(fleet, [proxy], 3)
     bodies = [chat_body(f"f{i}", tokens=6, faults=[{"freeze": 600 + 40 * i}]) for i in range(30)]
     replies = fleet.run(ask_all(proxy.port, bodies, lines=30))

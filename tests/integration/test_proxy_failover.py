@@ -8,7 +8,8 @@ import time
 import httpx
 import pytest
 from proxy_fixtures import (CHAT, Traffic, chat, fakes, models_of, proxy, raw,  # noqa: F401
-                            raw_request, serve, status_of, wait_until, wait_up)
+                            raw_request, serve, status_of, wait_refused, wait_until,
+                            wait_up)
 
 
 def ask_until_both_were_asked(proxy, first, second, **more):
@@ -64,11 +65,12 @@ def test_no_request_fails_when_agents_die_under_load(proxy, fakes):
     wait_up(proxy, *(a.name for a in agents))
     with Traffic(proxy.url + CHAT, chat(), clients=8) as traffic:
         for agent in agents[:5]:
-            time.sleep(0.3)
+            count = len(agent.requests) + 3
+            wait_until(lambda: len(agent.requests) >= count, 30, "traffic at it")  # noqa: B023
             agent.die()
-        time.sleep(0.5)
+        count = len(traffic.statuses) + 20
+        wait_until(lambda: len(traffic.statuses) >= count, 30, "traffic at the last one")
     assert not traffic.failures
-    assert len(traffic.statuses) > 30  # how many there are depends on the machine
 
 
 def test_the_last_answer_is_passed_when_all_are_busy(proxy, fakes):
@@ -114,7 +116,7 @@ def test_a_model_whose_only_agent_died_is_unavailable_not_unknown(proxy, fakes):
         answer = proxy.post(CHAT, chat("m"))
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1
-    wait_until(lambda: "a" not in status_of(proxy), 5, "a gone")
+    wait_until(lambda: "a" not in status_of(proxy), 10, "a gone")
     assert proxy.post(CHAT, chat("m")).status_code == 503
     assert proxy.post(CHAT, chat("other")).status_code == 404
 
@@ -296,27 +298,26 @@ def test_draining_agents_get_nothing_new(proxy, fakes):
 def test_sigterm_finishes_what_runs(serve, fakes):
     proxy = serve()
     agent = fakes("a", [proxy])
-    agent.event_gap_s = 0.1
+    agent.event_gap_s = 0.3
     wait_up(proxy, "a")
     with httpx.stream("POST", proxy.url + CHAT, json=chat(stream=True), timeout=30) as answer:
         chunks = answer.iter_bytes()
         content = next(chunks)
         proxy.signal(signal.SIGTERM)
-        time.sleep(0.2)
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(proxy.url + "/health")
+        wait_refused(proxy)
+        assert proxy.is_running()
         content += b"".join(chunks)
     assert content.endswith(b"data: [DONE]\n\n")
     assert proxy.wait(10) == 0
 
 
 def test_sigterm_with_a_delay_for_load_balancers(serve, fakes):
-    proxy = serve("--drain-delay", "2")
+    proxy = serve("--drain-delay", "4")
     fakes("a", [proxy])
     wait_up(proxy, "a")
+    wait_until(lambda: proxy.get("/ready").status_code == 200, 10, "ready")
     proxy.signal(signal.SIGTERM)
-    time.sleep(0.3)
-    assert proxy.get("/ready").status_code == 503
+    wait_until(lambda: proxy.get("/ready").status_code == 503, 3, "leaving")
     assert proxy.get("/health").status_code == 200
     assert proxy.post(CHAT, chat()).status_code == 200
     assert proxy.wait(10) == 0

@@ -78,8 +78,11 @@ def test_random_faults(proxy, fakes):
     for client in clients:
         client.start()
     chooser = random.Random(1)
+
+    def whole_ones():
+        return sum("[DONE]" in transcript for client in clients for transcript in client.transcripts)
     end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
+    while time.monotonic() < end or (whole_ones() <= 50 and time.monotonic() < end + 90):
         chooser.choice(agents).behave = chooser.choice(BEHAVIOURS)
         time.sleep(0.03)
     stopping.set()
@@ -91,7 +94,6 @@ def test_random_faults(proxy, fakes):
 
     # Tokens are numbered: each transcript is the beginning of exactly one agent's.
     transcripts = [t for c in clients for t in c.transcripts]
-    assert len(transcripts) > 30  # how many there are depends on the machine
     whole = 0
     for transcript in transcripts:
         tokens = TOKEN.findall(transcript)
@@ -103,5 +105,5 @@ def test_random_faults(proxy, fakes):
     assert whole > 50
 
     # And nothing is left behind: the fixture `proxy` looks at its books and at its sanitizers.
-    wait_until(lambda: proxy.metrics()["requests_running"] == 0, 5, "no request running")
+    wait_until(lambda: proxy.metrics()["requests_running"] == 0, 15, "no request running")
     assert proxy.get("/health").status_code == 200

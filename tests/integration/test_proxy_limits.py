@@ -161,7 +161,7 @@ def test_streams_at_once(serve, fakes, tmp_path):
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
         first.close()  # a client that leaves gives its stream back at once
         agent.behave = "answer"
-        wait_until(lambda: ask(proxy, "one", stream=True).status_code == 200, 2, "a free stream")
+        wait_until(lambda: ask(proxy, "one", stream=True).status_code == 200, 5, "a free stream")
 
 
 def test_keys_in_redis(serve, fakes, redis):
@@ -192,11 +192,13 @@ def test_proxies_share_a_limit_through_redis(serve, fakes, redis, tmp_path):
         wait_up(proxy, "a")
         wait_until(lambda: proxy.get("/lm/status").json()["redis"] == "connected", 10, "Redis")  # noqa: B023
     time.sleep(1.5)  # both know of each other
-    served = 0
+    served, begin = 0, time.monotonic()
     for n in range(60):
         served += ask(proxies[n % 2], "one").status_code == 200
         time.sleep(0.02)
-    assert 18 <= served <= 30, served  # not 40; a limit can be overshot by what 100 ms gave out
+    refilled = (time.monotonic() - begin) / 3
+    # Not twice that; a limit can be overshot by what 100 ms gave out.
+    assert 18 <= served <= 28 + refilled, (served, refilled)
 
 
 # ---- when ----

@@ -36,7 +36,7 @@ def test_unfinished_counts_what_runs(proxy, fakes):
     agent = fakes("a", [proxy], behave="slow")
     wait_up(proxy, "a")
     with Traffic(proxy.url + CHAT, chat(), clients=3) as traffic:
-        wait_until(lambda: status_of(proxy)["a"]["unfinished"] == 3, 5, "three requests")
+        wait_until(lambda: status_of(proxy)["a"]["unfinished"] == 3, 15, "three requests")
         agent.release.set()
     assert not traffic.failures
     assert status_of(proxy)["a"]["unfinished"] == 0
@@ -160,7 +160,7 @@ def test_a_foreign_node_by_lmdeploys_registration(proxy, fakes):
     node = fakes("foreign", models=["lm-1"])
     answer = add(proxy, {"url": f"http://0.0.0.0:{node.port}", "status": {"models": ["lm-1"]}})
     assert (answer.status_code, answer.json()) == (200, "Added successfully")
-    wait_until(lambda: proxy.get("/nodes/status").json()[node.url]["state"] == "up", 3, "up")
+    wait_until(lambda: proxy.get("/nodes/status").json()[node.url]["state"] == "up", 10, "up")
     assert models_of(proxy) == ["lm-1"]
     answer = proxy.post(CHAT, chat("lm-1"))
     assert answer.json()["agent"] == "foreign"
@@ -172,7 +172,7 @@ def test_a_foreign_node_is_asked_for_its_models(proxy, fakes):
     assert add(proxy, {"url": node.url}).json() == "Added successfully"
     assert models_of(proxy) == ["lm-1", "lm-2"]
     node.models = ["lm-3"]
-    wait_until(lambda: models_of(proxy) == ["lm-3"], 5, "new models")
+    wait_until(lambda: models_of(proxy) == ["lm-3"], 10, "new models")
 
 
 def test_a_node_that_does_not_answer_is_not_added(proxy, fakes):
@@ -217,12 +217,12 @@ def test_many_registrations_do_not_keep_the_proxy_from_probing(proxy, fakes):
 def test_a_foreign_node_stays_listed_and_comes_back(serve, fakes):
     node = fakes("foreign", models=["lm-1"])
     proxy = serve("--node", node.url)
-    wait_until(lambda: models_of(proxy) == ["lm-1"], 3, "model")
+    wait_until(lambda: models_of(proxy) == ["lm-1"], 10, "model")
     node.die()
-    wait_until(lambda: proxy.get("/nodes/status").json()[node.url]["state"] == "down", 6, "down")
+    wait_until(lambda: proxy.get("/nodes/status").json()[node.url]["state"] == "down", 15, "down")
     assert models_of(proxy) == []
     fakes("foreign", models=["lm-1"], port=node.port)
-    wait_until(lambda: proxy.post(CHAT, chat("lm-1")).status_code == 200, 5, "back")
+    wait_until(lambda: proxy.post(CHAT, chat("lm-1")).status_code == 200, 15, "back")
 
 
 # ---- operators ----

@@ -11,7 +11,7 @@ import time
 import httpx
 import pytest
 from proxy_fixtures import (CHAT, Traffic, chat, fakes, models_of, raw, status_of, serve,  # noqa: F401
-                            wait_until, wait_up)
+                            wait_refused, wait_until, wait_up)
 
 
 def key(secret):
@@ -27,11 +27,11 @@ def with_key(proxy, secret, **more):
 
 def test_the_phases_of_a_life(serve, fakes):
     """Starting: serves, not ready. Ready. Leaving: serves, not ready. Draining: takes nothing new."""
-    proxy = serve("--drain-delay", 2)
+    proxy = serve("--drain-delay", 5)
     assert proxy.get("/health").status_code == 200  # from the first moment on
     assert proxy.get("/ready").json()["status"] in ("starting", "ready")
     agent = fakes("a", [proxy])
-    agent.events, agent.event_gap_s = 100, 0.05
+    agent.events, agent.event_gap_s = 200, 0.05
     wait_up(proxy, "a")
     proxy.wait_log(r"\bready url=")
     assert proxy.get("/ready").status_code == 200 and proxy.get("/health").json()["status"] == "ready"
@@ -40,13 +40,13 @@ def test_the_phases_of_a_life(serve, fakes):
         next(lines)
         proxy.signal()
         proxy.wait_log(r"signal name=SIGTERM")
-        wait_until(lambda: proxy.get("/ready").status_code == 503, 1, "leaving")
+        wait_until(lambda: proxy.get("/ready").status_code == 503, 3, "leaving")
         assert proxy.get("/ready").json()["status"] == "draining"
         assert proxy.get("/health").status_code == 200
         assert proxy.post(CHAT, chat()).status_code == 200  # whoever hasn't heard of it is served
         proxy.wait_log(r"\bdraining connections=", 10)
-        with pytest.raises(httpx.ConnectError):
-            wait_until(lambda: not proxy.get("/health"), 2, "refused")
+        wait_refused(proxy, 3)
+        assert proxy.is_running()
         text = list(lines)
     assert text[-2:] == ["data: [DONE]", ""] or "data: [DONE]" in text
     assert proxy.wait(20) == 0
@@ -56,7 +56,7 @@ def test_kept_connections_survive_the_beginning_of_a_drain(serve, fakes):
     """A request that meets the drain on a connection kept open is served, and told to connect anew."""
     proxy = serve()
     agent = fakes("a", [proxy])
-    agent.events, agent.event_gap_s = 100, 0.03
+    agent.events, agent.event_gap_s = 100, 0.06
     wait_up(proxy, "a")
     kept = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
     headers = {"Content-Type": "application/json"}
@@ -66,8 +66,7 @@ def test_kept_connections_survive_the_beginning_of_a_drain(serve, fakes):
     assert first.getheader("connection") is None
     with proxy.stream(CHAT, chat(stream=True), {}) as stream:
         proxy.signal()
-        proxy.wait_log(r"\bdraining connections=", 10)
-        time.sleep(0.2)
+        wait_refused(proxy)
         kept.request("POST", CHAT, json.dumps(chat()), headers)
         second = kept.getresponse()
         assert second.status == 200 and second.getheader("connection") == "close"
@@ -148,11 +147,13 @@ def test_reload_under_traffic_refuses_nobody(serve, fakes, tmp_path):
         client.start()
     for n in range(10):
         write_keys(path, ("one", "sk-one", {}), *((f"k{i}", f"sk-{n}-{i}", {}) for i in range(200)))
+        count = len(statuses) + 5
         reload(proxy, "reloaded")
+        wait_until(lambda: len(statuses) >= count, 30, "traffic under the new keys")  # noqa: B023
     stopping.set()
     for client in clients:
         client.join(30)
-    assert len(statuses) > 50 and set(statuses) == {200}
+    assert set(statuses) == {200}
 
 
 def test_reload_reads_limits_and_the_log_level(serve, fakes, tmp_path):
@@ -195,7 +196,7 @@ def test_a_start_without_redis_from_the_state_file(serve, fakes, start_redis, tm
     redis.kill()
     dead.die()
     again = serve("--redis-url", redis.url, "--state-file", path)
-    wait_until(lambda: status_of(again).get("alive", {}).get("state") == "up", 5, "alive, proved")
+    wait_until(lambda: status_of(again).get("alive", {}).get("state") == "up", 10, "alive, proved")
     assert again.post(CHAT, chat("one")).status_code == 200
     wait_until(lambda: "dead" not in status_of(again), 10, "the dead one gone")
     assert again.post(CHAT, chat("two")).status_code in (404, 503)
@@ -213,7 +214,7 @@ def test_foreign_nodes_are_remembered_and_removed_ones_are_not(serve, fakes, tmp
     wait_until(lambda: len(written(path)["nodes"]) == 1, 10, "removal written")
     proxy.stop()
     again = serve("--state-file", path)
-    wait_until(lambda: again.post(CHAT, chat("kept")).status_code == 200, 5, "kept")
+    wait_until(lambda: again.post(CHAT, chat("kept")).status_code == 200, 10, "kept")
     status = again.get("/nodes/status").json()
     assert list(status) == [kept.url] and status[kept.url]["speed"] == 2
     assert again.post(CHAT, chat("removed")).status_code == 404
@@ -237,9 +238,12 @@ def test_a_state_file_that_cannot_be_written_is_said_once(serve, fakes, tmp_path
     proxy = serve("--state-file", tmp_path / "no" / "such" / "folder")
     fakes("a", [proxy])
     wait_up(proxy, "a")
+
+    def complaints():
+        return [line for line in proxy.log.splitlines() if "state" in line and (" ERROR " in line or " WARN " in line)]
+    wait_until(complaints, 20, "a complaint")
     time.sleep(5)
-    complaints = [line for line in proxy.log.splitlines() if "state" in line and (" ERROR " in line or " WARN " in line)]
-    assert 1 <= len(complaints) <= 3, complaints
+    assert len(complaints()) <= 3, complaints()
     assert proxy.post(CHAT, chat()).status_code == 200
 
 
@@ -379,7 +383,12 @@ def test_models_of_several_kinds_go_where_they_are(serve, fakes):
         assert proxy.post(CHAT, chat("lora")).json()["agent"] == "both"
         answer = proxy.post("/v1/embeddings", {"model": "embed-model", "input": "x"})
         assert answer.json()["agent"] == "embedder"
-    assert {proxy.post(CHAT, chat("chat-model")).json()["agent"] for _ in range(12)} == {"chats", "both"}
+    asked = set()
+    for _ in range(200):
+        asked.add(proxy.post(CHAT, chat("chat-model")).json()["agent"])
+        if len(asked) == 2:
+            break
+    assert asked == {"chats", "both"}
     unknown = proxy.post(CHAT, chat("nobody-has-this"))
     assert unknown.status_code == 404 and unknown.json()["error"]["code"] == "model_not_found"
     assert not chats.requests or all(r.json()["model"] == "chat-model" for r in chats.requests)
@@ -426,10 +435,12 @@ def test_status_shows_an_open_breaker_and_failures(serve, fakes):
     proxy = serve()
     bad, good = fakes("bad", [proxy], behave="reset_before_head"), fakes("good", [proxy])
     wait_up(proxy, "bad", "good")
-    for _ in range(30):
+    for _ in range(300):
         assert proxy.post(CHAT, chat()).status_code == 200
-    status = proxy.get("/lm/status").json()
-    agents = {a["id"]: a for a in status["agents"]}
+        status = proxy.get("/lm/status").json()
+        agents = {a["id"]: a for a in status["agents"]}
+        if agents["bad"]["breaker"] != "closed" and good.requests:
+            break
     assert agents["bad"]["breaker"] != "closed" and agents["bad"]["failures"] >= 3
     assert agents["bad"]["failure_rate"] > 0.1 and agents["good"]["failure_rate"] == 0
     assert agents["bad"]["score_s"] > agents["good"]["score_s"]

@@ -156,8 +156,8 @@ def test_the_first_event_comes_at_once(proxy, fakes):
     with httpx.stream("POST", proxy.url + CHAT, json=chat(stream=True), timeout=10) as answer:
         begin = time.monotonic()
         assert next(answer.iter_bytes()).startswith(b"data: ")
-        assert time.monotonic() - begin < 1  # the stream itself never ends
-    assert agent.client_left.wait(2)
+        assert time.monotonic() - begin < 5  # the stream itself never ends
+    assert agent.client_left.wait(10)
 
 
 def test_many_streams_stay_apart(proxy, fakes):
@@ -213,16 +213,16 @@ def test_a_slow_reader_holds_the_agent_back(proxy, fakes):
         connection.connect(("127.0.0.1", proxy.port))
         connection.sendall(raw_request(body))
         connection.recv(1000)
+        proxy.wait_metric("client_pauses_total", lambda n: n >= 1, 30)
         last = -1
         while last != agent.endless_bytes:  # until nothing moves any more
             last = agent.endless_bytes
+            assert last < 16 << 20  # socket buffers and the proxy's bounded one
             time.sleep(0.5)
-        assert agent.endless_bytes < 16 << 20  # socket buffers and the proxy's bounded one
-        assert proxy.metrics()["client_pauses_total"] >= 1
         for _ in range(200):  # and on it goes when the client reads
             connection.recv(1 << 20)
-        wait_until(lambda: agent.endless_bytes > last, 5, "more bytes")
-    assert agent.client_left.wait(3)
+        wait_until(lambda: agent.endless_bytes > last, 20, "more bytes")
+    assert agent.client_left.wait(10)
 
 
 @pytest.mark.parametrize("behave", ["slow", "hang_in_stream", "head_then_hang"])
@@ -235,7 +235,7 @@ def test_a_client_that_leaves_frees_the_agent_at_once(proxy, fakes, behave):
     time.sleep(0.1)
     left = time.monotonic()
     connection.close()
-    assert agent.client_left.wait(2)
+    assert agent.client_left.wait(10)
     assert agent.left_at - left < 0.5  # generous on a busy machine; it is under 10 ms
     assert proxy.metrics()["clients_gone_total"] == 1
 
@@ -339,7 +339,7 @@ def test_health_ready_metrics(proxy, fakes):
     fakes("a", [proxy])
     wait_up(proxy, "a")
     assert proxy.get("/health").status_code == 200
-    wait_until(lambda: proxy.get("/ready").status_code == 200, 2, "ready")
+    wait_until(lambda: proxy.get("/ready").status_code == 200, 10, "ready")
     assert proxy.get("/ready").json() == {"status": "ready", "agents": 1}
     proxy.post(CHAT, chat())
     text = proxy.get("/metrics").text

@@ -17,6 +17,7 @@ import uuid
 import zipfile
 
 import pytest
+from conftest import free_port
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
@@ -273,12 +274,6 @@ def test_install_deps_does_nothing_when_all_is_there(tmp_path):
 
 needs_release = pytest.mark.skipif(
     not (RELEASE / "lm-agent").is_file(), reason=f"no release build in {RELEASE}; scripts/check makes it")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Quickstart:

@@ -248,12 +248,11 @@ def test_too_many_wait(agent):
         lines = running.iter_lines()
         next(lines)
         assert sessions(agent) == {} or 41 not in sessions(agent)  # no turn of it has ended
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            waiting = [pool.submit(turn, agent, "Hi", 41, request_output_len=1) for _ in range(8)]
-            agent.wait_metric("completions_live", lambda n: n == 9)
-            time.sleep(0.2)  # they are in the queue once parsed
-            refused = turn(agent, "Hi", 41)
-            assert error_of(refused, 429, "session_busy") and refused.headers["retry-after"]
+        with concurrent.futures.ThreadPoolExecutor(9) as pool:
+            waiting = [pool.submit(turn, agent, "Hi", 41, request_output_len=1) for _ in range(9)]
+            refused = next(concurrent.futures.as_completed(waiting, timeout=60))  # the other eight wait
+            waiting.remove(refused)
+            assert error_of(refused.result(), 429, "session_busy") and refused.result().headers["retry-after"]
             assert agent.post(PATH, {"prompt": "", "session_id": 41, "cancel": True}).json() == NOTHING
             last = json.loads(list(lines)[-1])
             assert last["finish_reason"] == "length" and last["tokens"] > 0
