@@ -4,7 +4,7 @@
  * it to the device, and every layer's launch reads it there. A launch takes any mix of decode rows and
  * prefill chunks.
  *
- *     float32 (COMPUTE_F32)  scalar, in the CPU backend's order of sums (README T1-T6, K1-K4): its bits
+ *     COMPUTE_F32, KV_F32    scalar, in the CPU backend's order of sums (README T1-T6, K1-K4): its bits
  *     otherwise              tensor cores: f16 for KV_F16 pages, bf16 for the other types, float32 sums
  *
  * Rows on tensor cores
@@ -32,10 +32,6 @@ struct cuda_attention {
     float scale;   // of the scores: attention_scale
     float softcap; // 0: none
 };
-
-/* Once per backend and device, before the first launch: kernels get their shared memory. E_UNSUPPORTED for
- * a head size above CUDA_HEAD_DIM_MAX. */
-FALLIBLE int cuda_attention_open(const struct cuda_attention *a, struct error *err);
 
 /* ---- the plan of a step ---- */
 
@@ -68,8 +64,9 @@ struct cuda_attention_layer {
     int window;         // attend to the last `window` positions only; 0: all
     const float *sinks; // [heads] on the device; NULL: none
     const uint8_t *pages;
-    const void *image; // the plan's, on the device
-    void *workspace;   // on the device, 256-byte aligned
+    const void *image;      // the plan's, on the device
+    void *workspace;        // on the device
+    size_t workspace_bytes; // as in the plan
     const float
         *q; // [tokens][q_stride], heads * head_dim of each row: behind norm and RoPE, not scaled
     int q_stride; // elements
