@@ -76,6 +76,7 @@ static int check_scalars(const struct check *c)
         {"vocabulary", p->vocab, 1, dim},
         {"rotated elements", p->rope_dims, 0, p->head_dim},
         {"rope tables", p->rope_table_count, 0, ROPE_TABLES_MAX},
+        {"sets of rope tables", p->rope_sets, 0, ROPE_SETS_MAX},
     };
     int rc = check_ranges(c, range, ARRAY_LEN(range));
 

@@ -86,7 +86,9 @@ static size_t cuda_kv_block_bytes(const struct backend *b, enum kv_type type)
     struct cuda_kv_layout layout;
 
     CHECK(b->loaded || b->measure_only);
-    cuda_kv_layout_init(&layout, type, m->layers, m->kv_heads, m->head_dim, m->value_dim);
+    int rc = cuda_kv_layout_init(&layout, type, m->layers, m->kv_heads, m->head_dim, m->value_dim,
+                                 NULL);
+    CHECK(rc == 0); // load has asked already
     return layout.page_bytes;
 }
 
@@ -99,8 +101,9 @@ static int cuda_kv_open(struct backend *b, enum kv_type type, int blocks, struct
     size_t page = cuda_kv_block_bytes(b, type);
     if (page > SIZE_MAX / 2 / (size_t)blocks)
         return error_set(err, E_LIMIT, "%d KV pages of %zu bytes are too many", blocks, page);
-    cuda_kv_layout_init(&b->attention.kv, type, m->layers, m->kv_heads, m->head_dim, m->value_dim);
-    int rc = cuda_attention_open(&b->attention, err);
+    int rc = cuda_kv_layout_init(&b->attention.kv, type, m->layers, m->kv_heads, m->head_dim,
+                                 m->value_dim, err);
+    if (rc == 0) rc = cuda_attention_open(&b->attention, err);
     if (rc < 0) return rc;
     cuda_arena_take(&b->pages, page * (size_t)blocks);
     b->kv_blocks = blocks;

@@ -130,13 +130,30 @@ static void lay_layer(struct cuda_loader *l, int index)
     if (from->experts) cuda_load_experts(l, index);
 }
 
+static void lay_rope_tables(struct cuda_loader *l)
+{
+    const struct model_params *p = l->params;
+    int half = p->rope_dims / 2, tables = p->rope_table_count * l->b->model.rope_sets;
+    float *inv_freq = (float *)xcalloc((size_t)tables * (size_t)half + 1, sizeof *inv_freq);
+    float *factor = (float *)xcalloc((size_t)tables + 1, sizeof *factor);
+
+    for (int i = 0; i < tables; i++) {
+        memcpy(inv_freq + (size_t)i * (size_t)half, p->rope_tables[i].inv_freq,
+               (size_t)half * sizeof *inv_freq);
+        factor[i] = p->rope_tables[i].attention_factor;
+    }
+    l->b->inv_freq = cuda_load_floats(l, inv_freq, (int64_t)tables * half);
+    l->b->rope_factor = cuda_load_floats(l, factor, tables);
+    free(inv_freq); // copied: pageable memory is staged before the call returns
+    free(factor);
+}
+
 static void lay_weights(struct cuda_loader *l)
 {
     const struct model_params *p = l->params;
     struct backend *b = l->b;
 
-    for (int i = 0; i < p->rope_table_count; i++)
-        b->inv_freq[i] = cuda_load_floats(l, p->rope_tables[i].inv_freq, p->rope_dims / 2);
+    lay_rope_tables(l);
     for (int i = 0; i < p->layers; i++)
         lay_layer(l, i);
     b->final_norm = cuda_load_floats(l, p->final_norm, p->hidden);
@@ -159,7 +176,6 @@ static int load_weights(struct backend *b, const struct model_params *p, struct 
     if (rc < 0) return rc;
     l.floats = (float *)xmalloc(DIM_MAX * sizeof *l.floats);
     lay_weights(&l);
-    /* Small arrays are copied from where they are: theirs must be over too. */
     if (l.rc == 0) l.rc = cuda_try(cudaStreamSynchronize(b->stream), "upload", err);
     cuda_staging_close(&l.staging);
     free(l.floats);
@@ -215,7 +231,8 @@ static void lay_image(struct backend *b)
     size_t tokens = aligned((size_t)b->limits.tokens_max * sizeof(int32_t));
 
     i->position_at = tokens;
-    i->row_at = 2 * tokens;
+    i->rope_set_at = 2 * tokens;
+    i->row_at = 3 * tokens;
     i->plan_at = i->row_at + aligned((size_t)b->limits.rows_max * sizeof(int32_t));
     i->bytes_max = i->plan_at + cuda_attention_plan_bytes_max(&b->attention, &b->limits);
     i->device = (uint8_t *)cuda_load_bytes(b, i->bytes_max, 1);
@@ -287,12 +304,12 @@ static void keep_scalars(struct backend *b, const struct model_params *p)
     b->model.layer = NULL;
     b->model.on_source_done = NULL;
     b->model.on_source_done_arg = NULL;
-    for (int i = 0; i < ROPE_TABLES_MAX; i++)
-        b->model.rope_tables[i].inv_freq = NULL;
+    b->model.rope_tables = NULL;
+    if (b->model.rope_sets == 0) b->model.rope_sets = 1;
 }
 
 /* Sizes of plans and workspaces don't depend on the type of pages: kv_open sets it. */
-static void set_attention(struct backend *b)
+static int set_attention(struct backend *b, struct error *err)
 {
     const struct model_params *m = &b->model;
 
@@ -300,8 +317,8 @@ static void set_attention(struct backend *b)
     b->attention.exact = b->compute == COMPUTE_F32;
     b->attention.scale = m->attention_scale;
     b->attention.softcap = m->attention_softcap;
-    cuda_kv_layout_init(&b->attention.kv, KV_F16, m->layers, m->kv_heads, m->head_dim,
-                        m->value_dim);
+    return cuda_kv_layout_init(&b->attention.kv, KV_F16, m->layers, m->kv_heads, m->head_dim,
+                               m->value_dim, err);
 }
 
 int cuda_load(struct backend *b, const struct model_params *params, const struct step_limits *limits,
@@ -313,8 +330,8 @@ int cuda_load(struct backend *b, const struct model_params *params, const struct
     if (rc < 0) return rc;
     keep_scalars(b, params);
     b->limits = *limits;
-    set_attention(b);
-    rc = load_weights(b, params, err);
+    rc = set_attention(b, err);
+    if (rc == 0) rc = load_weights(b, params, err);
     if (rc < 0) return rc;
     lay_activations(b);
     if (b->measure_only) return 0;

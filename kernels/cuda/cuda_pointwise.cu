@@ -14,24 +14,24 @@ static int blocks_for_elements(size_t count)
 /* ---- begin of a step ---- */
 
 /* In float64: once per step, and large positions need it. */
-__global__ void rotation_kernel(float *out, const int *position, const float *inv_freq,
-                                float factor, int half)
+__global__ void rotation_kernel(struct cuda_rotation_job job)
 {
-    float *row = out + (size_t)blockIdx.x * 2 * half;
-    float at = (float)position[blockIdx.x];
+    float *row = job.out + (size_t)blockIdx.x * 2 * job.half;
+    float at = (float)job.position[blockIdx.x];
+    int set = job.set[blockIdx.x];
+    float factor = job.factor[set * job.tables];
 
-    for (int i = threadIdx.x; i < half; i += blockDim.x) {
-        double angle = (double)(at * inv_freq[i]);
+    for (int i = threadIdx.x; i < job.half; i += blockDim.x) {
+        double angle = (double)(at * job.inv_freq[(size_t)set * job.set_stride + i]);
         row[i] = (float)cos(angle) * factor;
-        row[half + i] = (float)sin(angle) * factor;
+        row[job.half + i] = (float)sin(angle) * factor;
     }
 }
 
-void cuda_rotation(float *out, const int *position, const float *inv_freq, float factor, int tokens,
-                   int half, cudaStream_t stream)
+void cuda_rotation(const struct cuda_rotation_job *job, cudaStream_t stream)
 {
-    if (tokens == 0 || half == 0) return;
-    LM_LAUNCH(rotation_kernel, tokens, 64, 0, stream, out, position, inv_freq, factor, half);
+    if (job->tokens == 0 || job->half == 0) return;
+    LM_LAUNCH(rotation_kernel, job->tokens, 64, 0, stream, *job);
 }
 
 __device__ __forceinline__ float weight_at(const struct cuda_weight &w, size_t row, int col)

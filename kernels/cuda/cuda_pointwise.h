@@ -17,10 +17,15 @@ struct cuda_rows {
     bool is_float; // not bfloat16
 };
 
-/* cos and sin of position * inv_freq (that product in float32), times the factor:
- * out[token] = half cosines, then half sines. */
-void cuda_rotation(float *out, const int *position, const float *inv_freq, float factor, int tokens,
-                   int half, cudaStream_t stream);
+/* One rope table of every set: of set s at inv_freq + s * set_stride and factor[s * tables]. */
+struct cuda_rotation_job {
+    float *out; // [tokens][2 * half]: cosines, then sines, times the factor
+    const int *position, *set; // [tokens]
+    const float *inv_freq, *factor;
+    int tokens, half, tables, set_stride;
+};
+/* cos and sin of position * inv_freq; that product is float32, as in the reference models. */
+void cuda_rotation(const struct cuda_rotation_job *job, cudaStream_t stream);
 
 /* x[token] = scale * row id[token] of the embedding. */
 void cuda_embed(float *x, const struct cuda_weight *embedding, const int *id, float scale,

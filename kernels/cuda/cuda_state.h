@@ -28,8 +28,9 @@ struct cuda_layer {
  * limits only, so graphs may keep the addresses. */
 struct cuda_step_image {
     uint8_t *host, *device; // pinned; in the activations
-    size_t position_at, row_at, plan_at, bytes_max; // token ids stand at 0
-    cudaEvent_t sent;                               // the host may write again
+    size_t position_at, rope_set_at, row_at, plan_at; // token ids stand at 0
+    size_t bytes_max;
+    cudaEvent_t sent;       // the host may write again
 };
 
 struct cuda_latent_rows {
@@ -54,7 +55,8 @@ struct backend {
     struct cuda_layer *layer;            // [layers]
     struct cuda_weight embedding, head;  // the same when tied
     const float *final_norm;             // [hidden]
-    const float *inv_freq[ROPE_TABLES_MAX]; // [rope_dims / 2]
+    const float *inv_freq;              // [rope_sets][rope_table_count][rope_dims / 2]
+    const float *rope_factor;           // [rope_sets][rope_table_count]
     struct cuda_gemm gemm;
 
     /* activations on the device, [tokens_max][...] unless said otherwise */

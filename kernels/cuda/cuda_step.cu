@@ -27,6 +27,7 @@ static void check_sequence(const struct backend *b, const struct step_sequence *
                            const struct step *step)
 {
     CHECK(q->first == tokens && q->count > 0 && q->past >= 0);
+    CHECK(q->rope_set >= 0 && q->rope_set < b->model.rope_sets);
     CHECK(q->count <= step->tokens - tokens && q->past <= b->limits.context_max - q->count);
     for (int i = 0; i < (q->past + q->count + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS; i++)
         CHECK(q->blocks[i] >= 0 && q->blocks[i] < b->kv_blocks);
@@ -47,20 +48,23 @@ static void fill_image(struct backend *b, const struct step *step)
 {
     int32_t *id = (int32_t *)b->image.host;
     int32_t *position = (int32_t *)(b->image.host + b->image.position_at);
+    int32_t *rope_set = (int32_t *)(b->image.host + b->image.rope_set_at);
     int32_t *row = (int32_t *)(b->image.host + b->image.row_at);
     int tokens = 0;
 
     for (int s = 0; s < step->sequences; s++) {
         const struct step_sequence *q = &step->sequence[s];
         check_sequence(b, q, tokens, step);
-        for (int i = 0; i < q->count; i++)
-            position[tokens++] = q->past + i;
+        for (int i = 0; i < q->count; i++, tokens++) {
+            position[tokens] = q->past + i;
+            rope_set[tokens] = q->rope_set;
+        }
     }
     CHECK(tokens == step->tokens);
     memcpy(id, step->ids, (size_t)tokens * sizeof *id);
     memcpy(row, step->row, (size_t)step->rows * sizeof *row);
     for (; tokens < b->tokens; tokens++)
-        id[tokens] = position[tokens] = 0;
+        id[tokens] = position[tokens] = rope_set[tokens] = 0;
     for (int i = step->rows; i < b->rows; i++)
         row[i] = i;
     cuda_attention_plan(&b->attention, step, b->tokens, b->attention_workspace_bytes,
@@ -72,11 +76,6 @@ static const int *device_ids(const struct backend *b)
     return (const int *)b->image.device;
 }
 
-static const int *device_positions(const struct backend *b)
-{
-    return (const int *)(b->image.device + b->image.position_at);
-}
-
 static const int *device_rows(const struct backend *b)
 {
     return (const int *)(b->image.device + b->image.row_at);
@@ -85,6 +84,24 @@ static const int *device_rows(const struct backend *b)
 static bool skips(const struct backend *b)
 {
     return b->tokens == 0 || cuda_graph_replays(&b->graphs);
+}
+
+static void rotate_positions(struct backend *b)
+{
+    struct cuda_rotation_job job = {};
+
+    job.position = (const int *)(b->image.device + b->image.position_at);
+    job.set = (const int *)(b->image.device + b->image.rope_set_at);
+    job.tokens = b->tokens;
+    job.half = b->model.rope_dims / 2;
+    job.tables = b->model.rope_table_count;
+    job.set_stride = job.tables * job.half;
+    for (int i = 0; i < job.tables; i++) {
+        job.out = b->rotation[i];
+        job.inv_freq = b->inv_freq + i * job.half;
+        job.factor = b->rope_factor + i;
+        cuda_rotation(&job, b->stream);
+    }
 }
 
 void cuda_step_begin(struct backend *b, const struct step *step)
@@ -100,10 +117,7 @@ void cuda_step_begin(struct backend *b, const struct step *step)
                                  cudaMemcpyHostToDevice, b->stream));
     cuda_note(b, cudaEventRecord(b->image.sent, b->stream));
     cuda_note(b, cuda_graph_begin(&b->graphs, padded, b->stream));
-    for (int i = 0; !skips(b) && i < b->model.rope_table_count; i++)
-        cuda_rotation(b->rotation[i], device_positions(b), b->inv_freq[i],
-                      b->model.rope_tables[i].attention_factor, b->tokens, b->model.rope_dims / 2,
-                      b->stream);
+    if (!skips(b)) rotate_positions(b);
 }
 
 void cuda_step_embed(struct backend *b)
