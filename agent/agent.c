@@ -244,6 +244,7 @@ static void open_service(struct agent *a, const struct engine *engine)
     a->worker = text_worker_create(a->loop, (int)a->config->text_threads, requests_max);
     a->service.worker = a->worker;
     a->service.max_batch_size = info->max_batch_size;
+    a->service.rope_by_length = info->rope_by_length;
     a->service.request_timeout_s = (int)a->config->request_timeout_s;
     a->service.fingerprint = a->fingerprint;
     a->service.join_key = a->config->join_key;

@@ -117,7 +117,7 @@ bool answer_is_resumable(const struct answer *a)
     return a->head.is_stream && a->count == 1 && !a->echo && !a->is_empty;
 }
 
-void answer_mark(struct answer *a, int64_t now_s)
+void answer_mark(struct answer *a, int64_t now_s, bool rope_by_length)
 {
     struct stream_marks *m = &a->marks;
     m->is_on = true;
@@ -125,6 +125,7 @@ void answer_mark(struct answer *a, int64_t now_s)
     m->seed = a->seed;
     m->now_s = now_s;
     m->created_s = a->head.created;
+    m->rope = rope_by_length ? (int)a->prompts->items[0].count : 0;
     snprintf(m->id, sizeof m->id, "%s", a->head.id);
 }
 
@@ -134,6 +135,7 @@ void answer_resume(struct answer *a, const struct resume_record *record)
     struct candidate *c = &a->candidates[0];
     a->resumed = record;
     a->skip_bytes = record->bytes;
+    if (record->rope > 0) a->marks.rope = record->rope;
     a->marks.known = record->ids.count;
     a->marks.bytes = record->bytes;
     a->marks.phase = record->phase;
@@ -200,6 +202,7 @@ bool answer_request(struct answer *a, size_t index, struct engine_request *out)
     if (a->resumed) {
         out->resumed = a->resumed->ids.ids;
         out->resumed_count = a->resumed->ids.count;
+        out->rope_positions = a->resumed->rope;
         if (a->resumed->phase >= RESUME_FINISHED) out->sampling.logprobs = 0; // none is missing
     }
     a->open++;

@@ -59,8 +59,9 @@ void answer_deinit(struct answer *a); // zeroed is fine
 
 /* A stream with a single choice, whose text is the model's: what marks can describe. */
 bool answer_is_resumable(const struct answer *a);
-/* The stream gets marks. now_s: what the prompt was built with. */
-void answer_mark(struct answer *a, int64_t now_s);
+/* The stream gets marks. now_s: what the prompt was built with; rope_by_length as in struct
+ * engine_info. */
+void answer_mark(struct answer *a, int64_t now_s, bool rope_by_length);
 /* The stream goes on where the record says; only if answer_is_resumable. Before answer_request. */
 void answer_resume(struct answer *a, const struct resume_record *record);
 

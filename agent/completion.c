@@ -493,7 +493,8 @@ static int init_answer(struct completion *c, struct api_error *e)
     if (is_resume && !answer_is_resumable(&c->answer))
         return resume_unsupported_error(e, "An answer with several choices, without stream, or "
                                            "that repeats its prompt");
-    if (c->hop.wants_marks && r->stream) answer_mark(&c->answer, c->now_s);
+    if (c->hop.wants_marks && r->stream)
+        answer_mark(&c->answer, c->now_s, c->service->rope_by_length);
     if (is_resume) answer_resume(&c->answer, record);
     return 0;
 }

@@ -29,6 +29,7 @@ struct completion_service {
     int request_timeout_s;        // 0: no bound
     struct request_limits limits; // from here on: valid once open
     struct prompt_context prompts;
+    bool rope_by_length; // as in struct engine_info
     const char *fingerprint;
     const char *join_key; // NULL: none; see shared/net/peer_trust.h
     uint64_t groups;      // prompts that were submitted; names those with several answers

@@ -366,6 +366,7 @@ static int submit(struct interactive *t, struct error *err)
     sampling_fields_apply(&r->fields, &request);
     request.resumed = t->record.ids.ids;
     request.resumed_count = t->record.ids.count;
+    request.rope_positions = t->record.rope;
     int rc = engine_bridge_submit(t->service->completions->bridge, &request, on_event, t, err);
     if (rc != 0) return rc;
     t->engine_id = request.id;
@@ -392,6 +393,8 @@ static void init_marks(struct interactive *t)
     m->created_s = t->hop.is_resume && record->created_s >= 0 ? record->created_s : t->now_s;
     snprintf(m->id, sizeof m->id, "%s", record->id[0] ? record->id : "turn");
     t->skip_bytes = record->bytes;
+    m->rope = t->service->completions->rope_by_length ? (int)t->prompt.ids.count : 0;
+    if (record->rope > 0) m->rope = record->rope;
     m->known = record->ids.count;
     m->bytes = record->bytes;
 }

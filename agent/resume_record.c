@@ -66,10 +66,12 @@ static int parse_numbers(const struct json *record, struct resume_record *out, s
 {
     static const struct field_range any = {0, 9007199254740991.0, NULL, NULL};
     static const struct field_range phases = {RESUME_NOTHING, RESUME_USAGE, NULL, NULL};
-    int64_t bytes = -1, phase = -1;
+    static const struct field_range lengths = {1, INT32_MAX, NULL, NULL};
+    int64_t bytes = -1, phase = -1, rope = 0;
     out->now_s = out->created_s = -1;
     if (field_integer(record, "now", &any, &out->now_s, e) != 0 ||
         field_integer(record, "created", &any, &out->created_s, e) != 0 ||
+        field_integer(record, "rope", &lengths, &rope, e) != 0 ||
         field_integer(record, "bytes", &any, &bytes, e) != 0 ||
         field_integer(record, "phase", &phases, &phase, e) != 0) {
         return -1;
@@ -77,6 +79,7 @@ static int parse_numbers(const struct json *record, struct resume_record *out, s
     if (out->now_s < 0) return field_missing_error(e, "now");
     if (bytes < 0) return field_missing_error(e, "bytes");
     if (phase < 0) return field_missing_error(e, "phase");
+    out->rope = (int)rope;
     out->bytes = (size_t)bytes;
     out->phase = (enum resume_phase)phase;
     return 0;

@@ -28,6 +28,7 @@ struct resume_record {
     int64_t now_s, created_s; // created_s -1: not said
     char id[RESUME_ID_BYTES]; // "": not said
     struct token_list ids;    // sampled, and accounted for by what the client has had
+    int rope;                 // prompt tokens that its rope tables are for; 0: not said
     size_t bytes;             // of the answer's text that the client has had
     enum resume_phase phase;  // never RESUME_COMPLETE
 };

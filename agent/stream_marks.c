@@ -20,8 +20,10 @@ void stream_marks_sampled(struct stream_marks *m, size_t first, const int32_t *i
 static void print_seed(struct stream_marks *m, struct buf *out)
 {
     m->has_begun = true;
-    buf_printf(out, ": lm seed=%" PRIu64 " now=%" PRId64 " id=%s created=%" PRId64 "\n", m->seed,
+    buf_printf(out, ": lm seed=%" PRIu64 " now=%" PRId64 " id=%s created=%" PRId64, m->seed,
                m->now_s, m->id, m->created_s);
+    if (m->rope > 0) buf_printf(out, " rope=%d", m->rope);
+    buf_append_char(out, '\n');
 }
 
 static void print_id(struct buf *out, int32_t id)

@@ -1,7 +1,7 @@
 /* stream_marks.h - lines that an answer's stream has for the proxy in front, which takes them out
  * again: what has to be known to go on with the answer elsewhere. docs/api.md, "The internal hop".
  *
- *     : lm seed=<u64> now=<s> id=<id> created=<s>       once, before all else
+ *     : lm seed=<u64> now=<s> id=<id> created=<s> [rope=<tokens>]   once, before all else
  *     : lm t=<id,id,...> b=<bytes> p=<phase>            before an event: how things stand with it
  *     : lm u=<prompt>,<completion>,<cached>             once, before the finish event
  *
@@ -20,6 +20,7 @@ struct stream_marks {
     uint64_t seed;
     int64_t now_s, created_s;
     char id[RESUME_ID_BYTES];
+    int rope;              // as in struct resume_record
     struct token_list ids; // sampled, not announced yet
     size_t known;          // the first tokens of the answer, which the proxy has announced to us
     uint64_t bytes;        // of text in events so far

@@ -59,6 +59,7 @@ static bool read_field(struct str key, struct str value, struct hop_mark *out)
         return out->has_seed = read_whole(value, UINT64_MAX, &out->seed);
     if (str_equal(key, STR("now"))) return read_seconds(value, &out->now_s);
     if (str_equal(key, STR("created"))) return read_seconds(value, &out->created_s);
+    if (str_equal(key, STR("rope"))) return read_whole(value, INT32_MAX, &out->rope);
     if (str_equal(key, STR("id"))) out->id = value;
     return true;
 }

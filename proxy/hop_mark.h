@@ -11,6 +11,7 @@ struct hop_mark {
     bool has_seed, has_ids, has_bytes, has_phase, has_usage;
     uint64_t seed, bytes, phase;
     int64_t now_s, created_s;
+    uint64_t rope;  // 0: not said
     struct str id;  // borrowed from the line
     struct str ids; // "1,2,3", or empty
     uint64_t prompt, completion, cached;

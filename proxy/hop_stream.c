@@ -89,6 +89,7 @@ static bool take_seed(struct hop_stream *h, const struct hop_mark *m)
     h->seed = m->seed;
     h->now_s = m->now_s;
     h->created_s = m->created_s;
+    h->rope = (uint32_t)m->rope;
     if (m->id.len > 0) memcpy(h->id, m->id.data, m->id.len);
     return true;
 }
@@ -375,6 +376,7 @@ void hop_stream_print_resume(const struct hop_stream *h, struct buf *out)
     json_field_int(&w, "now", h->now_s);
     if (h->id[0]) json_field_text(&w, "id", h->id);
     if (h->created_s >= 0) json_field_int(&w, "created", h->created_s);
+    if (h->rope > 0) json_field_int(&w, "rope", h->rope);
     json_key(&w, "ids");
     json_array_begin(&w);
     hop_ids_print(&h->ids, out);

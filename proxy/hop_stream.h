@@ -52,6 +52,7 @@ struct hop_stream {
     struct hop_ids ids;
     uint64_t seed;
     int64_t now_s, created_s;
+    uint32_t rope; // 0: not said
     struct hop_usage usage;
     char id[HOP_ID_MAX + 1];
 };

@@ -18,6 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     CHECK(r.now_s >= 0 && r.created_s >= -1 && strlen(r.id) < sizeof r.id);
     CHECK(r.phase < RESUME_COMPLETE && r.bytes <= (size_t)1 << 53);
+    CHECK(r.rope >= 0);
     CHECK(r.ids.count > 0 || (r.bytes == 0 && r.phase < RESUME_FINISHED));
     CHECK(!strpbrk(r.id, " \n\r=,"));
     for (size_t i = 0; i < r.ids.count; i++)

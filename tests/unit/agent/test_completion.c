@@ -192,6 +192,7 @@ static struct {
     void *arg;
     struct sampling_params sampling;
     size_t prompt_count, resumed_count;
+    int rope_positions;
     bool cancelled;
 } requests[8];
 static int request_count, submits_allowed, submit_code;
@@ -208,6 +209,7 @@ int engine_bridge_submit(struct engine_bridge *b, struct engine_request *r,
     requests[request_count].sampling = r->sampling;
     requests[request_count].prompt_count = r->prompt_count;
     requests[request_count].resumed_count = r->resumed_count;
+    requests[request_count].rope_positions = r->rope_positions;
     requests[request_count].cancelled = false;
     request_count++;
     return 0;
@@ -266,6 +268,7 @@ static void on_idle(void *arg)
 }
 
 static struct http_headers hop_headers; // none but in tests of the hop
+static bool rope_by_length;
 
 static void begin(enum completion_kind kind, const char *body)
 {
@@ -275,6 +278,7 @@ static void begin(enum completion_kind kind, const char *body)
     service.limits = (struct request_limits){
         .model = "m", .vocab_size = 256, .prompts_max = 8, .choices_max = 8};
     service.fingerprint = "fp_0";
+    service.rope_by_length = rope_by_length;
     service.on_idle = on_idle;
     prompt_context_init(&service.prompts, NULL, NULL, 100);
     x = (struct http_exchange){
@@ -625,6 +629,25 @@ static void test_resumed(void)
     end();
 }
 
+/* The lengths that rope tables are for are told, and kept when the prompt has another one now. */
+static void test_rope(void)
+{
+    rope_by_length = true;
+    begin_hop(NULL, STREAM);
+    EXPECT_INT(requests[0].rope_positions, 0);
+    send_event(0, ENGINE_EVENT_DONE, "Hi", 2, FINISH_STOP);
+    EXPECT(body_has(" rope=3\n: lm t= "));
+    end();
+
+    begin_hop("{\"seed\":\"7\",\"now\":1,\"ids\":[10],\"bytes\":0,\"phase\":1,\"rope\":70}",
+              STREAM);
+    EXPECT_INT(requests[0].rope_positions, 70);
+    send_event(0, ENGINE_EVENT_DONE, "Hi", 2, FINISH_STOP);
+    EXPECT(body_has(" rope=70\n: lm t="));
+    end();
+    rope_by_length = false;
+}
+
 static void test_wrong_records(void)
 {
     begin_hop(RECORD, STREAM);
@@ -650,6 +673,7 @@ int main(void)
     RUN(test_marks);
     RUN(test_cut);
     RUN(test_resumed);
+    RUN(test_rope);
     RUN(test_wrong_records);
     RUN(test_plain);
     RUN(test_stream);

@@ -16,7 +16,7 @@ static void test_all_fields(void)
 {
     EXPECT_INT(parse("{\"seed\":\"18446744073709551615\",\"now\":12,\"id\":\"chatcmpl-A_9\","
                      "\"created\":13,\"ids\":[0,99,7],\"bytes\":9007199254740991,\"phase\":3,"
-                     "\"rope\":\"later\"}"),
+                     "\"rope\":40000,\"tenant\":\"later\"}"),
                0);
     EXPECT(record.seed == UINT64_MAX);
     EXPECT(record.now_s == 12 && record.created_s == 13);
@@ -24,11 +24,12 @@ static void test_all_fields(void)
     EXPECT(record.ids.count == 3 && record.ids.ids[1] == 99);
     EXPECT_INT(record.bytes, 9007199254740991);
     EXPECT_INT(record.phase, RESUME_USAGE);
+    EXPECT_INT(record.rope, 40000);
     resume_record_deinit(&record);
     EXPECT(!record.ids.ids);
 
     EXPECT_INT(parse("{\"seed\":\"0\",\"now\":0,\"bytes\":0,\"phase\":0}"), 0);
-    EXPECT(record.seed == 0 && record.created_s == -1 && record.id[0] == 0);
+    EXPECT(record.seed == 0 && record.created_s == -1 && record.id[0] == 0 && record.rope == 0);
     resume_record_deinit(&record);
 }
 
@@ -62,6 +63,9 @@ static void test_bad(void)
         {"{\"seed\":\"1\",\"now\":1,\"bytes\":0,\"phase\":2}", "x-lm-resume"},
         {"{\"seed\":\"1\",\"ids\":[1,100]," NUMBERS "}", "ids[1]"},
         {"{\"seed\":\"1\",\"ids\":{}," NUMBERS "}", "ids"},
+        {"{\"seed\":\"1\",\"rope\":0," NUMBERS "}", "rope"},
+        {"{\"seed\":\"1\",\"rope\":2147483648," NUMBERS "}", "rope"},
+        {"{\"seed\":\"1\",\"rope\":\"9\"," NUMBERS "}", "rope"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         EXPECT_INT(parse(cases[i].text), -1);

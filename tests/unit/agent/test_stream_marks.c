@@ -36,6 +36,17 @@ static void test_lines(void)
     stream_marks_deinit(&m);
 }
 
+/* Where rope tables depend on the prompt's length, what they were chosen for. */
+static void test_rope(void)
+{
+    struct stream_marks m = marks_of(0);
+    m.rope = 40000;
+    stream_marks_event(&m, &out, RESUME_BEGUN);
+    EXPECT(str_starts_with(buf_str(&out), STR(": lm seed=18446744073709551615 now=7 id=cmpl-1 "
+                                              "created=8 rope=40000\n: lm t= ")));
+    stream_marks_deinit(&m);
+}
+
 static void test_tokens_that_are_known(void)
 {
     struct stream_marks m = marks_of(3);
@@ -91,6 +102,7 @@ static void test_off(void)
 int main(void)
 {
     RUN(test_lines);
+    RUN(test_rope);
     RUN(test_tokens_that_are_known);
     RUN(test_many);
     RUN(test_off);

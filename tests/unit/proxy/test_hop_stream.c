@@ -27,7 +27,7 @@ static void recording_init(struct recording *r)
     buf_init(&r->marked, BUF_MAX_INTERNAL);
     buf_init(&r->plain, BUF_MAX_INTERNAL);
     buf_printf(&r->marked,
-               ": lm seed=" SEED " now=1700000000 id=chatcmpl-abc created=1700000001\n");
+               ": lm seed=" SEED " now=1700000000 id=chatcmpl-abc created=1700000001 rope=40000\n");
 }
 
 static void recording_deinit(struct recording *r)
@@ -185,6 +185,7 @@ static void check_record(const struct recording *r, const struct hop_stream *h, 
     EXPECT_STR(json_string(json_get(record, "id"), NULL), "chatcmpl-abc");
     EXPECT_INT(number_of(record, "now"), 1700000000);
     EXPECT_INT(number_of(record, "created"), 1700000001);
+    EXPECT_INT(number_of(record, "rope"), 40000);
     EXPECT_INT(number_of(record, "bytes"), r->bytes[i]);
     EXPECT_INT(number_of(record, "phase"), r->phase[i]);
     const struct json *ids = json_get(record, "ids");
@@ -434,6 +435,8 @@ static void test_bad_marks(void)
     EXPECT(!can_resume_after(": lm seed=1 now=2 id=0123456789012345678901234567890123456789"
                              "012345678901234567890123456789\n"));
     EXPECT(!can_resume_after(FIRST ": lm u=1,2\n"));
+    EXPECT(!can_resume_after(": lm seed=1 now=2 rope=2147483648\n"));
+    EXPECT(!can_resume_after(": lm seed=1 now=2 rope=\n"));
 }
 
 static void test_endless_mark(void)
