@@ -44,11 +44,11 @@ __device__ __forceinline__ void load_rows(uint8_t *to, const uint8_t *rows, cons
         uint8_t *at = to + row / CHUNK * shape::bytes + row % CHUNK * shape::pitch + 16 * piece;
         cp_async_zero16(at, rows + 16 * i, row < live ? 16 : 0);
     }
-    if (TYPE != KV_INT8) return;
-    for (int i = thread; i < ROWS / 4; i += threads) {
-        int left = 4 * (live - 4 * i);
-        uint8_t *at = to + i / (CHUNK / 4) * shape::bytes + shape::scales + 16 * (i % (CHUNK / 4));
-        cp_async_zero16(at, scales + 16 * i, left < 0 ? 0 : left > 16 ? 16 : left);
+    if (TYPE == KV_INT8 && thread < ROWS / 4) { // four scales a thread
+        int left = 4 * (live - 4 * thread);
+        uint8_t *at =
+            to + thread / (CHUNK / 4) * shape::bytes + shape::scales + 16 * (thread % (CHUNK / 4));
+        cp_async_zero16(at, scales + 16 * thread, left < 0 ? 0 : left > 16 ? 16 : left);
     }
 }
 
