@@ -220,8 +220,8 @@ void engine_event_deinit(struct engine_event *event);
 /* ---- marks of prompts ----
  *
  * Which of the marks that requests came with could be found in the prefix cache by a request that
- * begins alike. One block may stand for many marks, and one mark be reported again, for the same or
- * another block. */
+ * begins alike, if its length gets the same rope tables. One block may stand for many marks, and one
+ * mark be reported again, for the same or another block. */
 
 struct engine_mark_event {
     bool is_live;            // else the block is gone, and all marks that were reported for it
@@ -249,7 +249,7 @@ enum engine_session_state {
 };
 #define ENGINE_SESSION_STATES 4
 
-/* Any thread. What a turn that came now would find. */
+/* Any thread. What a turn that came now would find, if its length gets the same rope tables. */
 enum engine_session_state engine_session_state(struct engine *e, uint64_t session);
 /* Any thread. Forget the key: its pages are ordinary cache from now on. */
 void engine_session_release(struct engine *e, uint64_t session);

@@ -1,7 +1,7 @@
 /* fake_backend.h - a backend whose "model" is a hash, for tests of everything above the backend
  * line.
  *
- * Each position's page slot holds a hash of (token, position); a row of logits is a function of all
+ * Each position's page slot holds a hash of (token, position, set of rope tables); a row of logits is a function of all
  * slots that the sequence's block table leads to. So a wrong id, position, page or order changes
  * the tokens, while a right one gives the same whatever the batch or the chunking. It also checks
  * what a step promises: ids, blocks and rows in range, no page written by two sequences.
@@ -124,6 +124,11 @@ static void fake_kv_restore(struct backend *b, int block, int tokens, const void
     fake_backend.kv_restores++;
 }
 
+static inline uint64_t fake_hash(int32_t token, int position, int rope_set)
+{
+    return hash_mix((uint64_t)token << 32 | (uint64_t)position | (uint64_t)rope_set << 48);
+}
+
 static uint64_t *fake_slot(struct backend *b, const struct step_sequence *s, int position)
 {
     int32_t block = s->blocks[position / KV_BLOCK_TOKENS];
@@ -183,7 +188,7 @@ static void fake_qkv(struct backend *b, int layer)
         const struct step_sequence *s = &b->step.sequence[i];
         for (int j = 0; j < s->count; j++)
             *fake_slot(b, s, s->past + j) =
-                hash_mix((uint64_t)b->step.ids[s->first + j] << 32 | (uint64_t)(s->past + j));
+                fake_hash(b->step.ids[s->first + j], s->past + j, s->rope_set);
     }
 }
 
@@ -300,13 +305,13 @@ static const struct backend_ops fake_backend_ops = {
 static const struct model_params fake_params = {.layers = 1, .vocab = FAKE_VOCAB};
 
 /* The token that a greedy run of the fake gives after these. */
-static inline int32_t fake_next_token(const int32_t *tokens, int count)
+static inline int32_t fake_next_token_in(int rope_set, const int32_t *tokens, int count)
 {
     uint64_t state = 0;
     int32_t best = 0;
     uint64_t best_logit = 0;
     for (int i = 0; i < count; i++)
-        state = hash_mix(state ^ hash_mix((uint64_t)tokens[i] << 32 | (uint64_t)i));
+        state = hash_mix(state ^ fake_hash(tokens[i], i, rope_set));
     for (int32_t j = 0; j < FAKE_VOCAB; j++) {
         uint64_t logit = hash_mix(state + (uint64_t)j) % 1000;
         if (j == 0 || logit > best_logit) {
@@ -315,6 +320,11 @@ static inline int32_t fake_next_token(const int32_t *tokens, int count)
         }
     }
     return best;
+}
+
+static inline int32_t fake_next_token(const int32_t *tokens, int count)
+{
+    return fake_next_token_in(0, tokens, count);
 }
 
 #endif

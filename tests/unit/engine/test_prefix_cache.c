@@ -39,6 +39,7 @@ static void setup_init(struct setup *s, int blocks, bool keep, int host_pages)
     kv_cache_init(&s->kv, blocks);
     prefix_cache_init(&s->c, &(struct prefix_cache_setup){.kv = &s->kv,
                                                           .keep = keep,
+                                                          .rope_sets = 2,
                                                           .host_bytes = host_pages * 16,
                                                           .page_bytes = host_pages ? 16 : 0,
                                                           .ranks = 1,
@@ -281,6 +282,44 @@ static void test_groups(void)
     setup_deinit(&s);
 }
 
+/* What was turned by other tables isn't found, whole blocks or tails, nor merged with. */
+static void test_rope_sets(void)
+{
+    struct setup s;
+    struct sequence a, b, c;
+    setup_init(&s, 16, true, 0);
+    struct prefix_space *one = prefix_cache_join(&s.c, 0, 0), *two = prefix_cache_join(&s.c, 0, 1);
+    EXPECT(one != two && prefix_cache_join(&s.c, 9, 1) == two);
+    sequence_init(&a, 0, TOKENS_MAX);
+    sequence_init(&b, 0, TOKENS_MAX);
+    sequence_init(&c, 0, TOKENS_MAX);
+    begin(&s, one, &a, 2 * BLOCK + 9);
+    EXPECT_INT(begin(&s, two, &b, 2 * BLOCK + 9), 0);
+    publish(&s, one, &a, 2 * BLOCK + 9);
+    publish(&s, two, &b, 2 * BLOCK + 9);
+    EXPECT_INT(s.kv.count[KV_ACTIVE], 6);
+    struct prefix_node *leaf = s.c.node_of[a.table.blocks[1]];
+    EXPECT(leaf->hash != s.c.node_of[b.table.blocks[1]]->hash); // marks name blocks by it
+    end(&s, &b);
+    EXPECT_INT(begin(&s, two, &c, 2 * BLOCK + 9), 2 * BLOCK + 8);
+    end(&s, &c);
+    end(&s, &a);
+    prefix_cache_leave(&s.c, one);
+    prefix_cache_leave(&s.c, two);
+    EXPECT_INT(s.kv.count[KV_CACHED], 6); // kept
+    setup_deinit(&s);
+
+    setup_init(&s, 4, false, 0); // one group
+    one = prefix_cache_join(&s.c, 7, 0);
+    two = prefix_cache_join(&s.c, 7, 1);
+    EXPECT(one != two);
+    prefix_cache_leave(&s.c, one);
+    EXPECT(prefix_cache_join(&s.c, 7, 1) == two);
+    prefix_cache_leave(&s.c, two);
+    prefix_cache_leave(&s.c, two);
+    setup_deinit(&s);
+}
+
 /* Where a session passes, an evicted page is copied first, and comes back when it is asked for. */
 static void test_host_pages(void)
 {
@@ -328,6 +367,7 @@ int main(void)
     RUN(test_what_is_used_is_not_evicted);
     RUN(test_distrusted_is_never_found);
     RUN(test_groups);
+    RUN(test_rope_sets);
     RUN(test_host_pages);
     return TEST_END();
 }

@@ -4,6 +4,7 @@
 #include "engine/scheduler.h"
 
 #include "engine/decoder.h"
+#include "engine/rope_set.h"
 #include "engine/sampler.h"
 #include "shared/base/rng.h"
 #include "tests/fakes/fake_backend.h"
@@ -14,6 +15,7 @@
 #define REQUESTS_MAX 64
 #define STOP_TOKEN   5
 #define CONTEXT      2000
+#define ROPE_SETS    6
 #define PAGE_BYTES   (KV_BLOCK_TOKENS * sizeof(uint64_t))
 
 /* What a load may have in it. */
@@ -89,6 +91,16 @@ static void sim_deinit(struct sim *s)
     kv_memory_deinit(&s->memory);
 }
 
+/* By length, as the engine does; a few as if they went on with an answer that was begun elsewhere. */
+static int sim_choose_rope(struct sim *s, const struct request *r)
+{
+    static const struct rope_lengths lengths = {.original_len = 150, .is_open = true};
+    if (s->load.memory.rope_sets < 2) return 0;
+    int set = rope_set_for(&lengths, r->prompt_count);
+    if (rng_below(&s->rng, 10) == 0) set = (int)rng_below(&s->rng, ROPE_SETS);
+    return set < ROPE_SETS ? set : ROPE_SETS - 1;
+}
+
 static struct request *sim_submit_request(struct sim *s, struct engine_request *in)
 {
     static const int32_t stops[] = {STOP_TOKEN};
@@ -96,6 +108,7 @@ static struct request *sim_submit_request(struct sim *s, struct engine_request *
     in->id = ++s->next_id;
     in->sampling.top_p = 1;
     struct request *r = request_create(in, CONTEXT, stops, 1);
+    r->rope_set = sim_choose_rope(s, r);
     if (scheduler_submit(&s->scheduler, r, &err) < 0) {
         EXPECT_INT(err.code, E_BUSY);
         EXPECT_INT(s->scheduler.running_count + scheduler_waiting(&s->scheduler),
@@ -208,7 +221,7 @@ static void sim_complete(struct sim *s)
             request_destroy(r);
         } else if (has_token) {
             int32_t token = r->tokens[r->count - 1];
-            EXPECT_INT(token, fake_next_token(r->tokens, r->count - 1));
+            EXPECT_INT(token, fake_next_token_in(r->rope_set, r->tokens, r->count - 1));
             if (!request_is_stop(r, token) && request_generated(r) < r->max_tokens) continue;
             s->done++;
             s->cached += (uint64_t)r->cached;
@@ -350,6 +363,7 @@ static void test_random_loads(void)
             int blocks = load.memory.blocks;
             load.memory = plain_memory;
             load.memory.blocks = blocks;
+            load.memory.rope_sets = i % 2 ? ROPE_SETS : 1;
             load.memory.prefix_caching = i < 3 * ARRAY_LEN(loads);
             load.depth = 1 + (int)(i / ARRAY_LEN(loads)) % 2;
             run_random(&load, seed + 100 * i, &totals);

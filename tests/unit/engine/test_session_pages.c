@@ -11,6 +11,7 @@ static struct kv_memory memory;
 static void open_memory(int blocks, double pin_ratio, int host_pages)
 {
     kv_memory_init(&memory, &(struct kv_memory_setup){.blocks = blocks,
+                                                      .rope_sets = 2,
                                                       .prefix_caching = true,
                                                       .session_pin_ratio = pin_ratio,
                                                       .session_host_bytes = host_pages * PAGE_BYTES,
@@ -20,7 +21,7 @@ static void open_memory(int blocks, double pin_ratio, int host_pages)
 
 /* A request of that many blocks (and half a one) for a session, computed and ended. Its tokens
  * depend on `text` only. Returns the tokens found. */
-static int take_turn(uint64_t session, int text, int blocks)
+static int take_turn_in(int rope_set, uint64_t session, int text, int blocks)
 {
     int32_t prompt[2048];
     int count = blocks * KV_BLOCK_TOKENS + KV_BLOCK_TOKENS / 2;
@@ -33,6 +34,7 @@ static int take_turn(uint64_t session, int text, int blocks)
                                 .session = session};
     struct request *r = request_create(&in, 4096, NULL, 0);
     struct prefix_match match;
+    r->rope_set = rope_set;
     kv_memory_join(&memory, r);
     kv_memory_match(&memory, r, &match);
     NEED(kv_memory_spare(&memory, r, &match) >= 0);
@@ -45,6 +47,11 @@ static int take_turn(uint64_t session, int text, int blocks)
     kv_moves_clear(&memory.cache.moves);
     request_destroy(r);
     return match.tokens;
+}
+
+static int take_turn(uint64_t session, int text, int blocks)
+{
+    return take_turn_in(0, session, text, blocks);
 }
 
 static enum engine_session_state state(uint64_t session)
@@ -96,6 +103,25 @@ static void test_turns_move_the_pin(void)
     kv_memory_deinit(&memory);
 }
 
+/* A turn that is turned by other tables computes its history anew; what the session had is ordinary
+ * cache then, and no longer what it would find. */
+static void test_other_rope_tables(void)
+{
+    open_memory(20, 0.5, 8);
+    take_turn(1, 1, 2);
+    EXPECT_INT(take_turn_in(1, 1, 1, 3), 0);
+    EXPECT_INT(state(1), SESSION_HOT);
+    EXPECT_INT(memory.kv.count[KV_PINNED], 4);
+    EXPECT_INT(memory.kv.count[KV_CACHED], 3);
+    EXPECT_INT(take_turn_in(1, 1, 1, 4), 3 * KV_BLOCK_TOKENS + KV_BLOCK_TOKENS / 2);
+    EXPECT_INT(take_turn(2, 1, 2), 2 * KV_BLOCK_TOKENS + KV_BLOCK_TOKENS / 2 - 1);
+    take_turn(0, 3, 19); // both go to host memory, and come back apart
+    EXPECT(state(1) == SESSION_HOST && state(2) == SESSION_HOST);
+    EXPECT_INT(take_turn(0, 1, 4), 2 * KV_BLOCK_TOKENS + KV_BLOCK_TOKENS / 2);
+    EXPECT_INT(take_turn_in(1, 0, 1, 4), 4 * KV_BLOCK_TOKENS + KV_BLOCK_TOKENS / 2 - 1);
+    kv_memory_deinit(&memory);
+}
+
 static void test_release(void)
 {
     open_memory(8, 1, 4);
@@ -134,6 +160,7 @@ int main(void)
 {
     RUN(test_down_and_up);
     RUN(test_turns_move_the_pin);
+    RUN(test_other_rope_tables);
     RUN(test_release);
     RUN(test_keys_are_bounded);
     return TEST_END();
