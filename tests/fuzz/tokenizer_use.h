@@ -25,6 +25,23 @@ static inline void tokenizer_use_text(const struct tokenizer *t, struct str text
     token_list_deinit(&ids);
 }
 
+/* What servers ask a tokenizer of: special tokens in a text, tokens by their text, ends. */
+static inline void tokenizer_use_tokens(const struct tokenizer *t, struct str text)
+{
+    int32_t size = tokenizer_vocab_size(t);
+    for (size_t at = 0; (at = tokenizer_next_special(t, text, at)) != SIZE_MAX; at++)
+        CHECK(at < text.len);
+    CHECK(tokenizer_bos(t) >= -1 && tokenizer_bos(t) < size);
+    CHECK(tokenizer_eos(t) >= -1 && tokenizer_eos(t) < size);
+    for (int32_t id = 0; id < size && id < 300; id++) {
+        struct str token = tokenizer_token_bytes(t, id, true);
+        int32_t found = tokenizer_find(t, token);
+        CHECK(found >= -1 && found < size);
+        CHECK(tokenizer_is_special(t, id) || str_equal(token, tokenizer_token_bytes(t, id, false)));
+        (void)tokenizer_is_stop(t, id);
+    }
+}
+
 /* Takes the tokenizer or the error of a loader, and frees. */
 static inline void tokenizer_use(int rc, struct tokenizer *t, const struct error *err,
                                  const uint8_t *data, size_t size)
@@ -47,6 +64,7 @@ static inline void tokenizer_use(int rc, struct tokenizer *t, const struct error
     struct str own = {(const char *)data, size < 512 ? size : 512};
     own.len = utf8_valid_prefix(own.data, own.len);
     tokenizer_use_text(t, own, TOKENIZER_SPECIAL);
+    tokenizer_use_tokens(t, own);
     tokenizer_destroy(t);
 }
 

@@ -114,6 +114,13 @@ def test_turns_carry_the_conversation(server, terminal):
         {"role": "user", "content": "again please"}]
 
 
+def test_a_person_may_think(server, terminal):
+    """Longer than a connect may take: the wait for the next answer begins with its question."""
+    assert terminal.say("one") == "one"
+    time.sleep(5.5)
+    assert terminal.say("two") == "two"
+
+
 def test_reset_forgets(server, terminal):
     terminal.say("one")
     terminal.say("/reset")

@@ -93,27 +93,30 @@ def test_redis_freezes(redis, serve_fast, fleet):
     start_agents(fleet, proxies, 4, redis_port=redis.port)
 
     def make(n):
-        return chat_body(f"r{n}", text=f"chat {n % 50}", tokens=4, gap_s=0.002)
+        return chat_body(f"r{attempt}x{n}", text=f"chat {n % 50}", tokens=4, gap_s=0.002)
 
     def seconds_of(load):
         return [reply.total_s for _, _, reply in load.stop() if reply.total_s]
     ports = [proxy.port for proxy in proxies]
-    calm = Load(fleet, ports, make, lines=16, pause_s=0.005)
-    time.sleep(scaled(2, 20))
-    before = seconds_of(calm)
-    redis.signal(signal.SIGSTOP)
-    frozen = Load(fleet, ports, make, lines=16, pause_s=0.005)
-    time.sleep(scaled(10, 60))
-    during = seconds_of(frozen)
-    redis.signal(signal.SIGCONT)
-    assert not failures_of(calm.replies) and not failures_of(frozen.replies)
-    figures = [percentile(values, share) * 1e3 for values in (before, during) for share in (0.5, 0.99)]
-    print("ms p50 / p99: with Redis {:.1f} / {:.1f}, frozen {:.1f} / {:.1f}".format(*figures))
-    # What waits for Redis waits for a second and more: far from what a busy machine does to a p99.
-    assert figures[2] < figures[0] * 2 + 100 and figures[3] < figures[1] * 3 + 500
-    for proxy in proxies:
-        wait_until(lambda p=proxy: p.metrics()["redis_connected"] == 1, 20, "Redis back")
-        assert_books_balance(proxy)
+    for attempt in range(3):  # a machine may be busy for a while; what waits for Redis does so each time
+        calm = Load(fleet, ports, make, lines=16, pause_s=0.005)
+        time.sleep(scaled(2, 20))
+        before = seconds_of(calm)
+        redis.signal(signal.SIGSTOP)
+        frozen = Load(fleet, ports, make, lines=16, pause_s=0.005)
+        time.sleep(scaled(10, 60))
+        during = seconds_of(frozen)
+        redis.signal(signal.SIGCONT)
+        assert not failures_of(calm.replies) and not failures_of(frozen.replies)
+        figures = [percentile(values, share) * 1e3 for values in (before, during) for share in (0.5, 0.99)]
+        print("ms p50 / p99: with Redis {:.1f} / {:.1f}, frozen {:.1f} / {:.1f}".format(*figures))
+        for proxy in proxies:
+            wait_until(lambda p=proxy: p.metrics()["redis_connected"] == 1, 20, "Redis back")
+            assert_books_balance(proxy)
+        # What waits for Redis waits for a second and more: far from what a busy machine does to a p99.
+        if figures[2] < figures[0] * 2 + 20 and figures[3] < figures[1] * 3 + 150:
+            return
+    pytest.fail(f"slower without Redis, three times: {figures}")
 
 
 # ---- 5: books and memory ----

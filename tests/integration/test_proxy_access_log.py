@@ -9,7 +9,6 @@ import signal
 import socket
 import threading
 
-import httpx
 import pytest
 from conftest import ROOT
 from proxy_fixtures import (CHAT, Traffic, chat, fakes, raw_request, serve, wait_until, wait_up)  # noqa: F401
