@@ -35,6 +35,17 @@ static void norm_and_rotate(struct backend *b, float *x, int heads, const float 
         ops->rope(x + h * dim, row, row + half, 2 * half, m->rope_style);
 }
 
+/* A norm over the heads of all ranks, of which this one keeps its own. */
+static void norm_spanned(const struct backend *b, const struct cpu_spanned *s,
+                         const struct rank_range *heads, const float *norm, int token, float *own)
+{
+    int dim = b->model.head_dim;
+    float *all = s->all + (size_t)token * (size_t)(heads->whole * dim);
+
+    if (norm) b->isa->pointwise->rms_norm(all, all, norm, heads->whole * dim, b->model.norm_eps);
+    memcpy(own, all + heads->first * dim, (size_t)(heads->count * dim) * sizeof *own);
+}
+
 static uint8_t *page_of(const struct backend *b, int layer, int head, int32_t block)
 {
     size_t at = (size_t)layer * (size_t)b->model.kv_heads + (size_t)head;
@@ -118,10 +129,17 @@ static void rotate_and_store(struct backend *b, int token, int layer)
     float *k = b->k + (size_t)token * (size_t)(m->kv_heads * m->head_dim);
     const float *v = b->v + (size_t)token * (size_t)(m->kv_heads * m->value_dim);
 
+    const float *q_norm = l->q_norm, *k_norm = l->k_norm;
+
     if (l->latent) cpu_latent_expand(b, token);
-    norm_and_rotate(b, q, m->heads, l->q_norm, token, l);
+    if (b->q_spanned.all && !l->latent) {
+        norm_spanned(b, &b->q_spanned, &b->share.heads, q_norm, token, q);
+        norm_spanned(b, &b->k_spanned, &b->share.kv_heads, k_norm, token, k);
+        q_norm = k_norm = NULL; // done
+    }
+    norm_and_rotate(b, q, m->heads, q_norm, token, l);
     b->isa->pointwise->scale(q, m->attention_scale, m->heads * m->head_dim);
-    norm_and_rotate(b, k, m->kv_heads, l->k_norm, token, l);
+    norm_and_rotate(b, k, m->kv_heads, k_norm, token, l);
     for (int h = 0; h < m->kv_heads; h++)
         store_kv(b, page_of(b, layer, h, block), position % KV_BLOCK_TOKENS, k + h * m->head_dim,
                  v + h * m->value_dim);
@@ -161,7 +179,8 @@ static void run_tile(struct backend *b, int layer, const struct tile_range *r, f
         for (int h = r->head; h < r->head + r->heads; h++, tile.rows++) {
             size_t row = (size_t)(s->first + t) * (size_t)m->heads + (size_t)h;
             tile.q[tile.rows] = b->q + row * (size_t)m->head_dim;
-            tile.o[tile.rows] = cpu_input_row(&b->o, s->first + t) + h * m->value_dim;
+            tile.o[tile.rows] =
+                cpu_input_row(&b->o, s->first + t) + (b->share.heads.first + h) * m->value_dim;
             tile.sink[tile.rows] = sinks ? sinks[h] : -INFINITY;
             tile.first[tile.rows] = first;
             tile.last[tile.rows] = last;

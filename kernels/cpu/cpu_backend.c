@@ -1,8 +1,8 @@
 /* cpu_backend.c - the CPU's table of slots: life, KV pages, and the ends of a step.
  *
- * Stages run when they are called and are complete on return, so step_end and sync have nothing
- * left to do, and no error can be pending: memory is mapped ahead and everything else was checked
- * at load. */
+ * Stages run when they are called and are complete on return, so step_end has nothing left to do, and
+ * the only error that sync can find is another rank's: memory is mapped ahead and everything else was
+ * checked at load. */
 #include "kernels/cpu/cpu_backend.h"
 
 #include <errno.h>
@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "kernels/cpu/cpu_comm.h"
 #include "kernels/cpu/cpu_state.h"
 #include "shared/base/check.h"
 
@@ -25,11 +26,12 @@ static void cpu_close(struct backend *b)
 
 static int cpu_open(const struct backend_options *options, struct backend **out, struct error *err)
 {
-    if (options->rank != 0 || options->world > 1) {
-        return error_set(err, E_UNSUPPORTED, "the cpu backend runs one rank, not %d",
-                         options->world);
-    }
     struct backend *b = xcalloc(1, sizeof *b);
+    b->rank = options->rank;
+    b->world = options->world > 1 ? options->world : 1;
+    b->group = options->group;
+    CHECK(b->rank >= 0 && b->rank < b->world);
+    CHECK(b->world == 1 || b->group || options->measure_only);
     b->compute = options->compute;
     b->measure_only = options->measure_only;
     int rc = cpu_isa_choose(options->isa, &b->isa, err);
@@ -110,11 +112,6 @@ static void cpu_kv_restore(struct backend *b, int block, int tokens, const void 
 
 /* ---- ends of a step ---- */
 
-static void cpu_all_reduce(struct backend *b)
-{
-    (void)b; // one rank: its share is the sum
-}
-
 static void cpu_step_end(struct backend *b)
 {
     b->step = NULL;
@@ -122,9 +119,7 @@ static void cpu_step_end(struct backend *b)
 
 static int cpu_sync(struct backend *b, struct error *err)
 {
-    (void)b;
-    (void)err;
-    return 0;
+    return b->group ? cpu_comm_check(b->group, err) : 0;
 }
 
 static const float *cpu_logits_host(struct backend *b)
@@ -146,6 +141,10 @@ static void cpu_memory(const struct backend *b, size_t *weights, size_t *activat
 
 const struct backend_ops cpu_backend_ops = {
     .name = "cpu",
+    .split = TP_SPLIT_OUTPUTS,
+    .group_create = cpu_comm_create,
+    .group_destroy = cpu_comm_destroy,
+    .group_abort = cpu_comm_abort,
     .open = cpu_open,
     .close = cpu_close,
     .describe = cpu_describe,

@@ -159,9 +159,10 @@ static struct cpu_gemm_job job_of(const struct backend *b, const struct cpu_inpu
 }
 
 static void job_gated(struct cpu_gemm_job *job, const struct cpu_packed *gate,
-                      const struct cpu_packed *up, const struct cpu_input *g)
+                      const struct cpu_packed *up, const struct cpu_input *g,
+                      const struct rank_range *ffn)
 {
-    cpu_gemm_job_add(job, gate, cpu_input_row(g, 0), NULL);
+    cpu_step_job_add(job, gate, cpu_input_row(g, 0), ffn, NULL);
     cpu_gemm_job_add(job, up, NULL, NULL);
     job->gated = true;
 }
@@ -187,13 +188,14 @@ void cpu_experts_gate_up(struct backend *b, int layer)
         if (r->first[e] == r->first[e + 1]) continue;
         struct cpu_gemm_job *job = &r->job[jobs++];
         *job = job_of(b, &r->in, e);
-        job_gated(job, &x->gate[e], &x->up[e], &r->g);
+        job_gated(job, &x->gate[e], &x->up[e], &r->g, &b->share.expert_ffn);
         job->part[0].bias = bias_of(x->gate_bias, e, s->ffn);
         job->part[1].bias = bias_of(x->up_bias, e, s->ffn);
     }
     if (x->shared_gate.data) {
         r->job[jobs] = cpu_step_job(b, &b->ffn_in);
-        job_gated(&r->job[jobs++], &x->shared_gate, &x->shared_up, &r->shared_g);
+        job_gated(&r->job[jobs++], &x->shared_gate, &x->shared_up, &r->shared_g,
+                  &b->share.shared_ffn);
     }
     cpu_gemm_run_all(r->job, jobs);
 }
@@ -215,9 +217,9 @@ static void add_up(struct backend *b, int token, int layer)
 {
     const struct cpu_experts *x = b->layer[layer].experts;
     const struct cpu_pointwise *ops = b->isa->pointwise;
-    int hidden = b->model.hidden, used = b->model.expert_shape.used;
+    int hidden = b->share.hidden.count, used = b->model.expert_shape.used; // its columns of y
     const struct cpu_route *route = b->routes.route + (size_t)token * (size_t)used;
-    float *y = b->y + (size_t)token * (size_t)hidden;
+    float *y = b->y + (size_t)token * (size_t)b->model.hidden + b->share.hidden.first;
 
     if (!x->shared_down.data) memset(y, 0, (size_t)hidden * sizeof *y);
     if (x->shared_scale.data) ops->scale(y, b->routes.shared_scale[token], hidden);
@@ -235,17 +237,19 @@ void cpu_experts_down(struct backend *b, int layer)
     int tokens = b->step->tokens, jobs = 0;
 
     if (tokens == 0) return;
+    cpu_gather_columns(b, cpu_input_row(&r->g, 0), r->first[s->experts], &b->share.expert_ffn, 1);
     cpu_for_tokens(b, r->first[s->experts], quantize_row, layer);
     for (int e = 0; e < s->experts; e++) {
         if (r->first[e] == r->first[e + 1]) continue;
         r->job[jobs] = job_of(b, &r->g, e);
         cpu_gemm_job_add(&r->job[jobs++], &x->down[e], r->y,
-                         bias_of(x->down_bias, e, b->model.hidden));
+                         bias_of(x->down_bias, e, b->share.hidden.count));
     }
     if (x->shared_down.data) {
+        cpu_gather_columns(b, cpu_input_row(&r->shared_g, 0), tokens, &b->share.shared_ffn, 1);
         cpu_for_tokens(b, tokens, quantize_shared, layer);
         r->job[jobs] = cpu_step_job(b, &r->shared_g);
-        cpu_gemm_job_add(&r->job[jobs++], &x->shared_down, b->y, NULL);
+        cpu_step_job_add(&r->job[jobs++], &x->shared_down, b->y, &b->share.hidden, NULL);
     }
     cpu_gemm_run_all(r->job, jobs);
     cpu_for_tokens(b, tokens, add_up, layer);

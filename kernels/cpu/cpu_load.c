@@ -125,11 +125,27 @@ static int value_dim(const struct model_params *p)
     return p->value_dim > 0 ? p->value_dim : p->head_dim;
 }
 
-static int layer_matrices(const struct model_params *p, const struct layer_params *l,
-                          struct cpu_layer *out, struct layer_matrix m[LAYER_MATRICES_MAX])
+/* All of the model, when it isn't cut. */
+static struct rank_share share_of(const struct model_params *p)
+{
+    const struct expert_shape *x = &p->expert_shape;
+    if (p->share) return *p->share;
+    return (struct rank_share){.heads = {0, p->heads, p->heads},
+                               .kv_heads = {0, p->kv_heads, p->kv_heads},
+                               .ffn = {0, p->ffn, p->ffn},
+                               .expert_ffn = {0, x->ffn, x->ffn},
+                               .shared_ffn = {0, x->shared_ffn, x->shared_ffn},
+                               .vocab = {0, p->vocab, p->vocab},
+                               .hidden = {0, p->hidden, p->hidden}};
+}
+
+static int layer_matrices(const struct model_params *p, const struct rank_share *share,
+                          const struct layer_params *l, struct cpu_layer *out,
+                          struct layer_matrix m[LAYER_MATRICES_MAX])
 {
     int64_t q = (int64_t)p->heads * p->head_dim, k = (int64_t)p->kv_heads * p->head_dim;
-    int64_t v = (int64_t)p->kv_heads * value_dim(p), o = (int64_t)p->heads * value_dim(p);
+    int64_t v = (int64_t)p->kv_heads * value_dim(p), y = share->hidden.count;
+    int64_t o = (int64_t)share->heads.whole * value_dim(p);
     const struct latent_params *x = l->latent;
     int n = 0;
 
@@ -148,11 +164,11 @@ static int layer_matrices(const struct model_params *p, const struct layer_param
         m[n++] = (struct layer_matrix){"k", &l->k, &out->k, k, p->hidden};
         m[n++] = (struct layer_matrix){"v", &l->v, &out->v, v, p->hidden};
     }
-    m[n++] = (struct layer_matrix){"o", &l->o, &out->o, p->hidden, o};
+    m[n++] = (struct layer_matrix){"o", &l->o, &out->o, y, o};
     if (l->experts) return n;
     m[n++] = (struct layer_matrix){"gate", &l->gate, &out->gate, p->ffn, p->hidden};
     m[n++] = (struct layer_matrix){"up", &l->up, &out->up, p->ffn, p->hidden};
-    m[n++] = (struct layer_matrix){"down", &l->down, &out->down, p->hidden, p->ffn};
+    m[n++] = (struct layer_matrix){"down", &l->down, &out->down, y, share->ffn.whole};
     return n;
 }
 
@@ -174,17 +190,19 @@ static int check_latent(const struct model_params *p, int layer, struct error *e
     return 0;
 }
 
-static int check_layer(const struct model_params *p, int layer, struct error *err)
+static int check_layer(const struct model_params *p, const struct rank_share *share, int layer,
+                       struct error *err)
 {
     const struct layer_params *l = &p->layer[layer];
     struct layer_matrix m[LAYER_MATRICES_MAX];
     struct cpu_latent unused_latent;
     struct cpu_layer unused = {.latent = &unused_latent};
-    int count = layer_matrices(p, l, &unused, m), rc = l->latent ? check_latent(p, layer, err) : 0;
+    int count = layer_matrices(p, share, l, &unused, m),
+        rc = l->latent ? check_latent(p, layer, err) : 0;
 
     for (int j = 0; rc == 0 && j < count; j++)
         rc = cpu_load_check_matrix(m[j].source, m[j].name, layer, m[j].rows, m[j].cols, err);
-    if (rc == 0 && l->experts) rc = cpu_load_experts_check(p, layer, err);
+    if (rc == 0 && l->experts) rc = cpu_load_experts_check(p, share, layer, err);
     if (rc == 0 && p->rope_dims > 0) {
         rc = cpu_load_check_range("rope table", l->rope_table, ROPE_NONE, p->rope_table_count - 1,
                                   err);
@@ -193,17 +211,17 @@ static int check_layer(const struct model_params *p, int layer, struct error *er
     return rc;
 }
 
-static int check_params(const struct model_params *p, struct error *err)
+static int check_params(const struct model_params *p, const struct rank_share *share,
+                        struct error *err)
 {
-    int rc = check_scalars(p, err);
+    int rc = check_scalars(p, err), rows = share->vocab.count;
 
     if (rc == 0) rc = cpu_load_experts_check_shape(p, err);
     for (int i = 0; rc == 0 && i < p->layers; i++)
-        rc = check_layer(p, i, err);
-    if (rc == 0)
-        rc = cpu_load_check_matrix(&p->embedding, "embedding", 0, p->vocab, p->hidden, err);
+        rc = check_layer(p, share, i, err);
+    if (rc == 0) rc = cpu_load_check_matrix(&p->embedding, "embedding", 0, rows, p->hidden, err);
     if (rc == 0 && p->head.data)
-        rc = cpu_load_check_matrix(&p->head, "head", p->layers - 1, p->vocab, p->hidden, err);
+        rc = cpu_load_check_matrix(&p->head, "head", p->layers - 1, rows, p->hidden, err);
     if (rc == 0 && !p->final_norm) rc = error_set(err, E_INVALID, "model has no final norm");
     return rc;
 }
@@ -249,7 +267,10 @@ float *cpu_load_lay_floats(struct backend *b, const float *source, int64_t count
 /* Hand out the weight region in order of use. Run twice: to count, then for real. */
 static void lay_weights(struct backend *b, const struct model_params *p)
 {
+    const struct rank_share *share = &b->share;
     int64_t q = (int64_t)p->heads * p->head_dim, k = (int64_t)p->kv_heads * p->head_dim;
+    bool spans = p->qk_norm_spans_heads;
+    int q_heads = spans ? share->heads.whole : 1, k_heads = spans ? share->kv_heads.whole : 1;
 
     for (int i = 0; i < b->model.rope_sets * p->rope_table_count; i++) {
         const struct rope_table *source = &p->rope_tables[i];
@@ -260,20 +281,20 @@ static void lay_weights(struct backend *b, const struct model_params *p)
         const struct layer_params *l = &p->layer[i];
         struct cpu_layer *out = &b->layer[i];
         struct layer_matrix m[LAYER_MATRICES_MAX];
-        int count = layer_matrices(p, l, out, m);
+        int count = layer_matrices(p, share, l, out, m);
         out->window = l->window;
         out->rope_table = l->rope_table;
         out->attn_norm = cpu_load_lay_floats(b, l->attn_norm, p->hidden);
         out->q_bias = cpu_load_lay_floats(b, l->q_bias, q);
         out->k_bias = cpu_load_lay_floats(b, l->k_bias, k);
         out->v_bias = cpu_load_lay_floats(b, l->v_bias, (int64_t)p->kv_heads * value_dim(p));
-        out->q_norm = cpu_load_lay_floats(b, l->q_norm, p->qk_norm_spans_heads ? q : p->head_dim);
-        out->k_norm = cpu_load_lay_floats(b, l->k_norm, p->qk_norm_spans_heads ? k : p->head_dim);
+        out->q_norm = cpu_load_lay_floats(b, l->q_norm, (int64_t)q_heads * p->head_dim);
+        out->k_norm = cpu_load_lay_floats(b, l->k_norm, (int64_t)k_heads * p->head_dim);
         out->sinks = cpu_load_lay_floats(b, l->sinks, p->heads);
-        out->o_bias = cpu_load_lay_floats(b, l->o_bias, p->hidden);
+        out->o_bias = cpu_load_lay_floats(b, l->o_bias, share->hidden.count);
         out->gate_bias = cpu_load_lay_floats(b, l->gate_bias, p->ffn);
         out->up_bias = cpu_load_lay_floats(b, l->up_bias, p->ffn);
-        out->down_bias = cpu_load_lay_floats(b, l->down_bias, p->hidden);
+        out->down_bias = cpu_load_lay_floats(b, l->down_bias, share->hidden.count);
         out->attn_post_norm = cpu_load_lay_floats(b, l->attn_post_norm, p->hidden);
         out->ffn_norm = cpu_load_lay_floats(b, l->ffn_norm, p->hidden);
         out->ffn_post_norm = cpu_load_lay_floats(b, l->ffn_post_norm, p->hidden);
@@ -341,7 +362,7 @@ static int load_weights(struct backend *b, const struct model_params *p, struct 
     lay_weights(b, p);
     for (int i = 0; i < p->layers; i++) {
         struct layer_matrix m[LAYER_MATRICES_MAX];
-        int count = layer_matrices(p, &p->layer[i], &b->layer[i], m);
+        int count = layer_matrices(p, &b->share, &p->layer[i], &b->layer[i], m);
         for (int j = 0; j < count; j++)
             cpu_load_pack(b, p, m[j].source, m[j].packed);
         if (p->layer[i].experts) cpu_load_experts_pack(b, p, i);
@@ -380,6 +401,12 @@ float *cpu_load_lay_rows(struct backend *b, int cols, int rows)
     return take(&b->activations, (size_t)cols * (size_t)rows * sizeof(float));
 }
 
+static void lay_spanned(struct backend *b, struct cpu_spanned *s, const struct rank_range *heads)
+{
+    s->own = cpu_load_lay_rows(b, heads->count * b->model.head_dim, b->limits.tokens_max);
+    s->all = cpu_load_lay_rows(b, heads->whole * b->model.head_dim, b->limits.tokens_max);
+}
+
 static void lay_activations(struct backend *b)
 {
     const struct model_params *m = &b->model;
@@ -406,8 +433,8 @@ static void lay_activations(struct backend *b)
     /* Two terms where rounding to eight bits hurts most and costs least (README rule A5). */
     cpu_load_lay_input(b, &b->attn_in, m->hidden, tokens, attn, 2, NULL);
     cpu_load_lay_input(b, &b->ffn_in, m->hidden, tokens, ffn | experts.h, 1, &b->attn_in);
-    cpu_load_lay_input(b, &b->o, m->heads * m->value_dim, tokens, o, 1, NULL);
-    cpu_load_lay_input(b, &b->g, m->ffn, tokens, g, 1, NULL);
+    cpu_load_lay_input(b, &b->o, b->share.heads.whole * m->value_dim, tokens, o, 1, NULL);
+    cpu_load_lay_input(b, &b->g, b->share.ffn.whole, tokens, g, 1, NULL);
     cpu_load_lay_input(b, &b->last, m->hidden, rows, cpu_gemm_layouts(b->isa, &b->head), 2, NULL);
     cpu_load_experts_lay_routes(b, &experts);
     b->x = cpu_load_lay_rows(b, m->hidden, tokens);
@@ -415,6 +442,10 @@ static void lay_activations(struct backend *b)
     b->q = cpu_load_lay_rows(b, m->heads * m->head_dim, tokens);
     b->k = cpu_load_lay_rows(b, m->kv_heads * m->head_dim, tokens);
     b->v = cpu_load_lay_rows(b, m->kv_heads * m->value_dim, tokens);
+    if (b->world > 1 && m->qk_norm_spans_heads) {
+        lay_spanned(b, &b->q_spanned, &b->share.heads);
+        lay_spanned(b, &b->k_spanned, &b->share.kv_heads);
+    }
     cpu_load_lay_input(b, &b->latents.q, m->q_rank, tokens, q_latent, 2, NULL);
     cpu_load_lay_input(b, &b->latents.kv, m->kv_rank, tokens, kv_latent, 2, NULL);
     if (m->kv_rank > 0) {
@@ -425,7 +456,8 @@ static void lay_activations(struct backend *b)
     for (int i = 0; i < m->rope_table_count; i++)
         b->rotation[i] = cpu_load_lay_rows(b, m->rope_dims, tokens);
     b->token = cpu_load_lay_bytes(b, (size_t)tokens * sizeof *b->token);
-    b->logits = cpu_load_lay_rows(b, m->vocab, rows);
+    b->logits_stride = (size_t)(b->rank == 0 ? m->vocab : b->share.vocab.count);
+    b->logits = cpu_load_lay_rows(b, (int)b->logits_stride, rows);
     b->scratch_floats = cpu_attention_scratch_floats(m->value_dim);
     b->scratch = cpu_load_lay_rows(b, (int)b->scratch_floats, cpu_pool_threads(b->pool));
 }
@@ -433,6 +465,8 @@ static void lay_activations(struct backend *b)
 static void keep_scalars(struct backend *b, const struct model_params *p)
 {
     b->model = *p;
+    b->share = share_of(p);
+    b->model.share = NULL;
     b->model.value_dim = value_dim(p);
     b->model.embedding = b->model.head = (struct matrix){0};
     b->model.final_norm = NULL;
@@ -459,9 +493,11 @@ int cpu_load(struct backend *b, const struct model_params *params, const struct 
              struct error *err)
 {
     CHECK(!b->loaded && !b->layer);
-    int rc = check_params(params, err);
+    struct rank_share share = share_of(params);
+    int rc = check_params(params, &share, err);
     if (rc == 0) rc = check_limits(limits, err);
     if (rc < 0) return rc;
+    CHECK((b->world > 1) == (params->share != NULL));
     keep_scalars(b, params);
     b->limits = *limits;
     rc = load_weights(b, params, err);

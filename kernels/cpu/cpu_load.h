@@ -34,7 +34,8 @@ void cpu_load_lay_input(struct backend *b, struct cpu_input *in, int cols, int r
 
 /* cpu_load_experts.c. Shape first, then layer by layer; `open` allocates, cpu_unload frees. */
 FALLIBLE int cpu_load_experts_check_shape(const struct model_params *p, struct error *err);
-FALLIBLE int cpu_load_experts_check(const struct model_params *p, int layer, struct error *err);
+FALLIBLE int cpu_load_experts_check(const struct model_params *p, const struct rank_share *share,
+                                    int layer, struct error *err);
 struct cpu_experts *cpu_load_experts_open(const struct model_params *p, int layer);
 void cpu_load_experts_close(struct cpu_experts *x); // NULL is fine
 void cpu_load_experts_lay(struct backend *b, const struct model_params *p, int layer);

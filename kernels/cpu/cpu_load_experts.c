@@ -44,10 +44,12 @@ int cpu_load_experts_check_shape(const struct model_params *p, struct error *err
     return rc < 0 ? rc : check_groups(s, err);
 }
 
-static int check_experts(const struct model_params *p, int layer, struct error *err)
+static int check_experts(const struct model_params *p, const struct rank_share *share, int layer,
+                         struct error *err)
 {
     const struct expert_params *x = p->layer[layer].experts;
-    int ffn = p->expert_shape.ffn, rc = 0;
+    int ffn = p->expert_shape.ffn, y = share->hidden.count, inputs = share->expert_ffn.whole;
+    int rc = 0;
     char name[32];
 
     if (!x->gate || !x->up || !x->down)
@@ -58,7 +60,7 @@ static int check_experts(const struct model_params *p, int layer, struct error *
         snprintf(name, sizeof name, "up of expert %d", e);
         if (rc == 0) rc = cpu_load_check_matrix(&x->up[e], name, layer, ffn, p->hidden, err);
         snprintf(name, sizeof name, "down of expert %d", e);
-        if (rc == 0) rc = cpu_load_check_matrix(&x->down[e], name, layer, p->hidden, ffn, err);
+        if (rc == 0) rc = cpu_load_check_matrix(&x->down[e], name, layer, y, inputs, err);
     }
     return rc;
 }
@@ -68,10 +70,12 @@ static bool has_shared(const struct expert_params *x)
     return x->shared_gate.data || x->shared_up.data || x->shared_down.data;
 }
 
-static int check_shared(const struct model_params *p, int layer, struct error *err)
+static int check_shared(const struct model_params *p, const struct rank_share *share, int layer,
+                        struct error *err)
 {
     const struct expert_params *x = p->layer[layer].experts;
-    int ffn = p->expert_shape.shared_ffn, rc = 0;
+    int ffn = p->expert_shape.shared_ffn, y = share->hidden.count;
+    int inputs = share->shared_ffn.whole, rc = 0;
 
     if (!has_shared(x)) {
         if (!x->shared_scale) return 0;
@@ -80,12 +84,12 @@ static int check_shared(const struct model_params *p, int layer, struct error *e
     }
     rc = cpu_load_check_matrix(&x->shared_gate, "shared gate", layer, ffn, p->hidden, err);
     if (rc == 0) rc = cpu_load_check_matrix(&x->shared_up, "shared up", layer, ffn, p->hidden, err);
-    if (rc == 0)
-        rc = cpu_load_check_matrix(&x->shared_down, "shared down", layer, p->hidden, ffn, err);
+    if (rc == 0) rc = cpu_load_check_matrix(&x->shared_down, "shared down", layer, y, inputs, err);
     return rc;
 }
 
-int cpu_load_experts_check(const struct model_params *p, int layer, struct error *err)
+int cpu_load_experts_check(const struct model_params *p, const struct rank_share *share, int layer,
+                           struct error *err)
 {
     const struct expert_shape *s = &p->expert_shape;
     const struct expert_params *x = p->layer[layer].experts;
@@ -93,8 +97,8 @@ int cpu_load_experts_check(const struct model_params *p, int layer, struct error
     if (s->experts == 0)
         return error_set(err, E_INVALID, "layer %d has experts, but the model has none", layer);
     int rc = cpu_load_check_matrix(&x->router, "router", layer, s->experts, p->hidden, err);
-    if (rc == 0) rc = check_experts(p, layer, err);
-    return rc < 0 ? rc : check_shared(p, layer, err);
+    if (rc == 0) rc = check_experts(p, share, layer, err);
+    return rc < 0 ? rc : check_shared(p, share, layer, err);
 }
 
 /* ---- weights ---- */
@@ -129,7 +133,8 @@ void cpu_load_experts_lay(struct backend *b, const struct model_params *p, int l
     const struct expert_params *from = p->layer[layer].experts;
     const struct expert_shape *s = &p->expert_shape;
     struct cpu_experts *x = b->layer[layer].experts;
-    int64_t wide = (int64_t)s->experts * s->ffn, narrow = (int64_t)s->experts * p->hidden;
+    int64_t wide = (int64_t)s->experts * s->ffn;
+    int64_t narrow = (int64_t)s->experts * b->share.hidden.count;
 
     cpu_load_lay_matrix_as(b, &from->router, DTYPE_F32, &x->router);
     x->router_bias = cpu_load_lay_floats(b, from->router_bias, s->experts);
@@ -202,7 +207,8 @@ void cpu_load_experts_lay_routes(struct backend *b, const struct expert_layouts 
     r->first = cpu_load_lay_bytes(b, ((size_t)s->experts + 1) * sizeof *r->first);
     r->job = cpu_load_lay_bytes(b, ((size_t)s->experts + 1) * sizeof *r->job);
     cpu_load_lay_input(b, &r->in, b->model.hidden, rows, layouts->in, 1, NULL);
-    cpu_load_lay_input(b, &r->g, s->ffn, rows, layouts->g, 1, NULL);
-    cpu_load_lay_input(b, &r->shared_g, s->shared_ffn, tokens, layouts->shared_g, 1, NULL);
-    r->y = cpu_load_lay_rows(b, b->model.hidden, rows);
+    cpu_load_lay_input(b, &r->g, b->share.expert_ffn.whole, rows, layouts->g, 1, NULL);
+    cpu_load_lay_input(b, &r->shared_g, b->share.shared_ffn.whole, tokens, layouts->shared_g, 1,
+                       NULL);
+    r->y = cpu_load_lay_rows(b, b->share.hidden.count, rows);
 }

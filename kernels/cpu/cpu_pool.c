@@ -10,14 +10,13 @@
  *     take a part of a run that is over.
  *  2. `job` is written only while no part is pending, and read only behind a taken part: the
  *     ticket's release publishes it, the release of `pending` publishes what the parts wrote.
- *  3. Waiting = spin for SPIN_NS, then say so (a sleeper count or flag) and sleep on the futex. The
+ *  3. Waiting = spin for CPU_SPIN_NS, then say so (a sleeper count or flag) and sleep on the futex. The
  *     announcement and the other side's change are both seq_cst, so either the waker sees the
  *     sleeper or the sleeper sees the change: no wake-up is lost.
  *  4. A waiter that was woken checks its condition again; spurious wake-ups are harmless. */
 #include "kernels/cpu/cpu_pool.h"
 
 #include <limits.h>
-#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -25,14 +24,12 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
+#include "kernels/cpu/cpu_futex.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 #include "shared/base/str.h"
 
-#define SPIN_NS    50000
 #define CACHE_LINE 64
 
 struct cpu_pool {
@@ -55,43 +52,12 @@ struct cpu_pool {
     _Alignas(CACHE_LINE) _Atomic int next_item;
 };
 
-static void futex_wait(_Atomic uint32_t *word, uint32_t while_value)
-{
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, while_value, NULL, NULL, 0);
-}
-
-static void futex_wake(_Atomic uint32_t *word, int count)
-{
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
-}
-
-static void relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-}
-
-/* Spin until *word differs from `from`, or until the time is up. True: it differs. */
-static bool spin_while(_Atomic uint32_t *word, uint32_t from)
-{
-    uint64_t deadline = 0;
-    for (int i = 0;; i++) {
-        if (atomic_load_explicit(word, memory_order_acquire) != from) return true;
-        relax();
-        if (i % 16 != 15) continue;
-        uint64_t now = clock_ns();
-        if (!deadline) deadline = now + SPIN_NS;
-        if (now >= deadline) return false;
-    }
-}
-
 static void wait_for_epoch(struct cpu_pool *p, uint32_t seen)
 {
-    if (spin_while(&p->epoch, seen)) return;
+    if (cpu_spin_while(&p->epoch, seen)) return;
     atomic_fetch_add(&p->sleepers, 1);
     while (atomic_load(&p->epoch) == seen)
-        futex_wait(&p->epoch, seen);
+        cpu_futex_wait(&p->epoch, seen, NULL);
     atomic_fetch_sub(&p->sleepers, 1);
 }
 
@@ -116,7 +82,7 @@ static void take_parts(struct cpu_pool *p)
             continue;
         p->job.fn(p->job.arg, part, parts);
         if (atomic_fetch_sub(&p->pending, 1) == 1 && atomic_load(&p->caller_sleeps))
-            futex_wake(&p->pending, 1);
+            cpu_futex_wake(&p->pending, 1);
         ticket = atomic_load_explicit(&p->ticket, memory_order_acquire);
     }
 }
@@ -137,7 +103,7 @@ static void *worker_main(void *arg)
 static void publish(struct cpu_pool *p)
 {
     atomic_fetch_add(&p->epoch, 1);
-    if (atomic_load(&p->sleepers) > 0) futex_wake(&p->epoch, INT_MAX);
+    if (atomic_load(&p->sleepers) > 0) cpu_futex_wake(&p->epoch, INT_MAX);
 }
 
 static void wait_for_parts(struct cpu_pool *p)
@@ -146,14 +112,14 @@ static void wait_for_parts(struct cpu_pool *p)
     uint32_t left;
 
     for (int i = 0; (left = atomic_load_explicit(&p->pending, memory_order_acquire)) != 0; i++) {
-        relax();
+        cpu_relax();
         if (i % 16 != 15) continue;
         uint64_t now = clock_ns();
-        if (!deadline) deadline = now + SPIN_NS;
+        if (!deadline) deadline = now + CPU_SPIN_NS;
         if (now < deadline) continue;
         atomic_store(&p->caller_sleeps, 1);
         while ((left = atomic_load(&p->pending)) != 0)
-            futex_wait(&p->pending, left);
+            cpu_futex_wait(&p->pending, left, NULL);
         atomic_store(&p->caller_sleeps, 0);
     }
 }

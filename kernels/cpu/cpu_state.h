@@ -4,6 +4,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_experts.h"
+#include "kernels/cpu/cpu_gather.h"
 #include "kernels/cpu/cpu_gemm.h"
 #include "kernels/cpu/cpu_isa.h"
 #include "kernels/cpu/cpu_latent.h"
@@ -27,6 +28,11 @@ struct cpu_layer {
     int window, rope_table;
 };
 
+/* Heads whose norm spans those of all ranks, before it. NULL where it needs no other rank. */
+struct cpu_spanned {
+    float *own, *all; // [heads or kv_heads * head_dim] of this rank, which others read, and of all
+};
+
 /* Where a token of the step belongs. */
 struct cpu_token {
     int sequence; // index into step->sequence
@@ -37,13 +43,15 @@ struct backend {
     const struct cpu_isa *isa;
     struct cpu_pool *pool;
     enum compute_type compute;
+    int rank, world;
+    struct comm_group *group; // borrowed; NULL with world 1
     char description[96];
 
     /* after load */
     bool loaded;
     bool measure_only;         // sizes are known, the regions are not there
-    struct model_params model; // scalars only: every pointer in it is NULL; value_dim
-                               // and rope_sets are set
+    struct model_params model; // scalars only: every pointer in it is NULL; value_dim is set
+    struct rank_share share;   // all of the model with world 1
     struct step_limits limits;
     struct cpu_region weights, activations;
     struct cpu_layer *layer;           // [layers]
@@ -54,14 +62,16 @@ struct backend {
     /* activations, [tokens_max][...] unless said otherwise */
     float *x, *y;                     // [hidden]
     struct cpu_input attn_in, ffn_in; // [hidden]; both have their float rows in attn_in
-    struct cpu_input o, g;            // [heads * value_dim], [ffn]
+    struct cpu_input o, g;            // [heads * value_dim], [ffn]: of all ranks
     struct cpu_input last;            // [rows_max][hidden]: the rows whose logits are wanted
     struct cpu_routes routes;         // of the layer with experts that is being run
     float *q, *k, *v;                 // [heads or kv_heads * head_dim], [kv_heads * value_dim]
+    struct cpu_spanned q_spanned, k_spanned;
     struct cpu_latent_rows latents;   // of the layer with latents that is being run
     float *rotation[ROPE_TABLES_MAX]; // [rope_dims]: cosines, then sines
     struct cpu_token *token;
-    float *logits;  // [rows_max][vocab]
+    float *logits; // [rows_max][logits_stride]: rank 0 has room for all, others for their own
+    size_t logits_stride;
     float *scratch; // [threads][scratch_floats]
     size_t scratch_floats;
 
@@ -90,11 +100,15 @@ void cpu_qkv(struct backend *b, int layer);
 void cpu_out(struct backend *b, int layer);
 void cpu_gate_up(struct backend *b, int layer);
 void cpu_down(struct backend *b, int layer);
+void cpu_all_reduce(struct backend *b);
 void cpu_residual(struct backend *b, enum residual_site site, int layer);
 void cpu_logits(struct backend *b);
 
 /* A product of all tokens of the step, no part added yet. */
 struct cpu_gemm_job cpu_step_job(const struct backend *b, const struct cpu_input *in);
+/* Add a part whose outputs are this rank's range of rows that have room for those of all ranks. */
+void cpu_step_job_add(struct cpu_gemm_job *job, const struct cpu_packed *w, float *rows,
+                      const struct rank_range *range, const float *bias);
 
 /* Run fn(b, token) for every token of the step, on the pool when there are enough of them. */
 void cpu_for_tokens(struct backend *b, int tokens,

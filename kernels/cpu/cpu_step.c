@@ -89,8 +89,10 @@ void cpu_step_begin(struct backend *b, const struct step *step)
 static void embed_row(struct backend *b, int token, int layer)
 {
     float *x = b->x + (size_t)token * (size_t)b->model.hidden;
+    int row = b->step->ids[token] - b->share.vocab.first;
     (void)layer;
-    cpu_pack_read_row(&b->embedding, b->step->ids[token], x);
+    if (row < 0 || row >= b->share.vocab.count) return; // another rank's
+    cpu_pack_read_row(&b->embedding, row, x);
     if (b->model.embedding_scale != 1.0f)
         b->isa->pointwise->scale(x, b->model.embedding_scale, b->model.hidden);
 }
@@ -98,6 +100,7 @@ static void embed_row(struct backend *b, int token, int layer)
 void cpu_embed(struct backend *b)
 {
     cpu_for_tokens(b, b->step->tokens, embed_row, 0);
+    cpu_gather_embedded(b);
 }
 
 /* ---- projections ---- */
@@ -111,6 +114,13 @@ struct cpu_gemm_job cpu_step_job(const struct backend *b, const struct cpu_input
                                  .activation = b->model.activation};
 }
 
+void cpu_step_job_add(struct cpu_gemm_job *job, const struct cpu_packed *w, float *rows,
+                      const struct rank_range *range, const float *bias)
+{
+    cpu_gemm_job_add(job, w, rows + range->first, bias);
+    job->part[job->parts - 1].out_stride = (size_t)range->whole;
+}
+
 void cpu_qkv(struct backend *b, int layer)
 {
     const struct cpu_layer *l = &b->layer[layer];
@@ -119,10 +129,12 @@ void cpu_qkv(struct backend *b, int layer)
     if (l->latent) {
         cpu_latent_project(b, layer);
     } else {
-        cpu_gemm_job_add(&job, &l->q, b->q, l->q_bias);
-        cpu_gemm_job_add(&job, &l->k, b->k, l->k_bias);
+        bool spanned = b->q_spanned.all != NULL;
+        cpu_gemm_job_add(&job, &l->q, spanned ? b->q_spanned.own : b->q, l->q_bias);
+        cpu_gemm_job_add(&job, &l->k, spanned ? b->k_spanned.own : b->k, l->k_bias);
         cpu_gemm_job_add(&job, &l->v, b->v, l->v_bias);
         cpu_gemm_run(&job);
+        if (spanned) cpu_gather_spanned(b);
     }
     cpu_rotate_and_store(b, layer);
 }
@@ -138,8 +150,10 @@ void cpu_out(struct backend *b, int layer)
     const struct cpu_layer *l = &b->layer[layer];
     struct cpu_gemm_job job = cpu_step_job(b, &b->o);
 
+    cpu_gather_columns(b, cpu_input_row(&b->o, 0), b->step->tokens, &b->share.heads,
+                       b->model.value_dim);
     cpu_for_tokens(b, b->step->tokens, quantize_o, 0);
-    cpu_gemm_job_add(&job, &l->o, b->y, l->o_bias);
+    cpu_step_job_add(&job, &l->o, b->y, &b->share.hidden, l->o_bias);
     cpu_gemm_run(&job);
 }
 
@@ -152,7 +166,7 @@ void cpu_gate_up(struct backend *b, int layer)
         cpu_experts_gate_up(b, layer);
         return;
     }
-    cpu_gemm_job_add(&job, &l->gate, cpu_input_row(&b->g, 0), l->gate_bias);
+    cpu_step_job_add(&job, &l->gate, cpu_input_row(&b->g, 0), &b->share.ffn, l->gate_bias);
     cpu_gemm_job_add(&job, &l->up, NULL, l->up_bias);
     job.gated = true;
     cpu_gemm_run(&job);
@@ -172,21 +186,35 @@ void cpu_down(struct backend *b, int layer)
         cpu_experts_down(b, layer);
         return;
     }
+    cpu_gather_columns(b, cpu_input_row(&b->g, 0), b->step->tokens, &b->share.ffn, 1);
     cpu_for_tokens(b, b->step->tokens, quantize_g, 0);
-    cpu_gemm_job_add(&job, &b->layer[layer].down, b->y, b->layer[layer].down_bias);
+    cpu_step_job_add(&job, &b->layer[layer].down, b->y, &b->share.hidden,
+                     b->layer[layer].down_bias);
     cpu_gemm_run(&job);
+}
+
+/* By TP_SPLIT_OUTPUTS there is nothing to add up: each rank has whole sums of some columns. */
+void cpu_all_reduce(struct backend *b)
+{
+    cpu_gather_columns(b, b->y, b->step->tokens, &b->share.hidden, 1);
 }
 
 /* ---- residual stream ---- */
 
-/* x += scale * post_norm(y), unless this is the beginning. */
-static void add_y(struct backend *b, int token, const float *post_norm)
+/* x += scale * post_norm(y), unless this is the beginning. `next` is free until norm_x: y itself may
+ * still be read by other ranks. */
+static void add_y(struct backend *b, const struct cpu_input *next, int token,
+                  const float *post_norm)
 {
     const struct cpu_pointwise *ops = b->isa->pointwise;
     int hidden = b->model.hidden;
-    float *x = b->x + (size_t)token * (size_t)hidden, *y = b->y + (size_t)token * (size_t)hidden;
+    float *x = b->x + (size_t)token * (size_t)hidden;
+    const float *y = b->y + (size_t)token * (size_t)hidden;
 
-    if (post_norm) ops->rms_norm(y, y, post_norm, hidden, b->model.norm_eps);
+    if (post_norm) {
+        ops->rms_norm(cpu_input_row(next, token), y, post_norm, hidden, b->model.norm_eps);
+        y = cpu_input_row(next, token);
+    }
     ops->add_scaled(x, y, b->model.residual_scale, hidden);
 }
 
@@ -211,14 +239,14 @@ static void residual_begin(struct backend *b, int token, int layer)
 
 static void residual_attention(struct backend *b, int token, int layer)
 {
-    add_y(b, token, b->layer[layer].attn_post_norm);
+    add_y(b, &b->ffn_in, token, b->layer[layer].attn_post_norm);
     norm_x(b, &b->ffn_in, token, b->layer[layer].ffn_norm);
 }
 
 static void residual_ffn(struct backend *b, int token, int layer)
 {
     bool last = layer + 1 == b->model.layers;
-    add_y(b, token, b->layer[layer].ffn_post_norm);
+    add_y(b, &b->attn_in, token, b->layer[layer].ffn_post_norm);
     norm_x(b, &b->attn_in, token, last ? b->final_norm : b->layer[layer + 1].attn_norm);
 }
 
@@ -242,14 +270,20 @@ static void last_row(struct backend *b, int row, int layer)
     cpu_input_quantize(b->isa, &b->last, row);
 }
 
+/* Of this rank's part of the vocabulary. */
+static float *own_logits(const struct backend *b, int row)
+{
+    return b->logits + (size_t)row * b->logits_stride + (b->rank == 0 ? b->share.vocab.first : 0);
+}
+
 static void finish_logits(struct backend *b, int row, int layer)
 {
-    float *logits = b->logits + (size_t)row * (size_t)b->model.vocab;
+    float *logits = own_logits(b, row);
     (void)layer;
     if (b->model.logit_scale != 1.0f)
-        b->isa->pointwise->scale(logits, b->model.logit_scale, b->model.vocab);
+        b->isa->pointwise->scale(logits, b->model.logit_scale, b->share.vocab.count);
     if (b->model.logit_softcap != 0.0f)
-        b->isa->pointwise->softcap(logits, b->model.vocab, b->model.logit_softcap);
+        b->isa->pointwise->softcap(logits, b->share.vocab.count, b->model.logit_softcap);
 }
 
 void cpu_logits(struct backend *b)
@@ -258,8 +292,10 @@ void cpu_logits(struct backend *b)
 
     job.tokens = b->step->rows;
     cpu_for_tokens(b, job.tokens, last_row, 0);
-    cpu_gemm_job_add(&job, &b->head, b->logits, NULL);
+    cpu_gemm_job_add(&job, &b->head, own_logits(b, 0), NULL);
+    job.part[0].out_stride = b->logits_stride;
     cpu_gemm_run(&job);
     if (b->model.logit_scale != 1.0f || b->model.logit_softcap != 0.0f)
         cpu_for_tokens(b, job.tokens, finish_logits, 0);
+    cpu_gather_logits(b);
 }
