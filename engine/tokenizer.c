@@ -284,7 +284,7 @@ int32_t tokenizer_eos(const struct tokenizer *t)
 int32_t tokenizer_find(const struct tokenizer *t, struct str piece)
 {
     int32_t id = added_tokens_find(&t->added, piece);
-    if (id < 0 && t->added_normalized.count) {
+    if (id < 0 && t->added_normalized.count && utf8_is_valid(piece.data, piece.len)) {
         struct buf normalized;
         buf_init(&normalized, TEXT_MAX);
         normalizer_apply(t->normalizer, piece, &t->added_normalized, &normalized);
