@@ -335,6 +335,9 @@ static int start(struct agent *a, struct error *err)
     if ((rc = loop_signals_start(&a->signals, a->loop, on_signal, a)) != 0) {
         return error_set(err, rc, "cannot watch signals: %s", error_text(rc));
     }
+    /* Service managers signal all processes of a service, and then the launcher does: once is meant.
+     * A launcher that is asked twice kills. */
+    a->signals.ignores_repeats = a->config->replica != NULL;
     CHECK(uv_signal_init(a->loop, &a->reload) == 0);
     a->reload.data = a;
     CHECK(uv_signal_start(&a->reload, on_reload, SIGHUP) == 0);

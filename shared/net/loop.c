@@ -13,6 +13,7 @@
 static void on_signal(uv_signal_t *handle, int signo)
 {
     struct loop_signals *s = handle->data;
+    if (s->received && s->ignores_repeats) return;
     if (s->received) _exit(128 + signo); // asked twice: the orderly end takes too long
     s->received = signo;
     log_info("signal", "name=%s", signo == SIGTERM ? "SIGTERM" : "SIGINT");

@@ -3,18 +3,20 @@
 #ifndef LM_NET_LOOP_H
 #define LM_NET_LOOP_H
 
+#include <stdbool.h>
 #include <uv.h>
 
 #include "shared/base/error.h"
 
 /* Call on_signal(signo) for SIGTERM and SIGINT, ignore SIGPIPE. A second signal while the first is
- * being handled exits at once with 128 + signo. Waiting for a signal alone doesn't keep the loop.
- */
+ * being handled exits at once with 128 + signo, unless ignores_repeats was set since. Waiting for a
+ * signal alone doesn't keep the loop. */
 struct loop_signals {
     uv_signal_t term, interrupt;
     void (*on_signal)(void *arg, int signo);
     void *arg;
     int received;
+    bool ignores_repeats;
 };
 FALLIBLE int loop_signals_start(struct loop_signals *s, uv_loop_t *loop,
                                 void (*on_signal)(void *arg, int signo), void *arg);

@@ -307,7 +307,7 @@ def test_images_have_a_base_to_choose_a_health_check_and_no_root(name):
 
 
 def test_the_cuda_image():
-    """Run as LMDeploy's is: docker run --gpus all -v ~/.cache/huggingface:/root/.cache/huggingface IMAGE lm-agent ..."""
+    """Run as LMDeploy's is: docker run --gpus all -v (the cache):(root's cache) IMAGE lm-agent ..."""
     text = (ROOT / "compose/Dockerfile.agent-cuda").read_text()
     lines = text.splitlines()
     assert "ARG BUILD_IMAGE=nvidia/cuda:${CUDA}-devel-${SYSTEM}" in lines

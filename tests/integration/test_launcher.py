@@ -132,7 +132,7 @@ def test_cores_are_divided(launch):
 
 
 def test_drain(launch):
-    """SIGTERM: what runs is finished, then all end by themselves."""
+    """SIGTERM: what runs is finished, then all end by themselves. A service manager may send it to the agents, too."""
     launcher = launch()
     got = {}
 
@@ -145,6 +145,8 @@ def test_drain(launch):
     wait_until(lambda: "\nlm_agent_running 1" in httpx.get(url).text, 30, "a running request")
     launcher.signal()
     launcher.wait_log("launcher: draining all replicas signal=Terminated")
+    launcher.wait_log(r"\[cpu1\] .*draining")
+    os.kill(launcher.process_of("cpu1"), signal.SIGTERM)
     thread.join()
     assert got["answer"].json()["usage"]["completion_tokens"] == 150
     assert launcher.wait(30) == 0
