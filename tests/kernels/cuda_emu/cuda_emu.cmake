@@ -1,4 +1,4 @@
-# The emulated GPU: kernels/cuda/*.cu compiled by the C++ compiler against the headers here.
+#The emulated GPU : kernels / cuda/*.cu compiled by the C++ compiler against the headers here.
 #   lm_cuda_emu      the emulator and its cudart, cuBLASLt and NCCL
 #   test_cuda_x      tests/kernels/test_cuda_x.cu, on it
 
