@@ -31,7 +31,8 @@
  *  2. Slots are required unless marked (optional).
  *  3. Equal bits: a result row depends on its own inputs only, never on how many rows share the
  *     step, how a prefill is cut into chunks, or which instruction set runs (kernels/cpu/README.md
- *     has the arithmetic). Caches, preemption and resume rely on it.
+ *     has the arithmetic). Caches, preemption and resume rely on it. (A GPU's libraries choose
+ *     their order of sums by the number of rows: options.deterministic does without them.)
  *  4. One thread (the rank thread) calls a backend; it may use a pool of its own inside.
  *  5. World size 1 makes all_reduce a no-op, so the decoder has no `if (tp)`.
  *  6. With several ranks each has a thread, a backend and a part of the model of its own, and all run
@@ -248,6 +249,7 @@ struct backend_options {
     int rank, world;
     struct comm_group *group; // of this model's ranks; NULL: world 1, or measure_only
     int peer_timeout_ms;      // how long a rank waits for another before all fail; 0: 30 s
+    bool deterministic;       // a GPU: own kernels only, so that rule 3 holds in every compute type
     bool measure_only;        // load() checks and adds up, but takes no memory; then only memory(),
                               // kv_block_bytes(), describe() and close() may be called
 };

@@ -58,7 +58,7 @@ static int cuda_open(const struct backend_options *options, struct backend **out
     b->graphs.enabled = true;
     b->graphs.bucket = -1;
     int rc = open_device(b, options, err);
-    if (rc == 0) rc = cuda_gemm_open(&b->gemm, false, err);
+    if (rc == 0) rc = cuda_gemm_open(&b->gemm, options->deterministic, err);
     if (rc < 0) {
         cuda_close(b);
         return rc;
@@ -159,6 +159,9 @@ static const float *cuda_logits_host(struct backend *b)
 const struct backend_ops cuda_backend_ops = {
     .name = "cuda",
     .split = TP_SPLIT_INPUTS,
+    .group_create = NULL,
+    .group_destroy = NULL,
+    .group_abort = NULL,
     .open = cuda_open,
     .close = cuda_close,
     .describe = cuda_describe,
@@ -181,5 +184,6 @@ const struct backend_ops cuda_backend_ops = {
     .step_end = cuda_step_end,
     .sync = cuda_sync,
     .logits_host = cuda_logits_host,
+    .run_parallel = NULL,
     .memory = cuda_memory,
 };

@@ -41,7 +41,7 @@ struct cuda_latent_rows {
 };
 
 struct backend {
-    char description[128];
+    char description[320];
     int device;
     enum compute_type compute;
     cudaStream_t stream;

@@ -1,53 +1,5 @@
 /* Latent attention through the CPU backend, and heads of V that aren't as wide as those of K. */
-#include "tests/kernels/tiny_runner.h"
-
-/* ---- models ---- */
-
-/* DeepSeek-V3: latents for q, k and v, experts behind a dense layer. */
-static void model_latent(struct tiny_model *t, struct rng *r)
-{
-    static const enum dtype types[] = {DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_F32};
-    t->params = scalars(64, 4, 4, 24, 96, 77);
-    t->params.value_dim = 16;
-    t->params.rope_dims = 8;
-    t->params.q_rank = 32;
-    t->params.kv_rank = 64;
-    t->params.expert_shape = (struct expert_shape){.experts = 8,
-                                                   .used = 2,
-                                                   .ffn = 32,
-                                                   .scoring = EXPERTS_SIGMOID,
-                                                   .normalise = true,
-                                                   .scale = 1.5f};
-    tiny_fill(t, r, types, 3, false);
-    for (int i = 0; i < 2; i++)
-        tiny_add_latent(t, r, i, types, 3);
-    tiny_add_experts(t, r, 1, types, 3);
-}
-
-/* DeepSeek-V2-Lite: a plain q; odd sizes, and a window on the second layer. */
-static void model_plain_q(struct tiny_model *t, struct rng *r)
-{
-    static const enum dtype types[] = {DTYPE_F16, DTYPE_F32, DTYPE_BF16};
-    t->params = scalars(52, 3, 3, 22, 40, 77);
-    t->params.value_dim = 26;
-    t->params.rope_dims = 10;
-    t->params.rope_style = ROPE_HALF_SPLIT;
-    t->params.kv_rank = 37;
-    tiny_fill(t, r, types, 3, false);
-    for (int i = 0; i < 2; i++)
-        tiny_add_latent(t, r, i, types, 3);
-    t->layer[1].window = 20;
-    t->layer[1].o_bias = tiny_floats(t, r, 52, 0, 0.2f);
-}
-
-/* No latents, but another width of V, with biases and grouped heads. */
-static void model_value_dim(struct tiny_model *t, struct rng *r)
-{
-    static const enum dtype types[] = {DTYPE_F32, DTYPE_F16};
-    t->params = scalars(52, 6, 2, 24, 40, 77);
-    t->params.value_dim = 14;
-    tiny_fill(t, r, types, 2, true);
-}
+#include "tests/kernels/tiny_models.h"
 
 static void test_values(void)
 {

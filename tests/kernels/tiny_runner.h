@@ -37,6 +37,10 @@ static inline struct model_params scalars(int hidden, int heads, int kv_heads, i
 
 /* ---- running steps ---- */
 
+/* A test of another backend sets it. */
+static const struct backend_ops *runner_ops; // NULL: the CPU's
+static bool runner_deterministic;
+
 struct runner {
     const struct backend_ops *ops;
     struct backend *b;
@@ -58,13 +62,13 @@ static inline void runner_open(struct runner *r, struct tiny_model *t, const cha
                                enum compute_type compute, enum kv_type kv_type)
 {
     struct backend_options options = {
-        .threads = threads, .isa = isa, .compute = compute, .world = 1};
+        .threads = threads, .isa = isa, .compute = compute, .world = 1, .deterministic = runner_deterministic};
     struct step_limits limits = {SEQUENCES * TOKENS, SEQUENCES, SEQUENCES * TOKENS,
                                  4 * KV_BLOCK_TOKENS};
     struct error err = {0};
 
     memset(r, 0, sizeof *r);
-    r->ops = backend_find("cpu");
+    r->ops = runner_ops ? runner_ops : backend_find("cpu");
     r->p = &t->params;
     r->kv_type = kv_type;
     NEED(r->ops);
