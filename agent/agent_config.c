@@ -85,11 +85,21 @@ static const struct option options[] = {
     {"prefill-pace", OPTION_DOUBLE, FIELD(prefill_pace), .def = "2", .min = 1.2, .max = 1e9,
      .arg = "TIMES", .group = "Engine",
      .help = "with prompts beside them, running answers may take that many times as long"},
-    {"dtype", OPTION_CHOICE, FIELD(dtype), .def = "auto", .choices = "auto|float32",
-     .group = "Engine", .help = "arithmetic of activations; float32 is exact and slow"},
+    {"dtype", OPTION_CHOICE, FIELD(dtype), .def = "auto",
+     .choices = "auto|float16|bfloat16|float32", .group = "Engine",
+     .help =
+         "type of the weights that aren't quantised, and of the KV cache; auto leaves weights as "
+         "they are; float32 is of all weights, exact and slow"},
+    {"model-format", OPTION_CHOICE, FIELD(model_format), .def = "auto",
+     .choices = "auto|hf|awq|gptq|fp8|mxfp4", .group = "Engine",
+     .help =
+         "how the weights of a folder are quantised, where its config.json leaves that open; hf "
+         "means not at all"},
     {"kv-dtype", OPTION_CHOICE, FIELD(kv_dtype), .def = "auto", .choices = "auto|f16|bf16|f32|int8",
      .group = "Engine",
-     .help = "type of the KV cache; auto is f16, f32 with --dtype float32; int8 takes half of f16"},
+     .help =
+         "type of the KV cache; auto is that of --dtype, f16 with --dtype auto; int8 takes half "
+         "of f16"},
     {"quant-policy", OPTION_CHOICE, FIELD(quant_policy), .def = "0", .choices = "0|4|8",
      .group = "Engine",
      .help = "LMDeploy's name for it: 8 is --kv-dtype int8, 0 leaves it as it "
@@ -151,6 +161,7 @@ static const struct option options[] = {
 };
 
 static const char *const isa_names[] = {"auto", "scalar", "avx2", "avx512"};
+static const char *const format_names[] = {NULL, "hf", "awq", "gptq", "fp8", "mxfp4"};
 
 const struct config_program agent_program = {
     .name = "lm-agent",
@@ -331,6 +342,7 @@ void agent_config_engine_options(const struct agent_config *config, struct engin
         .cpu_list = config->cpu_list,
         .cpu_isa = isa_names[config->cpu_isa],
         .dtype = (enum engine_dtype)config->dtype,
+        .model_format = format_names[config->model_format],
         .kv_dtype = (enum engine_kv_dtype)config->kv_dtype,
         .session_len = (int)config->session_len,
         .cache_max_entry_count = config->cache_max_entry_count,

@@ -43,8 +43,9 @@ struct agent_config {
     int64_t cache_max_tokens;
     int64_t max_batch_size;
     int64_t max_prefill_token_num;
-    int dtype;    // enum engine_dtype
-    int kv_dtype; // enum engine_kv_dtype, --quant-policy taken in
+    int dtype;        // enum engine_dtype
+    int model_format; // 0: auto; 1: hf, ...
+    int kv_dtype;     // enum engine_kv_dtype, --quant-policy taken in
     int quant_policy;
     double prefill_pace;
     bool enable_prefix_caching, disable_prefix_caching;

@@ -9,20 +9,29 @@
 
 #define MIB 1048576.0
 
-static void print(const char *path, const struct engine_info *info)
+static const char *const dtype_names[] = {
+    [ENGINE_DTYPE_AUTO] = "they are",
+    [ENGINE_DTYPE_FLOAT16] = "float16",
+    [ENGINE_DTYPE_BFLOAT16] = "bfloat16",
+    [ENGINE_DTYPE_FLOAT32] = "float32",
+};
+
+static void print(const char *path, const char *dtype, const struct engine_info *info)
 {
     int64_t token_bytes = (int64_t)info->kv_block_bytes / ENGINE_BLOCK_TOKENS;
     printf("model        %s%s%s%s\n", path, info->model_name[0] ? " (" : "", info->model_name,
            info->model_name[0] ? ")" : "");
     printf("family       %s\n", info->architecture);
     printf("parameters   %.1f million\n", (double)info->parameters / 1e6);
+    printf("format       %s, floats as %s\n", info->format, dtype);
     printf("vocabulary   %d tokens\n", info->vocab_size);
     printf("context      %d tokens\n", info->context_len);
     printf("backend      %s\n", info->backend);
     printf("weights      %.1f MiB on each of 1 rank\n", (double)info->weights_bytes / MIB);
     printf("activations  %.1f MiB on each of 1 rank\n", (double)info->activations_bytes / MIB);
-    printf("KV cache     %" PRId64 " bytes for a token; %" PRId64 " tokens fit, %.1f MiB\n",
-           token_bytes, info->kv_tokens, (double)(token_bytes * info->kv_tokens) / MIB);
+    printf("KV cache     %s, %" PRId64 " bytes for a token; %" PRId64 " tokens fit, %.1f MiB\n",
+           info->kv_dtype, token_bytes, info->kv_tokens,
+           (double)(token_bytes * info->kv_tokens) / MIB);
 }
 
 static int measure(const struct agent_config *config, const char *path, struct error *err)
@@ -35,7 +44,7 @@ static int measure(const struct agent_config *config, const char *path, struct e
     int rc = engine_open(&options, &engine, err);
     if (rc < 0) return rc;
     const struct engine_info *info = engine_info(engine);
-    print(path, info);
+    print(path, dtype_names[config->dtype], info);
     if (info->kv_blocks == 0)
         rc =
             error_set(err, E_LIMIT, "it does not fit: there is no memory for a KV cache beside it");

@@ -102,7 +102,16 @@ static enum kv_type kv_type(const struct engine_options *o)
     case ENGINE_KV_AUTO:
         break;
     }
-    return o->dtype == ENGINE_DTYPE_FLOAT32 ? KV_F32 : KV_F16;
+    return o->dtype == ENGINE_DTYPE_FLOAT32    ? KV_F32
+           : o->dtype == ENGINE_DTYPE_BFLOAT16 ? KV_BF16
+                                               : KV_F16;
+}
+
+static const char *kv_type_name(enum kv_type type)
+{
+    static const char *const names[KV_TYPES] = {
+        [KV_F32] = "f32", [KV_F16] = "f16", [KV_BF16] = "bf16", [KV_INT8] = "int8"};
+    return names[type];
 }
 
 /* ---- sizes ---- */
@@ -224,7 +233,17 @@ static int self_test(struct engine *e, struct error *err)
 
 static enum compute_type compute_type(const struct engine_options *o)
 {
-    return o->dtype == ENGINE_DTYPE_FLOAT32 ? COMPUTE_F32 : COMPUTE_AUTO;
+    switch (o->dtype) {
+    case ENGINE_DTYPE_AUTO:
+        return COMPUTE_AUTO;
+    case ENGINE_DTYPE_FLOAT16:
+        return COMPUTE_F16;
+    case ENGINE_DTYPE_BFLOAT16:
+        return COMPUTE_BF16;
+    case ENGINE_DTYPE_FLOAT32:
+        return COMPUTE_F32;
+    }
+    UNREACHABLE();
 }
 
 static int open_executor(struct engine *e, const struct engine_parts *parts, struct error *err)
@@ -293,6 +312,7 @@ int engine_open_parts(const struct engine_options *options, const struct engine_
     e->info.architecture = e->architecture;
     e->info.model_name = e->model_name;
     e->info.backend = e->backend;
+    e->info.kv_dtype = kv_type_name(kv_type(&e->options));
     e->info.vocab_size = e->vocab;
     e->info.max_batch_size = e->options.max_batch_size;
     *out = e;
@@ -354,7 +374,8 @@ static int load_template(const struct engine_options *options, struct loaded *l,
 static int load(const struct engine_options *options, struct loaded *l, struct error *err)
 {
     generation_config_init(&l->sampling);
-    int rc = weights_open_for(options->model_path, compute_type(options), &l->weights, err);
+    struct weights_options how = {compute_type(options), options->model_format};
+    int rc = weights_open_with(options->model_path, &how, &l->weights, err);
     if (rc < 0) return rc;
     rc = model_text_tokenizer(l->weights, &l->tokenizer, err);
     if (rc < 0) return error_prefix(err, rc, "can't use model '%s'", options->model_path);
@@ -397,6 +418,7 @@ static int open_loaded(const struct engine_options *options, struct loaded *l, s
     snprintf(e->architecture, sizeof e->architecture, "%s", config->architecture);
     snprintf(e->model_name, sizeof e->model_name, "%s", config->name);
     e->info.parameters = l->weights->parameters;
+    e->info.format = l->weights->format;
     e->tokenizer = l->tokenizer;
     e->template = l->template;
     e->sampling = l->sampling;

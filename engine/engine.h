@@ -18,7 +18,14 @@ struct engine;        // opaque
 struct tokenizer;     // engine/tokenizer.h
 struct chat_template; // engine/chat_template.h
 
-enum engine_dtype { ENGINE_DTYPE_AUTO, ENGINE_DTYPE_FLOAT32 };
+/* What matrices of floats are kept in; quantised ones keep their format. Sums and activations are float32
+ * everywhere, or int8 and int16 blocks as inputs of quantised matrices. */
+enum engine_dtype {
+    ENGINE_DTYPE_AUTO, // as the model's files have them
+    ENGINE_DTYPE_FLOAT16,
+    ENGINE_DTYPE_BFLOAT16,
+    ENGINE_DTYPE_FLOAT32, // all matrices, quantised ones too: exact and slow
+};
 enum engine_kv_dtype {
     ENGINE_KV_AUTO,
     ENGINE_KV_F16,
@@ -37,7 +44,8 @@ struct engine_options {
     const char *cpu_list;      // NULL: don't pin
     const char *cpu_isa;       // "auto", "scalar", "avx2", "avx512"
     enum engine_dtype dtype;
-    enum engine_kv_dtype kv_dtype; // AUTO: f16, or f32 when dtype is float32
+    const char *model_format;      // struct weights_options.format; NULL: as the model's files say
+    enum engine_kv_dtype kv_dtype; // AUTO: dtype's, f16 where that is auto
     int session_len;               // context window; 0: the model's own
     double cache_max_entry_count;  // share of free memory for KV pages
     int64_t cache_max_tokens;      // bound on KV tokens; 0: none
@@ -69,6 +77,8 @@ struct engine_info {
     const char *architecture; // "llama"
     const char *model_name;   // from the file's metadata; "" if it has none
     const char *backend;      // "cpu avx512+vnni, 2 threads"
+    const char *format;       // how linear layers are stored: "gguf", "hf", "awq", ...
+    const char *kv_dtype;     // "f16"
     int64_t parameters;
     int vocab_size;
     int context_len;     // tokens of prompt + completion that one request may have

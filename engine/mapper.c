@@ -130,6 +130,7 @@ struct matrix mapper_matrix(struct mapper *m, const char *module, enum presence 
     if (m->rc < 0 || !module) return made;
     mapper_name(m, module, "", name);
     if (m->format && m->format->read && m->format->read(m, m->format, name, rows, cols, &made)) {
+        m->format_found = true;
         m->weights->parameters += rows * cols;
         return made;
     }

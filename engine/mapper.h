@@ -39,8 +39,10 @@ struct mapper {
     const struct linear_format *format; // NULL: matrices are stored as such
     bool *used;                         // [source->count]
     struct error *err;
-    int layer; // -1: outside the layers
-    int rc;    // first failure, sticky
+    bool exact;        // what is made has the values of its format's definition, whatever it costs
+    bool format_found; // a linear layer was stored in `format`
+    int layer;         // -1: outside the layers
+    int rc;            // first failure, sticky
 };
 
 /* A format in which a linear layer is more than one tensor (AWQ, GPTQ, block-scaled FP8). `read`
@@ -51,8 +53,8 @@ struct linear_format {
     const char *name;
     bool (*read)(struct mapper *m, const struct linear_format *format, const char *module,
                  int64_t rows, int64_t cols, struct matrix *out);
-    bool exact;                 // the values of the format's definition, whatever it costs
-    int group;                  // AWQ, GPTQ: elements of a row with one scale; -1: the whole row
+    bool is_asked; // not the folder but the operator says it
+    int group; // AWQ, GPTQ: elements of a row with one scale; -1: the whole row; 0: as scales say
     int zero_offset;            // GPTQ: what its zeros are stored less
     int block_rows, block_cols; // FP8: elements with one scale
 };

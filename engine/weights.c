@@ -21,33 +21,39 @@ struct made_memory {
     size_t bytes;
 };
 
-static int open_gguf(const char *path, struct weights **out, struct error *err)
+static int open_gguf(const char *path, const struct weights_options *options, struct weights **out,
+                     struct error *err)
 {
     struct gguf *g;
     int rc = gguf_split_open(path, &g, err);
     if (rc < 0) return error_prefix(err, rc, "can't read model");
-    rc = weights_gguf_take(g, out, err);
+    rc = weights_gguf_take(g, options, out, err);
     return rc < 0 ? error_prefix(err, rc, "can't use model '%s'", path) : 0;
 }
 
 int weights_open(const char *path, struct weights **out, struct error *err)
 {
-    return weights_open_for(path, COMPUTE_F32, out, err);
+    return weights_open_with(path, &(struct weights_options){.compute = COMPUTE_F32}, out, err);
 }
 
-int weights_open_for(const char *path, enum compute_type compute, struct weights **out,
-                     struct error *err)
+int weights_open_with(const char *path, const struct weights_options *options, struct weights **out,
+                      struct error *err)
 {
     struct stat st;
     if (stat(path, &st) < 0)
         return error_set(err, -errno, "can't open model '%s': %s", path, strerror(errno));
     if (S_ISDIR(st.st_mode)) {
-        int rc = weights_hf_open(path, compute, out, err);
+        int rc = weights_hf_open(path, options, out, err);
         return rc < 0 ? error_prefix(err, rc, "can't use model '%s'", path) : 0;
     }
     if (str_ends_with(str_of(path), STR(".safetensors")))
         return error_set(err, E_INVALID, "model '%s' is a part of a folder: give the folder", path);
-    return open_gguf(path, out, err);
+    if (options->format)
+        return error_set(err, E_INVALID,
+                         "model format '%s' is one of folders, but model '%s' is a file: GGUF says "
+                         "itself how it is stored",
+                         options->format, path);
+    return open_gguf(path, options, out, err);
 }
 
 static void drop_source(void *arg, const struct matrix *m)

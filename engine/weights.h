@@ -14,6 +14,17 @@ struct gguf;
 struct made_memory;
 struct safetensors;
 
+/* How a model is opened. Zeroes: fast, and as its files say. */
+struct weights_options {
+    /* What the backend computes in. With COMPUTE_F32 quantised formats of folders that kernels don't read
+     * become their exact values, otherwise one that is small and fast but rounded (weights_quantized.h). */
+    enum compute_type compute;
+    /* "hf" (not quantised), "awq", "gptq", "fp8", "mxfp4": how the linear layers of a folder are stored.
+     * It may say what config.json leaves open; what contradicts it is E_INVALID, and so is any for a GGUF
+     * file. NULL: as config.json says. */
+    const char *format;
+};
+
 struct weights {
     struct model_config config;
     struct model_params params; // what backend_ops.load() takes
@@ -23,16 +34,15 @@ struct weights {
     const char *folder;              // owned (arena)
     struct safetensors *safetensors; // owned; of a folder
     struct made_memory *made;        // matrices that are in no file as a backend takes them
-    struct arena arena;              // layers, tables, vectors converted to float32
+    const char *format; // how linear layers are stored: "gguf", "hf", "awq", ...; static
+    struct arena arena; // layers, tables, vectors converted to float32
 };
 
 /* E_FORMAT, E_UNSUPPORTED, E_NOT_FOUND, -errno: one line that names the file and what to do. */
 FALLIBLE int weights_open(const char *path, struct weights **out, struct error *err);
-/* For a backend that computes in `compute`: with COMPUTE_AUTO quantised formats that kernels don't
- * read become one that they do, small and fast but rounded (weights_quantized.h). weights_open()
- * opens for COMPUTE_F32, to exact values. */
-FALLIBLE int weights_open_for(const char *path, enum compute_type compute, struct weights **out,
-                              struct error *err);
+/* The same with options; weights_open() opens for COMPUTE_F32. */
+FALLIBLE int weights_open_with(const char *path, const struct weights_options *options,
+                               struct weights **out, struct error *err);
 void weights_close(struct weights *w); // NULL is fine
 
 /* Make the sets of rope tables for prompts of up to `positions` (rope_set.h); before

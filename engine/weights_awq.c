@@ -33,7 +33,6 @@ static bool read_linear(struct mapper *m, const struct linear_format *f, const c
 {
     char name[TENSOR_NAME_MAX];
     struct tensor_view weight, zeros;
-    int64_t groups = weights_quantized_groups(f->group, cols);
     snprintf(name, sizeof name, "%s.qweight", module);
     if (!mapper_find(m, name, OPTIONAL, &weight)) return m->rc < 0;
     if (rows % 8) {
@@ -42,14 +41,17 @@ static bool read_linear(struct mapper *m, const struct linear_format *f, const c
         return true;
     }
     if (!mapper_find_typed(m, name, REQUIRED, "I32", cols, rows / 8, &weight)) return true;
+    int group_size = weights_quantized_group_size(m, f, module, cols);
+    if (group_size == 0) return true;
+    int64_t groups = weights_quantized_groups(group_size, cols);
     snprintf(name, sizeof name, "%s.qzeros", module);
     if (!mapper_find_typed(m, name, REQUIRED, "I32", groups, rows / 8, &zeros)) return true;
     float *scales = weights_quantized_scales(m, module, ".scales", groups, rows);
     if (!scales) return true;
-    int32_t *group = weights_quantized_in_order(f->group, cols);
+    int32_t *group = weights_quantized_in_order(group_size, cols);
     struct int4_layer layer = {rows,   cols,  groups, weight.data, zeros.data,
                                scales, group, 0,      unpack};
-    weights_int4_make(m, &layer, f->exact, out);
+    weights_int4_make(m, &layer, out);
     free(group);
     free(scales);
     return true;
@@ -58,18 +60,18 @@ static bool read_linear(struct mapper *m, const struct linear_format *f, const c
 void weights_awq_format(struct config_reader *r, struct linear_format *out)
 {
     const char *version = "gemm";
-    int bits = 0;
+    int bits = 4;
     bool zero_point = true;
-    config_require(r, "bits");
+    if (!out->is_asked) config_require(r, "bits");
     config_int(r, "bits", 1, 16, &bits);
     config_int(r, "group_size", -1, MODEL_WIDTH_MAX, &out->group);
     config_bool(r, "zero_point", &zero_point);
     config_string(r, "version", &version);
-    if (r->rc == 0 && (bits != 4 || !zero_point || out->group == 0 || strcmp(version, "gemm") != 0))
+    if (r->rc == 0 && (bits != 4 || !zero_point || strcmp(version, "gemm") != 0))
         config_fail(
             r, E_UNSUPPORTED,
-            "awq with bits %d, version '%.20s', zero_point %d, group_size %d (4 bits, gemm, "
-            "with zero points are supported)",
-            bits, version, zero_point, out->group);
+            "awq with bits %d, version '%.20s', zero_point %d (4 bits, gemm, with zero points are "
+            "supported)",
+            bits, version, zero_point);
     out->read = read_linear;
 }

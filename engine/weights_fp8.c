@@ -50,14 +50,14 @@ static bool read_linear(struct mapper *m, const struct linear_format *f, const c
     if (!scales) return true;
     snprintf(name, sizeof name, "%s.weight", module);
     if (mapper_find_typed(m, name, REQUIRED, "F8_E4M3", rows, cols, &t)) {
-        enum dtype type = f->exact ? DTYPE_F32 : DTYPE_BF16;
+        enum dtype type = m->exact ? DTYPE_F32 : DTYPE_BF16;
         uint8_t *to = mapper_make_matrix(m, type, rows, cols, out);
         const uint8_t *from = t.data;
         float table[256];
         for (int i = 0; i < 256; i++)
             table[i] = e4m3((uint8_t)i);
         for (int64_t o = 0; o < rows; o++, from += cols, to += matrix_row_bytes(type, cols))
-            put_row(from, table, scales + o / f->block_rows * across, f->block_cols, cols, f->exact,
+            put_row(from, table, scales + o / f->block_rows * across, f->block_cols, cols, m->exact,
                     to);
     }
     free(scales);
@@ -75,6 +75,11 @@ void weights_fp8_format(struct config_reader *r, struct linear_format *out)
                     "fp8 with activation_scheme '%.20s', fmt '%.20s' (dynamic and "
                     "e4m3 are supported)",
                     scheme, fmt);
+    if (r->rc == 0 && !block && out->is_asked) {
+        out->block_rows = out->block_cols = 128; // DeepSeek-V3's, which everybody took over
+        out->read = read_linear;
+        return;
+    }
     if (r->rc == 0 && (!block || json_len(block) != 2 || json_type(first) != JSON_NUMBER ||
                        json_type(json_next(first)) != JSON_NUMBER))
         config_fail(r, E_UNSUPPORTED, "fp8 without weight_block_size [rows, columns]");

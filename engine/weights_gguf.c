@@ -38,19 +38,21 @@ static bool is_spare(const struct model_config *c, struct str name)
     return false;
 }
 
-static int map_model(struct weights *w, struct error *err)
+static int map_model(struct weights *w, const struct weights_options *options, struct error *err)
 {
     struct gguf *g = w->gguf;
     struct tensor_source source = {g, gguf_tensor_count(g), find, name_at, is_spare};
     int rc = model_config_from_gguf(g, &w->config, err);
-    return rc < 0 ? rc : weights_map(w, &source, NULL, err);
+    return rc < 0 ? rc : weights_map(w, &source, NULL, options->compute == COMPUTE_F32, err);
 }
 
-int weights_gguf_take(struct gguf *g, struct weights **out, struct error *err)
+int weights_gguf_take(struct gguf *g, const struct weights_options *options, struct weights **out,
+                      struct error *err)
 {
     struct weights *w = weights_create();
     w->gguf = g;
-    int rc = map_model(w, err);
+    w->format = "gguf";
+    int rc = map_model(w, options, err);
     if (rc < 0) {
         weights_close(w);
         return rc;

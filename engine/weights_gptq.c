@@ -28,12 +28,12 @@ static void unpack(const struct int4_layer *l, int64_t first, uint8_t *q, uint8_
 }
 
 /* malloc'ed; NULL: a failure in m. */
-static int32_t *read_groups(struct mapper *m, const struct linear_format *f, const char *module,
-                            int64_t cols, int64_t groups)
+static int32_t *read_groups(struct mapper *m, const char *module, int group_size, int64_t cols,
+                            int64_t groups)
 {
     char name[TENSOR_NAME_MAX];
     struct tensor_view t;
-    int32_t *group = weights_quantized_in_order(f->group, cols);
+    int32_t *group = weights_quantized_in_order(group_size, cols);
     snprintf(name, sizeof name, "%s.g_idx", module);
     if (!mapper_find(m, name, OPTIONAL, &t)) return group;
     if (strcmp(t.type_name, "I32") != 0 || t.dims != 1 || t.dim[0] != cols) {
@@ -55,7 +55,6 @@ static bool read_linear(struct mapper *m, const struct linear_format *f, const c
 {
     char name[TENSOR_NAME_MAX];
     struct tensor_view weight, zeros;
-    int64_t groups = weights_quantized_groups(f->group, cols);
     snprintf(name, sizeof name, "%s.qweight", module);
     if (!mapper_find(m, name, OPTIONAL, &weight)) return m->rc < 0;
     if (rows % 8 || cols % 8) {
@@ -64,14 +63,17 @@ static bool read_linear(struct mapper *m, const struct linear_format *f, const c
         return true;
     }
     if (!mapper_find_typed(m, name, REQUIRED, "I32", cols / 8, rows, &weight)) return true;
+    int group_size = weights_quantized_group_size(m, f, module, cols);
+    if (group_size == 0) return true;
+    int64_t groups = weights_quantized_groups(group_size, cols);
     snprintf(name, sizeof name, "%s.qzeros", module);
     if (!mapper_find_typed(m, name, REQUIRED, "I32", groups, rows / 8, &zeros)) return true;
     float *scales = weights_quantized_scales(m, module, ".scales", groups, rows);
-    int32_t *group = scales ? read_groups(m, f, module, cols, groups) : NULL;
+    int32_t *group = scales ? read_groups(m, module, group_size, cols, groups) : NULL;
     if (group) {
         struct int4_layer layer = {rows,   cols,  groups,         weight.data, zeros.data,
                                    scales, group, f->zero_offset, unpack};
-        weights_int4_make(m, &layer, f->exact, out);
+        weights_int4_make(m, &layer, out);
     }
     free(group);
     free(scales);
@@ -81,17 +83,17 @@ static bool read_linear(struct mapper *m, const struct linear_format *f, const c
 void weights_gptq_format(struct config_reader *r, struct linear_format *out)
 {
     const char *version = "gptq";
-    int bits = 0;
-    config_require(r, "bits");
+    int bits = 4;
+    if (!out->is_asked) config_require(r, "bits");
     config_int(r, "bits", 1, 16, &bits);
     config_int(r, "group_size", -1, MODEL_WIDTH_MAX, &out->group);
     config_string(r, "checkpoint_format", &version);
     bool is_v1 = strcmp(version, "gptq") == 0;
-    if (r->rc == 0 && (bits != 4 || out->group == 0 || (!is_v1 && strcmp(version, "gptq_v2") != 0)))
+    if (r->rc == 0 && (bits != 4 || (!is_v1 && strcmp(version, "gptq_v2") != 0)))
         config_fail(r, E_UNSUPPORTED,
-                    "gptq with bits %d, checkpoint_format '%.20s', group_size %d (4 bits, gptq and "
-                    "gptq_v2 are supported)",
-                    bits, version, out->group);
+                    "gptq with bits %d, checkpoint_format '%.20s' (4 bits, gptq and gptq_v2 are "
+                    "supported)",
+                    bits, version);
     out->zero_offset = is_v1;
     out->read = read_linear;
 }

@@ -73,29 +73,30 @@ static bool is_spare(const struct model_config *c, struct str name)
            str_ends_with(name, STR(".weight"));
 }
 
-/* *quantized: whether *format holds something. */
-static int read_config(struct weights *w, struct str text, struct linear_format *format,
-                       bool *quantized, struct error *err)
+/* *quantized: whether *format holds something. `asked`: a format's name, or NULL. */
+static int read_config(struct weights *w, struct str text, const char *asked,
+                       struct linear_format *format, bool *quantized, struct error *err)
 {
     struct json *root = json_parse(text.data, text.len, err);
     if (!root) return error_prefix(err, E_FORMAT, "config.json");
     int rc = model_config_from_json(root, &w->arena, &w->config, err);
-    if (rc == 0) rc = weights_quantized_format(root, format, quantized, err);
+    if (rc == 0) rc = weights_quantized_format(root, asked, format, quantized, err);
     json_destroy(root);
     return rc < 0 ? error_prefix(err, rc, "config.json") : 0;
 }
 
-static int map_model(struct weights *w, struct str config, enum compute_type compute,
+static int map_model(struct weights *w, struct str config, const struct weights_options *options,
                      struct error *err)
 {
     struct tensor_source source = {w->safetensors, safetensors_count(w->safetensors), find, name_at,
                                    is_spare};
     struct linear_format format = {0};
     bool quantized;
-    int rc = read_config(w, config, &format, &quantized, err);
+    int rc = read_config(w, config, options->format, &format, &quantized, err);
     if (rc < 0) return rc;
-    format.exact = compute == COMPUTE_F32;
-    return weights_map(w, &source, quantized ? &format : NULL, err);
+    w->format = quantized ? format.name : "hf";
+    return weights_map(w, &source, quantized ? &format : NULL, options->compute == COMPUTE_F32,
+                       err);
 }
 
 /* The file has no name of its own; the hub's folders do. After the configuration was read. */
@@ -109,12 +110,12 @@ static void name_after_folder(struct weights *w)
 }
 
 int weights_hf_take(struct safetensors *s, struct str config, const char *folder,
-                    enum compute_type compute, struct weights **out, struct error *err)
+                    const struct weights_options *options, struct weights **out, struct error *err)
 {
     struct weights *w = weights_create();
     w->safetensors = s;
     w->folder = arena_strndup(&w->arena, folder, strlen(folder));
-    int rc = map_model(w, config, compute, err);
+    int rc = map_model(w, config, options, err);
     name_after_folder(w);
     if (rc < 0) {
         weights_close(w);
@@ -124,7 +125,7 @@ int weights_hf_take(struct safetensors *s, struct str config, const char *folder
     return 0;
 }
 
-int weights_hf_open(const char *folder, enum compute_type compute, struct weights **out,
+int weights_hf_open(const char *folder, const struct weights_options *options, struct weights **out,
                     struct error *err)
 {
     struct mapped_file config = {0};
@@ -136,7 +137,7 @@ int weights_hf_open(const char *folder, enum compute_type compute, struct weight
     rc = safetensors_open(folder, &s, err);
     if (rc == 0)
         rc = weights_hf_take(s, (struct str){(const char *)config.data, config.size}, folder,
-                             compute, out, err);
+                             options, out, err);
     mapped_file_close(&config);
     return rc;
 }

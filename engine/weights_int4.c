@@ -61,9 +61,9 @@ static void put_blocks(const struct int4_layer *l, const struct row *r, void *to
     }
 }
 
-void weights_int4_make(struct mapper *m, const struct int4_layer *l, bool exact, struct matrix *out)
+void weights_int4_make(struct mapper *m, const struct int4_layer *l, struct matrix *out)
 {
-    bool as_blocks = !exact && fits_blocks(l);
+    bool as_blocks = !m->exact && fits_blocks(l);
     enum dtype type = as_blocks ? DTYPE_Q4_1 : DTYPE_F32;
     uint8_t *to = mapper_make_matrix(m, type, l->rows, l->cols, out);
     size_t row_bytes = matrix_row_bytes(type, l->cols);

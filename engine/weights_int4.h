@@ -1,7 +1,7 @@
 /* weights_int4.h - linear layers of 4-bit integers with a scale and a zero for each group of inputs
  * (AWQ, GPTQ), as a backend takes them:
  *
- *     exact   float32, (q - zero) * scale
+ *     exact   float32 (m->exact), (q - zero) * scale
  *     else    Q4_1 where a group is whole blocks of 32: d = scale, m = -zero * scale rounded to half
  *             precision, at most 2^-11 of a weight's offset away; float32 where it isn't (act order) */
 #ifndef LM_ENGINE_WEIGHTS_INT4_H
@@ -21,7 +21,6 @@ struct int4_layer {
     void (*unpack)(const struct int4_layer *layer, int64_t first, uint8_t *q, uint8_t *zero);
 };
 
-void weights_int4_make(struct mapper *m, const struct int4_layer *layer, bool exact,
-                       struct matrix *out);
+void weights_int4_make(struct mapper *m, const struct int4_layer *layer, struct matrix *out);
 
 #endif

@@ -273,11 +273,15 @@ static int map_model(struct mapper *m)
 }
 
 int weights_map(struct weights *w, const struct tensor_source *source,
-                const struct linear_format *format, struct error *err)
+                const struct linear_format *format, bool exact, struct error *err)
 {
-    struct mapper m = {.weights = w, .source = source, .format = format, .err = err, .layer = -1};
+    struct mapper m = {
+        .weights = w, .source = source, .format = format, .exact = exact, .err = err, .layer = -1};
     m.used = xcalloc(source->count ? source->count : 1, sizeof *m.used);
-    int rc = map_model(&m);
+    map_model(&m);
+    if (format && format->is_asked && !m.format_found)
+        mapper_fail(&m, E_INVALID, "model format '%s' was asked for, but nothing is stored so",
+                    format->name);
     free(m.used);
-    return rc;
+    return m.rc;
 }

@@ -72,6 +72,7 @@ bool weights_mxfp4_experts(struct mapper *m, const char *module, int64_t rows, i
         b.scales += rows * turns * b.per_row;
     }
     m->weights->parameters += experts * rows * turns * cols;
+    if (m->format && !m->format->read) m->format_found = true; // the row of mxfp4
     return true;
 }
 

@@ -239,6 +239,8 @@ enum residual_site { RESIDUAL_BEGIN, RESIDUAL_ATTENTION, RESIDUAL_FFN };
 enum compute_type {
     COMPUTE_AUTO, // what is fastest and meets the numerics: int8 activations for quantised weights
     COMPUTE_F32,  // float32 activations, weights dequantised: the reference path (--dtype float32)
+    COMPUTE_F16, // as AUTO, but matrices of floats are kept as float16; E_UNSUPPORTED: one can't be
+    COMPUTE_BF16, // likewise as bfloat16
 };
 
 struct backend_options {

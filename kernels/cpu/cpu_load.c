@@ -6,6 +6,8 @@
 #include "kernels/cpu/cpu_load.h"
 
 #include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -239,9 +241,21 @@ static int check_limits(const struct step_limits *l, struct error *err)
 
 /* ---- weights ---- */
 
+/* What a matrix of floats becomes; quantised ones keep their type but for COMPUTE_F32. */
 static enum dtype packed_type(const struct backend *b, const struct matrix *m)
 {
-    return b->compute == COMPUTE_F32 ? DTYPE_F32 : m->type;
+    bool is_float = dtype_block_elements(m->type) == 1;
+    switch (b->compute) {
+    case COMPUTE_AUTO:
+        return m->type;
+    case COMPUTE_F32:
+        return DTYPE_F32;
+    case COMPUTE_F16:
+        return is_float ? DTYPE_F16 : m->type;
+    case COMPUTE_BF16:
+        return is_float ? DTYPE_BF16 : m->type;
+    }
+    UNREACHABLE();
 }
 
 void cpu_load_lay_matrix(struct backend *b, const struct matrix *m, struct cpu_packed *out)
@@ -316,7 +330,8 @@ struct pack_job {
     const struct cpu_packed *packed;
     const struct matrix *source;
     struct cpu_pool *pool;
-    int chunk; // panels per item
+    int chunk;           // panels per item
+    atomic_bool *beyond; // a weight didn't fit
 };
 
 static void run_pack(void *arg, int part, int parts)
@@ -327,15 +342,19 @@ static void run_pack(void *arg, int part, int parts)
     for (int first; (first = cpu_pool_next(job->pool) * job->chunk) < job->packed->panels;) {
         int last = first + job->chunk;
         if (last > job->packed->panels) last = job->packed->panels;
-        cpu_pack_panels(job->packed, job->source, first, last);
+        if (!cpu_pack_panels(job->packed, job->source, first, last))
+            atomic_store_explicit(job->beyond, true, memory_order_relaxed);
     }
 }
 
 void cpu_load_pack_panels(struct backend *b, const struct matrix *source,
                           const struct cpu_packed *packed)
 {
-    struct pack_job job = {packed, source, b->pool, 1 + (int)((256 << 10) / packed->panel_bytes)};
+    atomic_bool beyond = false;
+    struct pack_job job = {packed, source, b->pool, 1 + (int)((256 << 10) / packed->panel_bytes),
+                           &beyond};
     cpu_pool_run(b->pool, run_pack, &job);
+    if (atomic_load_explicit(&beyond, memory_order_relaxed)) b->weights_beyond = true;
 }
 
 void cpu_load_pack(struct backend *b, const struct model_params *p, const struct matrix *source,
@@ -343,6 +362,30 @@ void cpu_load_pack(struct backend *b, const struct model_params *p, const struct
 {
     cpu_load_pack_panels(b, source, packed);
     if (p->on_source_done) p->on_source_done(p->on_source_done_arg, source);
+}
+
+/* What was packed since the last call fits its type. layer -1: outside the layers. */
+static int check_packed(const struct backend *b, int layer, const char *name, struct error *err)
+{
+    if (!b->weights_beyond) return 0;
+    char where[32] = "";
+    if (layer >= 0) snprintf(where, sizeof where, "layer %d: ", layer);
+    return error_set(err, E_UNSUPPORTED,
+                     "%sa weight of %s is beyond float16 (65504): take bfloat16 or float32", where,
+                     name);
+}
+
+static int pack_layer(struct backend *b, const struct model_params *p, int layer, struct error *err)
+{
+    struct layer_matrix m[LAYER_MATRICES_MAX];
+    int count = layer_matrices(p, &p->layer[layer], &b->layer[layer], m), rc = 0;
+    for (int j = 0; rc == 0 && j < count; j++) {
+        cpu_load_pack(b, p, m[j].source, m[j].packed);
+        rc = check_packed(b, layer, m[j].name, err);
+    }
+    if (rc < 0 || !p->layer[layer].experts) return rc;
+    cpu_load_experts_pack(b, p, layer);
+    return check_packed(b, layer, "an expert", err);
 }
 
 static int load_weights(struct backend *b, const struct model_params *p, struct error *err)
@@ -360,16 +403,12 @@ static int load_weights(struct backend *b, const struct model_params *p, struct 
     if (rc < 0) return rc;
     madvise(b->weights.base, b->weights.bytes, MADV_HUGEPAGE); // fewer TLB misses; a hint
     lay_weights(b, p);
-    for (int i = 0; i < p->layers; i++) {
-        struct layer_matrix m[LAYER_MATRICES_MAX];
-        int count = layer_matrices(p, &b->share, &p->layer[i], &b->layer[i], m);
-        for (int j = 0; j < count; j++)
-            cpu_load_pack(b, p, m[j].source, m[j].packed);
-        if (p->layer[i].experts) cpu_load_experts_pack(b, p, i);
-    }
+    for (int i = 0; i < p->layers; i++)
+        if ((rc = pack_layer(b, p, i, err)) < 0) return rc;
     cpu_load_pack(b, p, &p->embedding, &b->embedding);
+    if ((rc = check_packed(b, -1, "the embedding", err)) < 0) return rc;
     if (p->head.data) cpu_load_pack(b, p, &p->head, &b->head);
-    return 0;
+    return check_packed(b, -1, "the head", err);
 }
 
 /* ---- activations ---- */

@@ -15,12 +15,13 @@ FALLIBLE int cpu_load_check_range(const char *name, int64_t value, int64_t min, 
 FALLIBLE int cpu_load_check_matrix(const struct matrix *m, const char *name, int layer,
                                    int64_t rows, int64_t cols, struct error *err);
 
-/* Weights. The type is the source's or, as under COMPUTE_F32, DTYPE_F32. */
+/* Weights. The type is the source's or what the backend's compute_type makes of it. */
 void cpu_load_lay_matrix(struct backend *b, const struct matrix *m, struct cpu_packed *out);
 void cpu_load_lay_matrix_as(struct backend *b, const struct matrix *m, enum dtype type,
                             struct cpu_packed *out);
 float *cpu_load_lay_floats(struct backend *b, const float *source, int64_t count); // NULL of NULL
-/* Fills the panels, on the pool; cpu_load_pack then says that the source is done. */
+/* Fills the panels, on the pool, and sets weights_beyond where a weight doesn't fit; cpu_load_pack
+ * then says that the source is done. */
 void cpu_load_pack_panels(struct backend *b, const struct matrix *source,
                           const struct cpu_packed *packed);
 void cpu_load_pack(struct backend *b, const struct model_params *p, const struct matrix *source,

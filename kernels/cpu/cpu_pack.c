@@ -2,6 +2,7 @@
  * load of the default model repacks at the speed of memory. */
 #include "kernels/cpu/cpu_pack.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,6 +17,7 @@ struct pack_source {
     const uint8_t *data;
     size_t row_bytes;
     int rows, cols;
+    bool *fits; // turns false where a weight is too large for the packed type
 };
 
 typedef void pack_fn(uint8_t *panel, const struct pack_source *s);
@@ -55,6 +57,40 @@ static void pack_16bit(uint8_t *panel, const struct pack_source *s)
     for (int lane = 0; lane < s->rows; lane++)
         for (int k = 0; k < s->cols; k++)
             out[k * PANEL_ROWS + lane] = load_half(source_block(s, lane, k, 2));
+}
+
+/* From another type of floats, rounded to nearest even. */
+static void pack_rounded(uint8_t *panel, const struct pack_source *s, uint16_t (*round)(float),
+                         uint16_t infinity)
+{
+    float *row = xmalloc((size_t)s->cols * sizeof *row);
+    uint16_t *out = (uint16_t *)(void *)panel;
+
+    for (int lane = 0; lane < s->rows; lane++) {
+        quant_dequantize_row(s->type, source_block(s, lane, 0, 0), row, s->cols);
+        for (int k = 0; k < s->cols; k++) {
+            uint16_t bits = round(row[k]);
+            if ((bits & 0x7fff) == infinity && isfinite(row[k])) *s->fits = false;
+            out[k * PANEL_ROWS + lane] = bits;
+        }
+    }
+    free(row);
+}
+
+static void pack_f16(uint8_t *panel, const struct pack_source *s)
+{
+    if (s->type == DTYPE_F16)
+        pack_16bit(panel, s);
+    else
+        pack_rounded(panel, s, quant_float_to_half, 0x7c00);
+}
+
+static void pack_bf16(uint8_t *panel, const struct pack_source *s)
+{
+    if (s->type == DTYPE_BF16)
+        pack_16bit(panel, s);
+    else
+        pack_rounded(panel, s, quant_float_to_bf16, 0x7f80);
 }
 
 /* From any type. */
@@ -483,8 +519,8 @@ static const struct form_row {
     read_fn *read;
 } forms[PACK_FORMS] = {
     [PACK_F32] = {1, 4 * PANEL_ROWS, pack_f32, read_f32},
-    [PACK_F16] = {1, 2 * PANEL_ROWS, pack_16bit, read_f16},
-    [PACK_BF16] = {1, 2 * PANEL_ROWS, pack_16bit, read_bf16},
+    [PACK_F16] = {1, 2 * PANEL_ROWS, pack_f16, read_f16},
+    [PACK_BF16] = {1, 2 * PANEL_ROWS, pack_bf16, read_bf16},
     [PACK_Q4_0] = {32, sizeof(struct pack_q4_0), pack_q4_0, read_q4_0},
     [PACK_Q4_1] = {32, sizeof(struct pack_q4_1), pack_q4_1, read_q4_1},
     [PACK_Q4_K] = {256, sizeof(struct pack_q4_k), pack_q4_k, read_q4_k},
@@ -544,7 +580,8 @@ size_t cpu_pack_bytes(enum dtype type, int64_t rows, int64_t cols)
 
 void cpu_pack_init(struct cpu_packed *p, const struct matrix *m, enum dtype type, uint8_t *data)
 {
-    CHECK(type == m->type || type == DTYPE_F32);
+    CHECK(type == m->type || type == DTYPE_F32 ||
+          (dtype_block_elements(type) == 1 && dtype_block_elements(m->type) == 1));
     *p = (struct cpu_packed){
         .form = form_of(type),
         .codes = quant_codes_of(type),
@@ -556,9 +593,13 @@ void cpu_pack_init(struct cpu_packed *p, const struct matrix *m, enum dtype type
     };
 }
 
-void cpu_pack_panels(const struct cpu_packed *p, const struct matrix *m, int first, int last)
+bool cpu_pack_panels(const struct cpu_packed *p, const struct matrix *m, int first, int last)
 {
-    struct pack_source source = {.type = m->type, .row_bytes = matrix_stride(m), .cols = p->cols};
+    bool fits = true;
+    struct pack_source source = {.type = m->type,
+                                 .row_bytes = matrix_row_bytes(m->type, m->cols),
+                                 .cols = p->cols,
+                                 .fits = &fits};
 
     for (int i = first; i < last; i++) {
         uint8_t *panel = p->data + (size_t)i * p->panel_bytes;
@@ -568,6 +609,7 @@ void cpu_pack_panels(const struct cpu_packed *p, const struct matrix *m, int fir
         if (source.rows < PANEL_ROWS) memset(panel, 0, p->panel_bytes); // scales of 0: rows of 0
         forms[p->form].pack(panel, &source);
     }
+    return fits;
 }
 
 void cpu_pack_read_row(const struct cpu_packed *p, int row, float *dst)

@@ -18,7 +18,7 @@
 /* What a panel looks like. Types whose weights are sixteen integers times a scale (quant_codes.h)
  * share two forms. */
 enum pack_form {
-    PACK_F32, // of F32, and of any type under COMPUTE_F32
+    PACK_F32, // of F32, and of any type under COMPUTE_F32; the next two of all floats likewise
     PACK_F16,
     PACK_BF16,
     PACK_Q4_0,
@@ -131,12 +131,15 @@ struct pack_codes_fine {
 /* Bytes of the packed form of a rows x cols matrix of `type`; a multiple of 64. */
 size_t cpu_pack_bytes(enum dtype type, int64_t rows, int64_t cols);
 
-/* Describe at `data` the packed form of m as `type` (m->type, or DTYPE_F32). Writes no weights. */
+/* Describe at `data` the packed form of m as `type`: m->type, DTYPE_F32, or for a matrix of floats
+ * any type of floats. Writes no weights. */
 void cpu_pack_init(struct cpu_packed *p, const struct matrix *m, enum dtype type, uint8_t *data);
-/* Fill panels [first, last). Different ranges may be filled by different threads. */
-void cpu_pack_panels(const struct cpu_packed *p, const struct matrix *m, int first, int last);
+/* Fill panels [first, last). Different ranges may be filled by different threads. False: a finite weight
+ * is too large for the packed type, and is infinite there. */
+bool cpu_pack_panels(const struct cpu_packed *p, const struct matrix *m, int first, int last);
 
-/* One row to float32, equal to quant_dequantize_row of the source row. dst holds cols floats. */
+/* One row to float32, equal to quant_dequantize_row of the source row, rounded where the packed type is
+ * a narrower one of floats. dst holds cols floats. */
 void cpu_pack_read_row(const struct cpu_packed *p, int row, float *dst);
 
 #endif

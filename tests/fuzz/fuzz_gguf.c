@@ -85,6 +85,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct gguf *g;
     struct weights *w;
     struct error err = {0};
+    struct weights_options options = {.compute = size % 2 ? COMPUTE_F32 : COMPUTE_AUTO};
     if (gguf_open_memory(data, size, &g, &err) < 0) {
         CHECK(err.code < 0 && err.text[0]);
         return 0;
@@ -93,7 +94,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (size_t i = 0; i < gguf_tensor_count(g); i++)
         walk_tensor(gguf_tensor_at(g, i));
     walk_tokenizer(g);
-    if (weights_gguf_take(g, &w, &err) == 0) {
+    if (weights_gguf_take(g, &options, &w, &err) == 0) {
         walk_model(w);
         weights_close(w);
     } else {

@@ -28,13 +28,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct error err = {0};
     if (!end) return 0;
     struct str config = {(const char *)data, (size_t)(end - data)};
-    enum compute_type compute = size % 2 ? COMPUTE_F32 : COMPUTE_AUTO;
+    static const char *const formats[] = {NULL, "hf", "awq", "gptq", "fp8", "mxfp4"};
+    struct weights_options options = {size % 2 ? COMPUTE_F32 : COMPUTE_AUTO,
+                                      formats[size / 2 % ARRAY_LEN(formats)]};
     if (safetensors_open_memory(end + 1, size - config.len - 1, &s, &err) < 0) {
         CHECK(err.code < 0 && err.text[0]);
         return 0;
     }
     walk_tensors(s);
-    if (weights_hf_take(s, config, "folder", compute, &w, &err) == 0) {
+    if (weights_hf_take(s, config, "folder", &options, &w, &err) == 0) {
         walk_model(w);
         weights_close(w);
     } else {

@@ -98,7 +98,7 @@ static struct weights *open_subject(const struct subject *s, enum compute_type c
 {
     struct weights *w;
     struct error err = {0};
-    NEED(weights_open_for(s->path, compute, &w, &err) == 0);
+    NEED(weights_open_with(s->path, &(struct weights_options){.compute = compute}, &w, &err) == 0);
     if (s->conversion->attention_scale > 0)
         w->params.attention_scale = (float)s->conversion->attention_scale;
     return w;
@@ -107,6 +107,11 @@ static struct weights *open_subject(const struct subject *s, enum compute_type c
 static bool grows_with_length(const struct weights *w)
 {
     return w->config.rope[0].scaling == ROPE_SCALING_DYNAMIC;
+}
+
+static enum kv_type kv_type_of(enum compute_type compute)
+{
+    return compute == COMPUTE_F32 ? KV_F32 : compute == COMPUTE_BF16 ? KV_BF16 : KV_F16;
 }
 
 /* A model of its own for each prompt: where the rope table depends on length it is chosen from the
@@ -118,9 +123,8 @@ static void compare_one(const struct subject *s, struct comparison *c, const str
     struct golden_model m;
     struct weights *w = open_subject(s, compute);
     int length = (int)json_len(e->prompt), steps = GREEDY;
-    golden_set_lengths(w, &length, 1);
-    golden_open(&m, w, compute, compute == COMPUTE_F32 ? KV_F32 : KV_F16, PROMPT_MAX,
-                PROMPT_MAX + GREEDY);
+    weights_fit_rope(w, length);
+    golden_open(&m, w, compute, kv_type_of(compute), PROMPT_MAX, PROMPT_MAX + GREEDY);
     if (grows_with_length(w) && length > w->config.rope[0].original_len) steps = 1;
     compare_prompt(&m, c, e);
     compare_greedy(&m, c, e, close, steps);
@@ -148,8 +152,18 @@ static struct comparison compare(const struct subject *s, const struct json *ref
 
 static void show(const char *label, const char *path, const struct comparison *c, double allowed)
 {
-    printf("  %-24s %-7s error %.6f (%.4f allowed), argmax %d/%d, greedy %d/%d wrong\n", label,
+    printf("  %-24s %-8s error %.6f (%.4f allowed), argmax %d/%d, greedy %d/%d wrong\n", label,
            path, c->error, allowed, c->wrong_top, c->positions, c->wrong_greedy, c->greedy);
+}
+
+static void check_reduced(const struct subject *s, const struct json *ref, const char *path,
+                          enum compute_type compute, double allowed)
+{
+    struct comparison c = compare(s, ref, compute, allowed);
+    show(s->label, path, &c, allowed);
+    EXPECT(c.error <= allowed);
+    EXPECT_INT(c.wrong_greedy, 0);
+    EXPECT(c.positions > 0);
 }
 
 static void check_answers(const struct subject *s, const struct json *ref, bool has_experts)
@@ -165,11 +179,9 @@ static void check_answers(const struct subject *s, const struct json *ref, bool 
     EXPECT(c.positions > 0 && c.greedy > GREEDY);
     compared++;
     if (has_experts) return;
-    c = compare(s, ref, COMPUTE_AUTO, reduced);
-    show(s->label, "reduced", &c, reduced);
-    EXPECT(c.error <= reduced);
-    EXPECT_INT(c.wrong_greedy, 0);
-    EXPECT(c.positions > 0);
+    check_reduced(s, ref, "reduced", COMPUTE_AUTO, reduced);
+    check_reduced(s, ref, "float16", COMPUTE_F16, reduced);
+    check_reduced(s, ref, "bfloat16", COMPUTE_BF16, reduced);
 }
 
 static const char *refusal_of(const char *model)

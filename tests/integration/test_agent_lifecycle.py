@@ -243,8 +243,8 @@ def test_dry_run(start_agent, model_path):
     done = run_agent("--dry-run", "--max-batch-size", 4, "--session-len", 1024, model_path)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     said = dict(re.match(r"(KV cache|\S+)\s+(.*)", line).groups() for line in done.stdout.splitlines())
-    assert said["family"] == "llama" and said["parameters"] == "134.5 million"
-    assert re.fullmatch(r"23040 bytes for a token; 4096 tokens fit, 90\.0 MiB", said["KV cache"])
+    assert said["family"] == "llama" and said["format"] == "gguf, floats as they are" and said["parameters"] == "134.5 million"
+    assert re.fullmatch(r"f16, 23040 bytes for a token; 4096 tokens fit, 90\.0 MiB", said["KV cache"])
     agent = start_agent("--max-batch-size", 4, "--session-len", 1024)
     line = agent.wait_log(r"model loaded .* kv_tokens=4096 weights_mib=(\d+) activations_mib=(\d+)")
     for what, mib in zip(("weights", "activations"), line.groups()):

@@ -1,5 +1,61 @@
 /* Dense models through the CPU backend, moves of pages, and what it refuses. */
-#include "tests/kernels/tiny_models.h"
+#include "tests/kernels/tiny_runner.h"
+
+/* ---- models ---- */
+
+/* Llama-like, formats of the default model. */
+static void model_plain(struct tiny_model *t, struct rng *r)
+{
+    static const enum dtype types[] = {DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_Q4_1, DTYPE_Q4_0};
+    t->params = scalars(96, 6, 2, 16, 160, 131);
+    tiny_fill(t, r, types, 4, false);
+}
+
+/* Everything that a family may switch on, 16-bit and 32-bit weights, odd sizes. */
+static void model_extras(struct tiny_model *t, struct rng *r)
+{
+    static const enum dtype types[] = {DTYPE_BF16, DTYPE_F16, DTYPE_F32};
+    struct model_params p = scalars(52, 4, 1, 22, 75, 77);
+    p.layers = 3;
+    p.rope_dims = 14;
+    p.rope_style = ROPE_HALF_SPLIT;
+    p.activation = FFN_GELU_TANH;
+    p.embedding_scale = 7.5f;
+    p.residual_scale = 0.4f;
+    p.logit_scale = 0.7f;
+    p.attention_softcap = 20;
+    p.logit_softcap = 4;
+    p.rope_table_count = 2;
+    t->params = p;
+    tiny_fill(t, r, types, 3, true);
+}
+
+static void model_floats(struct tiny_model *t, struct rng *r)
+{
+    static const enum dtype types[] = {DTYPE_F32};
+    t->params = scalars(64, 4, 2, 16, 96, 80);
+    tiny_fill(t, r, types, 1, false);
+}
+
+static void model_k_quants(struct tiny_model *t, struct rng *r)
+{
+    static const enum dtype types[] = {DTYPE_Q6_K, DTYPE_Q4_K, DTYPE_Q4_K};
+    t->params = scalars(256, 8, 8, 32, 512, 100);
+    tiny_fill(t, r, types, 3, false);
+}
+
+/* Every other type somewhere. Those with minimums are not q or k: rows that have a mean make scores
+ * that the reference's plain exp() can't hold. */
+static void model_small_weights(struct tiny_model *t, struct rng *r)
+{
+    static const enum dtype types[] = {
+        DTYPE_IQ4_XS, DTYPE_Q3_K,  DTYPE_Q5_K,  DTYPE_Q2_K,   DTYPE_Q5_0,    DTYPE_IQ3_S,
+        DTYPE_MXFP4,  DTYPE_IQ2_S, DTYPE_IQ1_M, DTYPE_Q5_1,   DTYPE_IQ2_XXS, DTYPE_IQ3_XXS,
+        DTYPE_TQ1_0,  DTYPE_TQ2_0, DTYPE_IQ1_S, DTYPE_IQ2_XS, DTYPE_IQ4_NL};
+    t->params = scalars(256, 8, 4, 32, 256, 100);
+    t->params.layers = 3;
+    tiny_fill(t, r, types, ARRAY_LEN(types), false);
+}
 
 /* ---- right, and equal ---- */
 
@@ -26,6 +82,8 @@ static void test_bits(void)
     check_bits(model_small_weights, COMPUTE_AUTO, KV_F16);
     check_bits(model_plain, COMPUTE_AUTO, KV_INT8);
     check_bits(model_extras, COMPUTE_AUTO, KV_INT8);
+    check_bits(model_floats, COMPUTE_F16, KV_F16);
+    check_bits(model_floats, COMPUTE_BF16, KV_BF16);
 }
 
 /* ---- sets of rope tables ---- */
@@ -176,6 +234,30 @@ static void test_page_bytes(void)
 
 /* ---- what it refuses ---- */
 
+/* A matrix of floats that is to be kept in a narrower type than it can be. */
+static void test_weight_beyond_float16(void)
+{
+    static float large[96 * 64];
+    struct tiny_model t = {0};
+    struct error err = {0};
+    struct rng rng;
+
+    rng_init(&rng, 10);
+    model_floats(&t, &rng);
+    large[5] = -7e4f;
+    t.layer[1].up.data = large;
+    struct backend_options options = {.threads = 1, .compute = COMPUTE_F16, .world = 1};
+    struct step_limits limits = {8, 1, 8, 64};
+    struct backend *b;
+    const struct backend_ops *ops = backend_find("cpu");
+    NEED(ops->open(&options, &b, &err) == 0);
+    t.params.on_source_done = NULL;
+    EXPECT_INT(ops->load(b, &t.params, &limits, &err), E_UNSUPPORTED);
+    EXPECT(strstr(err.text, "layer 1: a weight of up is beyond float16"));
+    ops->close(b);
+    tiny_free(&t);
+}
+
 static void test_refusals(void)
 {
     struct tiny_model t = {0};
@@ -228,6 +310,7 @@ int main(void)
     RUN(test_rope_sets);
     RUN(test_moved_pages);
     RUN(test_page_bytes);
+    RUN(test_weight_beyond_float16);
     RUN(test_refusals);
     return TEST_END();
 }

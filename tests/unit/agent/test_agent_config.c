@@ -32,7 +32,7 @@ static void test_defaults(void)
     EXPECT_STR(o.model_path, "/models/Tiny-1B.Q4_1.gguf");
     EXPECT_STR(o.cpu_isa, "auto");
     EXPECT(o.dtype == ENGINE_DTYPE_AUTO && o.kv_dtype == ENGINE_KV_AUTO && o.session_len == 0);
-    EXPECT(o.queue_max == 256 && !o.chat_template);
+    EXPECT(o.queue_max == 256 && !o.chat_template && !o.model_format);
     EXPECT(o.prefix_caching && o.session_pin_ratio == 0.5);
     EXPECT_INT(o.session_host_bytes, 256 << 20);
     agent_config_deinit(&c);
@@ -45,13 +45,14 @@ static void test_lmdeploy_spelling(void)
     NEED(parse(&c, &err,
                ARGS("m.gguf", "--server_port=0", "--session_len", "2048", "--model-name", "a/b",
                     "--proxy-url", "http://a:1", "--proxy-url=http://b:2", "--log-level",
-                    "CRITICAL", "--dtype", "float32")) == CONFIG_RUN);
+                    "CRITICAL", "--dtype", "bfloat16", "--model-format", "awq")) == CONFIG_RUN);
     EXPECT(c.server_port == 0 && c.session_len == 2048 && c.proxy_urls.count == 2);
     EXPECT_STR(c.model_name, "a/b");
     EXPECT_INT(c.log_level_value, LOG_ERROR);
     struct engine_options o;
     agent_config_engine_options(&c, &o);
-    EXPECT_INT(o.dtype, ENGINE_DTYPE_FLOAT32);
+    EXPECT_INT(o.dtype, ENGINE_DTYPE_BFLOAT16);
+    EXPECT_STR(o.model_format, "awq");
     agent_config_deinit(&c);
 }
 
@@ -119,6 +120,7 @@ static void test_refused(void)
         {"--server-port", "65536", "server-port"},
         {"--max-batch-size", "0", "max-batch-size"},
         {"--dtype", "int4", "dtype"},
+        {"--model-format", "llama", "model-format"},
         {"--proxy-url", "ftp://x", "--proxy-url"},
         {"--advertise", "0.0.0.0", "--advertise"},
         {"--agent-id", "a b", "--agent-id"},

@@ -118,13 +118,20 @@ static char *read_seed(const char *name, size_t *size)
     return data;
 }
 
-static int open_seed(const char *data, size_t size, struct weights **out, struct error *err)
+static int open_seed_as(const char *data, size_t size, const char *format, struct weights **out,
+                        struct error *err)
 {
     struct str config = {data, strlen(data)};
     struct safetensors *s;
     const char *tensors = data + config.len + 1;
     int rc = safetensors_open_memory(tensors, size - config.len - 1, &s, err);
-    return rc < 0 ? rc : weights_hf_take(s, config, "folder", COMPUTE_F32, out, err);
+    struct weights_options options = {.compute = COMPUTE_F32, .format = format};
+    return rc < 0 ? rc : weights_hf_take(s, config, "folder", &options, out, err);
+}
+
+static int open_seed(const char *data, size_t size, struct weights **out, struct error *err)
+{
+    return open_seed_as(data, size, NULL, out, err);
 }
 
 static void test_corpus_says_what_is_wrong(void)
@@ -197,6 +204,94 @@ static void test_corpus_opens(void)
     }
 }
 
+/* ---- a format by name ---- */
+
+/* The seed, with another text for `key`'s object in its config.json; NULL: without the key. */
+static char *replace_object(const char *data, size_t *size, const char *key, const char *text)
+{
+    char quoted[64];
+    snprintf(quoted, sizeof quoted, ", \"%s\": {", key);
+    const char *from = strstr(data, quoted), *to = from ? strchr(from, '}') + 1 : NULL;
+    NEED(from != NULL);
+    size_t head = (size_t)(from - data), tail = *size - (size_t)(to - data);
+    char *out = xmalloc(*size + 256);
+    memcpy(out, data, head);
+    if (text) head += (size_t)sprintf(out + head, "%s%s}", quoted, text);
+    memcpy(out + head, to, tail);
+    *size = head + tail;
+    return out;
+}
+
+/* As the file says, or `text` in the place of what it says ("-": nothing), opened as `format`. */
+struct format_case {
+    const char *seed, *text, *format, *words; // words: NULL: it opens
+    int code;
+};
+
+static void check_format(const struct format_case *c)
+{
+    struct weights *w;
+    struct error err = {0};
+    size_t size;
+    char *data = read_seed(c->seed, &size);
+    if (c->text) {
+        bool none = strcmp(c->text, "-") == 0;
+        char *other = replace_object(data, &size, "quantization_config", none ? NULL : c->text);
+        free(data);
+        data = other;
+    }
+    int rc = open_seed_as(data, size, c->format, &w, &err);
+    EXPECT_INT(rc, c->code);
+    if (rc < 0) {
+        if (!c->words || !strstr(err.text, c->words)) printf("%s: %s\n", c->seed, err.text);
+        EXPECT(c->words && strstr(err.text, c->words));
+    } else {
+        EXPECT_STR(w->format, c->format);
+        weights_close(w);
+    }
+    free(data);
+}
+
+static void test_format_by_name(void)
+{
+    static const struct format_case cases[] = {
+        {"model_awq", NULL, "awq", NULL, 0},
+        {"model_awq", "-", "awq", NULL, 0}, // groups by the scales' shape
+        {"model_awq", "\"bits\": 4, \"group_size\": 8", "awq", NULL, 0},
+        {"model_awq", "\"group_size\": 16", "awq", "qzeros' has shape", E_FORMAT},
+        {"model_awq", NULL, "gptq", "'gptq' was asked for, but quant_method is 'awq'", E_INVALID},
+        {"model_awq", NULL, "hf", "'hf' was asked for, but quant_method is 'awq'", E_INVALID},
+        {"model_awq", "-", "hf", "q_proj.weight' is missing", E_FORMAT},
+        {"model_awq", "-", "gptq", "qweight' has shape", E_FORMAT},
+        {"model_awq", "-", "fp8", "q_proj.weight' is missing", E_FORMAT},
+        {"model_gptq", NULL, "gptq", NULL, 0},
+        {"model_gptq", "-", "gptq", NULL, 0},
+        {"model_gptq", "\"bits\": 3", "gptq", "gptq with bits 3", E_UNSUPPORTED},
+        {"model_fp8", NULL, "fp8", NULL, 0},
+        {"model_fp8", "\"weight_block_size\": [16, 16]", "fp8", NULL, 0},
+        {"model_fp8", "-", "fp8", "weight_scale_inv' is not [1, 1]", E_FORMAT}, // blocks of 128
+        {"model_mxfp4", NULL, "mxfp4", NULL, 0},
+        {"model_mxfp4", "-", "mxfp4", NULL, 0},
+        {"model_mxfp4", "-", "gptq", "'gptq' was asked for, but nothing is stored so", E_INVALID},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        check_format(&cases[i]);
+    struct weights *w;
+    struct error err = {0};
+    size_t size;
+    char *data = read_seed("model_llama", &size);
+    EXPECT_INT(open_seed_as(data, size, "awq", &w, &err), E_INVALID);
+    EXPECT(strstr(err.text, "nothing is stored so"));
+    NEED(open_seed_as(data, size, "hf", &w, &err) == 0);
+    EXPECT_STR(w->format, "hf");
+    weights_close(w);
+    free(data);
+    struct weights_options options = {.format = "awq"};
+    const char *file = test_data("fuzz/corpus/gguf/model_llama3");
+    EXPECT_INT(weights_open_with(file, &options, &w, &err), E_INVALID);
+    EXPECT(strstr(err.text, "model_llama3' is a file: GGUF says itself"));
+}
+
 /* What a file holds against what the loader makes of it, element by element. */
 static void test_mxfp4_values(void)
 {
@@ -238,6 +333,7 @@ int main(void)
     RUN(test_bad_index);
     RUN(test_corpus_says_what_is_wrong);
     RUN(test_corpus_opens);
+    RUN(test_format_by_name);
     RUN(test_mxfp4_values);
     remove_file("a.safetensors");
     remove_file("b.safetensors");

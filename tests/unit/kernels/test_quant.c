@@ -134,7 +134,7 @@ static void check_packing(enum dtype type, const uint8_t *blocks)
 
     dequantize(type, blocks, want);
     cpu_pack_init(&packed, &m, type, panels);
-    cpu_pack_panels(&packed, &m, 0, packed.panels);
+    EXPECT(cpu_pack_panels(&packed, &m, 0, packed.panels));
     for (int r = 0; r < ROWS; r++) {
         cpu_pack_read_row(&packed, r, got);
         if (memcmp(got, want[r], sizeof got) != 0)
@@ -142,6 +142,33 @@ static void check_packing(enum dtype type, const uint8_t *blocks)
         EXPECT(memcmp(got, want[r], sizeof got) == 0);
     }
     free(panels);
+}
+
+/* Rounded to a narrower type of floats: to nearest even, and what is too large is said. */
+static void test_rounded_packing(void)
+{
+    static const float source[2][4] = {{1, 65504, 1e-9f, -3.14159274f}, {0, 65520, 2, 3}};
+    static const enum dtype types[] = {DTYPE_F16, DTYPE_BF16};
+    for (int i = 0; i < 2; i++) {
+        enum dtype type = types[i];
+        struct matrix m = {DTYPE_F32, 2, 4, source};
+        uint8_t *panels = aligned_alloc(64, cpu_pack_bytes(type, 2, 4));
+        struct cpu_packed packed;
+        float got[4];
+        cpu_pack_init(&packed, &m, type, panels);
+        EXPECT(cpu_pack_panels(&packed, &m, 0, 1) == (type == DTYPE_BF16)); // 65520 rounds up
+        for (int r = 0; r < 2; r++) {
+            cpu_pack_read_row(&packed, r, got);
+            for (int k = 0; k < 4; k++)
+                EXPECT(got[k] == (type == DTYPE_F16
+                                      ? quant_half_to_float(quant_float_to_half(source[r][k]))
+                                      : quant_bf16_to_float(quant_float_to_bf16(source[r][k]))));
+        }
+        m.rows = 1;
+        cpu_pack_init(&packed, &m, type, panels);
+        EXPECT(cpu_pack_panels(&packed, &m, 0, 1));
+        free(panels);
+    }
 }
 
 static void test_fixtures(void)
@@ -215,6 +242,7 @@ static void test_bfloats(void)
 int main(void)
 {
     RUN(test_fixtures);
+    RUN(test_rounded_packing);
     RUN(test_type_table);
     RUN(test_halves);
     RUN(test_bfloats);
