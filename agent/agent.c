@@ -98,14 +98,8 @@ static void on_drain_timeout(uv_timer_t *timer)
     interactive_abort(&a->sessions);
 }
 
-static void on_signal(void *arg, int signo)
+static void drain(struct agent *a)
 {
-    struct agent *a = arg;
-    if (engine_bridge_is_opening(a->bridge)) {
-        log_info("stopped while loading", "signal=%s", strsignal(signo));
-        _exit(0); // nothing was promised to anybody, and a load can't be interrupted
-    }
-    log_info("draining", "signal=%s unfinished=%d", strsignal(signo), a->service.live_count);
     a->service.phase = SERVICE_DRAINING;
     registration_beat(a->registration);
     if (a->service.live_count == 0) {
@@ -116,6 +110,17 @@ static void on_signal(void *arg, int signo)
     a->service.arg = a;
     uint64_t timeout_ms = (uint64_t)a->config->drain_timeout_s * 1000;
     if (timeout_ms > 0) uv_timer_start(&a->drain_timer, on_drain_timeout, timeout_ms, 0);
+}
+
+static void on_signal(void *arg, int signo)
+{
+    struct agent *a = arg;
+    if (engine_bridge_is_opening(a->bridge)) {
+        log_info("stopped while loading", "signal=%s", strsignal(signo));
+        _exit(0); // nothing was promised to anybody, and a load can't be interrupted
+    }
+    log_info("draining", "signal=%s unfinished=%d", strsignal(signo), a->service.live_count);
+    drain(a);
 }
 
 /* ---- what others hear ---- */
@@ -224,6 +229,11 @@ static void on_watch(uv_timer_t *timer)
     agent_update_prefixes(a);
     engine_stats(engine_bridge_engine(a->bridge), &stats);
     engine_progress_update(&a->progress, &stats, clock_ms());
+    if (!stats.failed || a->exit_code != 0) return;
+    /* It can't recover (engine_thread.c rule 4): whoever supervises the agent starts a new one. */
+    log_error("leaving, as the engine has failed", "unfinished=%d", a->service.live_count);
+    a->exit_code = 1;
+    if (a->service.phase == SERVICE_OPEN) drain(a);
 }
 
 /* Names weights and build: the same request gives the same answer where it is equal. */

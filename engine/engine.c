@@ -12,7 +12,9 @@
 #include "engine/generation_config.h"
 #include "engine/host_memory.h"
 #include "engine/model_text.h"
+#include "engine/rank_cores.h"
 #include "engine/tokenizer.h"
+#include "engine/tp_shard.h"
 #include "engine/weights.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
@@ -31,6 +33,7 @@ struct engine {
     struct engine_options options; // with defaults filled in; strings are not kept
     struct engine_info info;
     char architecture[64], model_name[128], backend[128]; // what info points at
+    struct engine_rank_info *ranks;                       // likewise, owned
     int vocab;
     struct rope_lengths rope;
     int32_t *stop_ids; // owned
@@ -60,6 +63,7 @@ static int fill_options(struct engine_options *o, int model_context, struct erro
     if (o->prefill_pace == 0) o->prefill_pace = 2;
     if (o->cache_max_entry_count == 0) o->cache_max_entry_count = 0.8;
     if (o->pipeline_depth == 0) o->pipeline_depth = 1; // a CPU gains nothing from waiting work
+    if (o->tp == 0) o->tp = 1;
     if (o->session_len == 0) o->session_len = model_context;
     if (o->session_len > model_context) {
         log_warn("session length cut to the model's context", "asked=%d context=%d", o->session_len,
@@ -71,6 +75,7 @@ static int fill_options(struct engine_options *o, int model_context, struct erro
         return rc;
     if ((rc = check_range("queue_max", o->queue_max, 1, 1 << 20, err)) < 0) return rc;
     if ((rc = check_range("pipeline_depth", o->pipeline_depth, 1, 2, err)) < 0) return rc;
+    if ((rc = check_range("tp", o->tp, 1, TP_WORLD_MAX, err)) < 0) return rc;
     if ((rc = check_range("session_len", o->session_len, 2, 1 << 30, err)) < 0) return rc;
     if ((rc = check_range("cache_max_tokens", o->cache_max_tokens, 0, INT64_MAX, err)) < 0)
         return rc;
@@ -159,12 +164,36 @@ static int count_kv_blocks(const struct engine_options *o, const struct engine_i
     return 0;
 }
 
+static void measure_ranks(struct engine *e)
+{
+    struct engine_info *info = &e->info;
+    info->ranks = executor_world(e->executor);
+    e->ranks = xcalloc((size_t)info->ranks, sizeof *e->ranks);
+    for (int i = 0; i < info->ranks; i++) {
+        struct engine_rank_info *r = &e->ranks[i];
+        r->kv_block_bytes = executor_kv_block_bytes(e->executor, kv_type(&e->options), i);
+        executor_memory(e->executor, i, &r->weights_bytes, &r->activations_bytes);
+        info->weights_bytes += r->weights_bytes;
+        info->activations_bytes += r->activations_bytes;
+        info->kv_block_bytes += r->kv_block_bytes;
+    }
+    info->rank = e->ranks;
+}
+
+/* Room for any rank's part of a block in host memory. */
+static size_t host_page_bytes(const struct engine *e)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < e->info.ranks; i++)
+        if (e->ranks[i].kv_block_bytes > bytes) bytes = e->ranks[i].kv_block_bytes;
+    return bytes;
+}
+
 static int open_kv(struct engine *e, int *blocks, struct error *err)
 {
     enum kv_type type = kv_type(&e->options);
     struct engine_info *info = &e->info;
-    info->kv_block_bytes = executor_kv_block_bytes(e->executor, type);
-    executor_memory(e->executor, &info->weights_bytes, &info->activations_bytes);
+    measure_ranks(e);
     int rc = count_kv_blocks(&e->options, info, blocks, err);
     if (rc == 0 && !e->options.measure_only) rc = executor_open_kv(e->executor, type, *blocks, err);
     if (rc < 0) return rc;
@@ -249,21 +278,30 @@ static enum compute_type compute_type(const struct engine_options *o)
 static int open_executor(struct engine *e, const struct engine_parts *parts, struct error *err)
 {
     const struct engine_options *o = &e->options;
+    struct rank_cores *cores = xcalloc((size_t)o->tp, sizeof *cores);
     struct executor_setup setup = {
         .ops = parts->ops,
-        .backend = {.threads = o->threads,
-                    .cpu_list = o->cpu_list,
-                    .isa = o->cpu_isa,
+        .backend = {.isa = o->cpu_isa,
                     .compute = compute_type(o),
-                    .world = 1,
+                    .world = o->tp,
+                    .peer_timeout_ms = o->tp_timeout_ms,
                     .measure_only = o->measure_only},
+        .cores = cores,
         .params = parts->params,
         .limits = step_limits(o),
         .vocab = parts->sampled_vocab,
     };
-    int rc = executor_open(&setup, &e->executor, err);
+    struct rank_cores_request request = {
+        .world = o->tp, .threads = o->threads, .cpu_list = o->cpu_list};
+    int rc = rank_cores_divide(&request, cores, err);
+    if (rc == 0) rc = executor_open(&setup, &e->executor, err);
+    free(cores);
     if (rc < 0) return rc;
-    snprintf(e->backend, sizeof e->backend, "%s", executor_describe(e->executor));
+    const char *backend = executor_describe(e->executor);
+    if (o->tp == 1)
+        snprintf(e->backend, sizeof e->backend, "%s", backend);
+    else
+        snprintf(e->backend, sizeof e->backend, "%d ranks of %s", o->tp, backend);
     return 0;
 }
 
@@ -282,8 +320,8 @@ static int start(struct engine *e, const struct engine_parts *parts, struct erro
                    .prefix_caching = e->options.prefix_caching,
                    .session_pin_ratio = e->options.session_pin_ratio,
                    .session_host_bytes = e->options.session_host_bytes,
-                   .page_bytes = executor_kv_block_bytes(e->executor, kv_type(&e->options)),
-                   .ranks = 1},
+                   .page_bytes = host_page_bytes(e),
+                   .ranks = e->info.ranks},
         .depth = e->options.pipeline_depth,
         .text = parts->text,
         .on_events = e->options.on_events,
@@ -440,9 +478,9 @@ int engine_open(const struct engine_options *options, struct engine **out, struc
     const struct engine_info *i = &(*out)->info;
     log_info("model loaded",
              "architecture=%s parameters=%lld backend=\"%s\" context=%d kv_tokens=%lld "
-             "weights_mib=%zu activations_mib=%zu ms=%llu",
+             "ranks=%d weights_mib=%zu activations_mib=%zu ms=%llu",
              i->architecture, (long long)i->parameters, i->backend, i->context_len,
-             (long long)i->kv_tokens, i->weights_bytes >> 20, i->activations_bytes >> 20,
+             (long long)i->kv_tokens, i->ranks, i->weights_bytes >> 20, i->activations_bytes >> 20,
              (unsigned long long)(clock_ms() - begun));
     return 0;
 }
@@ -450,10 +488,16 @@ int engine_open(const struct engine_options *options, struct engine **out, struc
 void engine_close(struct engine *e)
 {
     if (!e) return;
+    if (e->executor && executor_has_lost_rank(e->executor)) {
+        log_error("a rank was lost and its memory is kept", "ranks=%d", e->info.ranks);
+        if (e->thread) engine_thread_stop(e->thread);
+        return;
+    }
     engine_thread_destroy(e->thread);
     executor_close(e->executor);
     tokenizer_destroy(e->tokenizer);
     chat_template_destroy(e->template);
+    free(e->ranks);
     free(e->stop_ids);
     free(e);
 }

@@ -40,8 +40,10 @@ struct engine_options {
     const char *model_path;
     const char *chat_template; // chat_template_choice.h's option, or NULL
     const char *backend;       // "cpu"
-    int threads;               // 0: all cores this process may use
-    const char *cpu_list;      // NULL: don't pin
+    int tp;                    // ranks that the model is cut over; 0: 1
+    int tp_timeout_ms;         // a rank that doesn't answer the others fails them; 0: 30 s
+    int threads;               // of all ranks; 0: all cores this process may use
+    const char *cpu_list;      // of all ranks; NULL: don't pin, unless ranks and NUMA nodes match
     const char *cpu_isa;       // "auto", "scalar", "avx2", "avx512"
     enum engine_dtype dtype;
     const char *model_format;      // struct weights_options.format; NULL: as the model's files say
@@ -70,8 +72,13 @@ struct engine_options {
  * E_FORMAT, E_UNSUPPORTED, E_LIMIT (memory), -errno: *err has one line for the operator. */
 FALLIBLE int engine_open(const struct engine_options *options, struct engine **out,
                          struct error *err);
-/* Cancels everything, joins threads, frees. NULL is fine. */
+/* Cancels everything, joins threads, frees. NULL is fine. An engine that has lost a rank
+ * (engine/executor.h) isn't freed: the process should end. */
 void engine_close(struct engine *e);
+
+struct engine_rank_info {
+    size_t weights_bytes, activations_bytes, kv_block_bytes;
+};
 
 struct engine_info {
     const char *architecture; // "llama"
@@ -81,11 +88,12 @@ struct engine_info {
     const char *kv_dtype;     // "f16"
     int64_t parameters;
     int vocab_size;
-    int context_len;     // tokens of prompt + completion that one request may have
-    bool rope_by_length; // rope tables depend on the prompt's length (engine/rope_set.h)
-    size_t weights_bytes, activations_bytes; // of each rank
-    size_t kv_block_bytes;                   // of ENGINE_BLOCK_TOKENS tokens on each rank
-    int kv_blocks;                           // 0 with measure_only: not even one fits
+    int context_len; // tokens of prompt + completion that one request may have
+    size_t weights_bytes, activations_bytes; // of all ranks
+    size_t kv_block_bytes;                   // of ENGINE_BLOCK_TOKENS tokens on all ranks
+    int ranks;
+    const struct engine_rank_info *rank; // [ranks]
+    int kv_blocks;                       // 0 with measure_only: not even one fits
     int64_t kv_tokens;
     int max_batch_size;
 };
@@ -280,7 +288,7 @@ struct engine_stats {
     double prefill_tokens_per_s;  // engine/step_cost.h; 0 until known, like the next two
     double inter_token_s;         // average decode step
     double inter_token_slope_s;   // what one more running sequence adds to it
-    bool failed;                  // a device error stopped the engine
+    bool failed;                  // a device error, or a lost rank, stopped the engine
 };
 void engine_stats(const struct engine *e, struct engine_stats *out);
 

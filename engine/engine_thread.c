@@ -493,13 +493,19 @@ static void drop(struct engine_thread *t, struct request *r)
     request_destroy(r);
 }
 
+void engine_thread_stop(struct engine_thread *t)
+{
+    t->stopping = true;
+    wake_signal(&t->wake);
+    if (t->started) pthread_join(t->thread, NULL);
+    t->started = false;
+}
+
 void engine_thread_destroy(struct engine_thread *t)
 {
     if (!t) return;
     struct command c;
-    t->stopping = true;
-    wake_signal(&t->wake);
-    if (t->started) pthread_join(t->thread, NULL);
+    engine_thread_stop(t);
     executor_set_on_done(t->executor, NULL, NULL);
     for (struct request *r; (r = scheduler_any(&t->scheduler)) != NULL;)
         drop(t, r);

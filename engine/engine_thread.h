@@ -30,6 +30,8 @@ struct engine_thread_setup {
 /* The executor is borrowed and must have its KV pages. */
 FALLIBLE int engine_thread_start(const struct engine_thread_setup *setup, struct executor *executor,
                                  struct engine_thread **out, struct error *err);
+/* Joins the thread only, for an executor that has lost a rank. */
+void engine_thread_stop(struct engine_thread *t);
 /* Drops all requests without events, joins, frees. The executor must still be open. NULL is fine.
  */
 void engine_thread_destroy(struct engine_thread *t);

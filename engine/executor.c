@@ -10,12 +10,18 @@
  *     it).
  *  2. Rank 0 publishes `sampled` when its tokens are written; other ranks wait for that before they
  *     resolve the next batch. Rank 0 itself comes from there.
- *  3. A failed row has token 0, a valid id: a batch planned on top of it runs and is dropped. */
+ *  3. A failed row has token 0, a valid id: a batch planned on top of it runs and is dropped.
+ *  4. A rank that fails makes the others fail: it aborts the group that they meet in. If one of them
+ *     doesn't come back from the batch then, it is lost: the batch counts as done and failed, and nothing
+ *     that the lost rank can reach is ever freed. */
 #include "engine/executor.h"
 
 #include "engine/decoder.h"
 #include "engine/sampler.h"
 #include "engine/tp_group.h"
+#include "engine/tp_shard.h"
+#include "engine/tp_sources.h"
+#include "shared/base/arena.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 
@@ -23,8 +29,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SAMPLER_PARTS_MAX 64 // threads that sample at once
-#define PARALLEL_ROWS_MIN 3  // fewer rows are sampled faster than a pool wakes up
+#define LOST_MS           2000 // a rank that isn't done that long after the others failed
+#define SAMPLER_PARTS_MAX 64   // threads that sample at once
+#define PARALLEL_ROWS_MIN 3    // fewer rows are sampled faster than a pool wakes up
 
 struct rank {
     struct backend *backend;
@@ -46,6 +53,9 @@ struct executor {
     int world, layers;
     int row_len; // logits in a row
     struct tp_group *group;
+    struct comm_group *comm;    // what the ranks' backends meet in; NULL with one rank
+    struct rank_share *share;   // [world], during executor_open; NULL: the model isn't cut
+    struct tp_sources *sources; // likewise
     struct rank *ranks;
     pthread_mutex_t lock;   // guards the errors of calls and batches, and `sampled` of batches
     pthread_cond_t sampled; // rank 0 has written a batch's tokens
@@ -78,6 +88,22 @@ static int call_ranks(struct executor *x, struct rank_call *call, struct error *
     return call->rc;
 }
 
+static int load_rank(struct executor *x, int rank, struct error *err)
+{
+    const struct backend_ops *ops = x->setup.ops;
+    struct backend *backend = x->ranks[rank].backend;
+    struct model_params params;
+    struct arena arena;
+    if (!x->share) return ops->load(backend, x->setup.params, &x->setup.limits, err);
+    arena_init(&arena);
+    tp_shard_params(x->setup.params, ops->split, rank, &x->share[rank], &arena, &params);
+    params.on_source_done = tp_sources_done;
+    params.on_source_done_arg = x->sources;
+    int rc = ops->load(backend, &params, &x->setup.limits, err);
+    arena_deinit(&arena);
+    return rc;
+}
+
 static int open_rank(struct executor *x, int rank, struct rank_call *call, struct error *err)
 {
     (void)call;
@@ -85,15 +111,31 @@ static int open_rank(struct executor *x, int rank, struct rank_call *call, struc
     struct backend_options options = x->setup.backend;
     options.rank = rank;
     options.world = x->world;
+    options.group = x->comm;
+    if (x->setup.cores) {
+        const struct rank_cores *cores = &x->setup.cores[rank];
+        options.threads = cores->threads;
+        options.cpu_list = cores->cpu_list[0] ? cores->cpu_list : NULL;
+    }
     int rc = ops->open(&options, &x->ranks[rank].backend, err);
     if (rc < 0) return rc;
     x->ranks[rank].ids = xcalloc((size_t)x->setup.limits.tokens_max, sizeof(int32_t));
-    return ops->load(x->ranks[rank].backend, x->setup.params, &x->setup.limits, err);
+    return load_rank(x, rank, err);
 }
 
 static int open_kv_rank(struct executor *x, int rank, struct rank_call *call, struct error *err)
 {
     return x->setup.ops->kv_open(x->ranks[rank].backend, call->kv_type, call->kv_blocks, err);
+}
+
+/* No rank closes while another may still read what it offered. */
+static int finish_rank(struct executor *x, int rank, struct rank_call *call, struct error *err)
+{
+    (void)x;
+    (void)rank;
+    (void)call;
+    (void)err;
+    return 0;
 }
 
 static int close_rank(struct executor *x, int rank, struct rank_call *call, struct error *err)
@@ -181,7 +223,9 @@ static void sample(struct executor *x, struct batch *b)
         sample_part(&s, 0, 1);
 }
 
-static void fail_batch(struct executor *x, struct batch *b, int rc, const struct error *error)
+/* Rule 4. */
+static void fail_batch(struct executor *x, int rank, struct batch *b, int rc,
+                       const struct error *error)
 {
     pthread_mutex_lock(&x->lock);
     if (b->status == 0) {
@@ -189,6 +233,11 @@ static void fail_batch(struct executor *x, struct batch *b, int rc, const struct
         b->error = *error;
     }
     pthread_mutex_unlock(&x->lock);
+    if (!x->comm) return;
+    int timeout_ms = x->setup.backend.peer_timeout_ms;
+    x->setup.ops->group_abort(x->comm, error->text);
+    tp_group_fail(x->group, &b->work, rank,
+                  timeout_ms > 0 && timeout_ms < LOST_MS ? timeout_ms : LOST_MS);
 }
 
 static void publish_sampled(struct executor *x, struct batch *b)
@@ -212,11 +261,12 @@ static void run_batch(struct tp_work *work, int rank, void *arg)
     struct step step = batch_step(b, x->ranks[rank].ids);
     decoder_forward(ops, backend, x->layers, &step);
     int rc = ops->sync(backend, &error);
-    if (rc < 0) fail_batch(x, b, rc, &error);
-    if (rank > 0) return;
-    if (rc == 0 && b->rows > 0) sample(x, b);
-    b->done_ns = clock_ns();
-    publish_sampled(x, b);
+    if (rank == 0) {
+        if (rc == 0 && b->rows > 0) sample(x, b);
+        b->done_ns = clock_ns();
+        publish_sampled(x, b);
+    }
+    if (rc < 0) fail_batch(x, rank, b, rc, &error);
 }
 
 void executor_set_on_done(struct executor *x, void (*on_done)(void *arg), void *arg)
@@ -246,6 +296,32 @@ void executor_wait(struct executor *x, struct batch *b)
 
 /* ---- open and close ---- */
 
+/* Several ranks: what each gets of the model, and what they meet in. */
+static int cut_model(struct executor *x, struct error *err)
+{
+    const struct executor_setup *s = &x->setup;
+    struct backend_options options = s->backend;
+    if (x->world > TP_WORLD_MAX)
+        return error_set(err, E_LIMIT, "%d ranks; the limit is %d", x->world, TP_WORLD_MAX);
+    if (!s->ops->group_create)
+        return error_set(err, E_UNSUPPORTED, "the %s backend runs one rank, not %d", s->ops->name,
+                         x->world);
+    x->share = xcalloc((size_t)x->world, sizeof *x->share);
+    int rc = tp_shard_plan(s->params, s->ops->split, x->world, x->share, err);
+    if (rc < 0 || s->backend.measure_only) return rc;
+    x->sources = tp_sources_create(s->params, x->world);
+    options.world = x->world;
+    return s->ops->group_create(&options, &x->comm, err);
+}
+
+static void forget_model(struct executor *x)
+{
+    tp_sources_destroy(x->sources);
+    free(x->share);
+    x->sources = NULL;
+    x->share = NULL;
+}
+
 int executor_open(const struct executor_setup *setup, struct executor **out, struct error *err)
 {
     struct executor *x = xcalloc(1, sizeof *x);
@@ -256,8 +332,10 @@ int executor_open(const struct executor_setup *setup, struct executor **out, str
     x->ranks = xcalloc((size_t)x->world, sizeof *x->ranks);
     pthread_mutex_init(&x->lock, NULL);
     pthread_cond_init(&x->sampled, NULL);
-    int rc = tp_group_start(x->world, x, &x->group, err);
+    int rc = x->world > 1 ? cut_model(x, err) : 0;
+    if (rc == 0) rc = tp_group_start(x->world, x, &x->group, err);
     if (rc == 0) rc = call_ranks(x, &(struct rank_call){.function = open_rank}, err);
+    forget_model(x);
     if (rc < 0) {
         executor_close(x);
         return rc;
@@ -268,12 +346,14 @@ int executor_open(const struct executor_setup *setup, struct executor **out, str
 
 void executor_close(struct executor *x)
 {
-    if (!x) return;
+    if (!x || executor_has_lost_rank(x)) return;
     if (x->group) {
-        int rc = call_ranks(x, &(struct rank_call){.function = close_rank}, NULL);
+        int rc = call_ranks(x, &(struct rank_call){.function = finish_rank}, NULL);
+        if (rc == 0) rc = call_ranks(x, &(struct rank_call){.function = close_rank}, NULL);
         CHECK(rc == 0);
         tp_group_stop(x->group);
     }
+    if (x->comm) x->setup.ops->group_destroy(x->comm);
     for (int i = 0; i < SAMPLER_PARTS_MAX; i++)
         sampler_scratch_deinit(&x->scratch[i]);
     pthread_cond_destroy(&x->sampled);
@@ -288,9 +368,19 @@ int executor_open_kv(struct executor *x, enum kv_type type, int blocks, struct e
     return call_ranks(x, &call, err);
 }
 
-size_t executor_kv_block_bytes(const struct executor *x, enum kv_type type)
+bool executor_has_lost_rank(const struct executor *x)
 {
-    return x->setup.ops->kv_block_bytes(x->ranks[0].backend, type);
+    return x->group && tp_group_is_abandoned(x->group);
+}
+
+int executor_world(const struct executor *x)
+{
+    return x->world;
+}
+
+size_t executor_kv_block_bytes(const struct executor *x, enum kv_type type, int rank)
+{
+    return x->setup.ops->kv_block_bytes(x->ranks[rank].backend, type);
 }
 
 const char *executor_describe(const struct executor *x)
@@ -298,7 +388,7 @@ const char *executor_describe(const struct executor *x)
     return x->setup.ops->describe(x->ranks[0].backend);
 }
 
-void executor_memory(const struct executor *x, size_t *weights, size_t *activations)
+void executor_memory(const struct executor *x, int rank, size_t *weights, size_t *activations)
 {
-    x->setup.ops->memory(x->ranks[0].backend, weights, activations);
+    x->setup.ops->memory(x->ranks[rank].backend, weights, activations);
 }

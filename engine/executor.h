@@ -6,6 +6,7 @@
 #define LM_ENGINE_EXECUTOR_H
 
 #include "engine/batch.h"
+#include "engine/rank_cores.h"
 #include "kernels/backend.h"
 #include "shared/base/error.h"
 
@@ -13,21 +14,27 @@ struct executor; // opaque
 
 struct executor_setup {
     const struct backend_ops *ops;
-    struct backend_options backend;    // rank is set per rank
+    struct backend_options backend;    // rank and group are set per rank
+    const struct rank_cores *cores;    // [world], read by executor_open only; NULL: as backend says
     const struct model_params *params; // read by executor_open only
     struct step_limits limits;
     int vocab; // logits that may be sampled: the first `vocab` of a row
 };
 
-/* Start the ranks and load the weights. */
+/* Start the ranks, cut the model over them, load the weights. */
 FALLIBLE int executor_open(const struct executor_setup *setup, struct executor **out,
                            struct error *err);
-void executor_close(struct executor *x); // finishes what was submitted; NULL is fine
+/* Finishes what was submitted; NULL is fine. Of an executor that has lost a rank nothing is freed. */
+void executor_close(struct executor *x);
+/* A rank never came back from a batch that failed: what it can reach, batches and the executor, must
+ * be left as it is. Such a process should end soon. */
+bool executor_has_lost_rank(const struct executor *x);
 
 FALLIBLE int executor_open_kv(struct executor *x, enum kv_type type, int blocks, struct error *err);
-size_t executor_kv_block_bytes(const struct executor *x, enum kv_type type); // on one rank
-const char *executor_describe(const struct executor *x);                     // of rank 0
-void executor_memory(const struct executor *x, size_t *weights, size_t *activations);
+int executor_world(const struct executor *x);
+size_t executor_kv_block_bytes(const struct executor *x, enum kv_type type, int rank);
+const char *executor_describe(const struct executor *x); // of rank 0
+void executor_memory(const struct executor *x, int rank, size_t *weights, size_t *activations);
 
 /* Called by a rank thread whenever a batch is done; see tp_group_set_on_done. */
 void executor_set_on_done(struct executor *x, void (*on_done)(void *arg), void *arg);

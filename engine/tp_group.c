@@ -15,12 +15,15 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define SPIN_NS 30000
+#define POLL_MS 5 // for ranks that are late
 
 struct rank_thread {
     struct tp_group *group;
     int rank;
+    unsigned mine; // the work that it runs
     pthread_t thread;
 };
 
@@ -29,7 +32,8 @@ struct tp_group {
     void *arg; // for run()
     struct tp_work *ring[TP_GROUP_QUEUE];
     atomic_uint posted;
-    atomic_bool stopping;
+    atomic_bool stopping, abandoned;
+    atomic_int failing; // ranks in tp_group_fail
     pthread_mutex_t lock;
     pthread_cond_t changed;     // posted, stopping, or a work is done
     void (*on_done)(void *arg); // called and changed under the lock
@@ -42,9 +46,10 @@ static bool has_work(struct tp_group *g, unsigned mine)
     return atomic_load_explicit(&g->posted, memory_order_acquire) != mine;
 }
 
-/* False: stopping, and nothing is left to do. */
+/* False: stopping, and nothing is left to do, or abandoned. */
 static bool wait_for_work(struct tp_group *g, unsigned mine)
 {
+    if (g->abandoned) return false;
     uint64_t deadline = clock_ns() + SPIN_NS;
     while (!has_work(g, mine) && clock_ns() < deadline)
         for (int i = 0; i < 32 && !has_work(g, mine); i++)
@@ -55,14 +60,15 @@ static bool wait_for_work(struct tp_group *g, unsigned mine)
 #endif
     if (has_work(g, mine)) return true;
     pthread_mutex_lock(&g->lock);
-    while (!has_work(g, mine) && !g->stopping)
+    while (!has_work(g, mine) && !g->stopping && !g->abandoned)
         pthread_cond_wait(&g->changed, &g->lock);
     pthread_mutex_unlock(&g->lock);
-    return has_work(g, mine);
+    return has_work(g, mine) && !g->abandoned;
 }
 
 static void finish(struct tp_group *g, struct tp_work *work)
 {
+    /* Of an abandoned work it is 0 already. */
     if (atomic_fetch_sub_explicit(&work->ranks_left, 1, memory_order_acq_rel) != 1) return;
     /* From here on `work` may be gone: its owner may have seen that it is done. */
     pthread_mutex_lock(&g->lock);
@@ -76,12 +82,44 @@ static void *rank_main(void *arg)
     struct rank_thread *t = arg;
     struct tp_group *g = t->group;
     pthread_setname_np(pthread_self(), "lm-rank");
-    for (unsigned mine = 0; wait_for_work(g, mine); mine++) {
-        struct tp_work *work = g->ring[mine % TP_GROUP_QUEUE];
+    for (; wait_for_work(g, t->mine); t->mine++) {
+        struct tp_work *work = g->ring[t->mine % TP_GROUP_QUEUE];
         work->run(work, t->rank, g->arg);
         finish(g, work);
     }
     return NULL;
+}
+
+/* What this rank has not finished can't be gone: it is in the ring still. */
+static void abandon(struct tp_group *g, int rank)
+{
+    pthread_mutex_lock(&g->lock);
+    bool first = !g->abandoned;
+    g->abandoned = true;
+    for (unsigned i = g->ranks[rank].mine; first && i != g->posted; i++)
+        atomic_store(&g->ring[i % TP_GROUP_QUEUE]->ranks_left, 0);
+    pthread_cond_broadcast(&g->changed);
+    if (first && g->on_done) g->on_done(g->on_done_arg);
+    pthread_mutex_unlock(&g->lock);
+}
+
+void tp_group_fail(struct tp_group *g, struct tp_work *work, int rank, int wait_ms)
+{
+    atomic_fetch_add(&g->failing, 1);
+    for (int waited_ms = 0; atomic_load(&work->ranks_left) > atomic_load(&g->failing);
+         waited_ms += POLL_MS) {
+        if (waited_ms >= wait_ms) {
+            abandon(g, rank);
+            break;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = POLL_MS * 1000000L}, NULL);
+    }
+    atomic_fetch_sub(&g->failing, 1);
+}
+
+bool tp_group_is_abandoned(const struct tp_group *g)
+{
+    return g->abandoned;
 }
 
 int tp_group_start(int world, void *arg, struct tp_group **out, struct error *err)
@@ -114,7 +152,7 @@ void tp_group_set_on_done(struct tp_group *g, void (*on_done)(void *arg), void *
 
 void tp_group_stop(struct tp_group *g)
 {
-    if (!g) return;
+    if (!g || g->abandoned) return;
     pthread_mutex_lock(&g->lock);
     g->stopping = true;
     pthread_cond_broadcast(&g->changed);
@@ -130,18 +168,20 @@ void tp_group_stop(struct tp_group *g)
 void tp_group_post(struct tp_group *g, struct tp_work *work)
 {
     CHECK(work->run);
-    atomic_store(&work->ranks_left, g->world);
     unsigned at = atomic_load_explicit(&g->posted, memory_order_relaxed);
-    g->ring[at % TP_GROUP_QUEUE] = work;
     pthread_mutex_lock(&g->lock);
-    atomic_store_explicit(&g->posted, at + 1, memory_order_release);
+    atomic_store(&work->ranks_left, g->abandoned ? 0 : g->world);
+    if (!g->abandoned) {
+        g->ring[at % TP_GROUP_QUEUE] = work;
+        atomic_store_explicit(&g->posted, at + 1, memory_order_release);
+    }
     pthread_cond_broadcast(&g->changed);
     pthread_mutex_unlock(&g->lock);
 }
 
 bool tp_work_is_done(const struct tp_work *work)
 {
-    return atomic_load_explicit(&work->ranks_left, memory_order_acquire) == 0;
+    return atomic_load_explicit(&work->ranks_left, memory_order_acquire) <= 0;
 }
 
 void tp_group_wait(struct tp_group *g, struct tp_work *work)

@@ -28,7 +28,7 @@
 #include "kernels/cpu/cpu_futex.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
-#include "shared/base/str.h"
+#include "shared/base/cpu_list.h"
 
 #define CACHE_LINE 64
 
@@ -171,37 +171,6 @@ int cpu_pool_threads(const struct cpu_pool *p)
 
 /* ---- cores ---- */
 
-static int parse_core(struct str text, int *core)
-{
-    int64_t value;
-    if (str_to_int(str_trim(text), &value) < 0 || value < 0 || value >= CPU_SETSIZE)
-        return E_INVALID;
-    *core = (int)value;
-    return 0;
-}
-
-/* "0-3,8" into cores[]; the count, or E_INVALID. */
-static int parse_cpu_list(const char *list, int cores[CPU_POOL_THREADS_MAX])
-{
-    struct str rest = str_of(list), item;
-    int count = 0;
-
-    while (str_split(&rest, ',', &item)) {
-        struct str from;
-        int first, last;
-        if (!str_split(&item, '-', &from) || parse_core(from, &first) < 0) return E_INVALID;
-        last = first;
-        bool is_range = item.data > from.data + from.len;
-        if (is_range && parse_core(item, &last) < 0) return E_INVALID;
-        for (int core = first; core <= last; core++) {
-            if (count == CPU_POOL_THREADS_MAX) return E_INVALID;
-            cores[count++] = core;
-        }
-        if (last < first) return E_INVALID;
-    }
-    return count > 0 ? count : E_INVALID;
-}
-
 static int cores_allowed(void)
 {
     cpu_set_t set;
@@ -234,7 +203,9 @@ int cpu_pool_create(int threads, const char *cpu_list, struct cpu_pool **out, st
     int cores[CPU_POOL_THREADS_MAX], listed = 0;
 
     if (cpu_list) {
-        listed = parse_cpu_list(cpu_list, cores);
+        listed = cpu_list_parse(cpu_list, cores, CPU_POOL_THREADS_MAX);
+        for (int i = 0; i < listed; i++)
+            if (cores[i] >= CPU_SETSIZE) listed = E_INVALID;
         if (listed < 0) {
             return error_set(err, E_INVALID, "cpu list '%s' is not like '0-3,8'", cpu_list);
         }

@@ -274,8 +274,33 @@ static void fake_memory(const struct backend *b, size_t *weights, size_t *activa
     *weights = *activations = 0;
 }
 
+/* Ranks of the fake never meet: each has the whole model. */
+static int fake_group_create(const struct backend_options *options, struct comm_group **out,
+                             struct error *err)
+{
+    (void)options;
+    (void)err;
+    *out = NULL;
+    return 0;
+}
+
+static void fake_group_destroy(struct comm_group *group)
+{
+    (void)group;
+}
+
+static void fake_group_abort(struct comm_group *group, const char *why)
+{
+    (void)group;
+    (void)why;
+}
+
 static const struct backend_ops fake_backend_ops = {
     .name = "fake",
+    .split = TP_SPLIT_OUTPUTS,
+    .group_create = fake_group_create,
+    .group_destroy = fake_group_destroy,
+    .group_abort = fake_group_abort,
     .open = fake_open,
     .close = fake_close,
     .describe = fake_describe,
@@ -302,7 +327,15 @@ static const struct backend_ops fake_backend_ops = {
     .memory = fake_memory,
 };
 
-static const struct model_params fake_params = {.layers = 1, .vocab = FAKE_VOCAB};
+static const struct layer_params fake_layer;
+static const struct model_params fake_params = {.layers = 1,
+                                                .layer = &fake_layer,
+                                                .hidden = 8,
+                                                .heads = 4,
+                                                .kv_heads = 4,
+                                                .head_dim = 2,
+                                                .ffn = 8,
+                                                .vocab = FAKE_VOCAB};
 
 /* The token that a greedy run of the fake gives after these. */
 static inline int32_t fake_next_token_in(int rope_set, const int32_t *tokens, int count)
