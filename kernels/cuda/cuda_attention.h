@@ -35,7 +35,7 @@ struct cuda_attention {
 
 /* ---- the plan of a step ---- */
 
-/* Sizes that hold for every step within the limits. */
+/* Sizes that hold for every step within the limits and pages of every type. */
 size_t cuda_attention_plan_bytes_max(const struct cuda_attention *a,
                                      const struct step_limits *limits);
 size_t cuda_attention_workspace_bytes(const struct cuda_attention *a,
@@ -51,8 +51,9 @@ struct cuda_attention_plan {
 /* Write the image of `step` to `image` (pinned memory of plan_bytes_max). Its slots are written for
  * `tokens_padded` >= step->tokens tokens. `workspace_bytes` is what launches will get; a step that would
  * need more gets slower, not wrong. */
-void cuda_attention_plan(const struct cuda_attention *a, const struct step *step, int tokens_padded,
-                         size_t workspace_bytes, void *image, struct cuda_attention_plan *out);
+void cuda_attention_plan_step(const struct cuda_attention *a, const struct step *step,
+                              int tokens_padded, size_t workspace_bytes, void *image,
+                              struct cuda_attention_plan *out);
 
 /* Slots of the step's tokens within an image on the device, for cuda_kv_write. */
 const int32_t *cuda_attention_slots(const void *image);

@@ -161,7 +161,7 @@ __device__ __forceinline__ void decode_tile(const attention_params &p, const att
 
 /* Tiles times KV heads are dealt out in turn, so that a captured grid serves any number of them. */
 template <int TYPE, int K, int V>
-__global__ void __launch_bounds__(32) decode_kernel(const attention_params p)
+__global__ void __launch_bounds__(32, 8) decode_kernel(const attention_params p)
 {
     LM_SHARED_DYNAMIC(uint8_t, shared);
     const attention_image *image = (const attention_image *)p.image;

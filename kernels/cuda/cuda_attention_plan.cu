@@ -57,20 +57,21 @@ size_t cuda_attention_workspace_bytes(const struct cuda_attention *a,
     size_t one = (size_t)splits * (size_t)a->heads * partial_row_bytes(a);
     size_t all = (size_t)limits->sequences_max * one;
 
-    if (attention_is_scalar(a)) return 0;
+    if (a->exact) return 0;
     return all < WORKSPACE_MAX ? all : one > WORKSPACE_MAX ? one : WORKSPACE_MAX;
 }
 
+/* For pages of any type: with the smallest tiles. */
 size_t cuda_attention_plan_bytes_max(const struct cuda_attention *a,
                                      const struct step_limits *limits)
 {
-    int group = a->heads / a->kv.kv_heads, rows = prefill_rows(a), heads = heads_of_tile(a, rows);
-    size_t pages = (size_t)ceil_div(limits->context_max, KV_BLOCK_TOKENS),
-           merged = (size_t)merged_rows_max(limits);
-    size_t splits = (size_t)splits_max(limits->context_max);
-    size_t decode = merged * splits * (size_t)ceil_div(group, ATTENTION_TILE_ROWS);
-    size_t prefill = (size_t)(limits->tokens_max / (rows / heads) + limits->sequences_max) *
-                     (size_t)ceil_div(group, heads);
+    int group = a->heads / a->kv.kv_heads, heads = heads_of_tile(a, ATTENTION_TILE_ROWS);
+    size_t pages = (size_t)ceil_div(limits->context_max, KV_BLOCK_TOKENS);
+    size_t merged = (size_t)merged_rows_max(limits);
+    size_t head_tiles = (size_t)ceil_div(group, heads);
+    size_t decode = merged * (size_t)splits_max(limits->context_max) * head_tiles;
+    size_t prefill = head_tiles * (size_t)(limits->tokens_max / (ATTENTION_TILE_ROWS / heads) +
+                                           limits->sequences_max);
 
     return sizeof(struct attention_image) + (size_t)limits->tokens_max * sizeof(int32_t) +
            (size_t)limits->sequences_max *
@@ -142,8 +143,7 @@ static int64_t partial_rows_of(const struct image_writer *w, const struct step_s
 }
 
 /* The first tile that begins with this token: its tokens have pages per split in common. */
-static int decode_tile_tokens(const struct image_writer *w, const struct step_sequence *s,
-                              int token, int heads)
+static int decode_tile_tokens(const struct step_sequence *s, int token, int heads)
 {
     int count = min_int(ATTENTION_TILE_ROWS / heads, s->count - token);
     int pages = attention_split_pages(s->past + token);
@@ -192,7 +192,7 @@ static void write_decode(struct image_writer *w)
         const struct step_sequence *s = &w->step->sequence[i];
         if (!is_decode(w, s, &partial_rows)) continue;
         for (int token = 0, tokens; token < s->count; token += tokens) {
-            tokens = decode_tile_tokens(w, s, token, heads);
+            tokens = decode_tile_tokens(s, token, heads);
             write_decode_tiles(w, i, token, tokens, heads);
         }
     }
@@ -209,7 +209,7 @@ static void write_merges(struct image_writer *w)
         const struct step_sequence *s = &w->step->sequence[i];
         if (!is_decode(w, s, &partial_rows)) continue;
         for (int token = 0, tokens; token < s->count; token += tokens) {
-            tokens = decode_tile_tokens(w, s, token, heads);
+            tokens = decode_tile_tokens(s, token, heads);
             int splits = attention_split_count(s->past + token + tokens - 1);
             for (int t = token; splits > 1 && t < token + tokens;
                  t++, partial += splits * w->a->heads) {
@@ -249,8 +249,9 @@ static void write_prefill(struct image_writer *w)
     }
 }
 
-void cuda_attention_plan(const struct cuda_attention *a, const struct step *step, int tokens_padded,
-                         size_t workspace_bytes, void *image, struct cuda_attention_plan *out)
+void cuda_attention_plan_step(const struct cuda_attention *a, const struct step *step,
+                              int tokens_padded, size_t workspace_bytes, void *image,
+                              struct cuda_attention_plan *out)
 {
     struct image_writer w = {a, step, (int32_t *)image, 0, 0, 0};
     size_t partial_limit = workspace_bytes / partial_row_bytes(a);

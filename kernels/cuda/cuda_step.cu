@@ -67,7 +67,7 @@ static void fill_image(struct backend *b, const struct step *step)
         id[tokens] = position[tokens] = rope_set[tokens] = 0;
     for (int i = step->rows; i < b->rows; i++)
         row[i] = i;
-    cuda_attention_plan(&b->attention, step, b->tokens, b->attention_workspace_bytes,
+    cuda_attention_plan_step(&b->attention, step, b->tokens, b->attention_workspace_bytes,
                         b->image.host + b->image.plan_at, &b->plan);
 }
 
@@ -263,6 +263,7 @@ void cuda_step_attend(struct backend *b, int layer)
     a.pages = b->pages.base;
     a.image = b->image.device + b->image.plan_at;
     a.workspace = b->attention_workspace;
+    a.workspace_bytes = b->attention_workspace_bytes;
     a.q = b->q;
     a.q_stride = b->model.heads * b->model.head_dim;
     a.o = b->o.data;
