@@ -161,6 +161,10 @@ static const struct option options[] = {
     {"restart-delay", OPTION_DOUBLE, FIELD(restart_delay_s), .def = "1", .min = 0.01, .max = 60,
      .arg = "SECONDS", .group = "Launcher",
      .help = "pause before the first of them, doubled each time up to a minute"},
+    {"health-timeout", OPTION_DOUBLE, FIELD(health_timeout_s), .def = "30", .min = 0, .max = 86400,
+     .arg = "SECONDS", .group = "Launcher",
+     .help = "time for which a ready replica may fail GET /health until it is killed and started "
+             "anew; 0 means for ever"},
     {"replica", OPTION_STRING, FIELD(replica), .arg = "NAME", .group = "Launcher",
      .help = "what the launcher tells its agents: be that one, and no launcher"},
 };

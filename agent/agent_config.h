@@ -67,6 +67,7 @@ struct agent_config {
     char *ports;
     int64_t restarts;
     double restart_delay_s;
+    double health_timeout_s;
     char *replica; // of a launcher, this one; NULL: of none
 };
 

@@ -13,13 +13,15 @@
  *     pause (launcher_restart.h), also when it ended well, since who sent it a SIGTERM wanted it fresh.
  *  3. Replicas have sessions of their own, so that a terminal's Ctrl-C comes once, from here.
  *  4. A replica dies with the launcher (replica.h); while the launcher lives, it reaps each one.
- *  5. An end is acted upon when the last line has been printed, so that its reason stands before. */
+ *  5. A replica that is ready is asked for its health, and killed when it has none (launcher_probe.h).
+ *  6. An end is acted upon when the last line has been printed, so that its reason stands before. */
 #define LOG_MODULE "launcher"
 #include "agent/launcher.h"
 
 #include "agent/launcher_cores.h"
 #include "agent/launcher_output.h"
 #include "agent/launcher_plan.h"
+#include "agent/launcher_probe.h"
 #include "agent/launcher_restart.h"
 #include "agent/replica.h"
 #include "shared/base/check.h"
@@ -69,8 +71,9 @@ struct replica {
     enum replica_state state;
     uv_timer_t due; // WAITING: active until it may start
     struct launcher_restart restart;
-    uint64_t ready_ms; // when it was; 0: its run never was
-    struct run *run;   // LOADING, READY and while it ends; else NULL
+    struct launcher_probe probe; // READY
+    uint64_t ready_ms;           // when it was; 0: its run never was
+    struct run *run;             // LOADING, READY and while it ends; else NULL
 };
 
 struct launcher {
@@ -81,6 +84,7 @@ struct launcher {
     struct replica *replicas; // plan.count
     uv_signal_t term, interrupt, hangup;
     uv_timer_t kill_timer;
+    struct http_client *client; // of the probes
     uint64_t started_ms;
     bool has_been_ready; // some replica, ever
     bool is_stopping;
@@ -126,6 +130,7 @@ static void stop_all(struct launcher *l)
     for (size_t i = 0; i < l->plan.count; i++) {
         struct replica *r = &l->replicas[i];
         uv_timer_stop(&r->due);
+        launcher_probe_stop(&r->probe);
         if (r->state == REPLICA_WAITING) r->state = REPLICA_ENDED;
     }
     signal_all(l, SIGTERM);
@@ -212,7 +217,7 @@ static void print_lines(struct buf *lines)
     buf_deinit(lines);
 }
 
-/* Rule 5. */
+/* Rule 6. */
 static void run_advance(struct run *run, bool is_late)
 {
     struct replica *r = run->replica;
@@ -222,6 +227,7 @@ static void run_advance(struct run *run, bool is_late)
     launcher_output_end(&run->output, &lines);
     print_lines(&lines);
     r->run = NULL;
+    launcher_probe_stop(&r->probe);
     replica_ended(r, run);
     uv_handle_t *handles[] = {(uv_handle_t *)&run->log, (uv_handle_t *)&run->word,
                               (uv_handle_t *)&run->last, (uv_handle_t *)&run->process};
@@ -243,6 +249,15 @@ static void on_exit_of_process(uv_process_t *process, int64_t status, int signo)
     run->signo = signo;
     uv_timer_start(&run->last, on_last_lines_late, LAST_LINES_MS, 0);
     run_advance(run, false);
+}
+
+/* It lives, and serves nobody: an end like any other follows. */
+static void on_sick(void *arg, const char *why)
+{
+    struct replica *r = arg;
+    if (!r->run || r->run->has_exited) return;
+    log_error("replica is unhealthy, killing it", "replica=%s reason=\"%s\"", r->plan->name, why);
+    uv_process_kill(&r->run->process, SIGKILL);
 }
 
 /* ---- what a run says ---- */
@@ -277,7 +292,7 @@ static void print_whether_whole(struct launcher *l)
     buf_init(&ports, BUF_MAX_INTERNAL);
     for (size_t i = 0; i < l->plan.count; i++)
         buf_printf(&ports, i > 0 ? ",%d" : "%d", l->plan.replicas[i].port);
-    log_info("all replicas are ready", "replicas=%zu ports=%s after_s=%.1f", l->plan.count,
+    log_info("all replicas are ready", "replicas=%zu ports=%s uptime_s=%.1f", l->plan.count,
              ports.data, (double)(clock_ms() - l->started_ms) / 1000);
     buf_deinit(&ports);
 }
@@ -296,6 +311,7 @@ static void on_word(uv_stream_t *stream, ssize_t n, const uv_buf_t *data)
     l->has_been_ready = true;
     log_info("replica is ready", "replica=%s port=%d after_s=%.1f", r->plan->name, r->plan->port,
              (double)(r->ready_ms - run->started_ms) / 1000);
+    launcher_probe_start(&r->probe);
     print_whether_whole(l);
     pump(l);
 }
@@ -479,6 +495,12 @@ static void print_plan(const struct launcher_plan *plan)
     buf_deinit(&text);
 }
 
+static void on_client_closed(void *arg)
+{
+    struct launcher *l = arg;
+    uv_stop(&l->loop);
+}
+
 static void supervise(struct launcher *l)
 {
     signal(SIGPIPE, SIG_IGN);
@@ -488,6 +510,7 @@ static void supervise(struct launcher *l)
     watch(l, &l->hangup, on_hangup, SIGHUP);
     uv_timer_init(&l->loop, &l->kill_timer);
     l->kill_timer.data = l;
+    l->client = http_client_create(&l->loop, &(struct http_client_options){0});
     l->started_ms = clock_ms();
     l->replicas = xcalloc(l->plan.count, sizeof *l->replicas);
     for (size_t i = 0; i < l->plan.count; i++) {
@@ -498,8 +521,12 @@ static void supervise(struct launcher *l)
         r->restart.delay_ms = (uint64_t)(l->config->restart_delay_s * 1000);
         uv_timer_init(&l->loop, &r->due);
         r->due.data = r;
+        launcher_probe_init(&r->probe, &l->loop, l->client, l->config->server_name, r->plan->port,
+                            (uint64_t)(l->config->health_timeout_s * 1000), on_sick, r);
     }
     pump(l);
+    uv_run(&l->loop, UV_RUN_DEFAULT);
+    http_client_destroy(l->client, on_client_closed, l); // by turns of the loop
     uv_run(&l->loop, UV_RUN_DEFAULT);
     loop_close_all(&l->loop);
     free(l->replicas);

@@ -201,6 +201,16 @@ def test_a_replica_that_was_told_to_end_comes_back(launch):
     launcher.wait_all_ready(count=2)
 
 
+def test_a_replica_that_hangs_is_replaced(launch):
+    launcher = launch("--health-timeout", 3, "--restart-delay", 0.1)
+    os.kill(launcher.process_of("cpu1"), signal.SIGSTOP)
+    launcher.wait_log(r'replica is unhealthy, killing it replica=cpu1 reason=".*no (answer|response) within 1000 ms"', 20)
+    launcher.wait_log(r"starting it anew replica=cpu1 status=0 signal=9", 10)
+    launcher.wait_all_ready(count=2)
+    assert launcher.ask(1).status_code == 200
+    assert "unhealthy, killing it replica=cpu0" not in launcher.log
+
+
 def test_hangup_is_passed_on(launch, tmp_path):
     config = tmp_path / "agent.conf"
     config.write_text("log-level = info\n")
