@@ -17,6 +17,8 @@ static const struct subject {
     {"experts, normalised", model_normalised},
     {"experts, groups", model_groups},
     {"experts, softmax groups", model_softmax_groups},
+    {"experts, biases", model_biases},
+    {"norms over all heads", model_spans},
     {"latent", model_latent},
     {"latent, plain q", model_plain_q},
     {"value size", model_value_dim},
