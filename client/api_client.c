@@ -252,7 +252,7 @@ int api_client_call(struct api_client *c, const struct api_call *call, struct ap
     *reply = (struct api_reply){0};
     buf_init(&reply->body, API_REPLY_MAX);
 
-    uv_update_time(&c->loop); // it stood still since the last call, and deadlines count from its time
+    uv_update_time(&c->loop); // deadlines count from its time, which stands still between calls
     c->interrupt.data = &w;
     CHECK(uv_signal_start(&c->interrupt, on_interrupt, SIGINT) == 0);
     struct http_call *running = start_call(&w);

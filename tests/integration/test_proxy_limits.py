@@ -176,7 +176,7 @@ def test_keys_in_redis(serve, fakes, redis):
     redis.ask("HSET", "lm:keys", digest("one"), '{"id":"one","rpm":2}')
     redis.ask("HSET", "lm:keys", digest("bad"), "{nonsense")
     wait_until(lambda: ask(proxy, "one").status_code == 200, 10, "the key")
-    assert " WARN " in proxy.log and "byte 1" in proxy.log  # the malformed row is said
+    wait_until(lambda: " WARN " in proxy.log and "byte 1" in proxy.log, 10, "a word about the malformed row")
     assert ask(proxy, "bad").status_code == 401
     statuses = [ask(proxy, "one").status_code for _ in range(3)]
     assert statuses[0] in (200, 429) and statuses[1:] == [429, 429]
