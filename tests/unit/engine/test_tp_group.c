@@ -22,6 +22,11 @@ struct order {
 
 static atomic_int done_calls;
 
+static void sleep_ms(int ms)
+{
+    nanosleep(&(struct timespec){.tv_nsec = ms * 1000000L}, NULL);
+}
+
 static void count_done(void *arg)
 {
     (void)arg;
@@ -133,10 +138,79 @@ static void test_links_reach_every_rank(void)
     executor_close(x);
 }
 
+/* ---- ranks that fail ---- */
+
+struct failing_work {
+    struct tp_work work;
+    int fails, hangs; // masks of ranks
+    int wait_ms;
+    atomic_int returned;
+};
+
+static atomic_bool let_go; // of what hangs
+
+static void run_failing(struct tp_work *work, int rank, void *arg)
+{
+    struct failing_work *w = (struct failing_work *)work;
+    while (w->hangs & 1 << rank && !let_go)
+        sleep_ms(1);
+    if (w->fails & 1 << rank) tp_group_fail(*(struct tp_group **)arg, work, rank, w->wait_ms);
+    w->returned++;
+}
+
+/* All fail, or some do and the others are done: the group goes on. */
+static void test_failing_together_loses_nobody(void)
+{
+    static const int masks[] = {7, 5, 2};
+    struct tp_group *g;
+    struct error err;
+    NEED(tp_group_start(3, &g, &g, &err) == 0);
+    for (size_t i = 0; i < ARRAY_LEN(masks); i++) {
+        struct failing_work w = {.work.run = run_failing, .fails = masks[i], .wait_ms = 60000};
+        tp_group_post(g, &w.work);
+        tp_group_wait(g, &w.work);
+        EXPECT_INT(w.returned, 3);
+        EXPECT(!tp_group_is_abandoned(g));
+    }
+    tp_group_stop(g);
+}
+
+/* One never comes back: the works end without it, later ones never begin, nothing waits. The group and
+ * the works stay as they are. */
+static void test_a_lost_rank_is_left_behind(void)
+{
+    static struct failing_work works[3];
+    static struct tp_group *g;
+    struct error err;
+    NEED(tp_group_start(3, &g, &g, &err) == 0);
+    done_calls = 0;
+    tp_group_set_on_done(g, count_done, NULL);
+    for (int i = 0; i < 3; i++)
+        works[i] = (struct failing_work){
+            .work.run = run_failing, .fails = i == 0 ? 3 : 0, .hangs = 4, .wait_ms = 30};
+    tp_group_post(g, &works[0].work);
+    tp_group_post(g, &works[1].work);
+    tp_group_wait(g, &works[1].work);
+    EXPECT(tp_work_is_done(&works[0].work) && tp_group_is_abandoned(g));
+    EXPECT_INT(done_calls, 1);
+    tp_group_post(g, &works[2].work);
+    tp_group_wait(g, &works[2].work);
+    tp_group_stop(g);
+    let_go = true; // it comes back after all, to where nobody waits
+    for (int i = 0; i < 1000 && works[0].returned < 3; i++)
+        sleep_ms(1);
+    EXPECT_INT(works[0].returned, 3);
+    sleep_ms(20);
+    EXPECT_INT(works[1].returned + works[2].returned, 0);
+    EXPECT(tp_work_is_done(&works[0].work));
+}
+
 int main(void)
 {
     RUN(test_every_rank_runs_all_in_order);
     RUN(test_what_was_posted_is_finished_by_stop);
     RUN(test_links_reach_every_rank);
+    RUN(test_failing_together_loses_nobody);
+    RUN(test_a_lost_rank_is_left_behind);
     return TEST_END();
 }
