@@ -1,9 +1,10 @@
 /* hub_download.c - a repository's files through curl, or through Hugging Face's own tool where that is
  * what there is.
  *
- * GET ENDPOINT/api/models/ID/revision/REVISION?blobs=true names the commit and the files with their sizes;
- * each is written as NAME.incomplete, goes on there when it was cut, and gets its name when it has the
- * size that was told. The ref is written last: a snapshot that has one is whole.
+ * GET ENDPOINT/api/models/ID/revision/REVISION?blobs=true names the commit and the files with their sizes
+ * and hashes; each is written as NAME.incomplete, goes on there when it was cut, and gets its name when it
+ * has the size and the hash that were told. One that has another hash is removed: the next start fetches it
+ * anew. The ref is written last: a snapshot that has one is whole.
  * (huggingface.co/docs/hub/api) */
 #define LOG_MODULE "hub"
 #include "agent/command.h"
@@ -11,6 +12,7 @@
 #include "shared/base/check.h"
 #include "shared/base/json.h"
 #include "shared/base/log.h"
+#include "shared/net/digest.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,12 +24,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define ANSWER_MAX  ((size_t)16 << 20) // of the API
-#define FILES_MAX   4096
-#define TOKEN_MAX   1024
-#define COMMIT_MAX  40
-#define TRIES_MAX   5 // of one file, each from where the one before stopped
-#define HTTP_DIGITS 3
+#define ANSWER_MAX      ((size_t)16 << 20) // of the API
+#define FILES_MAX       4096
+#define TOKEN_MAX       1024
+#define COMMIT_MAX      40
+#define TRIES_MAX       5 // of one file, each from where the one before stopped
+#define HTTP_DIGITS     3
+
+#define GIT_BLOB_DIGITS 40
 
 /* ---- who we are ---- */
 
@@ -65,6 +69,9 @@ static void read_token(struct buf *header)
 struct remote_file {
     char *name;
     int64_t size; // -1: not told
+    /* Large files have a SHA-256, the others their name in git. "": not told. */
+    char digest[DIGEST_DIGITS + 1];
+    enum digest_kind digest_kind;
 };
 
 struct remote {
@@ -118,12 +125,6 @@ static bool is_part_of(struct str name, struct str first)
            memcmp(name.data + head + 6, mark + 6, first.len - head - 6) == 0;
 }
 
-static void add_file(struct remote *r, struct str name, int64_t size)
-{
-    r->files = xrealloc_array(r->files, (size_t)r->count + 1, sizeof *r->files);
-    r->files[r->count++] = (struct remote_file){xstrndup(name.data, name.len), size};
-}
-
 static struct str text_of(const struct json *v)
 {
     struct str s = {"", 0};
@@ -137,6 +138,31 @@ static int64_t size_of(const struct json *file)
     return size && json_type(size) == JSON_NUMBER && json_is_integer(size)
                ? (int64_t)json_number(size)
                : -1;
+}
+
+/* As many lower-case hex digits as a hash of the kind has. */
+static bool is_digest(struct str text, enum digest_kind kind)
+{
+    if (text.len != (kind == DIGEST_SHA256 ? DIGEST_DIGITS : GIT_BLOB_DIGITS)) return false;
+    for (size_t i = 0; i < text.len; i++)
+        if (!strchr("0123456789abcdef", text.data[i]) || !text.data[i]) return false;
+    return true;
+}
+
+/* {"rfilename": NAME, "size": BYTES, "blobId": git's name, "lfs": {"sha256": ...} of large files} */
+static void add_file(struct remote *r, const struct json *file)
+{
+    struct str name = text_of(json_get(file, "rfilename"));
+    struct str blob = text_of(json_get(file, "blobId"));
+    const struct json *lfs = json_get_set(file, "lfs");
+    struct remote_file f = {xstrndup(name.data, name.len), size_of(file), "", DIGEST_GIT_BLOB};
+    if (lfs) { // git has a pointer in its place
+        blob = text_of(json_get(lfs, "sha256"));
+        f.digest_kind = DIGEST_SHA256;
+    }
+    if (is_digest(blob, f.digest_kind)) str_copy(f.digest, sizeof f.digest, blob.data);
+    r->files = xrealloc_array(r->files, (size_t)r->count + 1, sizeof *r->files);
+    r->files[r->count++] = f;
 }
 
 /* Which files of the list: *first is the GGUF model where there are no safetensors. */
@@ -163,8 +189,7 @@ static int choose(struct remote *r, const struct json *list, struct error *err)
     for (const struct json *f = json_first(list); f && r->count < FILES_MAX; f = json_next(f)) {
         struct str name = text_of(json_get(f, "rfilename"));
         if (!is_safe(name)) continue;
-        if (takes_folder ? is_of_folder(name) : is_part_of(name, first))
-            add_file(r, name, size_of(f));
+        if (takes_folder ? is_of_folder(name) : is_part_of(name, first)) add_file(r, f);
     }
     return 0;
 }
@@ -289,6 +314,26 @@ static int fetch_part(const struct remote *r, const struct remote_file *f, const
     return rc;
 }
 
+/* What arrived is what the hub has. */
+static int check_part(const struct remote *r, const struct remote_file *f, const char *part,
+                      struct error *err)
+{
+    char digest[DIGEST_DIGITS + 1];
+    if (f->size >= 0 && bytes_of(part) != f->size)
+        return error_set(err, E_UPSTREAM, "%s of '%s' has %" PRId64 " bytes, expected %" PRId64,
+                         f->name, r->repo->id, bytes_of(part), f->size);
+    if (!f->digest[0]) return 0;
+    int rc = digest_file(part, f->digest_kind, digest, err);
+    if (rc < 0 || strcmp(digest, f->digest) == 0) return rc;
+    if (unlink(part) < 0)
+        return error_set(err, -errno, "can't remove '%s': %s", part, strerror(errno));
+    return error_set(err, E_UPSTREAM,
+                     "%s of '%s' arrived damaged and was removed: its %s is %s, the hub says %s; "
+                     "start again to fetch it anew",
+                     f->name, r->repo->id, f->digest_kind == DIGEST_SHA256 ? "sha256" : "git hash",
+                     digest, f->digest);
+}
+
 static int fetch(const struct remote *r, const struct remote_file *f, struct error *err)
 {
     char *path = xasprintf("%s/snapshots/%s/%s", r->repo->folder, r->commit, f->name);
@@ -298,9 +343,7 @@ static int fetch(const struct remote *r, const struct remote_file *f, struct err
         log_info("download", "file=%s bytes=%" PRId64, f->name, f->size);
         rc = make_folders(path, err);
         if (rc == 0) rc = fetch_part(r, f, part, err);
-        if (rc == 0 && f->size >= 0 && bytes_of(part) != f->size)
-            rc = error_set(err, E_UPSTREAM, "%s of '%s' has %" PRId64 " bytes, expected %" PRId64,
-                           f->name, r->repo->id, bytes_of(part), f->size);
+        if (rc == 0) rc = check_part(r, f, part, err);
         if (rc == 0 && rename(part, path) < 0)
             rc = error_set(err, -errno, "can't rename '%s': %s", part, strerror(errno));
     }

@@ -2,36 +2,65 @@
 
 #include <stddef.h>
 
+/* ---- GGUF: gguf-py's constants.py, TENSOR_NAMES ---- */
+
+#define GGUF_MODEL \
+    .embedding = "token_embd", .head = "output", .final_norm = "output_norm", .layers = "blk"
+#define GGUF_QKV \
+    .q = "attn_q", .k = "attn_k", .v = "attn_v", .q_norm = "attn_q_norm", .k_norm = "attn_k_norm"
+#define GGUF_EXPERTS                                                                             \
+    .expert_storage = EXPERTS_STACKED, .router = "ffn_gate_inp", .expert_gate = "ffn_gate_exps", \
+    .expert_up = "ffn_up_exps", .expert_down = "ffn_down_exps"
+
 const struct tensor_names tensor_names_gguf = {
-    .embedding = "token_embd",
-    .head = "output",
-    .final_norm = "output_norm",
+    GGUF_MODEL,
+    GGUF_QKV,
+    GGUF_EXPERTS,
     .rope_factors = "rope_freqs",
-    .layers = "blk",
     .attn_norm = "attn_norm",
     .attn_post_norm = "post_attention_norm",
     .ffn_norm = "ffn_norm",
     .ffn_post_norm = "post_ffw_norm",
-    .qkv_packing = QKV_APART,
-    .q = "attn_q",
-    .k = "attn_k",
-    .v = "attn_v",
+    .q_a = "attn_q_a",
+    .q_a_norm = "attn_q_a_norm",
+    .q_b = "attn_q_b",
+    .kv_a = "attn_kv_a_mqa",
+    .kv_a_norm = "attn_kv_a_norm",
+    .kv_b = "attn_kv_b",
+    .k_b = "attn_k_b",
+    .v_b = "attn_v_b",
     .o = "attn_output",
-    .q_norm = "attn_q_norm",
-    .k_norm = "attn_k_norm",
-    .sinks = "attn_sinks.weight",
     .gate = "ffn_gate",
     .up = "ffn_up",
     .down = "ffn_down",
-    .expert_storage = EXPERTS_STACKED,
-    .router = "ffn_gate_inp",
-    .expert_gate = "ffn_gate_exps",
-    .expert_up = "ffn_up_exps",
-    .expert_down = "ffn_down_exps",
+    .correction = "exp_probs_b.bias",
     .shared_gate = "ffn_gate_shexp",
     .shared_up = "ffn_up_shexp",
     .shared_down = "ffn_down_shexp",
     .shared_scale = "ffn_gate_inp_shexp",
+};
+
+const struct tensor_names tensor_names_gguf_phi3 = {
+    GGUF_MODEL,
+    .rope_short = "rope_factors_short",
+    .rope_long = "rope_factors_long",
+    .attn_norm = "attn_norm",
+    .ffn_norm = "ffn_norm",
+    .qkv_packing = QKV_ROWS,
+    .qkv = "attn_qkv",
+    .o = "attn_output",
+    .gate_up = "ffn_up",
+    .down = "ffn_down",
+};
+
+const struct tensor_names tensor_names_gguf_gpt_oss = {
+    GGUF_MODEL,
+    GGUF_QKV,
+    GGUF_EXPERTS,
+    .attn_norm = "attn_norm",
+    .ffn_norm = "post_attention_norm",
+    .o = "attn_output",
+    .sinks = "attn_sinks.weight",
 };
 
 /* ---- Hugging Face: pieces that families share ---- */

@@ -128,6 +128,10 @@ static void map_projections(struct mapper *m, struct expert_params *e)
         e->gate = map_stacked(m, n->expert_gate, ffn, c->hidden);
         e->up = map_stacked(m, n->expert_up, ffn, c->hidden);
         e->down = map_stacked(m, n->expert_down, c->hidden, ffn);
+        e->gate_bias = mapper_floats(m, n->expert_gate, ".bias", OPTIONAL, c->experts.experts, ffn);
+        e->up_bias = mapper_floats(m, n->expert_up, ".bias", OPTIONAL, c->experts.experts, ffn);
+        e->down_bias =
+            mapper_floats(m, n->expert_down, ".bias", OPTIONAL, c->experts.experts, c->hidden);
         return;
     case EXPERTS_TRANSPOSED:
         map_transposed(m, e);
@@ -144,7 +148,8 @@ const struct expert_params *weights_experts_map(struct mapper *m)
     struct expert_params *e = arena_alloc(&m->weights->arena, sizeof *e);
     e->router = mapper_matrix(m, n->router, REQUIRED, s->experts, c->hidden);
     e->router_bias = mapper_bias(m, n->router, OPTIONAL, s->experts);
-    if (n->correction) e->correction = mapper_floats(m, n->correction, "", OPTIONAL, 1, s->experts);
+    if (n->correction && s->scoring == EXPERTS_SIGMOID)
+        e->correction = mapper_floats(m, n->correction, "", OPTIONAL, 1, s->experts);
     map_projections(m, e);
     if (s->shared_ffn > 0) {
         e->shared_gate = mapper_matrix(m, n->shared_gate, REQUIRED, s->shared_ffn, c->hidden);

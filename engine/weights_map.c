@@ -3,6 +3,7 @@
 #include "engine/mapper.h"
 #include "engine/tensor_names.h"
 #include "engine/weights_experts.h"
+#include "engine/weights_latent.h"
 #include "shared/base/check.h"
 
 #include <stdlib.h>
@@ -116,7 +117,8 @@ static const struct latent_params *map_latent(struct mapper *m, const struct mod
     }
     p->kv_a = mapper_matrix(m, n->kv_a, REQUIRED, (int64_t)a->kv_rank + a->rope_dims, c->hidden);
     p->kv_norm = map_norm(m, n->kv_a_norm, true, a->kv_rank);
-    p->kv_b = mapper_matrix(m, n->kv_b, REQUIRED, kv, a->kv_rank);
+    p->kv_b = mapper_matrix(m, n->kv_b, n->k_b ? OPTIONAL : REQUIRED, kv, a->kv_rank);
+    if (n->k_b && !p->kv_b.data && m->rc == 0) p->kv_b = weights_latent_join(m);
     return p;
 }
 
@@ -219,15 +221,27 @@ static void fill_scalars(const struct model_config *c, struct model_params *p)
     p->expert_shape = c->experts;
 }
 
+/* What frequencies are divided by, where a file has it as a tensor. */
+static const float *map_factors(struct mapper *m, const char *module, enum presence presence,
+                                int pairs)
+{
+    const float *factors = mapper_floats(m, module, ".weight", presence, 1, pairs);
+    for (int i = 0; factors && i < pairs; i++)
+        if (!(factors[i] > 0 && isfinite(factors[i])))
+            mapper_fail(m, E_FORMAT, "tensor '%s.weight' has a factor of %g", module,
+                        (double)factors[i]);
+    return factors;
+}
+
 static int map_rope(struct mapper *m, struct model_config *c)
 {
     int pairs = c->rope[0].dims / 2;
-    const float *factors = mapper_floats(m, c->names->rope_factors, ".weight", OPTIONAL, 1, pairs);
-    for (int i = 0; factors && i < pairs; i++)
-        if (!(factors[i] >= 1e-3f && factors[i] <= 1e6f))
-            mapper_fail(m, E_FORMAT, "tensor '%s.weight' has a factor of %g",
-                        c->names->rope_factors, (double)factors[i]);
+    const float *factors = map_factors(m, c->names->rope_factors, OPTIONAL, pairs);
     c->rope[0].freq_factors = factors;
+    if (c->rope[0].scaling == ROPE_SCALING_LONGROPE && !c->rope[0].long_factor) {
+        c->rope[0].short_factor = map_factors(m, c->names->rope_short, REQUIRED, pairs);
+        c->rope[0].long_factor = map_factors(m, c->names->rope_long, REQUIRED, pairs);
+    }
     if (m->rc == 0) weights_fit_rope(m->weights, c->context_len);
     return m->rc;
 }

@@ -1,6 +1,8 @@
 """A Hugging Face hub in miniature: the model API and file downloads with ranges. Files are given as bytes or
-paths; a download can be cut after some bytes, and a token can be wanted."""
+paths; a download can be cut after some bytes or damaged, and a token can be wanted. Files of a name that the real
+one keeps as large ones (LFS) are listed with their SHA-256, the others with git's name alone."""
 
+import hashlib
 import http.server
 import json
 import os
@@ -15,6 +17,7 @@ class FakeHub:
         self.repositories = {}  # "OWNER/NAME" -> {file name: bytes or path}
         self.token = None       # that requests must show
         self.cuts = []          # of the next downloads: bytes after which the connection ends
+        self.damage = {}        # file name -> offset: its byte there is sent wrong, until it's taken out
         self.requests = []      # (path, range)
         hub = self
 
@@ -52,11 +55,14 @@ class FakeHub:
         files = self.repositories.get(name)
         if files is None or revision not in ("main", COMMIT):
             return self.say(request, 404, b"no such repository")
-        siblings = [{"rfilename": file, "size": len(content(data))} for file, data in files.items()]
+        siblings = [listed(file, content(data)) for file, data in files.items()]
         return self.say(request, 200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode())
 
     def send(self, request, name, file):
         data = content(self.repositories[name][file])
+        if file in self.damage:
+            at = self.damage[file]
+            data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1:]
         begin = int((request.headers.get("range") or "bytes=0-")[6:].split("-")[0])
         if begin >= len(data) and begin > 0:
             return self.say(request, 416, b"")
@@ -77,6 +83,22 @@ class FakeHub:
         request.send_header("content-length", str(len(body)))
         request.end_headers()
         request.wfile.write(body)
+
+
+def listed(name, data):
+    """A file as the API lists it with blobs=true."""
+    entry = {"rfilename": name, "size": len(data)}
+    if name.endswith((".gguf", ".safetensors")):
+        pointer = f"version 1\noid sha256:{hashlib.sha256(data).hexdigest()}\nsize {len(data)}\n".encode()
+        entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": len(pointer)}
+        entry["blobId"] = git_name(pointer)
+    else:
+        entry["blobId"] = git_name(data)
+    return entry
+
+
+def git_name(data):
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def content(data):

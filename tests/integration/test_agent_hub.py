@@ -70,6 +70,35 @@ def test_agents_that_start_together(starter, hub, env, tmp_path, model_path):
     assert os.path.getsize(snapshot(tmp_path) / "tiny-Q4_1.gguf") == os.path.getsize(model_path)
 
 
+@pytest.mark.parametrize("name, kind, resumed", [
+    ("model.safetensors", "sha256", False), ("model.safetensors", "sha256", True), ("config.json", "git hash", False)])
+def test_damaged_file(hub, env, tmp_path, name, kind, resumed):
+    """Refused by name and removed; the next start fetches it anew, and only it."""
+    hub.repositories["a/b"] = {"model.safetensors": b"12345678" * 512, "config.json": b'{"architectures": 1}'}
+    hub.damage[name] = 3
+    hub.cuts = [1000] if resumed else []
+    line = refused(env, "a/b")
+    assert f"{name} of 'a/b' arrived damaged and was removed: its {kind} is " in line, line
+    folder = snapshot(tmp_path, "a/b")
+    assert not (folder / name).exists() and not (folder / f"{name}.incomplete").exists()
+    assert not (folder.parent.parent / "refs").exists()
+    hub.damage.clear()
+    before = len(hub.requests)
+    assert "arrived damaged" not in refused(env, "a/b")
+    assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
+    fetched = [path.split("/")[-1] for path, _ in hub.requests[before:] if "/resolve/" in path]
+    assert name in fetched and fetched.count(name) == 1
+    assert (folder / name).read_bytes() == hub.repositories["a/b"][name]
+
+
+def test_hub_that_tells_no_hash(hub, env, tmp_path, monkeypatch):
+    monkeypatch.setattr("fake_hub.listed", lambda name, data: {"rfilename": name, "size": len(data), "blobId": "?"})
+    hub.repositories["a/b"] = {"model.safetensors": b"12345678", "config.json": b"{}"}
+    hub.damage["model.safetensors"] = 3
+    assert "arrived damaged" not in refused(env, "a/b")
+    assert sorted(os.listdir(snapshot(tmp_path, "a/b"))) == ["config.json", "model.safetensors"]
+
+
 def test_download_dir(hub, env, tmp_path):
     """What it takes of a repository with safetensors, and where to."""
     hub.repositories["a/b"] = {"config.json": b"{}", "model.safetensors": b"12345678", "tokenizer.json": b"{}",

@@ -3,6 +3,10 @@
 #include "shared/base/check.h"
 #include "tests/test.h"
 
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
 /* FIPS 180-4's examples (NIST, "Examples with Intermediate Values"), and the empty text. */
 static void test_known_digests(void)
 {
@@ -43,9 +47,28 @@ static void test_text_and_back(void)
     EXPECT_INT(digest_parse(str_of(text), again), E_FORMAT);
 }
 
+/* Of git's names: `printf abc | git hash-object --stdin`. */
+static void test_files(void)
+{
+    char path[] = "/tmp/lm_digest_XXXXXX", text[DIGEST_DIGITS + 1];
+    struct error err = {0};
+    int file = mkstemp(path);
+    NEED(file >= 0 && write(file, "abc", 3) == 3 && close(file) == 0);
+    NEED(digest_file(path, DIGEST_SHA256, text, &err) == 0);
+    EXPECT_STR(text, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    NEED(digest_file(path, DIGEST_GIT_BLOB, text, &err) == 0);
+    EXPECT_STR(text, "f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f");
+    NEED(truncate(path, 0) == 0 && digest_file(path, DIGEST_GIT_BLOB, text, &err) == 0);
+    EXPECT_STR(text, "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391");
+    unlink(path);
+    EXPECT_INT(digest_file(path, DIGEST_SHA256, text, &err), -ENOENT);
+    EXPECT(strstr(err.text, path) != NULL);
+}
+
 int main(void)
 {
     RUN(test_known_digests);
     RUN(test_text_and_back);
+    RUN(test_files);
     return TEST_END();
 }
