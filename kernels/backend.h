@@ -328,8 +328,12 @@ struct backend_ops {
     void (*memory)(const struct backend *b, size_t *weights, size_t *activations);
 };
 
-/* "cpu", ...; NULL: not built in. backend_name(i) walks the table, NULL at its end. */
+/* "cpu", "cuda", or "auto": the best that is usable. NULL: unknown, or not usable here. Backends in
+ * modules are loaded by the first call that concerns them. Any thread. */
 const struct backend_ops *backend_find(const char *name);
+/* Why a backend isn't usable: "no driver (libcuda.so.1 not found)"; NULL: it is. */
+const char *backend_why_not(const char *name);
+/* All that are known, usable or not, best first; NULL at the end. */
 const char *backend_name(int index);
 
 #ifdef __cplusplus
