@@ -267,6 +267,7 @@ static void open_service(struct agent *a, const struct engine *engine)
     };
     prompt_context_init(&a->service.prompts, engine_tokenizer(engine), engine_chat_template(engine),
                         info->context_len);
+    a->service.prompts.grammars = engine_grammars(engine);
     a->service.prompts.escape_special = a->config->escape_special;
     session_service_open(&a->sessions, info);
     a->service.phase = SERVICE_OPEN;

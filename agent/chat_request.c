@@ -146,28 +146,6 @@ static int refuse_tools(const struct json *body, struct api_error *e)
     return 0;
 }
 
-static int refuse_response_format(const struct json *body, struct api_error *e)
-{
-    const struct json *format, *type;
-    if (field_typed(body, "response_format", JSON_OBJECT, &format, e) != 0) return -1;
-    if (!format) return 0;
-    type = json_get(format, "type");
-    if (!type) return field_missing_error(e, "response_format.type");
-    if (json_type(type) != JSON_STRING) {
-        return field_type_error(e, "response_format.type", "a string", type);
-    }
-    const char *text = json_string(type, NULL);
-    if (strcmp(text, "text") == 0) return 0;
-    static const char *const known[] = {"json_object", "json_schema", "regex_schema"};
-    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
-        if (strcmp(text, known[i]) == 0) return field_unsupported_error(e, "response_format");
-    }
-    return api_error_set(e, 400, "invalid_value", "response_format.type",
-                         "Invalid value: '%.64s'. Supported values are: 'text', 'json_object', "
-                         "'json_schema', and 'regex_schema'.",
-                         text);
-}
-
 static int refuse_modalities(const struct json *body, struct api_error *e)
 {
     const struct json *list;
@@ -201,7 +179,7 @@ static int refuse_unbuilt(const struct json *body, enum completion_kind kind, st
                              "Unsupported parameter: 'suffix' needs a model that was trained to "
                              "fill in the middle, which this one was not.");
     }
-    if (refuse_tools(body, e) != 0 || refuse_response_format(body, e) != 0) return -1;
+    if (refuse_tools(body, e) != 0) return -1;
     return refuse_modalities(body, e);
 }
 
@@ -326,6 +304,8 @@ static int parse_body(struct chat_request *r, const struct request_limits *limit
         return -1;
     }
     if (parse_session(body, r, e) != 0) return -1;
+    if (r->kind == COMPLETION_CHAT && response_format_parse(body, &r->response_format, e) != 0)
+        return -1;
     return refuse_unbuilt(body, r->kind, e);
 }
 

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "agent/response_format.h"
 #include "agent/sampling_fields.h"
 #include "shared/base/json.h"
 #include "shared/base/str.h"
@@ -59,6 +60,7 @@ struct chat_request {
     bool stream, include_usage, return_token_ids;
     bool service_tier; // was set, so that the answer names it
 
+    struct response_format response_format; // chat
     struct sampling_fields fields;
     bool has_max_tokens;
     int max_tokens; // 0 with has_max_tokens: nothing is generated (completions only)

@@ -418,7 +418,11 @@ static int submit(struct completion *c, struct completion_call *call, uint64_t g
                   struct error *err)
 {
     struct engine_request request = {
-        .tenant = c->tenant, .group = group, .deadline_ms = completion_deadline(c->service)};
+        .tenant = c->tenant,
+        .group = group,
+        .deadline_ms = completion_deadline(c->service),
+        .grammar = c->prompts.grammar,
+    };
     sampling_fields_apply(&c->request.fields, &request);
     if (!answer_request(&c->answer, call->index, &request)) return 0;
     struct engine_mark marks[ENGINE_MARKS_MAX];

@@ -12,6 +12,7 @@ void prompt_context_init(struct prompt_context *c, const struct tokenizer *token
     c->tokenizer = tokenizer;
     c->chat_template = chat_template;
     c->context_len = context_len;
+    c->grammars = NULL;
     c->escape_special = false;
     c->token_bytes_max = 1;
     for (int32_t id = 0; id < tokenizer_vocab_size(tokenizer); id++) {
@@ -208,6 +209,8 @@ int prompt_build(const struct chat_request *request, const struct prompt_context
         rc = build_each(request, context, out, e);
         break;
     }
+    if (rc == 0)
+        rc = response_format_compile(&request->response_format, context->grammars, &out->grammar, e);
     if (rc != 0) {
         prompt_set_deinit(out);
     } else if (request->kind == COMPLETION_TEXT && (request->echo || request->logprobs)) {
@@ -224,6 +227,8 @@ void prompt_set_deinit(struct prompt_set *set)
     }
     free(set->items);
     free(set->texts);
+    grammar_unref(set->grammar);
+    set->grammar = NULL;
     set->items = NULL;
     set->texts = NULL;
     set->count = 0;

@@ -17,10 +17,11 @@ struct prompt_context {
     const struct chat_template *chat_template;
     int context_len;        // tokens of prompt and answer together
     size_t token_bytes_max; // bytes that the longest token stands for
+    struct grammar_cache *grammars; // for answers that have to look like something
     bool escape_special;    // messages can't write control tokens (prompt_guard.h)
 };
 
-/* escape_special is false; token_bytes_max comes from the tokenizer. Walks the vocabulary: once, at start. */
+/* escape_special is false, there are no grammars; token_bytes_max comes from the tokenizer. Walks the vocabulary: once, at start. */
 void prompt_context_init(struct prompt_context *c, const struct tokenizer *tokenizer,
                          const struct chat_template *chat_template, int context_len);
 
@@ -44,6 +45,7 @@ struct prompt_set {
     struct token_list *items;  // owned
     struct prompt_text *texts; // owned; NULL where nobody needs them
     size_t count;
+    struct grammar *grammar; // a reference; NULL: answers are any text
 };
 
 /* `now`: seconds since 1970 for templates that print the date. -1 and *e: the template refused, or

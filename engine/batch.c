@@ -69,14 +69,13 @@ static struct batch_row *add_row(struct batch *b, const struct request *r, int i
     return row;
 }
 
-static void add_sampled_row(struct batch *b, const struct request *r)
+static void add_sampled_row(struct batch *b, struct request *r)
 {
     struct sampler_input *in = &add_row(b, r, b->tokens - 1)->input;
     in->position = r->count + r->pending;
-    if (penalties_are_on(&r->sampling)) {
-        CHECK(r->pending == 0); // the history has all tokens before this one
-        in->history = &r->history;
-    }
+    if (request_draws_in_turn(r)) CHECK(r->pending == 0); // history and matcher have all before it
+    if (penalties_are_on(&r->sampling)) in->history = &r->history;
+    if (r->grammar.grammar) in->grammar = &r->grammar;
     if (request_generated(r) + r->pending < r->min_tokens) {
         in->banned = r->stop_ids;
         in->banned_count = r->stop_id_count;

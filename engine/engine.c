@@ -7,6 +7,7 @@
 
 #include "engine/chat_template.h"
 #include "engine/chat_template_choice.h"
+#include "engine/grammar_cache.h"
 #include "engine/engine_internal.h"
 #include "engine/engine_thread.h"
 #include "engine/generation_config.h"
@@ -40,6 +41,7 @@ struct engine {
     int stop_id_count;
     struct tokenizer *tokenizer;
     struct chat_template *template;
+    struct grammar_cache *grammars;
     struct sampling_params sampling;
     struct executor *executor;
     struct engine_thread *thread;
@@ -459,6 +461,7 @@ static int open_loaded(const struct engine_options *options, struct loaded *l, s
     e->info.format = l->weights->format;
     e->tokenizer = l->tokenizer;
     e->template = l->template;
+    e->grammars = grammar_cache_create(e->tokenizer);
     e->sampling = l->sampling;
     l->tokenizer = NULL;
     l->template = NULL;
@@ -496,6 +499,7 @@ void engine_close(struct engine *e)
     engine_thread_destroy(e->thread);
     executor_close(e->executor);
     tokenizer_destroy(e->tokenizer);
+    grammar_cache_destroy(e->grammars);
     chat_template_destroy(e->template);
     free(e->ranks);
     free(e->stop_ids);
@@ -517,6 +521,11 @@ const struct tokenizer *engine_tokenizer(const struct engine *e)
 const struct sampling_params *engine_sampling(const struct engine *e)
 {
     return &e->sampling;
+}
+
+struct grammar_cache *engine_grammars(struct engine *e)
+{
+    return e->grammars;
 }
 
 const struct chat_template *engine_chat_template(const struct engine *e)

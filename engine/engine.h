@@ -15,6 +15,8 @@
 #include "shared/base/error.h"
 
 struct engine;        // opaque
+struct grammar;       // engine/grammar.h
+struct grammar_cache; // engine/grammar_cache.h
 struct tokenizer;     // engine/tokenizer.h
 struct chat_template; // engine/chat_template.h
 
@@ -100,6 +102,7 @@ struct engine_info {
 const struct engine_info *engine_info(const struct engine *e);
 const struct tokenizer *engine_tokenizer(const struct engine *e);
 const struct chat_template *engine_chat_template(const struct engine *e);
+struct grammar_cache *engine_grammars(struct engine *e); // grammars over the tokenizer's tokens
 
 /* ---- requests ---- */
 
@@ -167,9 +170,7 @@ struct engine_request {
     int stop_count;
     const int32_t *stop_ids; // extra stop tokens, copied
     int stop_id_count;
-    /* Rope tables as for a prompt of that many tokens, where they depend on it; 0: of this prompt.
-     * Not 0: of an answer that began with them. */
-    int rope_positions;
+    struct grammar *grammar; // the answer's text up to its stop token matches it; NULL: any text
     /* The answer's first tokens, copied: drawn before, maybe by another engine. Stops, penalties,
      * limits and positions go on as if they had been drawn here. The first event brings them with
      * their text, and is the last one if they are the whole answer already. With sampling.logprobs
@@ -226,7 +227,7 @@ struct engine_event {
      * stand for them hold nothing. */
     int resumed_tokens;
     int error_code; // FAILED: negative code, text in `text`. E_INVALID: the answer ends before the
-                    // last of the tokens that it is resumed with
+                    // last of the tokens that it is resumed with, or its grammar has no such answer
 };
 
 /* False: none waits. The event's arrays belong to the caller: engine_event_deinit frees them.

@@ -175,6 +175,14 @@ static void post_tokens(struct engine_thread *t, struct request *r, struct outpu
     post(t, r, update);
 }
 
+/* r's newest token counts as text. */
+static bool follow_grammar(struct engine_thread *t, struct request *r)
+{
+    int32_t token = r->tokens[r->count - 1];
+    if (!r->grammar.grammar || request_is_stop(r, token)) return true;
+    return grammar_accept(&r->grammar, t->setup.text.bytes(t->setup.text.arg, token, false));
+}
+
 /* r got a token: text, stops, limits. */
 static void on_token(struct engine_thread *t, struct request *r,
                      const struct token_logprob *logprobs)
@@ -182,6 +190,7 @@ static void on_token(struct engine_thread *t, struct request *r,
     int32_t token = r->tokens[r->count - 1];
     struct output_update update = {.tokens = &token, .token_count = 1, .logprobs = logprobs};
     buf_clear(&t->text);
+    follow_grammar(t, r);
     t->counters.generated_tokens_total++;
     if (request_generated(r) == r->resumed_count + 1) {
         t->counters.prompt_tokens_total += (uint64_t)r->prompt_count;
@@ -192,7 +201,8 @@ static void on_token(struct engine_thread *t, struct request *r,
 
 /* ---- answers that began elsewhere ---- */
 
-/* The tokens that r brought, as if they had been drawn here. */
+/* The tokens that r brought, as if they had been drawn here. Ends before one that its grammar doesn't
+ * allow. */
 static enum finish_reason replay(struct engine_thread *t, struct request *r,
                                  struct output_update *update)
 {
@@ -200,6 +210,10 @@ static enum finish_reason replay(struct engine_thread *t, struct request *r,
     buf_clear(&t->text);
     for (int i = 0; i < r->resumed_count && reason == FINISH_NONE; i++) {
         request_push_token(r, r->resumed[i]);
+        if (!follow_grammar(t, r)) {
+            r->count--;
+            break;
+        }
         reason = take_token(t, r, update);
     }
     return reason;
@@ -210,7 +224,8 @@ static void resume(struct engine_thread *t, struct request *r)
     struct output_update update = {0};
     enum finish_reason reason = replay(t, r, &update);
     if (request_generated(r) < r->resumed_count) {
-        fail(t, r, E_INVALID, "the answer ends before the last of the tokens it is resumed with");
+        fail(t, r, E_INVALID, "the answer ends before the last of the tokens it is resumed with, or can't "
+             "have them");
         return;
     }
     if (r->sampling.logprobs > 0 && update.released_tokens < r->resumed_count) {
@@ -363,7 +378,9 @@ static void finish_entry(struct engine_thread *t, struct batch *b, int index)
         }
     } else if (status < 0 || (e->row >= 0 && !has_token)) {
         if (status == 0) status = b->row_info[e->row].status;
-        fail(t, r, status, "the model's logits are not finite numbers");
+        fail(t, r, status,
+             status == E_UNSUPPORTED ? "the vocabulary can't spell what its grammar demands"
+                                     : "the model's logits are not finite numbers");
     } else if (has_token) {
         on_token(t, r, b->row_info[e->row].logprobs);
     }

@@ -165,6 +165,7 @@ void request_restart(struct request *r)
     r->count = r->prompt_count;
     token_history_deinit(&r->history);
     begin_history(r);
+    grammar_matcher_restart(&r->grammar);
     stopping_restart(&r->stopping);
 }
 
@@ -192,6 +193,7 @@ struct request *request_create(const struct engine_request *in, int context_len,
     r->skip_special = in->skip_special;
     copy_sampling(r, in);
     begin_history(r);
+    grammar_matcher_init(&r->grammar, in->grammar);
     unite_stop_ids(r, in, model_stops, model_stop_count);
     r->mark_count = in->mark_count;
     if (in->mark_count > 0)
@@ -209,6 +211,7 @@ void request_destroy(struct request *r)
     CHECK(r->table.count == 0 && r->in_flight == 0);
     stopping_deinit(&r->stopping);
     token_history_deinit(&r->history);
+    grammar_matcher_deinit(&r->grammar);
     free(r->bias);
     free(r->marks);
     free(r->stop_ids);
@@ -227,6 +230,11 @@ void request_push_token(struct request *r, int32_t token)
     if (penalties_are_on(&r->sampling)) token_history_add(&r->history, token);
 }
 
+bool request_draws_in_turn(const struct request *r)
+{
+    return r->grammar.grammar || penalties_are_on(&r->sampling);
+}
+
 int request_generated(const struct request *r)
 {
     return r->count - r->prompt_count;
@@ -243,6 +251,6 @@ int request_need(const struct request *r)
 {
     /* The last token that max_tokens allows is only answered, never fed back. */
     if (request_generated(r) + r->pending >= r->max_tokens) return 0;
-    if (r->pending > 0 && penalties_are_on(&r->sampling)) return 0; // the next draw needs its value
+    if (r->pending > 0 && request_draws_in_turn(r)) return 0;
     return r->count + r->pending - r->computed;
 }

@@ -5,6 +5,7 @@
 #define LM_ENGINE_REQUEST_H
 
 #include "engine/engine.h"
+#include "engine/grammar.h"
 #include "engine/kv_cache.h"
 #include "engine/penalties.h"
 #include "engine/stopping.h"
@@ -49,12 +50,14 @@ struct request {
     bool prompt_logprobs;
     int scored; // prompt positions whose successor's log-probability is known or being computed
     struct sampling_params sampling;
-    struct logit_bias *bias;      // what sampling.bias points at, owned
-    struct engine_mark *marks;    // owned
-    int mark_count, marks_live;   // of which the first ones were reported
-    int found;                    // tokens that the prefix cache had when it came
-    struct token_history history; // kept while penalties are on, else empty
-    int32_t *stop_ids;            // tokens that end it, template's and caller's united; owned
+    struct logit_bias *bias;        // what sampling.bias points at, owned
+    struct engine_mark *marks;      // owned
+    int mark_count, marks_live;     // of which the first ones were reported
+    int found;                      // tokens that the prefix cache had when it came
+    struct token_history history;   // kept while penalties are on, else empty
+    struct grammar_matcher grammar; // what the answer has to become; while a token is pending the
+                                    // rank threads read it
+    int32_t *stop_ids;              // tokens that end it, template's and caller's united; owned
     int stop_id_count;
     int32_t *resumed; // what it brought of its answer; owned
     int resumed_count;
@@ -80,6 +83,8 @@ FALLIBLE int request_validate(const struct engine_request *in, int vocab, int co
 void request_push_token(struct request *r, int32_t token);
 void request_restart(struct request *r); // back to the prompt; nothing of it was computed yet
 int request_generated(const struct request *r); // ids known, a closing stop token too
+/* Whether a token can be drawn only when the one before it is known. */
+bool request_draws_in_turn(const struct request *r);
 bool request_is_stop(const struct request *r, int32_t token);
 /* Positions not computed yet that must be, pending ones included; 0: nothing until a step ends. */
 int request_need(const struct request *r);

@@ -90,18 +90,32 @@ static float highest(const float *x, int n)
 
 static bool is_adjusted(const struct sampler_input *in)
 {
-    return in->params->bias_count > 0 || in->history || in->banned_count > 0;
+    return in->params->bias_count > 0 || in->history || in->banned_count > 0 || in->grammar;
 }
 
-/* x with bias, penalties and the first banned_count bans in `out`; returns its maximum. */
-static float adjust(const struct sampler_input *in, const float *x, int n, int banned_count,
-                    float *out)
+/* Tokens whose bit isn't set, and those behind the mask, can't be drawn. */
+static void apply_mask(const uint32_t *mask, int words, float *x, int n)
 {
+    for (int w = 0; w * 32 < n; w++) {
+        uint32_t allowed = w < words ? mask[w] : 0;
+        int end = n - w * 32 < 32 ? n - w * 32 : 32;
+        for (int i = 0; i < end && allowed != UINT32_MAX; i++)
+            if (!(allowed >> i & 1)) x[w * 32 + i] = -INFINITY;
+    }
+}
+
+/* x with bias, penalties, mask (NULL: none) and the first banned_count bans in scratch->adjusted;
+ * returns its maximum. */
+static float adjust(const struct sampler_input *in, const float *x, int n, int banned_count,
+                    const struct sampler_scratch *scratch, const uint32_t *mask)
+{
+    float *out = scratch->adjusted;
     const struct sampling_params *s = in->params;
     memcpy(out, x, (size_t)n * sizeof *out);
     for (int i = 0; i < s->bias_count; i++)
         if (s->bias[i].token < n) out[s->bias[i].token] += s->bias[i].bias;
     if (in->history) penalties_apply(s, in->history, out, n);
+    if (mask) apply_mask(mask, scratch->mask_words, out, n);
     for (int i = 0; i < banned_count; i++)
         if (in->banned[i] < n) out[in->banned[i]] = -INFINITY;
     return highest(out, n);
@@ -339,7 +353,16 @@ void sampler_scratch_deinit(struct sampler_scratch *s)
     free(s->probability);
     free(s->adjusted);
     free(s->candidate);
+    free(s->mask);
     *s = (struct sampler_scratch){0};
+}
+
+static int find_mask(struct grammar_matcher *grammar, struct sampler_scratch *s)
+{
+    int words = grammar_mask_words(grammar->grammar);
+    if (s->mask_words != words) s->mask = xrealloc_array(s->mask, (size_t)words, sizeof *s->mask);
+    s->mask_words = words;
+    return grammar_mask(grammar, s->mask);
 }
 
 static int choose(const struct sampler_input *in, const float *logits, int vocab, float max,
@@ -361,8 +384,11 @@ int sampler_draw(const struct sampler_input *in, const float *logits, int vocab,
     if (!isfinite(max)) return E_DEVICE;
     reserve(scratch, vocab);
     if (is_adjusted(in)) {
-        max = adjust(in, logits, vocab, in->banned_count, scratch->adjusted);
-        if (!isfinite(max)) max = adjust(in, logits, vocab, 0, scratch->adjusted); // all are banned
+        int rc = in->grammar ? find_mask(in->grammar, scratch) : 0;
+        if (rc < 0) return rc;
+        const uint32_t *mask = in->grammar ? scratch->mask : NULL;
+        max = adjust(in, logits, vocab, in->banned_count, scratch, mask);
+        if (!isfinite(max)) max = adjust(in, logits, vocab, 0, scratch, mask); // all are banned
         if (!isfinite(max)) return E_DEVICE;
         logits = scratch->adjusted;
     }

@@ -2,6 +2,7 @@
  *
  *     logit_bias   is added
  *     penalties    engine/penalties.h
+ *     grammar      what it doesn't allow can't be drawn
  *     bans         can't be drawn, unless nothing else is left
  *     temperature  p = softmax(logit / temperature); below 1e-5: greedy, the highest logit, the
  *                  lowest id on a tie
@@ -23,6 +24,7 @@
 #define LM_ENGINE_SAMPLER_H
 
 #include "engine/engine.h"
+#include "engine/grammar.h"
 #include "engine/penalties.h"
 
 struct sampler_scratch {
@@ -30,6 +32,8 @@ struct sampler_scratch {
     float *adjusted;    // logits with bias, penalties and bans
     struct sampler_candidate *candidate;
     int cap;
+    uint32_t *mask; // owned; [mask_words]
+    int mask_words;
 };
 
 void sampler_scratch_deinit(struct sampler_scratch *s); // zeroed before first use
@@ -41,10 +45,12 @@ struct sampler_input {
     const struct token_history *history; // NULL: without penalties
     const int32_t *banned;               // ids that can't be drawn
     int banned_count;
+    struct grammar_matcher *grammar; // what the sequence has to become; NULL: anything
 };
 
-/* Returns the token, or E_DEVICE when a logit is not finite, or its penalties overflow. logprobs: room for params->logprobs of
- * them, in the order that struct engine_event states, or NULL. */
+/* Returns the token, or E_DEVICE when a logit is not finite, or its penalties overflow; E_UNSUPPORTED
+ * when the grammar needs bytes that the vocabulary can't spell. logprobs: room for params->logprobs
+ * of them, in the order that struct engine_event states, or NULL. */
 FALLIBLE int sampler_draw(const struct sampler_input *in, const float *logits, int vocab,
                           struct sampler_scratch *scratch, struct token_logprob *logprobs);
 

@@ -1,0 +1,247 @@
+/* grammar.c - masks of tokens by walking the vocabulary's trie beside the automaton.
+ *
+ * What a state allows is computed once and kept with the state. Inside a JSON string that takes any
+ * characters most of the vocabulary is allowed: those tokens are known beforehand as masks by length
+ * (grammar_vocab.h), and only the rest is walked. */
+#include "engine/grammar.h"
+
+#include "engine/grammar_automaton.h"
+#include "engine/grammar_regex.h"
+#include "engine/grammar_schema.h"
+#include "engine/grammar_vocab.h"
+#include "shared/base/check.h"
+#include "shared/base/json.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct grammar {
+    atomic_int references;
+    const struct grammar_vocab *vocab;
+    struct grammar_nfa nfa;
+    pthread_mutex_t lock; // guards what follows
+    struct automaton *automaton;
+    size_t mask_bytes; // of masks kept since mask_generation
+    unsigned mask_generation;
+    int32_t *path; // states of the walk, by depth
+};
+
+/* ---- compile ---- */
+
+static int emit_schema(struct grammar_nfa *n, struct str source, struct error *err)
+{
+    struct json *schema = json_parse(source.data, source.len, err);
+    if (!schema) return err->code;
+    int rc = schema_emit(n, schema, n->rule[0].start, n->rule[0].accept, err);
+    json_destroy(schema);
+    return rc;
+}
+
+static int emit_regex(struct grammar_nfa *n, struct str source, struct error *err)
+{
+    int end;
+    int rc = regex_emit(n, n->rule[0].start, source, REGEX_WHOLE, SPELLING_UTF8, &end, err);
+    if (rc == 0) nfa_add_epsilon(n, end, n->rule[0].accept);
+    return rc;
+}
+
+static int emit(enum grammar_kind kind, struct str source, struct grammar_nfa *n, struct error *err)
+{
+    if (source.len > GRAMMAR_SOURCE_MAX)
+        return error_set(err, E_LIMIT, "the grammar's source has more than %zu bytes",
+                         GRAMMAR_SOURCE_MAX);
+    nfa_add_rule(n);
+    switch (kind) {
+    case GRAMMAR_JSON_OBJECT:
+        return emit_schema(n, STR("{\"type\":\"object\"}"), err);
+    case GRAMMAR_JSON_SCHEMA:
+        return emit_schema(n, source, err);
+    case GRAMMAR_REGEX:
+        return emit_regex(n, source, err);
+    }
+    UNREACHABLE();
+}
+
+int grammar_compile(enum grammar_kind kind, struct str source, const struct grammar_vocab *vocab,
+                    struct grammar **out, struct error *err)
+{
+    struct error own = {0};
+    struct grammar_nfa nfa;
+    if (!err) err = &own;
+    nfa_init(&nfa);
+    int rc = emit(kind, source, &nfa, err);
+    if (rc == 0) rc = nfa_finish(&nfa, err);
+    if (rc < 0) {
+        nfa_deinit(&nfa);
+        return rc;
+    }
+    struct grammar *g = xcalloc(1, sizeof *g);
+    g->references = 1;
+    g->vocab = vocab;
+    g->nfa = nfa;
+    pthread_mutex_init(&g->lock, NULL);
+    g->automaton = automaton_create(&g->nfa);
+    g->path = xcalloc((size_t)vocab->all.depth_max + 1, sizeof *g->path);
+    *out = g;
+    return 0;
+}
+
+struct grammar *grammar_ref(struct grammar *g)
+{
+    atomic_fetch_add(&g->references, 1);
+    return g;
+}
+
+void grammar_unref(struct grammar *g)
+{
+    if (!g || atomic_fetch_sub(&g->references, 1) > 1) return;
+    automaton_destroy(g->automaton);
+    nfa_deinit(&g->nfa);
+    pthread_mutex_destroy(&g->lock);
+    free(g->path);
+    free(g);
+}
+
+int grammar_mask_words(const struct grammar *g)
+{
+    return g->vocab->words;
+}
+
+/* ---- matchers ---- */
+
+void grammar_matcher_init(struct grammar_matcher *m, struct grammar *g)
+{
+    *m = (struct grammar_matcher){.grammar = g ? grammar_ref(g) : NULL, .state = AUTOMATON_START};
+}
+
+void grammar_matcher_deinit(struct grammar_matcher *m)
+{
+    grammar_unref(m->grammar);
+    free(m->text);
+    *m = (struct grammar_matcher){0};
+}
+
+void grammar_matcher_restart(struct grammar_matcher *m)
+{
+    m->len = 0;
+    m->generation = 0; // no automaton's: the state is found again
+}
+
+static int walk(struct automaton *a, int state, struct str bytes)
+{
+    for (size_t i = 0; i < bytes.len && state != AUTOMATON_DEAD; i++)
+        state = automaton_next(a, state, (uint8_t)bytes.data[i]);
+    return state;
+}
+
+/* Under the lock: m->state is one of the automaton's. */
+static void refresh(struct grammar_matcher *m)
+{
+    struct automaton *a = m->grammar->automaton;
+    automaton_reserve(a);
+    if (m->generation == automaton_generation(a)) return;
+    m->generation = automaton_generation(a);
+    m->state = walk(a, AUTOMATON_START, (struct str){m->text, m->len});
+}
+
+bool grammar_accept(struct grammar_matcher *m, struct str bytes)
+{
+    struct grammar *g = m->grammar;
+    if (!g) return true;
+    pthread_mutex_lock(&g->lock);
+    refresh(m);
+    int state = walk(g->automaton, m->state, bytes);
+    if (state != AUTOMATON_DEAD) m->state = state;
+    pthread_mutex_unlock(&g->lock);
+    if (state == AUTOMATON_DEAD) return false;
+    if (m->len + bytes.len > m->cap) {
+        m->cap = 2 * (m->len + bytes.len);
+        m->text = xrealloc(m->text, m->cap);
+    }
+    if (bytes.len > 0) memcpy(m->text + m->len, bytes.data, bytes.len);
+    m->len += bytes.len;
+    return true;
+}
+
+bool grammar_may_end(struct grammar_matcher *m)
+{
+    if (!m->grammar) return true;
+    pthread_mutex_lock(&m->grammar->lock);
+    refresh(m);
+    bool may = automaton_state(m->grammar->automaton, m->state)->accepts;
+    pthread_mutex_unlock(&m->grammar->lock);
+    return may;
+}
+
+/* ---- masks ---- */
+
+static void allow(const struct grammar_vocab *v, uint32_t *mask, int32_t token)
+{
+    for (; token >= 0; token = v->same[token])
+        mask[token / 32] |= 1u << (token % 32);
+}
+
+static void walk_trie(struct grammar *g, const struct token_trie *trie, int state, uint32_t *mask)
+{
+    int32_t *path = g->path;
+    path[0] = state;
+    for (int i = 0; i < trie->count;) {
+        const struct trie_node *node = &trie->node[i];
+        int next = automaton_next(g->automaton, path[node->depth - 1], node->byte);
+        if (next == AUTOMATON_DEAD) {
+            i = node->next;
+            continue;
+        }
+        if (node->token >= 0) allow(g->vocab, mask, node->token);
+        path[node->depth] = next;
+        i++;
+    }
+}
+
+static uint32_t *make_mask(struct grammar *g, int state)
+{
+    const struct grammar_vocab *v = g->vocab;
+    struct automaton_state s = *automaton_state(g->automaton, state);
+    uint32_t *mask = xcalloc((size_t)v->words, sizeof *mask);
+    if (s.plain_left > 0) {
+        int chars = s.plain_left < v->plain_chars_max ? s.plain_left : v->plain_chars_max;
+        memcpy(mask, v->plain[chars], (size_t)v->words * sizeof *mask);
+    }
+    walk_trie(g, s.only_plain ? &v->special : &v->all, state, mask);
+    for (int i = 0; s.accepts && i < v->stop_count; i++)
+        mask[v->stops[i] / 32] |= 1u << (v->stops[i] % 32);
+    return mask;
+}
+
+static void keep_mask(struct grammar *g, int state, uint32_t *mask)
+{
+    size_t bytes = (size_t)g->vocab->words * sizeof *mask;
+    if (g->mask_generation != automaton_generation(g->automaton)) {
+        g->mask_generation = automaton_generation(g->automaton);
+        g->mask_bytes = 0;
+    }
+    if (g->mask_bytes + bytes > GRAMMAR_MASK_BYTES) {
+        automaton_drop_masks(g->automaton);
+        g->mask_bytes = 0;
+    }
+    automaton_state(g->automaton, state)->mask = mask;
+    g->mask_bytes += bytes;
+}
+
+int grammar_mask(struct grammar_matcher *m, uint32_t *out)
+{
+    struct grammar *g = m->grammar;
+    size_t words = (size_t)g->vocab->words;
+    pthread_mutex_lock(&g->lock);
+    refresh(m);
+    if (!automaton_state(g->automaton, m->state)->mask)
+        keep_mask(g, m->state, make_mask(g, m->state));
+    memcpy(out, automaton_state(g->automaton, m->state)->mask, words * sizeof *out);
+    pthread_mutex_unlock(&g->lock);
+    uint32_t any = 0;
+    for (size_t i = 0; i < words; i++)
+        any |= out[i];
+    return any ? 0 : E_UNSUPPORTED;
+}

@@ -1,0 +1,21 @@
+/* grammar_schema.h - JSON Schema (draft 2020-12, and what earlier drafts spelled otherwise) as an
+ * automaton whose every text is JSON that the schema accepts.
+ *
+ * Sound, not complete: each text that matches is valid, but not each valid text matches. Members come
+ * in the order in which the schema names them, white space is what tidy printers use, and an object
+ * with `properties` has no others unless the schema says so (additionalProperties, patternProperties).
+ * What can't be enforced is refused by name (E_UNSUPPORTED) rather than ignored: not, if, contains,
+ * uniqueItems, dependent*, oneOf whose branches may overlap, references to other documents. A schema
+ * that is none, nothing can satisfy, or refers to itself without end is E_INVALID; one that is too
+ * large E_LIMIT. Unknown keywords and formats are annotations, as the standard says. */
+#ifndef LM_ENGINE_GRAMMAR_SCHEMA_H
+#define LM_ENGINE_GRAMMAR_SCHEMA_H
+
+#include "engine/grammar_nfa.h"
+#include "shared/base/json.h"
+
+/* Between two states; *n has its rule 0 already. `schema` may go afterwards. Not nfa_finish()ed. */
+FALLIBLE int schema_emit(struct grammar_nfa *n, const struct json *schema, int from, int to,
+                         struct error *err);
+
+#endif
