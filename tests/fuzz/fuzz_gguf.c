@@ -1,11 +1,11 @@
 /* A model file from anywhere: the container, everything in it, the weights' values, the tokenizer and
  * the mapping to a model. What the loader accepts must be readable to its last byte. */
 #include "engine/gguf.h"
-#include "engine/tokenizer.h"
 #include "engine/weights_gguf.h"
 #include "kernels/quant.h"
 #include "shared/base/check.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/tokenizer_use.h"
 #include "tests/fuzz/walk_model.h"
 
 #include <stdlib.h>
@@ -61,29 +61,11 @@ static void walk_tensor(const struct gguf_tensor *t)
     free(row);
 }
 
-static void walk_tokenizer(const struct gguf *g)
-{
-    struct tokenizer *tokenizer;
-    struct token_list ids = {0};
-    struct error err = {0};
-    if (tokenizer_load_gguf(g, &tokenizer, &err) < 0) {
-        CHECK(err.code < 0 && err.text[0]);
-        return;
-    }
-    static const char text[] = "Hi 42\n<s>";
-    if (tokenizer_encode(tokenizer, text, sizeof text - 1, TOKENIZER_SPECIAL, &ids, &err) == 0)
-        for (size_t i = 0; i < ids.count; i++) {
-            struct str bytes = tokenizer_token_bytes(tokenizer, ids.ids[i], true);
-            walk_bytes(bytes.data, bytes.len);
-        }
-    token_list_deinit(&ids);
-    tokenizer_destroy(tokenizer);
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct gguf *g;
     struct weights *w;
+    struct tokenizer *tokenizer = NULL;
     struct error err = {0};
     struct weights_options options = {.compute = size % 2 ? COMPUTE_F32 : COMPUTE_AUTO};
     if (gguf_open_memory(data, size, &g, &err) < 0) {
@@ -93,8 +75,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     walk_keys(g);
     for (size_t i = 0; i < gguf_tensor_count(g); i++)
         walk_tensor(gguf_tensor_at(g, i));
-    walk_tokenizer(g);
-    if (weights_gguf_take(g, &options, &w, &err) == 0) {
+    int rc = tokenizer_load_gguf(g, &tokenizer, &err);
+    tokenizer_use(rc, tokenizer, &err, data, size);
+    if (weights_gguf_take(g, &w, &err) == 0) {
         walk_model(w);
         weights_close(w);
     } else {

@@ -202,6 +202,8 @@ def damaged():
     superblock["blk.0.ffn_up.weight"] = (TYPE_Q5_K, (HIDDEN, FFN))
     ragged = tensors(TYPE_Q4_1)
     ragged["odd"] = (TYPE_Q4_1, (33, 1))
+    llama3 = tensors(TYPE_Q8_0)
+    llama3["rope_freqs.weight"] = (TYPE_F32, (HIDDEN // HEADS // 2,))
     missing = tensors(TYPE_Q4_1)
     del missing["blk.0.ffn_norm.weight"]
     huge = struct.pack("<Q", 1 << 62)
@@ -226,6 +228,7 @@ def damaged():
         "bad_rope_base": build(keys(**{"llama.rope.scaling.type": (STRING, "yarn"),
                                        "llama.rope.scaling.factor": (F32, 4.0),
                                        "llama.rope.freq_base": (F32, 1.0)}), tensors(TYPE_Q4_1)),
+        "bad_rope_factor": build(keys(), llama3)[:-32] + struct.pack("<f", 1e-40) * 8,
         "bad_heads": build(keys(**{"llama.attention.head_count": (U32, 0)}), tensors(TYPE_Q4_1)),
         "bad_layers": build(keys(**{"llama.block_count": (U32, 4000000000)}), tensors(TYPE_Q4_1)),
         "bad_shape": build(keys(), wrong_shape),

@@ -23,9 +23,15 @@ class Storm:
         self.counts = {"streams": 0, "plain": 0, "turns": 0, "left": 0, "refused": 0, "kills": 0}
         self.wrong = []
 
+    def goes_on(self):
+        """For the seconds that it should, and on a slow machine until it has been a storm."""
+        now = time.monotonic()
+        is_small = self.counts["streams"] <= 200 or self.counts["kills"] < 5
+        return now < self.end or (is_small and now < self.end + 90)
+
     async def clients(self, number):
         line, turn = Line(self.random.choice(self.proxies).port), 0
-        while time.monotonic() < self.end:
+        while self.goes_on():
             turn += 1
             kind = self.random.random()
             tag = f"s{number}x{turn}"
@@ -87,7 +93,7 @@ class Storm:
     async def agents(self):
         """One after the other is killed and started anew at its port; with it come and go forty that
         only register."""
-        while time.monotonic() < self.end:
+        while self.goes_on():
             await asyncio.sleep(scaled(0.7, 1.5))
             victim = self.fleet.agents[f"n{self.random.randrange(NAMES)}"]
             victim.kill()

@@ -66,7 +66,7 @@ class Cluster:
         for proxy in self.proxies:
             if proxy.is_running():
                 wait_until(lambda proxy=proxy: proxy.metrics()["requests_running"] == 0, 10, "no request running")
-                wait_until(lambda proxy=proxy: proxy.metrics()["ledger_entries"] == 0, 5, "an empty ledger")
+                wait_until(lambda proxy=proxy: proxy.metrics()["ledger_entries"] == 0, 15, "an empty ledger")
         self.starter.stop()
 
 
@@ -287,7 +287,7 @@ def test_eight_turns_wait_in_order(pair):
         waiting = []
         for n in range(8):
             waiting.append(pool.submit(turn, pair[0], f"Number {n}.", 500, request_output_len=1))
-            wait_until(lambda n=n: pair[0].metrics()["requests_running"] == n + 2, 5, "it waits")
+            wait_until(lambda n=n: pair[0].metrics()["requests_running"] == n + 2, 15, "it waits")
         refused = turn(pair[0], "Hi.", 500)
         error_of(refused, 429, "session_busy")
         assert refused.headers["retry-after"]
@@ -631,7 +631,7 @@ def test_a_chat_stays_with_its_agent(pair):
             messages.append(ok(answer)["choices"][0]["message"])
             cached.append(cached_in(answer))
             agents.add(answer.headers["x-lm-agent"])
-            time.sleep(0.5)  # agents say what they hold
+            time.sleep(1)  # agents say what they hold
         assert len(agents) == 1 and cached[0] < 64 and cached[1] > 100
         assert cached == sorted(cached)
     for proxy, (expected_before, actual_before) in zip(pair, before):
@@ -643,7 +643,7 @@ def test_a_chat_stays_with_its_agent(pair):
 def test_one_system_prompt_brings_strangers_together(pair):
     system = {"role": "system", "content": "A prompt that everybody has. " + LONG}
     first = say(pair[0], [system, {"role": "user", "content": "What is a pendulum?"}], as_tenant("ann"))
-    time.sleep(0.8)
+    time.sleep(1.5)
     for n, who in enumerate(("bob", "cid", "dan")):
         answer = say(pair[n % 2], [system, {"role": "user", "content": f"And an escapement, {who}?"}], as_tenant(who))
         assert answer.headers["x-lm-agent"] == first.headers["x-lm-agent"]
@@ -663,7 +663,7 @@ def test_a_chat_leaves_an_overloaded_agent(make_cluster):
                     "max_tokens": 400, "ignore_eos": True}
             stack.enter_context(httpx.stream("POST", owner.url + CHAT, json=body, timeout=60))
         name = first.headers["x-lm-agent"]
-        wait_until(lambda: status_of(proxy)[name]["running"] > 12, 10, "a report of the load")
+        wait_until(lambda: status_of(proxy)[name]["running"] > 12, 60, "a report of the load")
         moved = say(proxy, messages)
         assert moved.headers["x-lm-agent"] != first.headers["x-lm-agent"]
     assert ok(moved)["usage"]["prompt_tokens"] > 0
