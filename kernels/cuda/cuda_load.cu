@@ -130,6 +130,13 @@ static void lay_layer(struct cuda_loader *l, int index)
     if (from->experts) cuda_load_experts(l, index);
 }
 
+/* Until nothing reads what was given for upload. */
+static void load_wait(struct cuda_loader *l)
+{
+    if (l->b->weights.base && l->rc == 0)
+        l->rc = cuda_try(cudaStreamSynchronize(l->b->stream), "upload", l->err);
+}
+
 static void lay_rope_tables(struct cuda_loader *l)
 {
     const struct model_params *p = l->params;
@@ -144,7 +151,8 @@ static void lay_rope_tables(struct cuda_loader *l)
     }
     l->b->inv_freq = cuda_load_floats(l, inv_freq, (int64_t)tables * half);
     l->b->rope_factor = cuda_load_floats(l, factor, tables);
-    free(inv_freq); // copied: pageable memory is staged before the call returns
+    load_wait(l); // for what is freed now
+    free(inv_freq);
     free(factor);
 }
 
@@ -176,7 +184,7 @@ static int load_weights(struct backend *b, const struct model_params *p, struct 
     if (rc < 0) return rc;
     l.floats = (float *)xmalloc(DIM_MAX * sizeof *l.floats);
     lay_weights(&l);
-    if (l.rc == 0) l.rc = cuda_try(cudaStreamSynchronize(b->stream), "upload", err);
+    load_wait(&l);
     cuda_staging_close(&l.staging);
     free(l.floats);
     return l.rc;

@@ -21,6 +21,7 @@ int cuda_arena_open(struct cuda_arena *a, const char *purpose, struct error *err
     if (bytes == 0) return 0;
     cudaError_t rc = cudaMalloc(&base, bytes);
     if (rc == cudaSuccess) rc = cudaMemset(base, 0, bytes);
+    if (rc == cudaSuccess) rc = cudaStreamSynchronize(NULL); // no stream of ours waits for that one
     if (rc != cudaSuccess) {
         if (base) cudaFree(base);
         cudaGetLastError(); // a failed allocation is not an error of the stream
