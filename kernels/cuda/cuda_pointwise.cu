@@ -216,10 +216,6 @@ __device__ __forceinline__ void finish_head(const struct cuda_heads_job &job, fl
         int a = neighbours ? 2 * i : i, b = neighbours ? 2 * i + 1 : job.half + i;
         rotate_pair(from + a, from + b, row[i], row[job.half + i]);
     }
-    if (job.scale == 1.0f) return;
-    __syncwarp();
-    for (int i = lane; i < job.head_dim; i += 32)
-        x[i] *= job.scale;
 }
 
 __global__ void __launch_bounds__(HEADS_THREADS) heads_kernel(struct cuda_heads_job job)

@@ -53,7 +53,7 @@ void cuda_norm_rows(const struct cuda_rows *out, const float *in, int in_stride,
 void cuda_activate(const struct cuda_rows *out, enum ffn_activation kind, const float *gate,
                    const float *up, int in_stride, int rows, cudaStream_t stream);
 
-/* Heads of queries or keys in place: norm, rotation, scale. */
+/* Heads of queries or keys in place: norm, then rotation. */
 struct cuda_heads_job {
     float *x; // [tokens][stride]: heads of head_dim
     int tokens, stride, heads, head_dim;
@@ -63,7 +63,6 @@ struct cuda_heads_job {
     const float *rotation; // [tokens][2 * half]; NULL: none
     int half, rotate_from; // pairs; the first element that rotates
     enum rope_style style;
-    float scale; // behind the rotation
 };
 void cuda_heads(const struct cuda_heads_job *job, cudaStream_t stream);
 
