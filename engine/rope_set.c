@@ -5,7 +5,7 @@
 #include <limits.h>
 #include <math.h>
 
-#define SETS_PER_OCTAVE 8
+#define SETS_PER_OCTAVE 64
 
 struct rope_lengths rope_lengths_of(const struct rope_source *source, int count)
 {

@@ -2,14 +2,15 @@
  *
  * A request gets the set of its prompt's length and keeps it to its end. `plain`, `linear` and their
  * like have one set. Longrope has two: up to the original length L, and beyond. Dynamic NTK has a
- * base for every length n > L; here n is rounded up to the next eighth of an octave,
+ * base for every length n > L; here n is rounded up to the next 64th of an octave,
  *
- *     L < ... < 2^e L (1 + m / 8) < ...      e = 0, 1, ...   m = 1 ... 8
+ *     L < ... < 2^e L (1 + m / 64) < ...      e = 0, 1, ...   m = 1 ... 64
  *
- * so that a conversation that grows changes its tables, and with that loses what was computed, eight
- * times for each doubling, and prompts of about the same length share pages. The reference is within
- * that step itself while it answers: its base grows with every token. The sets are a function of the
- * model alone, so every agent that serves it has the same ones. */
+ * so there is a bounded number of tables, made when the model is loaded; prompts of about the same
+ * length share pages; and a conversation that grows by less than that finds its history. Rounded is
+ * at most 1 / 64 more than n, which the reference is beyond after as many tokens of an answer: its
+ * base grows with each. Finer steps would be recomputed more often, coarser ones are seen in the
+ * logits. The sets are a function of the model alone, so every agent that serves it has the same. */
 #ifndef LM_ENGINE_ROPE_SET_H
 #define LM_ENGINE_ROPE_SET_H
 

@@ -97,7 +97,7 @@ struct rope_table {
 };
 
 #define ROPE_TABLES_MAX 4 // of a set
-#define ROPE_SETS_MAX   256
+#define ROPE_SETS_MAX   2048
 #define ROPE_NONE       (-1) // a layer without rotation
 
 /* A mixture of experts in the place of a layer's gate, up and down: each token's h goes through the

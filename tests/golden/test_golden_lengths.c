@@ -19,11 +19,11 @@
 
 struct model {
     const char *name;
-    int exact; // of the fixture's prompts, those whose answers the reference gives with our tables
+    int exact; // of the fixture's prompts, those whose whole answers the reference gives with one table
 };
 
 static const struct model models[] = {
-    {"llama_dynamic", 3}, // beyond L its tables change with every token
+    {"llama_dynamic", 3}, // beyond L its base grows with every token
     {"phi3_longrope", 4},
 };
 
@@ -245,9 +245,9 @@ static void test_alone(void)
 
 static void test_reference_ids(const struct model *m)
 {
-    for (int i = 0; i < m->exact; i++) {
+    for (int i = 0; i < PROMPTS; i++) {
         const struct json *want = nth(json_get(reference, "greedy"), i);
-        for (int k = 0; k < GREEDY; k++)
+        for (int k = 0; k < (i < m->exact ? GREEDY : 1); k++)
             EXPECT_INT(alone[i].tokens[k], json_number(nth(want, k)));
     }
 }

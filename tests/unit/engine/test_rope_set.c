@@ -35,19 +35,20 @@ static void test_dynamic(void)
     static const struct {
         int positions, set, up_to;
     } rows[] = {
-        {1, 0, 64},    {64, 0, 64},   {65, 1, 72},   {72, 1, 72},    {73, 2, 80},
-        {128, 8, 128}, {129, 9, 144}, {130, 9, 144}, {256, 16, 256}, {257, 17, 288},
+        {1, 0, 4096},     {4096, 0, 4096},     {4097, 1, 4160},
+        {4160, 1, 4160},  {4161, 2, 4224},     {8192, 64, 8192},
+        {8193, 65, 8320}, {16384, 128, 16384}, {16385, 129, 16640},
     };
-    struct rope_source source = {.scaling = ROPE_SCALING_DYNAMIC, .original_len = 64};
+    struct rope_source source = {.scaling = ROPE_SCALING_DYNAMIC, .original_len = 4096};
     struct rope_lengths l = rope_lengths_of(&source, 1);
-    EXPECT(l.original_len == 64 && l.is_open);
+    EXPECT(l.original_len == 4096 && l.is_open);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         EXPECT_INT(rope_set_for(&l, rows[i].positions), rows[i].set);
         EXPECT_INT(rope_set_positions(&l, rows[i].set), rows[i].up_to);
     }
 }
 
-/* Each length is within its set and not within the one before; a set is at most an eighth too long;
+/* Each length is within its set and not within the one before; a set is at most a 64th too long;
  * the longest sequence of the shortest model has one. */
 static void test_all_lengths(void)
 {
@@ -57,7 +58,7 @@ static void test_all_lengths(void)
         for (int n = 1; n < 5000; n++) {
             int set = rope_set_for(&l, n), up_to = rope_set_positions(&l, set);
             EXPECT(set >= before && n <= up_to);
-            EXPECT(set == 0 || (n > rope_set_positions(&l, set - 1) && up_to - n <= n / 8));
+            EXPECT(set == 0 || (n > rope_set_positions(&l, set - 1) && up_to - n <= n / 64));
             before = set;
         }
     }

@@ -4,7 +4,6 @@
 #include "engine/scheduler.h"
 
 #include "engine/decoder.h"
-#include "engine/rope_set.h"
 #include "engine/sampler.h"
 #include "shared/base/rng.h"
 #include "tests/fakes/fake_backend.h"
@@ -94,10 +93,9 @@ static void sim_deinit(struct sim *s)
 /* By length, as the engine does; a few as if they went on with an answer that was begun elsewhere. */
 static int sim_choose_rope(struct sim *s, const struct request *r)
 {
-    static const struct rope_lengths lengths = {.original_len = 150, .is_open = true};
     if (s->load.memory.rope_sets < 2) return 0;
-    int set = rope_set_for(&lengths, r->prompt_count);
-    if (rng_below(&s->rng, 10) == 0) set = (int)rng_below(&s->rng, ROPE_SETS);
+    if (rng_below(&s->rng, 10) == 0) return (int)rng_below(&s->rng, ROPE_SETS);
+    int set = r->prompt_count / 100;
     return set < ROPE_SETS ? set : ROPE_SETS - 1;
 }
 
