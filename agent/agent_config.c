@@ -142,8 +142,6 @@ static const struct option options[] = {
      .help = "cores to pin the compute threads to, as in 0-3,8; ranks share it in its order"},
     {"cpu-isa", OPTION_CHOICE, FIELD(cpu_isa), .def = "auto", .choices = "auto|scalar|avx2|avx512",
      .group = "Engine", .help = "instruction set; all give the same bits"},
-    {"tp", OPTION_INT, FIELD(tp), .def = "1", .min = 1, .max = 64, .arg = "N", .group = "Engine",
-     .help = "ranks that share the model, one for each GPU"},
 
     {"gpus", OPTION_STRING, FIELD(gpus), .arg = "LIST", .group = "Launcher",
      .help = "GPUs to serve on, as in 0-7: one supervised agent for each --tp of them"},
@@ -282,7 +280,6 @@ static int check_names(const struct agent_config *c, struct error *err)
 static int check_launcher(const struct agent_config *c, struct error *err)
 {
     if (agent_config_is_launcher(c)) return 0;
-    if (c->tp > 1) return error_set(err, E_UNSUPPORTED, "--tp: this build has one rank only");
     if (c->ports && !c->replica) {
         return error_set(err, E_INVALID,
                          "--ports are for several agents; give --replicas or --gpus with it, or "

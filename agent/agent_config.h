@@ -60,7 +60,6 @@ struct agent_config {
     int64_t threads;
     char *cpu_list;
     int cpu_isa;
-    int64_t tp;
     // Launcher
     char *gpus;
     int64_t replicas;

@@ -3,6 +3,7 @@
 #include "agent/advertise.h"
 #include "shared/base/buf.h"
 #include "shared/base/check.h"
+#include "shared/base/cpu_list.h"
 #include "shared/base/str.h"
 #include "shared/net/agent_record.h"
 
@@ -13,6 +14,8 @@
 
 #define NUMBERS_MAX 1024
 #define PORT_MAX    65535
+#define GPU_MAX     4095
+#define CORE_MAX    65535
 #define SHARE_MIN   0.001 // the least that --cache-max-entry-count takes
 #define ADDED_MAX   8     // arguments or variables of one replica
 
@@ -35,31 +38,6 @@ struct planner {
 
 /* ---- lists ---- */
 
-static int parse_number(struct str text, int max, int *value)
-{
-    int64_t number;
-    if (str_to_int(str_trim(text), &number) < 0 || number < 0 || number > max) return E_INVALID;
-    *value = (int)number;
-    return 0;
-}
-
-/* "3" or "0-3", each number at most `max`. */
-static int parse_item(struct str item, int max, struct number_list *list)
-{
-    struct str head;
-    int first, last;
-    if (!str_split(&item, '-', &head) || parse_number(head, max, &first) < 0) return E_INVALID;
-    bool is_range = item.data > head.data + head.len;
-    last = first;
-    if (is_range && parse_number(item, max, &last) < 0) return E_INVALID;
-    if (last < first) return E_INVALID;
-    for (int value = first; value <= last; value++) {
-        if (list->count == NUMBERS_MAX) return E_LIMIT;
-        list->values[list->count++] = value;
-    }
-    return 0;
-}
-
 static bool has_twice(const struct number_list *list, int *which)
 {
     for (size_t i = 0; i < list->count; i++) {
@@ -75,17 +53,16 @@ static bool has_twice(const struct number_list *list, int *which)
 static int parse_list(struct planner *p, const char *option, const char *text, int max,
                       struct number_list *list)
 {
-    struct str rest = str_of(text), item;
-    int twice;
-    while (str_split(&rest, ',', &item)) {
-        int rc = parse_item(item, max, list);
-        if (rc == E_LIMIT)
-            return error_set(p->err, E_INVALID, "%s: more than %d numbers", option, NUMBERS_MAX);
-        if (rc < 0) {
-            return error_set(p->err, E_INVALID, "%s: '%s' is not a list like 0-3,8 of 0 to %d",
-                             option, text, max);
-        }
+    if (!text || !text[0]) return 0;
+    int count = cpu_list_parse(text, list->values, NUMBERS_MAX), twice;
+    for (int i = 0; i < count; i++)
+        if (list->values[i] > max) count = E_INVALID;
+    if (count < 0) {
+        return error_set(p->err, E_INVALID,
+                         "%s: '%s' is not a list like 0-3,8 of at most %d numbers, 0 to %d", option,
+                         text, NUMBERS_MAX, max);
     }
+    list->count = (size_t)count;
     if (has_twice(list, &twice))
         return error_set(p->err, E_INVALID, "%s: %d stands there twice", option, twice);
     return 0;
@@ -149,19 +126,22 @@ static int check_visible(struct planner *p)
     return 0;
 }
 
-/* The user's own list in its order, else the cores of this process; none where they don't suffice. */
+/* The user's own list in its order, else the cores of this process; none where they don't suffice for
+ * one of each rank. */
 static int choose_cores(struct planner *p)
 {
-    int rc = parse_list(p, "--cpu-list", p->config->cpu_list, 1 << 20, &p->cores);
+    size_t needed = p->replicas * (size_t)p->config->tp;
+    int rc = parse_list(p, "--cpu-list", p->config->cpu_list, CORE_MAX, &p->cores);
     if (rc != 0) return rc;
-    if (p->cores.count > 0 && p->cores.count < p->replicas) {
-        return error_set(p->err, E_INVALID, "--cpu-list names %zu cores, too few for %zu replicas",
-                         p->cores.count, p->replicas);
+    if (p->cores.count > 0 && p->cores.count < needed) {
+        return error_set(p->err, E_INVALID,
+                         "--cpu-list names %zu cores, too few for %zu replicas of --tp %zu",
+                         p->cores.count, p->replicas, needed / p->replicas);
     }
     // Agents on GPUs compute elsewhere: their few threads are the kernel's to place.
     if (p->cores.count > 0 || p->gpus.count > 0) return 0;
     size_t count = p->input->core_count < NUMBERS_MAX ? p->input->core_count : NUMBERS_MAX;
-    if (count < p->replicas) return 0;
+    if (count < needed) return 0;
     memcpy(p->cores.values, p->input->cores, count * sizeof *p->cores.values);
     p->cores.count = count;
     return 0;
@@ -198,7 +178,7 @@ static int read_input(struct planner *p)
 {
     const struct agent_config *c = p->config;
     int rc;
-    if ((rc = parse_list(p, "--gpus", c->gpus, 4095, &p->gpus)) != 0 ||
+    if ((rc = parse_list(p, "--gpus", c->gpus, GPU_MAX, &p->gpus)) != 0 ||
         (rc = parse_list(p, "--ports", c->ports, PORT_MAX, &p->ports)) != 0) {
         return rc;
     }
@@ -274,7 +254,7 @@ static void add_share(struct planner *p, size_t index, struct launcher_replica *
         add(r->arguments, "--cpu-list=%s", list.data);
         buf_deinit(&list);
     } else if (p->gpus.count == 0 && p->config->threads == 0) {
-        add(r->arguments, "--threads=1"); // more replicas than cores
+        add(r->arguments, "--threads=%d", (int)p->config->tp); // more ranks than cores
     }
     if (p->gpus.count > 0 || p->replicas == 1) return;
     double share = p->config->cache_max_entry_count / (double)p->replicas;

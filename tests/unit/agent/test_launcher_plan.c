@@ -123,6 +123,14 @@ static void test_cores(void)
     NEED(p.rc == 0);
     EXPECT_STR(p.plan.replicas[4].arguments[2], "--threads=1");
     drop(&p);
+    MAKE(&p, NULL, "--replicas", "2", "--tp", "2"); // a core for each rank
+    NEED(p.rc == 0);
+    EXPECT_STR(p.plan.replicas[1].arguments[2], "--cpu-list=1,3");
+    drop(&p);
+    MAKE(&p, NULL, "--replicas", "2", "--tp", "3");
+    NEED(p.rc == 0);
+    EXPECT_STR(p.plan.replicas[1].arguments[2], "--threads=3");
+    drop(&p);
     MAKE(&p, NULL, "--replicas", "5", "--threads", "2");
     NEED(p.rc == 0);
     EXPECT_STR(p.plan.replicas[4].arguments[2], "--cache-max-entry-count=0.1600");
@@ -165,7 +173,7 @@ static void test_refusals(void)
         {{"--gpus", "3-1"}, "--gpus: '3-1' is not a list"},
         {{"--gpus", "-1"}, "--gpus: '-1' is not a list"},
         {{"--gpus", "0,,1"}, "--gpus: '0,,1' is not a list"},
-        {{"--gpus", "0-4095"}, "more than 1024 numbers"},
+        {{"--gpus", "0-4095"}, "of at most 1024 numbers, 0 to 4095"},
         {{"--gpus", "0-299"}, "300 replicas; the limit is 256"},
         {{"--gpus="}, "--gpus names no GPU"},
         {{"--gpus", "0-3", "--ports", "1-3"}, "--ports names 3 ports for 4 replicas"},
@@ -176,6 +184,8 @@ static void test_refusals(void)
         {{"--replicas", "2", "--server-port", "0"}, "--server-port 0 picks any port"},
         {{"--replicas", "2", "--advertise", "h:5"}, "leave the port out"},
         {{"--replicas", "3", "--cpu-list", "0,1"}, "--cpu-list names 2 cores"},
+        {{"--gpus", "4096"}, "--gpus: '4096' is not a list"},
+        {{"--replicas", "2", "--tp", "2", "--cpu-list=0-2"}, "too few for 2 replicas of --tp 2"},
         {{"--replicas", "2", "--cpu-list", "0,0"}, "--cpu-list: 0 stands there twice"},
         {{"--replicas", "2", "--agent-id",
           "a-name-of-60-letters-0123456789-0123456789-0123456789-01234"},
