@@ -135,6 +135,9 @@ static const struct option options[] = {
      .group = "Engine",
      .help = "cut the model over that many ranks (tensor parallelism); on CPUs one for each NUMA "
              "node pays"},
+    {"tp-timeout", OPTION_INT, FIELD(tp_timeout_s), .def = "30", .min = 1, .max = 3600,
+     .arg = "SECONDS", .group = "Engine",
+     .help = "a rank that doesn't answer the others for so long is lost, and the agent ends"},
     {"threads", OPTION_INT, FIELD(threads), .def = "0", .min = 0, .max = 1024, .arg = "N",
      .group = "Engine",
      .help = "compute threads of all ranks; 0 means all cores this process may use"},
@@ -345,6 +348,7 @@ void agent_config_engine_options(const struct agent_config *config, struct engin
         .no_generation_config = config->generation_config == 1,
         .backend = "cpu",
         .tp = (int)config->tp,
+        .tp_timeout_ms = (int)config->tp_timeout_s * 1000,
         .threads = (int)config->threads,
         .cpu_list = config->cpu_list,
         .cpu_isa = isa_names[config->cpu_isa],

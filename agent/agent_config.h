@@ -57,6 +57,7 @@ struct agent_config {
     char *chat_template;
     bool escape_special;
     int64_t tp; // ranks
+    int64_t tp_timeout_s;
     int64_t threads;
     char *cpu_list;
     int cpu_isa;

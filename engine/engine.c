@@ -481,10 +481,14 @@ int engine_open(const struct engine_options *options, struct engine **out, struc
     const struct engine_info *i = &(*out)->info;
     log_info("model loaded",
              "architecture=%s parameters=%lld backend=\"%s\" context=%d kv_tokens=%lld "
-             "ranks=%d weights_mib=%zu activations_mib=%zu ms=%llu",
+             "weights_mib=%zu activations_mib=%zu ms=%llu",
              i->architecture, (long long)i->parameters, i->backend, i->context_len,
-             (long long)i->kv_tokens, i->ranks, i->weights_bytes >> 20, i->activations_bytes >> 20,
+             (long long)i->kv_tokens, i->weights_bytes >> 20, i->activations_bytes >> 20,
              (unsigned long long)(clock_ms() - begun));
+    for (int r = 0; i->ranks > 1 && r < i->ranks; r++)
+        log_info("rank loaded", "rank=%d weights_mib=%zu activations_mib=%zu kv_token_bytes=%zu", r,
+                 i->rank[r].weights_bytes >> 20, i->rank[r].activations_bytes >> 20,
+                 i->rank[r].kv_block_bytes / KV_BLOCK_TOKENS);
     return 0;
 }
 

@@ -13,6 +13,7 @@
 
 #include <pthread.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -81,7 +82,9 @@ static void *rank_main(void *arg)
 {
     struct rank_thread *t = arg;
     struct tp_group *g = t->group;
-    pthread_setname_np(pthread_self(), "lm-rank");
+    char name[16];
+    snprintf(name, sizeof name, "lm-rank-%d", t->rank);
+    pthread_setname_np(pthread_self(), name);
     for (; wait_for_work(g, t->mine); t->mine++) {
         struct tp_work *work = g->ring[t->mine % TP_GROUP_QUEUE];
         work->run(work, t->rank, g->arg);
@@ -98,6 +101,8 @@ static void abandon(struct tp_group *g, int rank)
     g->abandoned = true;
     for (unsigned i = g->ranks[rank].mine; first && i != g->posted; i++)
         atomic_store(&g->ring[i % TP_GROUP_QUEUE]->ranks_left, 0);
+    for (int i = 0; first && i < g->world; i++)
+        pthread_detach(g->ranks[i].thread); // nobody joins them
     pthread_cond_broadcast(&g->changed);
     if (first && g->on_done) g->on_done(g->on_done_arg);
     pthread_mutex_unlock(&g->lock);

@@ -238,6 +238,7 @@ void cpu_experts_down(struct backend *b, int layer)
 
     if (tokens == 0) return;
     cpu_gather_columns(b, cpu_input_row(&r->g, 0), r->first[s->experts], &b->share.expert_ffn, 1);
+    if (b->step->tokens == 0) return; // the group of ranks has failed
     cpu_for_tokens(b, r->first[s->experts], quantize_row, layer);
     for (int e = 0; e < s->experts; e++) {
         if (r->first[e] == r->first[e + 1]) continue;
@@ -247,6 +248,7 @@ void cpu_experts_down(struct backend *b, int layer)
     }
     if (x->shared_down.data) {
         cpu_gather_columns(b, cpu_input_row(&r->shared_g, 0), tokens, &b->share.shared_ffn, 1);
+        if (b->step->tokens == 0) return; // the group of ranks has failed
         cpu_for_tokens(b, tokens, quantize_shared, layer);
         r->job[jobs] = cpu_step_job(b, &r->shared_g);
         cpu_step_job_add(&r->job[jobs++], &x->shared_down, b->y, &b->share.hidden, NULL);

@@ -7,6 +7,20 @@
 
 #define POOL_FLOATS (1 << 16) // fewer are copied before other threads would have noticed
 
+static const struct step nothing; // the step of a rank whose group has failed
+
+void cpu_gather_begin(struct backend *b)
+{
+    if (b->group && cpu_comm_check(b->group, NULL) < 0) b->step = &nothing;
+}
+
+static const struct cpu_offer *meet(struct backend *b, const struct cpu_offer *own)
+{
+    const struct cpu_offer *offers = cpu_comm_meet(b->group, b->rank, own);
+    if (!offers) b->step = &nothing;
+    return offers;
+}
+
 struct copy_job {
     struct backend *b;
     const struct cpu_offer *offers; // [world]
@@ -51,7 +65,7 @@ void cpu_gather_columns(struct backend *b, float *rows, int count, const struct 
     int first = range->first * width;
     struct cpu_offer own = {rows + first, stride, first, range->count * width};
     struct copy_job job = {.b = b,
-                           .offers = cpu_comm_meet(b->group, b->rank, &own),
+                           .offers = meet(b, &own),
                            .rows = rows,
                            .stride = stride,
                            .count = count,
@@ -66,7 +80,7 @@ static void gather_spanned(struct backend *b, const struct cpu_spanned *s,
     size_t each = (size_t)(heads->count * dim);
     struct cpu_offer own = {s->own, each, heads->first * dim, heads->count * dim};
     struct copy_job job = {.b = b,
-                           .offers = cpu_comm_meet(b->group, b->rank, &own),
+                           .offers = meet(b, &own),
                            .rows = s->all,
                            .stride = (size_t)(heads->whole * dim),
                            .count = b->step->tokens,
@@ -85,7 +99,7 @@ void cpu_gather_embedded(struct backend *b)
     if (b->world == 1) return;
     size_t hidden = (size_t)b->model.hidden;
     struct cpu_offer own = {b->x, hidden, b->share.vocab.first, b->share.vocab.count};
-    const struct cpu_offer *offers = cpu_comm_meet(b->group, b->rank, &own);
+    const struct cpu_offer *offers = meet(b, &own);
     for (int t = 0; offers && t < b->step->tokens; t++) {
         int id = b->step->ids[t], r = 0;
         while (id - offers[r].first >= offers[r].count)
@@ -102,7 +116,7 @@ void cpu_gather_logits(struct backend *b)
     struct cpu_offer own = {b->logits + (b->rank == 0 ? b->share.vocab.first : 0), b->logits_stride,
                             b->share.vocab.first, b->share.vocab.count};
     struct copy_job job = {.b = b,
-                           .offers = cpu_comm_meet(b->group, b->rank, &own),
+                           .offers = meet(b, &own),
                            .rows = b->logits,
                            .stride = b->logits_stride,
                            .count = b->step->rows};

@@ -84,6 +84,7 @@ void cpu_step_begin(struct backend *b, const struct step *step)
     }
     CHECK(tokens == step->tokens);
     cpu_for_tokens(b, step->tokens, rotation_row, 0);
+    cpu_gather_begin(b);
 }
 
 static void embed_row(struct backend *b, int token, int layer)
@@ -148,11 +149,11 @@ static void quantize_o(struct backend *b, int token, int layer)
 void cpu_out(struct backend *b, int layer)
 {
     const struct cpu_layer *l = &b->layer[layer];
-    struct cpu_gemm_job job = cpu_step_job(b, &b->o);
 
     cpu_gather_columns(b, cpu_input_row(&b->o, 0), b->step->tokens, &b->share.heads,
                        b->model.value_dim);
     cpu_for_tokens(b, b->step->tokens, quantize_o, 0);
+    struct cpu_gemm_job job = cpu_step_job(b, &b->o);
     cpu_step_job_add(&job, &l->o, b->y, &b->share.hidden, l->o_bias);
     cpu_gemm_run(&job);
 }
@@ -180,14 +181,13 @@ static void quantize_g(struct backend *b, int token, int layer)
 
 void cpu_down(struct backend *b, int layer)
 {
-    struct cpu_gemm_job job = cpu_step_job(b, &b->g);
-
     if (b->layer[layer].experts) {
         cpu_experts_down(b, layer);
         return;
     }
     cpu_gather_columns(b, cpu_input_row(&b->g, 0), b->step->tokens, &b->share.ffn, 1);
     cpu_for_tokens(b, b->step->tokens, quantize_g, 0);
+    struct cpu_gemm_job job = cpu_step_job(b, &b->g);
     cpu_step_job_add(&job, &b->layer[layer].down, b->y, &b->share.hidden,
                      b->layer[layer].down_bias);
     cpu_gemm_run(&job);
