@@ -3,10 +3,12 @@ nothing had happened. This file plays the proxy: it follows the marks and asks f
 # ctest: PROCESSORS 1
 
 import json
+import os
 import re
 import signal
 
 import pytest
+from conftest import ROOT
 
 CHAT, TEXT, TURN = "/v1/chat/completions", "/v1/completions", "/v1/chat/interactive"
 SMALL = ["--model-name", "smollm2", "--session-len", 1024, "--threads", 1]
@@ -30,6 +32,7 @@ class Follower:
                     self.first = mark
                     state.update(seed=mark["seed"], now=int(mark["now"]), id=mark["id"],
                                  created=int(mark["created"]))
+                    state.update({"rope": int(mark["rope"])} if "rope" in mark else {})
                 elif "u" in mark:
                     assert self.usage is None
                     self.usage = [int(number) for number in mark["u"].split(",")]
@@ -390,6 +393,31 @@ def test_bad_bytes_within_a_character(agents):
     assert post_resume(agents[1], CHAT, body, {**text, "bytes": 2}).status_code == 400
 
 
+def test_rope_tables_stay(starter):
+    """A model whose rope tables depend on the prompt's length: they are those that the answer began with."""
+    folder = os.path.join(ROOT, "tests", "fixtures", "models", "llama_dynamic")
+    with open(os.path.join(folder, "reference.json")) as file:
+        reference = json.load(file)
+    one, two = (starter.agent(folder, "--model-name", "smollm2", "--session-len", 256, "--threads", 1, "--dtype",
+                              "float32", "--agent-id", name) for name in ("one", "two"))
+    ids = reference["prompts"][3]
+    body = prompt(ids, max_tokens=30, ignore_eos=True)
+    run = whole(one, TEXT, body)
+    assert len(ids) == 130 and run.first["rope"] == "130"
+    assert run.records[-1]["ids"][0] == reference["greedy"][3][0]  # later ones have tables of their own there
+    for at in range(len(run.records) - 1):
+        expect_resumed(two, TEXT, body, run, at)
+
+    # With those of another length the answer is another one, and goes on as that.
+    begun = {**run.records[0], "rope": 60}
+    answer = post_resume(one, TEXT, body, begun)
+    other = Follower(TEXT, answer.content, begun)
+    assert other.first["rope"] == "60" and other.records[-1]["ids"] != run.records[-1]["ids"]
+    for at in range(len(other.records) - 1):
+        expect_resumed(two, TEXT, body, other, at)
+    assert post_resume(one, TEXT, body, {**begun, "rope": 256}).status_code == 400
+
+
 def test_strangers_have_no_hop(start_agent):
     agent = start_agent(*SMALL, "--join-key", "secret")
     path, body = CASES["one token"]
@@ -417,6 +445,7 @@ def test_cut_where_the_agent_drains(start_agent, agents):
     assert b"error" not in raw
     short = {**body, "max_tokens": 900}
     run = Follower(CHAT, raw[:raw.rindex(b"\n\n") + 2])
+    assert "rope" not in run.first
     answer = post_resume(agents[1], CHAT, short, run.records[-1])
     rest = Follower(CHAT, answer.content, run.records[-1])
     assert len(rest.records[-1]["ids"]) == 900
