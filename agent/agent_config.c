@@ -131,13 +131,8 @@ static const struct option options[] = {
     {"escape-special", OPTION_FLAG, FIELD(escape_special), .group = "Engine",
      .help = "the text of a special token in messages stays text; by default it becomes the token, "
              "as in other servers"},
-    {"tp", OPTION_INT, FIELD(tp), .def = "1", .min = 1, .max = 64, .arg = "RANKS",
-     .group = "Engine",
-     .help = "cut the model over that many ranks (tensor parallelism); on CPUs one for each NUMA "
-             "node pays"},
-    {"tp-timeout", OPTION_INT, FIELD(tp_timeout_s), .def = "30", .min = 1, .max = 3600,
-     .arg = "SECONDS", .group = "Engine",
-     .help = "a rank that doesn't answer the others for so long is lost, and the agent ends"},
+    {"device", OPTION_CHOICE, FIELD(device), .def = "auto", .choices = "auto|cuda|cpu",
+     .group = "Engine", .help = "what computes; auto takes the GPU where one is usable"},
     {"threads", OPTION_INT, FIELD(threads), .def = "0", .min = 0, .max = 1024, .arg = "N",
      .group = "Engine",
      .help = "compute threads of all ranks; 0 means all cores this process may use"},
@@ -170,6 +165,7 @@ static const struct option options[] = {
      .help = "what the launcher tells its agents: be that one, and no launcher"},
 };
 
+static const char *const device_names[] = {"auto", "cuda", "cpu"};
 static const char *const isa_names[] = {"auto", "scalar", "avx2", "avx512"};
 static const char *const format_names[] = {NULL, "hf", "awq", "gptq", "fp8", "mxfp4"};
 
@@ -346,9 +342,7 @@ void agent_config_engine_options(const struct agent_config *config, struct engin
         .model_path = config->model_path,
         .chat_template = config->chat_template,
         .no_generation_config = config->generation_config == 1,
-        .backend = "cpu",
-        .tp = (int)config->tp,
-        .tp_timeout_ms = (int)config->tp_timeout_s * 1000,
+        .backend = device_names[config->device],
         .threads = (int)config->threads,
         .cpu_list = config->cpu_list,
         .cpu_isa = isa_names[config->cpu_isa],

@@ -56,8 +56,7 @@ struct agent_config {
     int generation_config; // 0: auto, 1: none
     char *chat_template;
     bool escape_special;
-    int64_t tp; // ranks
-    int64_t tp_timeout_s;
+    int device; // index into auto, cuda, cpu
     int64_t threads;
     char *cpu_list;
     int cpu_isa;

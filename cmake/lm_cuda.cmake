@@ -74,7 +74,7 @@ foreach(arch IN LISTS LM_CUDA_ARCHS)
   string(REGEX REPLACE "^(sm|compute)_" "compute_" virtual "${arch}")
   list(APPEND gencode -gencode "arch=${virtual},code=${arch}")
 endforeach()
-set(LM_NVCC_FLAGS -std=c++17 -O3 -fmad=false -lineinfo -Xcompiler -fPIC,-fvisibility=hidden,-Wall
+set(LM_NVCC_FLAGS -std=c++20 -O3 -fmad=false -lineinfo -Xptxas -v -Xcompiler -fPIC,-fvisibility=hidden,-Wall
   "-I${CMAKE_SOURCE_DIR}" "-I${LM_NCCL_INCLUDE}" -D_GNU_SOURCE)
 
 file(GLOB cuda_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu")
@@ -84,8 +84,9 @@ foreach(source IN LISTS cuda_sources)
   set(object "${CMAKE_BINARY_DIR}/cuda/${stem}.o")
   add_custom_command(OUTPUT "${object}"
     COMMAND ${CMAKE_COMMAND} -E make_directory "${CMAKE_BINARY_DIR}/cuda"
-    COMMAND "${LM_NVCC}" ${LM_NVCC_FLAGS} ${gencode} -MD -MF "${object}.d" -c "${source}" -o "${object}"
-    DEPENDS "${source}" DEPFILE "${object}.d" COMMENT "Building CUDA object cuda/${stem}.o" VERBATIM)
+    COMMAND "${CMAKE_SOURCE_DIR}/scripts/nvcc-logged" "${object}.ptxas" "${LM_NVCC}" ${LM_NVCC_FLAGS} ${gencode}
+      -MD -MF "${object}.d" -c "${source}" -o "${object}"
+    DEPENDS "${source}" "${CMAKE_SOURCE_DIR}/scripts/nvcc-logged" DEPFILE "${object}.d" COMMENT "Building CUDA object cuda/${stem}.o" VERBATIM)
   list(APPEND cuda_objects "${object}")
 endforeach()
 set_source_files_properties(${cuda_objects} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)

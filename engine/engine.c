@@ -366,15 +366,27 @@ static struct str tokenizer_text(const void *arg, int32_t token, bool keep_speci
     return tokenizer_token_bytes(arg, token, keep_special);
 }
 
+/* One line at every start: what there is, and why not what isn't. */
+static void log_backends(void)
+{
+    struct buf line;
+    buf_init(&line, 4096);
+    for (int i = 0; backend_name(i); i++) {
+        const char *why = backend_why_not(backend_name(i));
+        buf_printf(&line, "%s%s=\"%s\"", i ? " " : "", backend_name(i), why ? why : "usable");
+    }
+    log_info("backends", "%s", line.data);
+    buf_deinit(&line);
+}
+
 static int find_backend(const char *name, const struct backend_ops **out, struct error *err)
 {
-    char list[128] = "";
-    size_t at = 0;
-    *out = backend_find(name ? name : "cpu");
+    if (!name) name = "auto";
+    log_backends();
+    *out = backend_find(name);
     if (*out) return 0;
-    for (int i = 0; backend_name(i) && at < sizeof list; i++)
-        at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", backend_name(i));
-    return error_set(err, E_UNSUPPORTED, "backend '%s' is not built in (there is: %s)", name, list);
+    return error_set(err, E_UNSUPPORTED, "backend '%s' can't be used: %s", name,
+                     backend_why_not(name));
 }
 
 static int collect_stop_ids(const struct tokenizer *t, int vocab, int32_t **out)

@@ -41,11 +41,9 @@ enum engine_kv_dtype {
 struct engine_options {
     const char *model_path;
     const char *chat_template; // chat_template_choice.h's option, or NULL
-    const char *backend;       // "cpu"
-    int tp;                    // ranks that the model is cut over; 0: 1
-    int tp_timeout_ms;         // a rank that doesn't answer the others fails them; 0: 30 s
-    int threads;               // of all ranks; 0: all cores this process may use
-    const char *cpu_list;      // of all ranks; NULL: don't pin, unless ranks and NUMA nodes match
+    const char *backend;       // "cpu", "cuda", or "auto": the best that is usable here
+    int threads;               // 0: all cores this process may use
+    const char *cpu_list;      // NULL: don't pin
     const char *cpu_isa;       // "auto", "scalar", "avx2", "avx512"
     enum engine_dtype dtype;
     const char *model_format;      // struct weights_options.format; NULL: as the model's files say

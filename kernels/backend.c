@@ -82,7 +82,7 @@ static void load_module(struct known_backend *k)
     *(void **)&entry = dlsym(library, BACKEND_MODULE_ENTRY);
     if (!entry)
         error_set(&k->why, E_UNSUPPORTED, "'%s' has no %s", path, BACKEND_MODULE_ENTRY);
-    else if (entry(backend_module_layout(), &k->ops, &k->why) < 0)
+    else if (entry(backend_module_own_layout(), &k->ops, &k->why) < 0)
         k->ops = NULL;
     if (!k->ops) dlclose(library);
 }

@@ -12,7 +12,7 @@ struct backend_module_layout {
     size_t ops, options, model, layer, experts, latent, step, sequence;
 };
 
-static inline struct backend_module_layout backend_module_layout(void)
+static inline struct backend_module_layout backend_module_own_layout(void)
 {
     struct backend_module_layout layout;
     layout.ops = sizeof(struct backend_ops);

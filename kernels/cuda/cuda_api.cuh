@@ -19,10 +19,11 @@
 /* Puts a kernel behind the work of `stream`; cudaError_t. More than 48 KiB of dynamic shared memory
  * are asked for by themselves. LM_LAUNCH_PDL lets it start before its predecessor has ended: the
  * kernel must call pdl_wait() (cuda_device.cuh). */
-#define LM_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-    cuda_launch(#kernel, kernel, grid, block, shared_bytes, stream, false, __VA_ARGS__)
+#define LM_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)   \
+    cuda_launch(#kernel, kernel, grid, block, shared_bytes, stream, \
+                false __VA_OPT__(, ) __VA_ARGS__)
 #define LM_LAUNCH_PDL(kernel, grid, block, shared_bytes, stream, ...) \
-    cuda_launch(#kernel, kernel, grid, block, shared_bytes, stream, true, __VA_ARGS__)
+    cuda_launch(#kernel, kernel, grid, block, shared_bytes, stream, true __VA_OPT__(, ) __VA_ARGS__)
 
 #ifndef LM_CUDA_EMULATED
 template <class... Parameters, class... Arguments>

@@ -27,7 +27,7 @@ extern "C" __attribute__((visibility("default"))) int
 lm_backend_module_v1(struct backend_module_layout loaders, const struct backend_ops **ops,
                      struct error *err)
 {
-    struct backend_module_layout own = backend_module_layout();
+    struct backend_module_layout own = backend_module_own_layout();
     if (memcmp(&own, &loaders, sizeof own) != 0)
         return error_set(err, E_UNSUPPORTED,
                          "liblm-cuda.so was built from another version of this program");

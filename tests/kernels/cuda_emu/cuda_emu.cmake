@@ -1,9 +1,12 @@
 # The emulated GPU: kernels/cuda/*.cu compiled by the C++ compiler against the headers here.
-#   lm_cuda_emu            the emulator and its cudart, cuBLASLt and NCCL
-#   lm_cuda_emu_kernels    kernels/cuda on it
-#   liblm-cuda-emu.so      both as the module that LM_CUDA_MODULE can name, for a whole lm-agent
-#   test_cuda_x            tests/kernels/test_cuda_x.cu or .c, tests/kernels/cuda_emu/test_cuda_x.cu
+#   lm_cuda_emu_kernels         kernels/cuda and the emulator, with the sanitizers of the build
+#   lm_cuda_emu_kernels_race    the same, with race hooks instead
+#   liblm-cuda-emu.so           kernels/cuda as the module that LM_CUDA_MODULE can name, for a whole lm-agent
+#   test_cuda_x, _race          tests/kernels/test_cuda_x.cu or .c, tests/kernels/cuda_emu/test_cuda_x.cu
 
+if(LM_SANITIZE MATCHES "thread")
+  return() # libtsan doesn't know our fibers
+endif()
 include(CheckLanguage)
 check_language(CXX)
 if(NOT CMAKE_CXX_COMPILER)
@@ -16,33 +19,55 @@ add_library(lm_cuda_emu_flags INTERFACE)
 target_include_directories(lm_cuda_emu_flags INTERFACE "${CMAKE_CURRENT_LIST_DIR}")
 target_compile_definitions(lm_cuda_emu_flags INTERFACE LM_CUDA_EMULATED=1)
 target_compile_features(lm_cuda_emu_flags INTERFACE cxx_std_20)
-target_compile_options(lm_cuda_emu_flags INTERFACE 
-  $<$<COMPILE_LANGUAGE:CXX>:-Wno-unknown-pragmas>
-  $<$<COMPILE_LANGUAGE:CXX>:-Wno-shadow>) # "struct x and x()" hides a constructor
+target_compile_options(lm_cuda_emu_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wno-unknown-pragmas>)
 target_link_libraries(lm_cuda_emu_flags INTERFACE lm_flags)
 
-# .cu files are C++ in this folder; the compiler must be told, too.
+# .cu files are C++ in this folder; the compiler must be told, too, and that "struct x and x()" is fine.
 function(lm_cuda_emu_sources)
-  set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++")
+  set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++;-Wno-shadow")
 endfunction()
 
 file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/*.cc")
-add_library(lm_cuda_emu STATIC ${sources})
-target_link_libraries(lm_cuda_emu PUBLIC lm_cuda_emu_flags Threads::Threads)
+list(FILTER sources EXCLUDE REGEX "/emu_(no_)?race\\.cc$")
+add_library(lm_cuda_emu_core STATIC ${sources})
+target_link_libraries(lm_cuda_emu_core PUBLIC lm_cuda_emu_flags Threads::Threads)
 
-file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu")
-lm_cuda_emu_sources(${sources})
-add_library(lm_cuda_emu_kernels STATIC ${sources})
+file(GLOB kernels CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu")
+lm_cuda_emu_sources(${kernels})
+
+# With the sanitizers of the build.
+add_library(lm_cuda_emu STATIC "${CMAKE_CURRENT_LIST_DIR}/emu_no_race.cc")
+target_link_libraries(lm_cuda_emu PUBLIC lm_cuda_emu_core)
+add_library(lm_cuda_emu_kernels STATIC ${kernels})
 target_link_libraries(lm_cuda_emu_kernels PUBLIC lm_cuda_emu)
-set_target_properties(lm_cuda_emu lm_cuda_emu_kernels PROPERTIES POSITION_INDEPENDENT_CODE ON)
+set_target_properties(lm_cuda_emu_core lm_cuda_emu lm_cuda_emu_kernels PROPERTIES
+  POSITION_INDEPENDENT_CODE ON)
+
+# Kernels instrumented for our own race hooks: they call what libtsan would define.
+add_library(lm_cuda_emu_race_flags INTERFACE)
+target_compile_definitions(lm_cuda_emu_race_flags INTERFACE LM_CUDA_EMU_RACE=1)
+target_compile_options(lm_cuda_emu_race_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize=all> $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=thread>)
+add_library(lm_cuda_emu_race STATIC "${CMAKE_CURRENT_LIST_DIR}/emu_race.cc")
+target_link_libraries(lm_cuda_emu_race PUBLIC lm_cuda_emu_core)
+add_library(lm_cuda_emu_kernels_race STATIC ${kernels})
+target_link_libraries(lm_cuda_emu_kernels_race PUBLIC lm_cuda_emu_race lm_cuda_emu_race_flags)
 
 lm_cuda_module(lm-cuda-emu LINK "-Wl,--whole-archive" lm_cuda_emu_kernels "-Wl,--no-whole-archive")
-set(LM_CUDA_EMU_MODULE "$<TARGET_FILE:lm-cuda-emu>")
 
+# Each test: forward and reverse order with the sanitizers, random order with the race hooks.
 file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/kernels/test_cuda_*.cu"
   "${CMAKE_CURRENT_LIST_DIR}/test_*.cu")
 lm_cuda_emu_sources(${sources})
 file(GLOB c_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/kernels/test_cuda_*.c")
 foreach(source IN LISTS sources c_sources)
+  get_filename_component(name ${source} NAME_WE)
   lm_c_test(${source} kernels LINK lm_cuda_emu_kernels lm_kernels TIMEOUT 600)
+  lm_c_test(${source} kernels SUFFIX _race LINK lm_cuda_emu_kernels_race lm_kernels TIMEOUT 600)
+  add_test(NAME kernels/${name}_reverse COMMAND ${name})
+  set_tests_properties(kernels/${name}_reverse PROPERTIES LABELS kernels TIMEOUT 600)
+  set_property(TEST kernels/${name}_reverse PROPERTY ENVIRONMENT
+    "LM_TEST_DATA=${CMAKE_SOURCE_DIR}/tests;LM_CUDA_EMU_ORDER=reverse")
+  set_property(TEST kernels/${name}_race APPEND PROPERTY ENVIRONMENT "LM_CUDA_EMU_ORDER=random")
 endforeach()

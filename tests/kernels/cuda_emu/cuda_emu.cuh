@@ -90,7 +90,9 @@ void cp_async(void *to_shared, const void *from, unsigned bytes, unsigned valid,
 void cp_async_commit(void);
 void cp_async_wait(unsigned pending_groups);
 
-long race_count(void); // 0 without the race hooks
+/* 0 without the race hooks. A process that ends with races that nobody forgave exits with 66. */
+long race_count(void);
+void forgive_races(void);
 
 /* What the race hooks hear of, when they are linked in. */
 struct race_hooks {
@@ -99,9 +101,11 @@ struct race_hooks {
     void (*syncwarp)(unsigned warp);
     void (*fence)(void);
     void (*atomic)(void *at, size_t bytes);
-    void (*begin_block)(const char *kernel, uint64_t block, const char *shared, size_t bytes);
+    void (*begin_grid)(const char *kernel);
+    void (*begin_block)(uint64_t block, const char *shared, size_t bytes);
 };
 extern const race_hooks *hooks;
+bool on_fiber_stack(const void *at); // of the block that runs on this OS thread
 
 } // namespace emu
 

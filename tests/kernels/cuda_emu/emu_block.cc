@@ -61,21 +61,25 @@ struct named_barrier {
 };
 
 struct block_runner {
+    block_runner();
+    ~block_runner();
+
     std::vector<std::unique_ptr<thread_fiber>> fibers; // made once, [threads] in use
-    unsigned threads, live;
-    uint32_t ready[WARPS_MAX], alive[WARPS_MAX];
-    meeting meetings[WARPS_MAX][MEETINGS_PER_WARP];
-    named_barrier barriers[BARRIERS];
-    int votes[3]; // of __syncthreads_or and its like, by phase
-    thread_fiber *running;
-    const std::function<void()> *body;
-    const char *kernel;
-    uint64_t random;
+    unsigned threads = 0, live = 0;
+    uint32_t ready[WARPS_MAX] = {}, alive[WARPS_MAX] = {};
+    meeting meetings[WARPS_MAX][MEETINGS_PER_WARP] = {};
+    named_barrier barriers[BARRIERS] = {};
+    int votes[2] = {}; // of __syncthreads_or and its like
+    thread_fiber *running = nullptr;
+    const std::function<void()> *body = nullptr;
+    const char *kernel = nullptr; // NULL: none runs
+    uint64_t random = 0;
     shared_arena shared;
-    emu_fiber scheduler;
-    void *asan_stack;      // of the scheduler
-    const void *stack_low; // the scheduler's own stack, as ASan tells
-    size_t stack_bytes;
+    char *stacks; // of all fibers, each above a guard page
+    emu_fiber scheduler = {};
+    void *asan_stack = nullptr;      // of the scheduler
+    const void *stack_low = nullptr; // the scheduler's own stack, as ASan tells
+    size_t stack_bytes = 0;
 };
 
 constinit thread_local thread_context *current = nullptr;
@@ -400,16 +404,39 @@ void cp_async_wait(unsigned pending_groups)
 
 /* ---- grids ---- */
 
+enum { STACKS_BYTES = THREADS_MAX * (STACK_BYTES + GUARD_BYTES) };
+
+block_runner::block_runner()
+{
+    void *memory = mmap(nullptr, STACKS_BYTES, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) {
+        perror("cuda_emu: stacks");
+        abort();
+    }
+    stacks = (char *)memory;
+}
+
+block_runner::~block_runner()
+{
+    sanitizer_unpoison(stacks, STACKS_BYTES);
+    munmap(stacks, STACKS_BYTES);
+}
+
+bool on_fiber_stack(const void *at)
+{
+    return runner && (uintptr_t)at - (uintptr_t)runner->stacks < STACKS_BYTES;
+}
+
 static thread_fiber *make_fiber(void)
 {
     auto *f = new thread_fiber();
-    void *memory = mmap(nullptr, STACK_BYTES + GUARD_BYTES, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED || mprotect(memory, GUARD_BYTES, PROT_NONE)) {
-        perror("cuda_emu: a fiber's stack");
+    char *memory = runner->stacks + runner->fibers.size() * (STACK_BYTES + GUARD_BYTES);
+    if (mprotect(memory, GUARD_BYTES, PROT_NONE)) {
+        perror("cuda_emu: a stack's guard");
         abort();
     }
-    f->stack = (char *)memory + GUARD_BYTES;
+    f->stack = memory + GUARD_BYTES;
     return f;
 }
 
@@ -444,8 +471,7 @@ static void begin_block(unsigned threads, size_t dynamic_bytes)
 static void run_block(unsigned threads, size_t dynamic_bytes, uint64_t block)
 {
     begin_block(threads, dynamic_bytes);
-    if (hooks)
-        hooks->begin_block(runner->kernel, block, runner->shared.base(), runner->shared.capacity());
+    if (hooks) hooks->begin_block(block, runner->shared.base(), runner->shared.capacity());
     while (runner->live) {
         int next = pick();
         if (next < 0) fail_deadlock();
@@ -470,6 +496,7 @@ void run_grid(const char *kernel, dim3 grid, dim3 block, size_t dynamic_bytes,
              grid.z, block.x, block.y, block.z);
     block_size = block;
     grid_size = grid;
+    if (hooks) hooks->begin_grid(kernel);
     runner->random = settings.seed;
     uint64_t shift = settings.order == ORDER_RANDOM ? next_random(&runner->random) % blocks : 0;
     for (uint64_t i = 0; i < blocks; i++) {

@@ -1,0 +1,411 @@
+/* test_cuda_emu.cu - the emulator finds what it promises to (cuda_emu.cuh): one planted bug a check, and the
+ * same kernel without it. A check that ends the process runs in a child. */
+#include <math.h>
+#include <signal.h>
+#include <string>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <vector>
+
+#include "kernels/cuda/cuda_device.cuh"
+#include "tests/test.h"
+
+/* ---- running what must die ---- */
+
+/* What `body` prints to stderr until it ends, and whether it was ended. */
+static std::string last_words(void (*body)(), bool *died)
+{
+    int ends[2];
+    NEED(pipe(ends) == 0);
+    fflush(stdout);
+    pid_t child = fork();
+    NEED(child >= 0);
+    if (child == 0) {
+        dup2(ends[1], 2);
+        close(ends[0]);
+        signal(SIGABRT, SIG_DFL);
+        body();
+        _exit(0);
+    }
+    close(ends[1]);
+    std::string words;
+    char part[4096];
+    for (ssize_t n; (n = read(ends[0], part, sizeof part)) > 0;)
+        words.append(part, (size_t)n);
+    close(ends[0]);
+    int status = 0;
+    NEED(waitpid(child, &status, 0) == child);
+    *died = !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    return words;
+}
+
+static void expect_death(const char *name, void (*body)(), const char *words)
+{
+    bool died = false;
+    std::string got = last_words(body, &died);
+    if (!died || got.find(words) == std::string::npos) {
+        test_failures++;
+        printf("%s: %s, expected words '%s':\n%s\n", name, died ? "died" : "lived", words,
+               got.c_str());
+    }
+}
+
+#define EXPECT_DEATH(words, ...) \
+    expect_death(                \
+        #__VA_ARGS__, [] { __VA_ARGS__; }, words)
+
+static float *floats(size_t count)
+{
+    float *at = nullptr;
+    NEED(cudaMalloc(&at, count * sizeof *at) == cudaSuccess);
+    NEED(cudaMemset(at, 0, count * sizeof *at) == cudaSuccess);
+    return at;
+}
+
+#define RUN_KERNEL(kernel, grid, block, shared, ...)                                       \
+    do {                                                                                   \
+        NEED(LM_LAUNCH(kernel, grid, block, shared, nullptr, __VA_ARGS__) == cudaSuccess); \
+        NEED(cudaDeviceSynchronize() == cudaSuccess);                                      \
+    } while (0)
+
+/* ---- meetings ---- */
+
+__global__ void barrier_of_some(int at_barrier)
+{
+    if ((int)threadIdx.x < at_barrier)
+        __syncthreads();
+    else
+        __shfl_xor_sync(WARP_ALL, 1, 1);
+}
+
+__global__ void shuffle_of_some()
+{
+    if (threadIdx.x < 16) __shfl_xor_sync(WARP_ALL, 1, 1);
+    if (threadIdx.x >= 16) __syncthreads();
+}
+
+__global__ void different_operations()
+{
+    if (threadIdx.x & 1u)
+        __ballot_sync(WARP_ALL, 1);
+    else
+        __shfl_xor_sync(WARP_ALL, 1, 1);
+}
+
+__global__ void outside_mask()
+{
+    if (threadIdx.x < 16) __shfl_sync(0xffffu, 1, 20, 32);
+}
+
+__global__ void not_in_own_mask()
+{
+    __shfl_xor_sync(0xffffu, 1, 1);
+}
+
+__global__ void two_places()
+{
+    if (threadIdx.x & 1u)
+        __syncthreads();
+    else
+        __syncthreads();
+}
+
+__global__ void mma_of_some()
+{
+    float d[4] = {};
+    uint32_t a[4] = {}, b[2] = {};
+    if (threadIdx.x == 0) return;
+    mma_bf16(d, a, b);
+}
+
+__global__ void returned_early(float *out)
+{
+    if (threadIdx.x >= 40) return; // whole and half a warp: the others still meet
+    __syncthreads();
+    unsigned votes = __ballot_sync(WARP_ALL, 1);
+    out[threadIdx.x] = (float)__popc(votes);
+}
+
+static void test_meetings()
+{
+    EXPECT_DEATH("deadlock", RUN_KERNEL(barrier_of_some, 1, 32, 0, 7));
+    EXPECT_DEATH("deadlock", RUN_KERNEL(shuffle_of_some, 1, 32, 0));
+    EXPECT_DEATH("meet in", RUN_KERNEL(different_operations, 1, 32, 0));
+    EXPECT_DEATH("outside the mask", RUN_KERNEL(outside_mask, 1, 32, 0));
+    EXPECT_DEATH("not in its own mask", RUN_KERNEL(not_in_own_mask, 1, 32, 0));
+    EXPECT_DEATH("from", RUN_KERNEL(two_places, 1, 32, 0));
+    EXPECT_DEATH("wants all 32 lanes", RUN_KERNEL(mma_of_some, 1, 32, 0));
+    EXPECT_DEATH("bad launch", RUN_KERNEL(barrier_of_some, 1, 1025, 0, 2000));
+    std::vector<float> got(40);
+    float *out = floats(64);
+    RUN_KERNEL(returned_early, 1, 64, 0, out);
+    NEED(cudaMemcpy(got.data(), out, 40 * sizeof(float), cudaMemcpyDeviceToHost) == cudaSuccess);
+    EXPECT(got[0] == 32 && got[39] == 8);
+    cudaFree(out);
+}
+
+/* ---- shared memory ---- */
+
+__global__ void shared_reads(float *out, int index, int write)
+{
+    LM_SHARED(float, before, 33);
+    LM_SHARED(float, after, 7);
+    if (threadIdx.x == 0 && write) before[index] = 1.0f;
+    __syncthreads();
+    if (threadIdx.x == 31) out[0] = before[index];
+    if (threadIdx.x == 31) out[1] = after[0];
+}
+
+__global__ void dynamic_reads(float *out, int index)
+{
+    LM_SHARED_DYNAMIC(float, tile);
+    out[0] = tile[index];
+}
+
+static void test_shared_memory()
+{
+    float *out = floats(2), got[2];
+    RUN_KERNEL(shared_reads, 1, 32, 0, out, 32, 1);
+    NEED(cudaMemcpy(got, out, sizeof got, cudaMemcpyDeviceToHost) == cudaSuccess);
+    EXPECT(got[0] == 1.0f);
+    EXPECT(isnan(got[1])); // never written
+#if defined(__SANITIZE_ADDRESS__) || defined(LM_CUDA_EMU_RACE)
+    static float *at = out;
+    const char *words = "shared memory";
+#ifdef __SANITIZE_ADDRESS__
+    words = "AddressSanitizer";
+#endif
+    EXPECT_DEATH(words, RUN_KERNEL(shared_reads, 1, 32, 0, at, 33, 1));
+    EXPECT_DEATH(words, RUN_KERNEL(shared_reads, 1, 32, 0, at, -1, 0));
+    EXPECT_DEATH(words, RUN_KERNEL(dynamic_reads, 1, 1, 100, at, 25));
+#endif
+    EXPECT_DEATH("a block may have", RUN_KERNEL(dynamic_reads, 1, 1, 228 << 10, nullptr, 0));
+    emu::forgive_races();
+    cudaFree(out);
+}
+
+/* ---- asynchronous copies ---- */
+
+__global__ void copy_late(const float *from, float *to, int wait)
+{
+    LM_SHARED(float, buffer, 8);
+    buffer[threadIdx.x] = 5.0f;
+    __syncthreads();
+    if (threadIdx.x < 2) cp_async16(buffer + 4 * threadIdx.x, from + 4 * threadIdx.x);
+    cp_async_commit();
+    if (wait) cp_async_wait<0>();
+    __syncthreads();
+    to[threadIdx.x] = buffer[threadIdx.x];
+}
+
+__global__ void copy_unaligned(const float *from)
+{
+    LM_SHARED(float, buffer, 8);
+    cp_async16(buffer, from + 1);
+}
+
+static void test_copies_land_late()
+{
+    static float *at = floats(8);
+    float got[8];
+    for (int wait = 0; wait < 2; wait++) {
+        float *to = floats(8);
+        RUN_KERNEL(copy_late, 1, 8, 0, at, to, wait);
+        NEED(cudaMemcpy(got, to, sizeof got, cudaMemcpyDeviceToHost) == cudaSuccess);
+        for (float v : got)
+            EXPECT(wait ? v == 0.0f : isnan(v));
+        cudaFree(to);
+    }
+    emu::forgive_races();
+    EXPECT_DEATH("multiples of it", RUN_KERNEL(copy_unaligned, 1, 1, 0, at));
+}
+
+/* ---- order ---- */
+
+__global__ void missing_barrier(float *out)
+{
+    LM_SHARED(float, slots, 64);
+    slots[threadIdx.x] = (float)threadIdx.x;
+    out[threadIdx.x] = slots[63 - threadIdx.x];
+}
+
+static void test_order_shows_missing_barriers()
+{
+    float *out = floats(64), got[64];
+    for (auto order : {emu::ORDER_FORWARD, emu::ORDER_REVERSE, emu::ORDER_RANDOM}) {
+        emu::configure(order, 3);
+        RUN_KERNEL(missing_barrier, 1, 64, 0, out);
+        NEED(cudaMemcpy(got, out, sizeof got, cudaMemcpyDeviceToHost) == cudaSuccess);
+        int wrong = 0;
+        for (int i = 0; i < 64; i++)
+            wrong += got[i] != (float)(63 - i);
+        EXPECT(wrong > 0);
+        EXPECT(order == emu::ORDER_REVERSE ? isnan(got[63]) && got[0] == 63.0f
+                                           : order == emu::ORDER_RANDOM || isnan(got[0]));
+    }
+    emu::configure(emu::ORDER_FORWARD, 1);
+    emu::forgive_races();
+    cudaFree(out);
+}
+
+/* ---- the host's side ---- */
+
+static void test_streams_are_lazy()
+{
+    cudaStream_t stream, other;
+    cudaEvent_t event;
+    float *device = floats(1), *pinned, got = 0;
+    NEED(cudaDeviceSynchronize() == cudaSuccess);
+    NEED(cudaMallocHost(&pinned, sizeof *pinned) == cudaSuccess);
+    NEED(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    NEED(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking) == cudaSuccess);
+    NEED(cudaEventCreateWithFlags(&event, cudaEventDisableTiming) == cudaSuccess);
+    *pinned = 1.0f;
+    EXPECT(cudaMemcpyAsync(device, pinned, sizeof(float), cudaMemcpyHostToDevice, stream) ==
+           cudaSuccess);
+    *pinned = 2.0f; // too early: the copy has not run
+    EXPECT(cudaStreamSynchronize(stream) == cudaSuccess);
+    EXPECT(cudaMemcpy(&got, device, sizeof got, cudaMemcpyDeviceToHost) == cudaSuccess);
+    EXPECT(got == 2.0f);
+    *pinned = 3.0f;
+    EXPECT(cudaMemcpyAsync(device, pinned, sizeof(float), cudaMemcpyHostToDevice, stream) ==
+           cudaSuccess);
+    EXPECT(cudaEventRecord(event, stream) == cudaSuccess);
+    EXPECT(cudaMemcpyAsync(&got, device, sizeof got, cudaMemcpyDeviceToHost, other) == cudaSuccess);
+    EXPECT(got == 2.0f); // nothing orders the streams
+    EXPECT(cudaStreamWaitEvent(other, event) == cudaSuccess);
+    EXPECT(cudaMemcpyAsync(&got, device, sizeof got, cudaMemcpyDeviceToHost, other) == cudaSuccess);
+    EXPECT(got == 3.0f);
+    EXPECT(cudaMemcpyAsync(device, &got, sizeof got, cudaMemcpyHostToDevice, stream) ==
+           cudaSuccess);
+    got = 9.0f; // pageable memory was read when the call was made
+    EXPECT(cudaStreamSynchronize(stream) == cudaSuccess);
+    EXPECT(cudaMemcpy(&got, device, sizeof got, cudaMemcpyDeviceToHost) == cudaSuccess);
+    EXPECT(got == 3.0f);
+    static float *at = device;
+    EXPECT_DEATH("end beyond", float x[2] = {};
+                 cudaMemcpy(at, x, sizeof x, cudaMemcpyHostToDevice));
+    EXPECT_DEATH("is not device memory", float x[2] = {};
+                 cudaMemcpy(x, x + 1, 4, cudaMemcpyDeviceToHost));
+    cudaEventDestroy(event);
+    cudaStreamDestroy(stream);
+    cudaStreamDestroy(other);
+    cudaFreeHost(pinned);
+    cudaFree(device);
+}
+
+__global__ void add(float *x, float value)
+{
+    x[0] += value;
+}
+
+static void test_graphs()
+{
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    float *x = floats(1), got = -1;
+    NEED(cudaDeviceSynchronize() == cudaSuccess);
+    NEED(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    EXPECT(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    EXPECT(LM_LAUNCH(add, 1, 1, 0, stream, x, 1) == cudaSuccess);
+    EXPECT(LM_LAUNCH_PDL(add, 1, 1, 0, stream, x, 10.0f) == cudaSuccess);
+    EXPECT(cudaStreamSynchronize(stream) == cudaErrorStreamCaptureUnsupported);
+    EXPECT(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    EXPECT(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess);
+    EXPECT(cudaGraphDestroy(graph) == cudaSuccess);
+    for (int i = 0; i < 3; i++)
+        EXPECT(cudaGraphLaunch(exec, stream) == cudaSuccess);
+    EXPECT(cudaMemcpyAsync(&got, x, sizeof got, cudaMemcpyDeviceToHost, stream) == cudaSuccess);
+    EXPECT(got == 33.0f);
+    EXPECT_INT(emu::launch_count("add"), 6);
+    cudaGraphExecDestroy(exec);
+    cudaStreamDestroy(stream);
+    cudaFree(x);
+    cudaGetLastError();
+}
+
+/* ---- races: only where the hooks are linked in ---- */
+
+__global__ void last_block_adds(float *parts, float *out, unsigned *done, int fence)
+{
+    if (threadIdx.x == 0) {
+        parts[blockIdx.x] = (float)blockIdx.x;
+        if (fence) __threadfence();
+        if (atomicAdd(done, 1u) == gridDim.x - 1) {
+            out[0] = 0.0f;
+            for (unsigned i = 0; i < gridDim.x; i++)
+                out[0] += parts[i];
+        }
+    }
+}
+
+__global__ void within_a_warp(float *out, int sync)
+{
+    LM_SHARED(float, slots, 32);
+    slots[threadIdx.x] = 1.0f;
+    if (sync)
+        __syncwarp();
+    else
+        __shfl_xor_sync(WARP_ALL, 1, 1); // meets, but orders no memory
+    out[threadIdx.x] = slots[31 - threadIdx.x];
+}
+
+__global__ void between_warps(float *out, int barrier)
+{
+    LM_SHARED(float, slots, 64);
+    slots[threadIdx.x] = 1.0f;
+    if (barrier)
+        __syncthreads();
+    else
+        __syncwarp();
+    out[threadIdx.x] = slots[63 - threadIdx.x];
+}
+
+__global__ void all_write_one(float *out, int)
+{
+    out[0] = 1.0f;
+}
+
+template <class Body> static long races_of(Body body)
+{
+    long before = emu::race_count();
+    body();
+    long found = emu::race_count() - before;
+    emu::forgive_races();
+    return found;
+}
+
+static void test_races()
+{
+#ifdef LM_CUDA_EMU_RACE
+    float *x = floats(64), *y = floats(64);
+    unsigned *done = (unsigned *)floats(1);
+    EXPECT(races_of([&] { RUN_KERNEL(between_warps, 1, 64, 0, x, 0); }) > 0);
+    EXPECT(races_of([&] { RUN_KERNEL(between_warps, 1, 64, 0, x, 1); }) == 0);
+    EXPECT(races_of([&] { RUN_KERNEL(within_a_warp, 1, 32, 0, x, 0); }) > 0);
+    EXPECT(races_of([&] { RUN_KERNEL(within_a_warp, 1, 32, 0, x, 1); }) == 0);
+    EXPECT(races_of([&] { RUN_KERNEL(all_write_one, 2, 1, 0, x, 0); }) > 0);
+    EXPECT(races_of([&] { RUN_KERNEL(all_write_one, 1, 1, 0, x, 0); }) == 0);
+    EXPECT(races_of([&] { RUN_KERNEL(last_block_adds, 4, 32, 0, x, y, done, 0); }) > 0);
+    NEED(cudaMemset(done, 0, sizeof *done) == cudaSuccess);
+    EXPECT(races_of([&] { RUN_KERNEL(last_block_adds, 4, 32, 0, x, y, done, 1); }) == 0);
+    cudaFree(x);
+    cudaFree(y);
+    cudaFree(done);
+#else
+    EXPECT(races_of([] {}) == 0);
+#endif
+}
+
+int main(void)
+{
+    RUN(test_meetings);
+    RUN(test_shared_memory);
+    RUN(test_copies_land_late);
+    RUN(test_order_shows_missing_barriers);
+    RUN(test_streams_are_lazy);
+    RUN(test_graphs);
+    RUN(test_races);
+    return TEST_END();
+}
