@@ -133,6 +133,10 @@ static const struct option options[] = {
              "as in other servers"},
     {"device", OPTION_CHOICE, FIELD(device), .def = "auto", .choices = "auto|cuda|cpu",
      .group = "Engine", .help = "what computes; auto takes the GPU where one is usable"},
+    {"tp", OPTION_INT, FIELD(tp), .def = "1", .min = 1, .max = 64, .arg = "RANKS",
+     .group = "Engine",
+     .help = "cut the model over that many ranks (tensor parallelism); on CPUs one for each NUMA "
+             "node pays"},
     {"threads", OPTION_INT, FIELD(threads), .def = "0", .min = 0, .max = 1024, .arg = "N",
      .group = "Engine",
      .help = "compute threads of all ranks; 0 means all cores this process may use"},
@@ -279,6 +283,8 @@ static int check_names(const struct agent_config *c, struct error *err)
 static int check_launcher(const struct agent_config *c, struct error *err)
 {
     if (agent_config_is_launcher(c)) return 0;
+    if (c->device == AGENT_DEVICE_CUDA)
+        return error_set(err, E_UNSUPPORTED, "--device: this build has no CUDA backend");
     if (c->ports && !c->replica) {
         return error_set(err, E_INVALID,
                          "--ports are for several agents; give --replicas or --gpus with it, or "

@@ -10,6 +10,8 @@
 #include "shared/base/error.h"
 #include "shared/base/log.h"
 
+enum agent_device { AGENT_DEVICE_AUTO, AGENT_DEVICE_CUDA, AGENT_DEVICE_CPU };
+
 struct agent_config {
     const char *model_path; // borrowed from argv
     int argc;               // what was parsed, borrowed, for SIGHUP
@@ -56,7 +58,8 @@ struct agent_config {
     int generation_config; // 0: auto, 1: none
     char *chat_template;
     bool escape_special;
-    int device; // index into auto, cuda, cpu
+    int device; // enum agent_device
+    int64_t tp; // ranks
     int64_t threads;
     char *cpu_list;
     int cpu_isa;

@@ -147,6 +147,18 @@ static int choose_cores(struct planner *p)
     return 0;
 }
 
+/* Replicas without GPUs of their own would all take the same one. */
+static int check_device(struct planner *p)
+{
+    int device = p->config->device;
+    if (p->gpus.count > 0 && device == AGENT_DEVICE_CPU)
+        return error_set(p->err, E_INVALID, "--gpus makes no sense with --device cpu");
+    if (p->gpus.count == 0 && device == AGENT_DEVICE_CUDA)
+        return error_set(p->err, E_INVALID,
+                         "--device cuda: say with --gpus which replica has which");
+    return 0;
+}
+
 static int check_counts(struct planner *p)
 {
     if (p->replicas > LAUNCHER_REPLICAS_MAX) {
@@ -185,7 +197,8 @@ static int read_input(struct planner *p)
     if (c->gpus && p->gpus.count == 0) return error_set(p->err, E_INVALID, "--gpus names no GPU");
     p->replicas = (size_t)c->replicas;
     if (p->gpus.count > 0 && (rc = count_gpu_replicas(p)) != 0) return rc;
-    if ((rc = check_visible(p)) != 0 || (rc = choose_cores(p)) != 0) return rc;
+    if ((rc = check_device(p)) != 0 || (rc = check_visible(p)) != 0 || (rc = choose_cores(p)) != 0)
+        return rc;
     return check_counts(p);
 }
 
@@ -288,6 +301,7 @@ static int plan_replica(struct planner *p, size_t index, struct launcher_replica
     if (rc != 0) return rc;
     add(r->arguments, "--replica=%s", r->name);
     add(r->arguments, "--server-port=%d", r->port);
+    add(r->arguments, "--device=%s", on_gpus ? "cuda" : "cpu"); // never another one for want of it
     if (on_gpus) add_devices(p, index, r);
     add_share(p, index, r);
     return add_identity(p, r);

@@ -65,8 +65,8 @@ static void test_gpu_groups(void)
         char environment[128], arguments[128];
         snprintf(environment, sizeof environment,
                  "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=%s", rows[i].devices);
-        snprintf(arguments, sizeof arguments, "--replica=%s --server-port=%d", rows[i].name,
-                 rows[i].port);
+        snprintf(arguments, sizeof arguments, "--replica=%s --server-port=%d --device=cuda",
+                 rows[i].name, rows[i].port);
         EXPECT_STR(r->name, rows[i].name);
         EXPECT_INT(r->port, rows[i].port);
         expect_texts(r->environment, environment);
@@ -108,41 +108,44 @@ static void test_cores(void)
     struct planned p;
     MAKE(&p, NULL, "--replicas", "2");
     NEED(p.rc == 0 && p.plan.count == 2);
-    expect_texts(p.plan.replicas[0].arguments, "--replica=cpu0 --server-port=23333 --cpu-list=0,2 "
-                                               "--cache-max-entry-count=0.4000");
-    expect_texts(p.plan.replicas[1].arguments, "--replica=cpu1 --server-port=23343 --cpu-list=1,3 "
-                                               "--cache-max-entry-count=0.4000");
+    expect_texts(p.plan.replicas[0].arguments,
+                 "--replica=cpu0 --server-port=23333 --device=cpu --cpu-list=0,2 "
+                 "--cache-max-entry-count=0.4000");
+    expect_texts(p.plan.replicas[1].arguments,
+                 "--replica=cpu1 --server-port=23343 --device=cpu --cpu-list=1,3 "
+                 "--cache-max-entry-count=0.4000");
     EXPECT(!p.plan.replicas[0].environment[0]);
     drop(&p);
     MAKE(&p, NULL, "--replicas", "2", "--cpu-list", "8-10,20,30");
     NEED(p.rc == 0);
-    EXPECT_STR(p.plan.replicas[0].arguments[2], "--cpu-list=8-9");
-    EXPECT_STR(p.plan.replicas[1].arguments[2], "--cpu-list=10,20,30");
+    EXPECT_STR(p.plan.replicas[0].arguments[3], "--cpu-list=8-9");
+    EXPECT_STR(p.plan.replicas[1].arguments[3], "--cpu-list=10,20,30");
     drop(&p);
     MAKE(&p, NULL, "--replicas", "5"); // more than cores: nobody is pinned
     NEED(p.rc == 0);
-    EXPECT_STR(p.plan.replicas[4].arguments[2], "--threads=1");
+    EXPECT_STR(p.plan.replicas[4].arguments[3], "--threads=1");
     drop(&p);
     MAKE(&p, NULL, "--replicas", "2", "--tp", "2"); // a core for each rank
     NEED(p.rc == 0);
-    EXPECT_STR(p.plan.replicas[1].arguments[2], "--cpu-list=1,3");
+    EXPECT_STR(p.plan.replicas[1].arguments[3], "--cpu-list=1,3");
     drop(&p);
     MAKE(&p, NULL, "--replicas", "2", "--tp", "3");
     NEED(p.rc == 0);
-    EXPECT_STR(p.plan.replicas[1].arguments[2], "--threads=3");
+    EXPECT_STR(p.plan.replicas[1].arguments[3], "--threads=3");
     drop(&p);
     MAKE(&p, NULL, "--replicas", "5", "--threads", "2");
     NEED(p.rc == 0);
-    EXPECT_STR(p.plan.replicas[4].arguments[2], "--cache-max-entry-count=0.1600");
+    EXPECT_STR(p.plan.replicas[4].arguments[3], "--cache-max-entry-count=0.1600");
     drop(&p);
     MAKE(&p, NULL, "--replicas", "1"); // all of the machine, supervised
     NEED(p.rc == 0 && p.plan.count == 1);
     expect_texts(p.plan.replicas[0].arguments,
-                 "--replica=cpu0 --server-port=23333 --cpu-list=0,2,1,3");
+                 "--replica=cpu0 --server-port=23333 --device=cpu --cpu-list=0,2,1,3");
     drop(&p);
     MAKE(&p, NULL, "--gpus", "0,1", "--cpu-list", "0-7"); // GPUs have memory of their own
     NEED(p.rc == 0);
-    expect_texts(p.plan.replicas[1].arguments, "--replica=gpu1 --server-port=23343 --cpu-list=4-7");
+    expect_texts(p.plan.replicas[1].arguments,
+                 "--replica=gpu1 --server-port=23343 --device=cuda --cpu-list=4-7");
     drop(&p);
 }
 
@@ -152,12 +155,12 @@ static void test_identity(void)
     MAKE(&p, NULL, "--gpus", "0,1", "--agent-id", "node-7", "--session-dir", "/var/s");
     NEED(p.rc == 0);
     expect_texts(p.plan.replicas[1].arguments,
-                 "--replica=gpu1 --server-port=23343 --agent-id=node-7-gpu1 "
+                 "--replica=gpu1 --server-port=23343 --device=cuda --agent-id=node-7-gpu1 "
                  "--session-dir=/var/s/gpu1");
     drop(&p);
     MAKE(&p, NULL, "--gpus", "0,1", "--tp", "2", "--agent-id", "node-7", "--advertise", "h:1");
     NEED(p.rc == 0 && p.plan.count == 1); // it has the name for itself
-    expect_texts(p.plan.replicas[0].arguments, "--replica=gpu0 --server-port=23333");
+    expect_texts(p.plan.replicas[0].arguments, "--replica=gpu0 --server-port=23333 --device=cuda");
     drop(&p);
 }
 
@@ -176,6 +179,8 @@ static void test_refusals(void)
         {{"--gpus", "0-4095"}, "of at most 1024 numbers, 0 to 4095"},
         {{"--gpus", "0-299"}, "300 replicas; the limit is 256"},
         {{"--gpus="}, "--gpus names no GPU"},
+        {{"--gpus", "0", "--device", "cpu"}, "--gpus makes no sense with --device cpu"},
+        {{"--replicas", "2", "--device", "cuda"}, "say with --gpus which"},
         {{"--gpus", "0-3", "--ports", "1-3"}, "--ports names 3 ports for 4 replicas"},
         {{"--replicas", "2", "--ports", "7,7"}, "--ports: 7 stands there twice"},
         {{"--replicas", "2", "--ports", "0-1"}, "port 0 of replica 0 is not within 1 to 65535"},
@@ -212,10 +217,12 @@ static void test_command(void)
     MAKE(&p, NULL, "--gpus", "0,1");
     NEED(p.rc == 0);
     char **argv = launcher_plan_argv(&p.plan.replicas[1], given);
-    expect_texts(argv, "lm-agent --gpus 0,1 --replica=gpu1 --server-port=23343 -- m.gguf");
+    expect_texts(argv,
+                 "lm-agent --gpus 0,1 --replica=gpu1 --server-port=23343 --device=cuda -- m.gguf");
     struct agent_config child = {0};
     struct error err;
-    NEED(agent_config_parse(7, argv, &child, &err) == CONFIG_RUN);
+    argv[5] = (char *)"--device=cpu"; // CUDA isn't in every build
+    NEED(agent_config_parse(8, argv, &child, &err) == CONFIG_RUN);
     EXPECT(!agent_config_is_launcher(&child));
     EXPECT_INT(child.server_port, 23343);
     agent_config_deinit(&child);
@@ -233,7 +240,7 @@ static void test_least_share(void)
     struct planned p;
     MAKE(&p, NULL, "--replicas", "4", "--cache-max-entry-count", "0.002");
     NEED(p.rc == 0);
-    EXPECT_STR(p.plan.replicas[0].arguments[3], "--cache-max-entry-count=0.0010");
+    EXPECT_STR(p.plan.replicas[0].arguments[4], "--cache-max-entry-count=0.0010");
     drop(&p);
 }
 
