@@ -539,7 +539,7 @@ const struct sampling_params *engine_sampling(const struct engine *e)
     return &e->sampling;
 }
 
-struct grammar_cache *engine_grammars(struct engine *e)
+struct grammar_cache *engine_grammars(const struct engine *e)
 {
     return e->grammars;
 }

@@ -31,6 +31,7 @@ struct bench_options {
     char *proxy, *only;              // proxy: lm-proxy to start; parts to measure
     struct option_list proxy_args;   // proxy: more arguments for lm-proxy
     int64_t streams;                 // proxy: held open at once
+    bool texts;                      // grammar: print the answers
     int64_t threads, rounds, prefill, decode, batch, concurrency, requests, max_tokens;
 };
 
@@ -88,6 +89,8 @@ int bench_prefix(void);
 /* folder: of a model; files: texts to encode. */
 int bench_tokenizer(const struct bench_options *o, const char *folder, const char **files,
                     size_t count);
+/* path: JSON schemas, one in each line. */
+int bench_grammar(const struct bench_options *o, const char *folder, const char *path);
 int bench_perplexity(const struct bench_options *o, const char *path);
 
 #endif

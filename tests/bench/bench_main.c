@@ -44,6 +44,8 @@ static const struct option bench_option_table[] = {
      .help = "lm-agent to start; default: the one beside lm-bench"},
     {"python", OPTION_STRING, FIELD(python), .def = "python3", .arg = "PATH", .group = "Tokenizer",
      .help = "Python whose tokenizers package is the peer, where it has one"},
+    {"texts", OPTION_FLAG, FIELD(texts), .group = "Grammar",
+     .help = "print the answers, as JSON, instead of the times"},
     {"concurrency", OPTION_INT, FIELD(concurrency), .def = "8", .min = 1, .max = 10000, .arg = "N",
      .group = "Load", .help = "streams at once"},
     {"requests", OPTION_INT, FIELD(requests), .def = "32", .min = 1, .max = 10000000, .arg = "N",
@@ -75,9 +77,10 @@ static const struct option bench_option_table[] = {
 static const struct config_program bench_program = {
     .name = "lm-bench",
     .usage = "lm-bench [options] engine|cache|kernels|prefix|startup|perplexity FILE|tokenizer "
-             "FOLDER FILE...|proxy|load URL|soak [URL]",
+             "FOLDER FILE...|grammar FOLDER FILE|proxy|load URL|soak [URL]",
     .summary =
-        "Measure the engine, its caches, the kernels, types of KV pages, tokenizers, a router's "
+        "Measure the engine, its caches, the kernels, types of KV pages, tokenizers, grammars, a "
+        "router's "
         "reading of requests, an agent's start, the proxy or a served URL, and print ratios.",
     .footer =
         "  lm-bench engine --model M.gguf --peer llama-bench --peer-batched llama-batched-bench\n"
@@ -87,6 +90,7 @@ static const struct config_program bench_program = {
         "  lm-bench startup --model M.gguf\n"
         "  lm-bench perplexity --model M.gguf tests/fixtures/text/harbour.txt\n"
         "  lm-bench tokenizer ~/models/Qwen3-0.6B tests/fixtures/text/harbour.txt\n"
+        "  lm-bench grammar ~/models/Qwen3-0.6B schemas.jsonl\n"
         "  lm-bench proxy --rounds 3 --only requests,paced\n"
         "  lm-bench soak --model M.gguf --concurrency 64 --seconds 600\n"
         "  lm-bench load http://127.0.0.1:8000 --concurrency 16\n",
@@ -105,14 +109,19 @@ static int run(const struct bench_options *o, const char **args, size_t count)
 {
     if (count == 0)
         return usage("say what to measure: engine, cache, kernels, prefix, startup, perplexity, "
-                     "tokenizer, proxy, load or soak");
-    if (count > 2 && strcmp(args[0], "tokenizer") != 0) return usage("too many arguments");
+                     "tokenizer, grammar, proxy, load or soak");
+    bool takes_more = !strcmp(args[0], "tokenizer") || !strcmp(args[0], "grammar");
+    if (count > 2 && !takes_more) return usage("too many arguments");
     if (!strcmp(args[0], "kernels")) return bench_kernels((int)o->threads, o->isa);
     if (!strcmp(args[0], "prefix")) return bench_prefix();
     if (!strcmp(args[0], "proxy")) return bench_proxy(o);
     if (!strcmp(args[0], "tokenizer")) {
         return count > 1 ? bench_tokenizer(o, args[1], args + 2, count - 2)
                          : usage("tokenizer wants a model folder");
+    }
+    if (!strcmp(args[0], "grammar")) {
+        return count == 3 ? bench_grammar(o, args[1], args[2])
+                          : usage("grammar wants a model folder and a file of schemas");
     }
     if (!strcmp(args[0], "soak")) {
         return o->model || count == 2 ? bench_soak(o, count == 2 ? args[1] : NULL)
@@ -126,7 +135,7 @@ static int run(const struct bench_options *o, const char **args, size_t count)
     if (strcmp(args[0], "engine") != 0 && strcmp(args[0], "startup") != 0 && !perplexity &&
         !cache) {
         return usage("unknown subject; it is one of engine, cache, kernels, prefix, startup, "
-                     "perplexity, tokenizer, proxy, load, soak");
+                     "perplexity, tokenizer, grammar, proxy, load, soak");
     }
     if (!o->model) return usage("--model wants a GGUF file");
     if (cache) return bench_cache(o);

@@ -1,38 +1,10 @@
 /* Every tokenizer of the fixtures against the reference that made them: tokenizer.json against the
  * tokenizers package, tokenizer.model against SentencePiece. A new folder is a new test. */
 #include "engine/stopping.h"
-#include "engine/tokenizer_json.h"
-#include "engine/tokenizer_spm_model.h"
 #include "shared/base/clock.h"
-#include "tests/golden/fixtures.h"
+#include "tests/golden/fixture_tokenizer.h"
 
 #define FOLDERS_MAX 64
-
-static struct tokenizer *load(const char *name)
-{
-    char path[200], command[1200];
-    struct tokenizer *t = NULL;
-    struct error err = {0};
-    size_t len = 0;
-    int rc = E_NOT_FOUND;
-    char *data;
-    snprintf(path, sizeof path, "tokenizers/%s/tokenizer.json.xz", name);
-    if (fixture_path(path)) {
-        snprintf(command, sizeof command, "xz -dc '%s'", fixture_path(path));
-        data = fixture_command(command, &len);
-        if (data) rc = tokenizer_load_json((struct str){data, len}, NULL, &t, &err);
-    } else {
-        snprintf(path, sizeof path, "tokenizers/%s/tokenizer.model", name);
-        data = fixture_read(fixture_path(path), &len);
-        if (data) rc = tokenizer_load_spm_model((struct str){data, len}, NULL, &t, &err);
-    }
-    if (rc && data) {
-        printf("%s: %s\n", path, err.text);
-        EXPECT(false);
-    }
-    free(data);
-    return t;
-}
 
 /* ---- one case ---- */
 
@@ -164,7 +136,7 @@ static bool run_folder(const char *name)
     char path[200];
     snprintf(path, sizeof path, "tokenizers/%s/cases.json", name);
     struct json *cases = fixture_json(path);
-    struct tokenizer *t = cases ? load(name) : NULL;
+    struct tokenizer *t = cases ? fixture_tokenizer(name) : NULL;
     struct golden g = {.name = name, .t = t};
     int count = 0, wrong = 0;
     if (!t) {

@@ -110,7 +110,7 @@ HI = [{"role": "user", "content": "hi"}]
     ({"stream_options": {"include_usage": True}}, 400, None, "stream_options"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "unsupported_parameter",
      "tools"),
-    ({"response_format": {"type": "json_object"}}, 400, "unsupported_parameter", "response_format"),
+    ({"response_format": {"type": "xml"}}, 400, "invalid_value", "response_format.type"),
     ({"logprobs": True, "top_logprobs": 21}, 400, "integer_above_max_value", "top_logprobs"),
     ({"top_logprobs": 2}, 400, None, "top_logprobs"),
     ({"messages": [{"role": "user", "content": "a b " * 9000}]}, 400, "context_length_exceeded",
