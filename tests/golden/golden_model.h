@@ -52,7 +52,9 @@ static inline void golden_open(struct golden_model *m, struct weights *w, enum c
 {
     struct error err = {0};
     struct backend_options options = {.compute = compute, .world = 1};
-    *m = (struct golden_model){.weights = w, .ops = backend_find("cpu")};
+    const char *backend = getenv("LM_TEST_BACKEND");
+    *m = (struct golden_model){.weights = w, .ops = backend_find(backend ? backend : "cpu")};
+    NEED(m->ops);
     m->vocab = w->params.vocab;
     m->layers = w->params.layers;
     m->limits = (struct step_limits){tokens_max, GOLDEN_SEQUENCES, tokens_max, context};
