@@ -256,9 +256,10 @@ int model_check(const struct model_params *p, const struct model_limits *limits,
     if (rc == 0) rc = check_expert_shape(&c);
     for (int i = 0; rc == 0 && i < p->layers; i++)
         rc = check_layer(&c, i);
-    if (rc == 0) rc = check_matrix(&c, 0, "embedding", &p->embedding, p->vocab, p->hidden);
+    int rows = p->share ? p->share->vocab.count : p->vocab;
+    if (rc == 0) rc = check_matrix(&c, 0, "embedding", &p->embedding, rows, p->hidden);
     if (rc == 0 && p->head.data)
-        rc = check_matrix(&c, p->layers - 1, "head", &p->head, p->vocab, p->hidden);
+        rc = check_matrix(&c, p->layers - 1, "head", &p->head, rows, p->hidden);
     if (rc == 0 && !p->final_norm) rc = error_set(err, E_INVALID, "model has no final norm");
     return rc;
 }

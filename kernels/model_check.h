@@ -19,7 +19,7 @@ struct model_limits {
     int dim_max;         // of any other dimension, so that products fit
 };
 
-/* E_UNSUPPORTED and E_INVALID name what is wrong. */
+/* E_UNSUPPORTED and E_INVALID name what is wrong. Of several ranks' shares those of TP_SPLIT_INPUTS. */
 FALLIBLE int model_check(const struct model_params *p, const struct model_limits *limits,
                          struct error *err);
 FALLIBLE int model_check_steps(const struct step_limits *l, const struct model_limits *limits,

@@ -17,6 +17,7 @@ static void cuda_close(struct backend *b)
 {
     if (!b) return;
     if (b->stream) cudaStreamSynchronize(b->stream);
+    cuda_comm_leave(&b->comm);
     cuda_graph_close(&b->graphs);
     cuda_gemm_close(&b->gemm);
     cuda_arena_close(&b->pages);
@@ -49,9 +50,6 @@ static int open_device(struct backend *b, const struct backend_options *options,
 
 static int cuda_open(const struct backend_options *options, struct backend **out, struct error *err)
 {
-    if (options->world > 1)
-        return error_set(err, E_UNSUPPORTED, "the cuda backend runs one rank, not %d",
-                         options->world);
     struct backend *b = (struct backend *)xcalloc(1, sizeof *b);
     b->compute = options->compute;
     b->measure_only = options->measure_only;
@@ -59,6 +57,7 @@ static int cuda_open(const struct backend_options *options, struct backend **out
     b->graphs.bucket = -1;
     int rc = open_device(b, options, err);
     if (rc == 0) rc = cuda_gemm_open(&b->gemm, options->deterministic, err);
+    if (rc == 0) rc = cuda_comm_join(&b->comm, options, err);
     if (rc < 0) {
         cuda_close(b);
         return rc;
@@ -140,12 +139,16 @@ static void cuda_kv_restore_slot(struct backend *b, int block, int tokens, const
 
 static void cuda_all_reduce(struct backend *b)
 {
-    (void)b; // one rank: its share is the sum
+    if (!cuda_graph_replays(&b->graphs))
+        cuda_comm_sum(&b->comm, b->y, (size_t)b->tokens * (size_t)b->model.hidden, b->stream);
 }
 
 static int cuda_sync(struct backend *b, struct error *err)
 {
-    cuda_note(b, cudaStreamSynchronize(b->stream));
+    cudaError_t rc;
+
+    if (cuda_comm_wait(&b->comm, b->stream, &rc, err) < 0) return E_DEVICE;
+    cuda_note(b, rc);
     cuda_note(b, cudaGetLastError()); // of launches
     return cuda_try(b->failed, b->description, err);
 }
@@ -158,9 +161,9 @@ static const float *cuda_logits_host(struct backend *b)
 const struct backend_ops cuda_backend_ops = {
     .name = "cuda",
     .split = TP_SPLIT_INPUTS,
-    .group_create = NULL,
-    .group_destroy = NULL,
-    .group_abort = NULL,
+    .group_create = cuda_comm_create,
+    .group_destroy = cuda_comm_destroy,
+    .group_abort = cuda_comm_abort,
     .open = cuda_open,
     .close = cuda_close,
     .describe = cuda_describe,

@@ -306,6 +306,7 @@ static void keep_scalars(struct backend *b, const struct model_params *p)
 {
     b->model = *p;
     b->model.value_dim = model_value_dim(p);
+    b->vocab = p->share ? p->share->vocab : (struct rank_range){0, p->vocab, p->vocab};
     b->model.share = NULL;
     b->model.embedding = b->model.head = (struct matrix){};
     b->model.final_norm = NULL;
@@ -334,6 +335,8 @@ int cuda_load(struct backend *b, const struct model_params *params, const struct
 {
     CHECK(!b->loaded && !b->layer);
     int rc = model_check(params, &limits_of_model, err);
+    if (rc == 0 && params->share && params->qk_norm_spans_heads)
+        rc = error_set(err, E_UNSUPPORTED, "a norm over all heads can't be cut over several GPUs");
     if (rc == 0) rc = model_check_steps(limits, &limits_of_model, err);
     if (rc < 0) return rc;
     keep_scalars(b, params);

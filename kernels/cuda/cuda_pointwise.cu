@@ -50,19 +50,21 @@ __device__ __forceinline__ float weight_at(const struct cuda_weight &w, size_t r
     return fmaf(scale.x, (float)(word >> (4 * (at >> 1) + 16 * (at & 1)) & 15), scale.y);
 }
 
-__global__ void embed_kernel(float *x, struct cuda_weight w, const int *id, float scale)
+__global__ void embed_kernel(float *x, struct cuda_weight w, const int *id, int first, float scale)
 {
-    float *row = x + (size_t)blockIdx.x * w.cols;
+    float *to = x + (size_t)blockIdx.x * w.cols;
+    int row = id[blockIdx.x] - first;
+    bool is_here = row >= 0 && row < w.rows;
 
     for (int i = threadIdx.x; i < w.cols; i += blockDim.x)
-        row[i] = weight_at(w, id[blockIdx.x], i) * scale;
+        to[i] = is_here ? weight_at(w, row, i) * scale : 0.0f;
 }
 
-void cuda_embed(float *x, const struct cuda_weight *embedding, const int *id, float scale,
-                int tokens, cudaStream_t stream)
+void cuda_embed(float *x, const struct cuda_weight *embedding, const int *id, int first,
+                float scale, int tokens, cudaStream_t stream)
 {
     if (tokens == 0) return;
-    LM_LAUNCH(embed_kernel, tokens, ROW_THREADS, 0, stream, x, *embedding, id, scale);
+    LM_LAUNCH(embed_kernel, tokens, ROW_THREADS, 0, stream, x, *embedding, id, first, scale);
 }
 
 /* ---- residual stream ---- */

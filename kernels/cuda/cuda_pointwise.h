@@ -27,9 +27,10 @@ struct cuda_rotation_job {
 /* cos and sin of position * inv_freq; that product is float32, as in the reference models. */
 void cuda_rotation(const struct cuda_rotation_job *job, cudaStream_t stream);
 
-/* x[token] = scale * row id[token] of the embedding. */
-void cuda_embed(float *x, const struct cuda_weight *embedding, const int *id, float scale,
-                int tokens, cudaStream_t stream);
+/* x[token] = scale * row id[token] - first of the embedding; 0 where it has no such row (another rank
+ * has it). */
+void cuda_embed(float *x, const struct cuda_weight *embedding, const int *id, int first,
+                float scale, int tokens, cudaStream_t stream);
 
 /* x += scale * post_norm(y), then h = norm(x). */
 struct cuda_residual_job {

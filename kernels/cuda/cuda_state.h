@@ -4,6 +4,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/cuda_attention.h"
+#include "kernels/cuda/cuda_comm.h"
 #include "kernels/cuda/cuda_experts.h"
 #include "kernels/cuda/cuda_gemm.h"
 #include "kernels/cuda/cuda_graph.h"
@@ -46,6 +47,8 @@ struct backend {
     enum compute_type compute;
     cudaStream_t stream;
     cudaError_t failed; // the first error; cudaSuccess: none
+    struct cuda_comm comm;
+    struct rank_range vocab; // this rank's rows of embedding and head
 
     /* after load */
     bool loaded, measure_only; // measure_only: sizes are known, the arenas are not there

@@ -123,7 +123,9 @@ void cuda_step_begin(struct backend *b, const struct step *step)
 void cuda_step_embed(struct backend *b)
 {
     if (skips(b)) return;
-    cuda_embed(b->x, &b->embedding, device_ids(b), b->model.embedding_scale, b->tokens, b->stream);
+    cuda_embed(b->x, &b->embedding, device_ids(b), b->vocab.first, b->model.embedding_scale,
+               b->tokens, b->stream);
+    cuda_comm_sum(&b->comm, b->x, (size_t)b->tokens * (size_t)b->model.hidden, b->stream);
 }
 
 /* ---- products ---- */
@@ -403,15 +405,22 @@ void cuda_step_residual(struct backend *b, enum residual_site site, int layer)
     cuda_residual(&job, b->stream);
 }
 
+/* Each rank makes its columns, the others are 0, and the sum is all of them. */
 void cuda_step_logits(struct backend *b)
 {
     const struct model_params *m = &b->model;
+    size_t count = (size_t)b->rows * (size_t)m->vocab;
 
     if (skips(b)) return;
     cuda_gather(&b->last, &b->h, device_rows(b), b->rows, b->stream);
-    multiply(b, &b->last, &b->head, b->logits, NULL, b->rows);
-    cuda_finish_logits(b->logits, (size_t)b->rows * (size_t)m->vocab, m->logit_scale,
-                       m->logit_softcap, b->stream);
+    struct cuda_product p = product_of(b, &b->last, b->rows);
+    if (b->vocab.count < m->vocab)
+        cuda_note(b, cudaMemsetAsync(b->logits, 0, count * sizeof(float), b->stream));
+    add_part(&p, &b->head, b->logits + b->vocab.first, NULL);
+    p.part[0].out_stride = m->vocab;
+    run_product(b, &p);
+    cuda_comm_sum(&b->comm, b->logits, count, b->stream);
+    cuda_finish_logits(b->logits, count, m->logit_scale, m->logit_softcap, b->stream);
 }
 
 void cuda_step_end(struct backend *b)
@@ -419,7 +428,7 @@ void cuda_step_end(struct backend *b)
     size_t bytes = (size_t)b->step->rows * (size_t)b->model.vocab * sizeof(float);
 
     cuda_note(b, cuda_graph_end(&b->graphs, b->stream));
-    if (bytes > 0)
+    if (bytes > 0 && b->comm.rank == 0)
         cuda_note(b, cudaMemcpyAsync(b->logits_host, b->logits, bytes, cudaMemcpyDeviceToHost,
                                      b->stream));
     b->step = NULL;
