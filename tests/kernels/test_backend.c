@@ -297,8 +297,12 @@ static void test_refusals(void)
     struct comm_group *group;
     EXPECT_INT(ops->group_create(&ranks, &group, &err), E_LIMIT);
     EXPECT(backend_find("gpu") == NULL);
-    EXPECT_STR(backend_name(0), "cpu");
-    EXPECT(backend_name(1) == NULL && backend_name(-1) == NULL);
+    EXPECT_STR(backend_name(0), "cuda");
+    EXPECT_STR(backend_name(1), "cpu");
+    EXPECT(backend_name(2) == NULL && backend_name(-1) == NULL);
+    EXPECT(backend_why_not("cpu") == NULL && backend_why_not("gpu") != NULL);
+    EXPECT((backend_find("cuda") == NULL) == (backend_why_not("cuda") != NULL));
+    EXPECT(backend_find("auto") == (backend_find("cuda") ? backend_find("cuda") : ops));
     ops->close(NULL);
 }
 

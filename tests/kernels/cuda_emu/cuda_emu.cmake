@@ -71,3 +71,13 @@ foreach(source IN LISTS sources c_sources)
     "LM_TEST_DATA=${CMAKE_SOURCE_DIR}/tests;LM_CUDA_EMU_ORDER=reverse")
   set_property(TEST kernels/${name}_race APPEND PROPERTY ENVIRONMENT "LM_CUDA_EMU_ORDER=random")
 endforeach()
+
+# Golden tests over the emulated device, through the module as a program would load it.
+set(LM_CUDA_EMU_ENVIRONMENT "LM_CUDA_MODULE=$<TARGET_FILE:lm-cuda-emu>" "LM_TEST_DEVICE=cuda")
+function(lm_cuda_emu_golden name)
+  add_test(NAME golden/${name}_cuda COMMAND ${name})
+  set_tests_properties(golden/${name}_cuda PROPERTIES LABELS golden TIMEOUT 900 SKIP_RETURN_CODE 77)
+  set_property(TEST golden/${name}_cuda PROPERTY ENVIRONMENT
+    "LM_TEST_DATA=${CMAKE_SOURCE_DIR}/tests" ${LM_CUDA_EMU_ENVIRONMENT})
+  add_dependencies(${name} lm-cuda-emu)
+endfunction()
