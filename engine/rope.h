@@ -15,7 +15,7 @@
  *
  * Source: transformers, modeling_rope_utils.py. The tables of `dynamic` and `longrope` depend on the
  * number of positions. The reference computes `dynamic` anew at every step, which gives one sequence
- * keys of several bases; here a table is fixed for all positions of a sequence. */
+ * keys of several bases; here a sequence has one table (rope_set.h) for all its positions. */
 #ifndef LM_ENGINE_ROPE_H
 #define LM_ENGINE_ROPE_H
 
