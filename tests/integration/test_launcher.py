@@ -131,6 +131,14 @@ def test_cores_are_divided(launch):
     assert len(re.findall(r"^\[cpu[01]\] .*model loaded .*, 1 thread\"", log, re.M)) == 2
 
 
+def test_replicas_of_several_ranks(launch):
+    """--tp goes to each agent, whose ranks share its cores."""
+    launcher = launch("--tp", 2, replicas=2)
+    answers = {launcher.ask(number, temperature=0).json()["choices"][0]["message"]["content"] for number in (0, 1)}
+    assert len(answers) == 1
+    assert len(re.findall(r"^\[cpu[01]\] .*model loaded .*\b2 ranks\b", launcher.log, re.M)) == 2
+
+
 def test_drain(launch):
     """SIGTERM: what runs is finished, then all end by themselves. A service manager may send it to the agents, too."""
     launcher = launch()
