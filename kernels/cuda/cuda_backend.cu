@@ -17,8 +17,8 @@ static void cuda_close(struct backend *b)
 {
     if (!b) return;
     if (b->stream) cudaStreamSynchronize(b->stream);
+    cuda_graph_close(&b->graphs); // graphs hold operations of the group
     cuda_comm_leave(&b->comm);
-    cuda_graph_close(&b->graphs);
     cuda_gemm_close(&b->gemm);
     cuda_arena_close(&b->pages);
     cuda_unload(b);

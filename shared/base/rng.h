@@ -6,6 +6,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct rng {
     uint64_t state;
 };
@@ -19,5 +23,9 @@ void random_bytes(void *out, size_t len); // getrandom(2); aborts if the kernel 
 /* `len` characters of [0-9A-Za-z] and a 0. out holds len + 1. */
 void random_id(char *out, size_t len);
 void random_hex(char *out, size_t len); // likewise, of [0-9a-f]
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

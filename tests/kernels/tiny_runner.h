@@ -91,6 +91,27 @@ static inline void runner_close(struct runner *r)
     r->ops->close(r->b);
 }
 
+/* All slots of a step; results are there behind sync. */
+static inline void forward_step(const struct runner *r, const struct step *step)
+{
+    r->ops->step_begin(r->b, step);
+    r->ops->embed(r->b);
+    r->ops->residual(r->b, RESIDUAL_BEGIN, 0);
+    for (int l = 0; l < r->p->layers; l++) {
+        r->ops->qkv(r->b, l);
+        r->ops->attend(r->b, l);
+        r->ops->out(r->b, l);
+        r->ops->all_reduce(r->b);
+        r->ops->residual(r->b, RESIDUAL_ATTENTION, l);
+        r->ops->gate_up(r->b, l);
+        r->ops->down(r->b, l);
+        r->ops->all_reduce(r->b);
+        r->ops->residual(r->b, RESIDUAL_FFN, l);
+    }
+    r->ops->logits(r->b);
+    r->ops->step_end(r->b);
+}
+
 /* One step that advances sequence s by count[s] tokens of ids; all rows of it go to logits[s],
  * which hold [TOKENS][vocab]. */
 static inline void run_step(struct runner *r, const int32_t ids[SEQUENCES][TOKENS],
@@ -110,22 +131,7 @@ static inline void run_step(struct runner *r, const int32_t ids[SEQUENCES][TOKEN
     }
     for (; step.rows < step.tokens; step.rows++)
         rows[step.rows] = step.rows;
-    r->ops->step_begin(r->b, &step);
-    r->ops->embed(r->b);
-    r->ops->residual(r->b, RESIDUAL_BEGIN, 0);
-    for (int l = 0; l < r->p->layers; l++) {
-        r->ops->qkv(r->b, l);
-        r->ops->attend(r->b, l);
-        r->ops->out(r->b, l);
-        r->ops->all_reduce(r->b);
-        r->ops->residual(r->b, RESIDUAL_ATTENTION, l);
-        r->ops->gate_up(r->b, l);
-        r->ops->down(r->b, l);
-        r->ops->all_reduce(r->b);
-        r->ops->residual(r->b, RESIDUAL_FFN, l);
-    }
-    r->ops->logits(r->b);
-    r->ops->step_end(r->b);
+    forward_step(r, &step);
     NEED(r->ops->sync(r->b, &err) == 0);
     const float *got = r->ops->logits_host(r->b);
     for (int s = 0; s < SEQUENCES; s++) {
