@@ -83,12 +83,13 @@ __device__ __forceinline__ warp_range warp_range_of(const attention_sequence &s,
 /* Splits that end with this page. */
 template <int V>
 __device__ __forceinline__ void close_splits(split_state<V> &x, kept_sums &kept, row_total r[2],
-                                             const score_scale &c, const tile_row row[2], int page)
+                                             const score_scale &c, const visible_range &see,
+                                             int page)
 {
     bool done[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        int position = row[half].position;
+        int position = see.last[half];
         done[half] =
             page < position / KV_BLOCK_TOKENS && (page + 1) % attention_split_pages(position) == 0;
     }
@@ -126,7 +127,6 @@ __global__ void __launch_bounds__((prefill_shape<TYPE, K, V>::threads))
     cp_async_commit();
 
     warp_range range = warp_range_of(s, t, warp_id());
-    tile_row row[2];
     visible_range see;
     row_total total[2];
     const float *q[2];
@@ -134,13 +134,12 @@ __global__ void __launch_bounds__((prefill_shape<TYPE, K, V>::threads))
     kept_sums kept = {(float2 *)sums + thread, shape::threads, {false, false}};
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        row[half] = tile_row_of(p, s, t, kv_head, 16 * warp_id() + lane / 4 + 8 * half);
-        see.first[half] = first_visible(row[half].position, p.window);
-        see.last[half] = row[half].position;
-        q[half] = row[half].position < 0
-                      ? NULL
-                      : p.q + row[half].token * (size_t)p.q_stride + row[half].head * p.head_dim;
-        total[half] = row_total_begin(p.sinks, row[half].head);
+        tile_row row = tile_row_of(p, s, t, kv_head, 16 * warp_id() + lane / 4 + 8 * half);
+        see.first[half] = first_visible(row.position, p.window);
+        see.last[half] = row.position;
+        q[half] =
+            row.position < 0 ? NULL : p.q + row.token * (size_t)p.q_stride + row.head * p.head_dim;
+        total[half] = row_total_begin(p.sinks, row.head);
         split_clear(x, half);
     }
     query_rows<K> queries;
@@ -182,16 +181,17 @@ __global__ void __launch_bounds__((prefill_shape<TYPE, K, V>::threads))
             for (int i = 0; i < PAGE_CHUNKS; i++)
                 add_values<TYPE, V>(x, values + i * chunk<TYPE, V>::bytes, lane, score[2 * i],
                                     score[2 * i + 1]);
-            close_splits(x, kept, total, c, row, page);
+            close_splits(x, kept, total, c, see, page);
         }
         __syncthreads(); // V has been read
     }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float of_split = warp_sum<4>(x.total[half]);
-        if (row[half].position < 0) continue;
+        tile_row row = tile_row_of(p, s, t, kv_head, 16 * warp_id() + lane / 4 + 8 * half);
+        if (row.position < 0) continue;
         float2 factor = row_total_add(total[half], split_max(x.max[half], c), of_split);
-        write_row<TYPE, V>(p, kept, x, half, factor, total[half].total, row[half], lane);
+        write_row<TYPE, V>(p, kept, x, half, factor, total[half].total, row, lane);
     }
 }
 
