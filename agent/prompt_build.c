@@ -210,7 +210,8 @@ int prompt_build(const struct chat_request *request, const struct prompt_context
         break;
     }
     if (rc == 0)
-        rc = response_format_compile(&request->response_format, context->grammars, &out->grammar, e);
+        rc =
+            response_format_compile(&request->response_format, context->grammars, &out->grammar, e);
     if (rc != 0) {
         prompt_set_deinit(out);
     } else if (request->kind == COMPLETION_TEXT && (request->echo || request->logprobs)) {

@@ -15,10 +15,10 @@
 struct prompt_context {
     const struct tokenizer *tokenizer;
     const struct chat_template *chat_template;
-    int context_len;        // tokens of prompt and answer together
-    size_t token_bytes_max; // bytes that the longest token stands for
+    int context_len;                // tokens of prompt and answer together
+    size_t token_bytes_max;         // bytes that the longest token stands for
     struct grammar_cache *grammars; // for answers that have to look like something
-    bool escape_special;    // messages can't write control tokens (prompt_guard.h)
+    bool escape_special;            // messages can't write control tokens (prompt_guard.h)
 };
 
 /* escape_special is false, there are no grammars; token_bytes_max comes from the tokenizer. Walks the vocabulary: once, at start. */

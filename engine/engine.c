@@ -7,10 +7,10 @@
 
 #include "engine/chat_template.h"
 #include "engine/chat_template_choice.h"
-#include "engine/grammar_cache.h"
 #include "engine/engine_internal.h"
 #include "engine/engine_thread.h"
 #include "engine/generation_config.h"
+#include "engine/grammar_cache.h"
 #include "engine/host_memory.h"
 #include "engine/model_text.h"
 #include "engine/rank_cores.h"

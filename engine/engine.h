@@ -100,7 +100,8 @@ struct engine_info {
 const struct engine_info *engine_info(const struct engine *e);
 const struct tokenizer *engine_tokenizer(const struct engine *e);
 const struct chat_template *engine_chat_template(const struct engine *e);
-struct grammar_cache *engine_grammars(const struct engine *e); // grammars over the tokenizer's tokens
+struct grammar_cache *
+engine_grammars(const struct engine *e); // grammars over the tokenizer's tokens
 
 /* ---- requests ---- */
 

@@ -224,7 +224,8 @@ static void resume(struct engine_thread *t, struct request *r)
     struct output_update update = {0};
     enum finish_reason reason = replay(t, r, &update);
     if (request_generated(r) < r->resumed_count) {
-        fail(t, r, E_INVALID, "the answer ends before the last of the tokens it is resumed with, or can't "
+        fail(t, r, E_INVALID,
+             "the answer ends before the last of the tokens it is resumed with, or can't "
              "have them");
         return;
     }

@@ -140,7 +140,7 @@ static int make_state(struct automaton *a)
 {
     int number = a->states++;
     if (a->threads + (size_t)a->set_count > a->threads_cap) {
-        a->threads_cap = 2 * (a->threads + (size_t)a->set_count) + 64;
+        a->threads_cap = 2 * (a->threads + (size_t)a->set_count);
         a->thread = xrealloc_array(a->thread, a->threads_cap, sizeof *a->thread);
     }
     a->state[number] = (struct automaton_state){.first = (uint32_t)a->threads,
@@ -198,6 +198,8 @@ struct automaton *automaton_create(const struct grammar_nfa *nfa)
     a->nfa = nfa;
     a->state = xcalloc(AUTOMATON_STATES_MAX, sizeof *a->state);
     a->state_index = xcalloc(TABLE_SIZE, sizeof *a->state_index);
+    a->threads_cap = 64;
+    a->thread = xcalloc(a->threads_cap, sizeof *a->thread);
     a->stack = xcalloc(AUTOMATON_STACKS_MAX, sizeof *a->stack);
     a->stack_index = xcalloc(STACK_SIZE, sizeof *a->stack_index);
     begin_anew(a);

@@ -151,6 +151,8 @@ USAGE = {"stream_options": {"include_usage": True}}
 SEEDED = {"temperature": 1.1, "seed": -5}
 PENALTIES = {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.7}
 STOPS = ["tricate dancing", "lies into", "dance of light and c"]  # two are only begun
+CAT = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}, "legs": {"type": "integer", "maximum": 9},
+                                         "kin": {"enum": ["lion", "lynx"]}}, "required": ["name", "legs", "kin"]}
 CASES = {
     "greedy": (CHAT, chat("Why is the sky blue?", **USAGE)),
     "drawn": (CHAT, chat("Tell me a story.", temperature=1.0)),
@@ -164,6 +166,8 @@ CASES = {
     "logprobs and stop": (CHAT, chat("Why is the sky blue?", max_tokens=30, logprobs=True,
                                      return_token_ids=True, stop=STOPS)),
     "token ids": (CHAT, chat("Why is the sky blue?", return_token_ids=True, **SEEDED)),
+    "schema to its stop": (CHAT, chat("Describe a cat.", max_tokens=80, **SEEDED, response_format={
+        "type": "json_schema", "json_schema": {"name": "cat", "schema": CAT}})),
     "text": (TEXT, prompt("Once upon a time", **USAGE)),
     "text seeded": (TEXT, prompt("Once upon a time", **SEEDED, stop=["\n"], return_token_ids=True)),
     "text logprobs": (TEXT, prompt("Once upon a time", logprobs=2, **SEEDED, **USAGE)),

@@ -16,6 +16,13 @@ static int compile(const struct number_range *range, struct grammar_nfa *n, stru
     return rc;
 }
 
+static double number_of(const char *text)
+{
+    double value;
+    NEED(str_to_double(str_of(text), &value) == 0);
+    return value;
+}
+
 static struct number_range range_of(const char *min, const char *max, bool is_integer)
 {
     return (struct number_range){
@@ -31,7 +38,7 @@ static void check_integers(const char *min, const char *max, int exclusive, int 
     range.max.is_exclusive = exclusive & 2;
     range.multiple_of = multiple;
     EXPECT_INT(compile(&range, &n, NULL), 0);
-    double low = min ? atof(min) : -INFINITY, high = max ? atof(max) : INFINITY;
+    double low = min ? number_of(min) : -INFINITY, high = max ? number_of(max) : INFINITY;
     for (int v = -1200; v <= 1200; v++) {
         bool want = (exclusive & 1 ? v > low : v >= low) &&
                     (exclusive & 2 ? v < high : v <= high) && (multiple == 0 || v % multiple == 0);
@@ -81,10 +88,10 @@ static void test_fractions(void)
                 range.min.is_exclusive = exclusive & 1;
                 range.max.is_exclusive = exclusive & 2;
                 EXPECT_INT(compile(&range, &n, NULL), 0);
-                double low = bounds[i] ? atof(bounds[i]) : -INFINITY,
-                       high = bounds[j] ? atof(bounds[j]) : INFINITY;
+                double low = bounds[i] ? number_of(bounds[i]) : -INFINITY,
+                       high = bounds[j] ? number_of(bounds[j]) : INFINITY;
                 for (size_t k = 0; k < ARRAY_LEN(texts); k++) {
-                    double v = atof(texts[k]);
+                    double v = number_of(texts[k]);
                     bool want = (exclusive & 1 ? v > low : v >= low) &&
                                 (exclusive & 2 ? v < high : v <= high);
                     bool got = nfa_matches(&n, str_of(texts[k]));
