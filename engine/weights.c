@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* One mapping of its own for each matrix, so that it can go as soon as it was packed. */
 struct made_memory {
@@ -56,17 +57,29 @@ int weights_open_with(const char *path, const struct weights_options *options, s
     return open_gguf(path, options, out, err);
 }
 
+/* The whole pages of what was made: a matrix may be some rows of it (packed q, k and v), and its
+ * neighbours are packed later. */
+static void drop_made(const struct made_memory *made, const void *data, size_t bytes)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t first = (uintptr_t)data, end = first + bytes;
+    uintptr_t made_end = (uintptr_t)made->data + made->bytes;
+    if (first < (uintptr_t)made->data || first >= made_end) return;
+    first = (first + page - 1) / page * page;
+    end = end < made_end ? end / page * page : end;
+    if (first >= end) return;
+    madvise((void *)first, end - first, MADV_DONTNEED);
+    mprotect((void *)first, end - first, PROT_NONE); // a later reader would find zeros
+}
+
 static void drop_source(void *arg, const struct matrix *m)
 {
     const struct weights *w = arg;
     size_t bytes = matrix_bytes(m);
     if (w->gguf) gguf_drop_pages(w->gguf, m->data, bytes);
     if (w->safetensors && safetensors_drop_pages(w->safetensors, m->data, bytes)) return;
-    for (const struct made_memory *made = w->made; made; made = made->next) {
-        if (m->data != made->data) continue;
-        madvise(made->data, made->bytes, MADV_DONTNEED);
-        mprotect(made->data, made->bytes, PROT_NONE); // a later reader would find zeros
-    }
+    for (const struct made_memory *made = w->made; made; made = made->next)
+        drop_made(made, m->data, bytes);
 }
 
 struct weights *weights_create(void)

@@ -10,7 +10,7 @@
 #include <time.h>
 
 #define WORLD    5
-#define MEETINGS 3000
+#define MEETINGS 1000
 #define ROW      8
 
 struct rank {
