@@ -6,12 +6,21 @@
 #include <hiredis/read.h>
 #include <stdlib.h>
 
-/* Children lie in their parent's items, so only the root is an allocation of its own. */
+/* Children lie in their parent's items, so only the root is an allocation of its own. Items grow with
+ * what has come, by powers of two: how many an array says it has costs its sender nothing. While one is
+ * placed nothing points into its brothers: their own children are complete. */
 static struct redis_reply *place(const redisReadTask *task)
 {
     if (!task->parent) return xcalloc(1, sizeof(struct redis_reply));
-    const struct redis_reply *parent = task->parent->obj;
-    return (struct redis_reply *)&parent->items[task->idx];
+    struct redis_reply *parent = task->parent->obj;
+    struct redis_reply *items = (struct redis_reply *)parent->items;
+    size_t count = parent->count;
+    CHECK(count == (size_t)task->idx);
+    if ((count & (count - 1)) == 0)
+        parent->items = items = xrealloc_array(items, count ? 2 * count : 1, sizeof *items);
+    items[count] = (struct redis_reply){0};
+    parent->count++;
+    return &items[count];
 }
 
 static enum redis_reply_type type_of(const redisReadTask *task)
@@ -34,8 +43,6 @@ static void *create_array(const redisReadTask *task, int count)
         return NULL; // the reader fails as out of memory
     struct redis_reply *r = place(task);
     r->type = REDIS_ARRAY;
-    r->count = (size_t)count;
-    r->items = xcalloc(r->count + 1, sizeof *r->items);
     return r;
 }
 

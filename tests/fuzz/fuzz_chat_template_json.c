@@ -120,6 +120,14 @@ static void check_template(const struct lmdeploy_template *t, bool adds_bos)
     buf_deinit(&source);
 }
 
+/* By LMDeploy's rules about names of models, which any string may be. */
+static void check_match(const struct json *name)
+{
+    if (!name || json_type(name) != JSON_STRING) return;
+    const struct lmdeploy_template *found = lmdeploy_template_match(json_string(name, NULL));
+    CHECK(!found || lmdeploy_template_find(str_of(found->name)) == found);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct lmdeploy_template t;
@@ -127,6 +135,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct json *json = json_parse((const char *)data, size, NULL);
     if (!json) return 0;
     int rc = lmdeploy_template_read(json, &t, &err);
+    check_match(json_get(json, "model_name"));
     if (rc) {
         CHECK(rc == E_FORMAT || rc == E_UNSUPPORTED || rc == E_LIMIT);
         CHECK(err.code == rc && err.text[0]);

@@ -85,6 +85,7 @@ def json_seeds():
     yield "punctuation", varied(lambda t: t.update(pre_tokenizer=pre(
         {"type": "Punctuation"}, {"type": "WhitespaceSplit"})))
     yield "pcre2", varied(lambda t: t.update(pre_tokenizer=split(r"\ba+\b|(?<x>b)+|[[:punct:]]")))
+    yield "hex", varied(lambda t: t.update(pre_tokenizer=split(r"[\x41-\x5a]+|\u0061|\x{1f600}")))
     yield "replace_regex", varied(lambda t: t.update(
         normalizer={"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "a"}))
     yield "bad_pattern", varied(lambda t: t.update(pre_tokenizer=split("(")))
