@@ -9,10 +9,12 @@ set_property(CACHE LM_CUDA PROPERTY STRINGS AUTO ON OFF)
 # sm_80 also runs on 8.6 and 8.9, sm_100 on 10.3; compute_100 is PTX for what comes after.
 set(LM_CUDA_ARCHS "sm_80;sm_90a;sm_100;compute_100" CACHE STRING "Code that liblm-cuda.so holds")
 
-# What a module needs of the tree besides its kernels, a copy of its own: no global state among it.
+# What a module needs of the tree besides its kernels, as a copy of its own. It logs nothing: what it has
+# to say goes into errors; the log is there for CHECK.
 set(LM_MODULE_SUPPORT
   kernels/model_check.c kernels/quant.c kernels/quant_codes.c kernels/quant_iq_grids.c kernels/quant_k.c
-  kernels/tensor.c shared/base/check.c shared/base/error.c shared/base/backtrace.c)
+  kernels/tensor.c shared/base/backtrace.c shared/base/buf.c shared/base/check.c shared/base/clock.c
+  shared/base/error.c shared/base/log.c shared/base/str.c shared/base/utf8.c)
 
 function(lm_module_support)
   if(TARGET lm_module_support)

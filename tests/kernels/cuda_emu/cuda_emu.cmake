@@ -73,7 +73,7 @@ foreach(source IN LISTS sources c_sources)
 endforeach()
 
 # Golden tests over the emulated device, through the module as a program would load it.
-set(LM_CUDA_EMU_ENVIRONMENT "LM_CUDA_MODULE=$<TARGET_FILE:lm-cuda-emu>" "LM_TEST_DEVICE=cuda")
+set(LM_CUDA_EMU_ENVIRONMENT "LM_CUDA_MODULE=$<TARGET_FILE:lm-cuda-emu>" "LM_TEST_BACKEND=cuda")
 function(lm_cuda_emu_golden name)
   add_test(NAME golden/${name}_cuda COMMAND ${name})
   set_tests_properties(golden/${name}_cuda PROPERTIES LABELS golden TIMEOUT 900 SKIP_RETURN_CODE 77)
