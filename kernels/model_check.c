@@ -42,13 +42,13 @@ static int check_matrix(const struct check *c, int layer, const char *name, cons
         return error_set(c->err, E_INVALID, "layer %d has no %s matrix", layer, name);
     if (m->rows != rows || m->cols != cols) {
         return error_set(c->err, E_INVALID,
-                         "layer %d: matrix %s is %lld x %lld, but the model needs %lld x %lld", layer,
-                         name, (long long)m->rows, (long long)m->cols, (long long)rows,
+                         "layer %d: matrix %s is %lld x %lld, but the model needs %lld x %lld",
+                         layer, name, (long long)m->rows, (long long)m->cols, (long long)rows,
                          (long long)cols);
     }
     if (cols % dtype_block_elements(m->type) == 0) return 0;
-    return error_set(c->err, E_INVALID, "layer %d: %lld columns of %s don't fill blocks of %s", layer,
-                     (long long)cols, name, dtype_name(m->type));
+    return error_set(c->err, E_INVALID, "layer %d: %lld columns of %s don't fill blocks of %s",
+                     layer, (long long)cols, name, dtype_name(m->type));
 }
 
 /* ---- the whole model ---- */
@@ -99,8 +99,8 @@ static int check_groups(const struct check *c)
 
     if (rc < 0 || s->groups <= 1) return rc;
     if (s->experts % s->groups != 0)
-        return error_set(c->err, E_UNSUPPORTED, "%d experts don't divide into %d groups", s->experts,
-                         s->groups);
+        return error_set(c->err, E_UNSUPPORTED, "%d experts don't divide into %d groups",
+                         s->experts, s->groups);
     if (s->scoring == EXPERTS_SOFTMAX_SELECTED)
         return error_set(c->err, E_UNSUPPORTED, "expert groups need scores of all experts");
     rc = check_range(c, (struct named_range){"used expert groups", s->groups_used, 1, s->groups});
@@ -169,8 +169,9 @@ static int check_latent(const struct check *c, int layer)
     if (!l->latent->kv_norm || (l->latent->q_a.data && !l->latent->q_norm))
         return error_set(c->err, E_INVALID, "layer %d has latents without norms", layer);
     if (p->kv_heads != p->heads)
-        return error_set(c->err, E_UNSUPPORTED, "layer %d has latents for %d heads, but %d kv heads",
-                         layer, p->heads, p->kv_heads);
+        return error_set(c->err, E_UNSUPPORTED,
+                         "layer %d has latents for %d heads, but %d kv heads", layer, p->heads,
+                         p->kv_heads);
     if (l->q_bias || l->k_bias || l->v_bias || l->q_norm || l->k_norm)
         return error_set(c->err, E_UNSUPPORTED,
                          "layer %d has latents and a bias or norm of q, k or v", layer);

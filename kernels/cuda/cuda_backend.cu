@@ -34,7 +34,8 @@ static int open_device(struct backend *b, const struct backend_options *options,
     int rc = cuda_try(cudaGetDeviceCount(&count), "CUDA devices", err);
     if (rc < 0) return rc;
     if (options->rank >= count)
-        return error_set(err, E_DEVICE, "rank %d has no device: there are %d", options->rank, count);
+        return error_set(err, E_DEVICE, "rank %d has no device: there are %d", options->rank,
+                         count);
     b->device = options->rank;
     rc = cuda_try(cudaSetDevice(b->device), "CUDA device", err);
     if (rc == 0) rc = cuda_try(cudaGetDeviceProperties(&device, b->device), "CUDA device", err);
@@ -85,8 +86,8 @@ static size_t cuda_kv_block_bytes(const struct backend *b, enum kv_type type)
     struct cuda_kv_layout layout;
 
     CHECK(b->loaded || b->measure_only);
-    int rc = cuda_kv_layout_init(&layout, type, m->layers, m->kv_heads, m->head_dim, m->value_dim,
-                                 NULL);
+    int rc =
+        cuda_kv_layout_init(&layout, type, m->layers, m->kv_heads, m->head_dim, m->value_dim, NULL);
     CHECK(rc == 0); // load has asked already
     return layout.page_bytes;
 }

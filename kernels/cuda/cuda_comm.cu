@@ -40,10 +40,9 @@ static int load_nccl(struct nccl *n, struct error *err)
 {
     void *library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL); // stays loaded
 
-    if (!library)
-        return error_set(err, E_UNSUPPORTED, "several GPUs need NCCL: %s", dlerror());
-#define X(name)                                                                      \
-    n->name = (decltype(&::name))dlsym(library, #name);                              \
+    if (!library) return error_set(err, E_UNSUPPORTED, "several GPUs need NCCL: %s", dlerror());
+#define X(name)                                         \
+    n->name = (decltype(&::name))dlsym(library, #name); \
     if (!n->name) return error_set(err, E_UNSUPPORTED, "libnccl.so.2 has no " #name);
     NCCL_FUNCTIONS(X)
 #undef X

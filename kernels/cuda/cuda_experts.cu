@@ -104,7 +104,8 @@ __device__ __forceinline__ void score_all(const struct expert_shape &s, float *s
 }
 
 /* The chosen, by ascending expert. */
-__device__ __forceinline__ void list_chosen(const struct expert_shape &s, const uint8_t *chosen, int *expert)
+__device__ __forceinline__ void list_chosen(const struct expert_shape &s, const uint8_t *chosen,
+                                            int *expert)
 {
     int lane = lane_id(), count = 0;
 
@@ -118,7 +119,8 @@ __device__ __forceinline__ void list_chosen(const struct expert_shape &s, const 
 
 /* Weights of the chosen, from their scores without the correction. One lane: a handful of numbers in
  * a fixed order. */
-__device__ __forceinline__ void weigh(const struct expert_shape &s, const float *score, const int *expert, float *weight)
+__device__ __forceinline__ void weigh(const struct expert_shape &s, const float *score,
+                                      const int *expert, float *weight)
 {
     float sum = 0;
 
@@ -141,8 +143,8 @@ __device__ __forceinline__ void weigh(const struct expert_shape &s, const float 
         weight[i] = (divide ? weight[i] / sum : weight[i]) * s.scale;
 }
 
-__global__ void __launch_bounds__(32)
-    route_kernel(struct cuda_routes r, struct expert_shape s, const float *correction, bool has_shared_scale)
+__global__ void __launch_bounds__(32) route_kernel(struct cuda_routes r, struct expert_shape s,
+                                                   const float *correction, bool has_shared_scale)
 {
     LM_SHARED(struct route_scratch, t, 1);
     int token = blockIdx.x, lane = threadIdx.x;
@@ -179,7 +181,8 @@ void cuda_experts_route(const struct cuda_routes *r, const struct expert_shape *
 
 /* A thread owns experts and walks all routes, first to count, then to hand out rows: no atomics, so rows
  * are always in the order of tokens. */
-__global__ void __launch_bounds__(GROUP_THREADS) group_kernel(struct cuda_routes r, int experts, int used, int routes)
+__global__ void __launch_bounds__(GROUP_THREADS)
+    group_kernel(struct cuda_routes r, int experts, int used, int routes)
 {
     for (int e = threadIdx.x; e < experts; e += blockDim.x) {
         int count = 0;
@@ -214,7 +217,8 @@ void cuda_experts_group(const struct cuda_routes *r, const struct expert_shape *
 
 /* ---- sum ---- */
 
-__global__ void add_up_kernel(struct cuda_routes r, int used, float *y, bool has_shared, bool has_scale, int hidden)
+__global__ void add_up_kernel(struct cuda_routes r, int used, float *y, bool has_shared,
+                              bool has_scale, int hidden)
 {
     size_t token = blockIdx.x;
 

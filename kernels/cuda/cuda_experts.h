@@ -9,25 +9,25 @@
 /* One layer's weights. Of gate, up and down the first expert's; the others follow behind it. */
 struct cuda_experts {
     struct cuda_weight gate, up, down;
-    const float *gate_bias, *up_bias;        // [experts][ffn], NULL: none
-    const float *down_bias;                  // [experts][hidden], NULL: none
-    struct cuda_weight router, shared_scale; // CUDA_F32; data NULL: none
-    const float *router_bias, *correction;   // [experts], NULL: none
+    const float *gate_bias, *up_bias;                       // [experts][ffn], NULL: none
+    const float *down_bias;                                 // [experts][hidden], NULL: none
+    struct cuda_weight router, shared_scale;                // CUDA_F32; data NULL: none
+    const float *router_bias, *correction;                  // [experts], NULL: none
     struct cuda_weight shared_gate, shared_up, shared_down; // data NULL: none
 };
 
 /* Where the step's tokens go in the layer that is being run. A row is one token at one expert; rows
  * are grouped by expert, and by token within one. Everything is on the device. */
 struct cuda_routes {
-    float *score;                // [tokens][experts]
-    float *shared_scale;         // [tokens]
-    int *expert;                 // [tokens][used], ascending
-    float *weight;               // [tokens][used]
-    int *row;                    // [tokens][used]
-    int *first;                  // [experts + 1]: expert e has rows first[e] .. first[e + 1] - 1
-    int *token;                  // [tokens * used]: of a row
+    float *score;                 // [tokens][experts]
+    float *shared_scale;          // [tokens]
+    int *expert;                  // [tokens][used], ascending
+    float *weight;                // [tokens][used]
+    int *row;                     // [tokens][used]
+    int *first;                   // [experts + 1]: expert e has rows first[e] .. first[e + 1] - 1
+    int *token;                   // [tokens * used]: of a row
     struct cuda_rows g, shared_g; // [tokens * used][ffn], [tokens][shared_ffn]
-    float *y;                    // [tokens * used][hidden]
+    float *y;                     // [tokens * used][hidden]
 };
 
 /* Scores to routes: choice and weights of each token. Softmax or sigmoid of `score` and of shared_scale

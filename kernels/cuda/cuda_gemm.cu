@@ -5,7 +5,7 @@
 #include "kernels/cuda/cuda_pointwise.h"
 #include "shared/base/check.h"
 
-#define GEMV_ROWS_MAX     4  // beyond that a warp's sums wait for each other longer than for weights
+#define GEMV_ROWS_MAX     4 // beyond that a warp's sums wait for each other longer than for weights
 #define LIBRARY_ROWS_MIN  65 // from here on tensor cores bound, not memory
 #define LIBRARY_WORKSPACE ((size_t)32 << 20)
 
@@ -113,8 +113,7 @@ static cublasStatus_t choose(struct cuda_gemm *g, const struct library_call *c,
     }
     cublasStatus_t rc = ask_heuristic(g, c, shape);
     if (rc != CUBLAS_STATUS_SUCCESS) return rc;
-    if (!g->choice)
-        g->choice = (struct cuda_gemm_choice *)xcalloc(CHOICES_MAX, sizeof *g->choice);
+    if (!g->choice) g->choice = (struct cuda_gemm_choice *)xcalloc(CHOICES_MAX, sizeof *g->choice);
     if (g->choices == CHOICES_MAX) g->choices = 0;
     g->choice[g->choices++] = *shape;
     return rc;

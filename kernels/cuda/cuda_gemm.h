@@ -21,7 +21,7 @@ struct cuda_gemm_choice; // an algorithm of cuBLASLt for one shape
 struct cuda_gemm {
     bool deterministic;
     cublasLtHandle_t lt;
-    void *workspace; // on the device
+    void *workspace;                 // on the device
     struct cuda_gemm_choice *choice; // [choices], found once and kept
     int choices;
 };

@@ -55,8 +55,8 @@ struct weights_q4 {
     {
         return load_nc((const uint4 *)((const uint8_t *)w.data + (row * w.stride + at) / 2));
     }
-    __device__ static void unpack(const struct cuda_weight &w, size_t row, int at, uint4 v, int from,
-                                  float *out)
+    __device__ static void unpack(const struct cuda_weight &w, size_t row, int at, uint4 v,
+                                  int from, float *out)
     {
         uint32_t scale = ((const uint32_t *)w.scales)[(row * w.stride + at) / CUDA_BLOCK];
         dequantize_q4x8(word_of(v, from / 8), unpack2<__half>(scale), out);
@@ -69,11 +69,11 @@ struct weights_q8 {
     {
         return load_nc((const uint4 *)((const uint8_t *)w.data + row * w.stride + at));
     }
-    __device__ static void unpack(const struct cuda_weight &w, size_t row, int at, uint4 v, int from,
-                                  float *out)
+    __device__ static void unpack(const struct cuda_weight &w, size_t row, int at, uint4 v,
+                                  int from, float *out)
     {
-        float d = half_bits_to_float(
-            ((const uint16_t *)w.scales)[(row * w.stride + at) / CUDA_BLOCK]);
+        float d =
+            half_bits_to_float(((const uint16_t *)w.scales)[(row * w.stride + at) / CUDA_BLOCK]);
         dequantize_q8x4(word_of(v, from / 4), d, out);
         dequantize_q8x4(word_of(v, from / 4 + 1), d, out + 4);
     }
@@ -106,7 +106,8 @@ template <int N> __device__ __forceinline__ void load_inputs(const bf16 *x, floa
 
 /* sum[r] = fma(weight, x[r], sum[r]), element by element. */
 template <typename X, int N, int ROWS>
-__device__ __forceinline__ void add_products(const float *weight, const X *const *x, int at, float *sum)
+__device__ __forceinline__ void add_products(const float *weight, const X *const *x, int at,
+                                             float *sum)
 {
     LM_UNROLL
     for (int r = 0; r < ROWS; r++) {
@@ -162,7 +163,8 @@ __device__ __forceinline__ void run_rows(const struct cuda_product &p, const str
 /* Grid: x over weight rows of all parts, GEMV_WARPS a block; y over groups of input rows, or over
  * experts, which then walk their rows. */
 template <typename W, typename X, int ROWS>
-__global__ void __launch_bounds__(GEMV_THREADS) gemv_kernel(const __grid_constant__ struct cuda_product p)
+__global__ void __launch_bounds__(GEMV_THREADS)
+    gemv_kernel(const __grid_constant__ struct cuda_product p)
 {
     int row = blockIdx.x * GEMV_WARPS + warp_id(), part = 0;
 
@@ -197,7 +199,8 @@ static void launch(const struct cuda_product *p, cudaStream_t stream)
         LM_LAUNCH((gemv_kernel<W, X, GEMV_ROWS>), grid, GEMV_THREADS, 0, stream, *p);
 }
 
-template <typename W> static void launch_for_input(const struct cuda_product *p, cudaStream_t stream)
+template <typename W>
+static void launch_for_input(const struct cuda_product *p, cudaStream_t stream)
 {
     if (p->in_is_float)
         launch<W, float>(p, stream);

@@ -24,8 +24,8 @@ enum cuda_graph_state {
 struct cuda_graphs {
     bool enabled;
     enum cuda_graph_state state;
-    int bucket;                                 // of the step; -1: none
-    int seen[CUDA_GRAPH_BUCKETS_MAX];           // steps run eagerly
+    int bucket;                                   // of the step; -1: none
+    int seen[CUDA_GRAPH_BUCKETS_MAX];             // steps run eagerly
     cudaGraphExec_t exec[CUDA_GRAPH_BUCKETS_MAX]; // NULL: not recorded
 };
 

@@ -48,8 +48,8 @@ static int upload_rows(struct cuda_loader *l, const struct matrix *m, const stru
 static int upload_matrix(struct cuda_loader *l, const struct matrix *m, const struct cuda_weight *w,
                          int index)
 {
-    size_t row_bytes = cuda_form_row_bytes(w->form, w->stride) +
-                       cuda_form_scale_bytes(w->form, w->stride);
+    size_t row_bytes =
+        cuda_form_row_bytes(w->form, w->stride) + cuda_form_scale_bytes(w->form, w->stride);
     int64_t most = (int64_t)(l->staging.half_bytes / row_bytes);
     int rc = 0;
 
@@ -92,6 +92,16 @@ const float *cuda_load_floats(struct cuda_loader *l, const float *source, int64_
     return to;
 }
 
+/* One norm per head, or this rank's part of one over the heads of all ranks. */
+static const float *lay_head_norm(struct cuda_loader *l, const float *norm,
+                                  const struct rank_range *heads)
+{
+    int dim = l->params->head_dim;
+
+    if (!norm || !l->params->qk_norm_spans_heads) return cuda_load_floats(l, norm, dim);
+    return cuda_load_floats(l, norm + heads->first * dim, (int64_t)heads->count * dim);
+}
+
 static void lay_layer(struct cuda_loader *l, int index)
 {
     const struct model_params *p = l->params;
@@ -99,7 +109,6 @@ static void lay_layer(struct cuda_loader *l, int index)
     struct cuda_layer *to = &l->b->layer[index];
     int64_t q = (int64_t)p->heads * p->head_dim, k = (int64_t)p->kv_heads * p->head_dim;
     int64_t v = (int64_t)p->kv_heads * model_value_dim(p);
-    bool spans = p->qk_norm_spans_heads;
     struct layer_matrix_view view[LAYER_MATRICES];
     int count = model_layer_matrices(p, from, view);
 
@@ -120,8 +129,8 @@ static void lay_layer(struct cuda_loader *l, int index)
     to->gate_bias = cuda_load_floats(l, from->gate_bias, p->ffn);
     to->up_bias = cuda_load_floats(l, from->up_bias, p->ffn);
     to->down_bias = cuda_load_floats(l, from->down_bias, p->hidden);
-    to->q_norm = cuda_load_floats(l, from->q_norm, spans ? q : p->head_dim);
-    to->k_norm = cuda_load_floats(l, from->k_norm, spans ? k : p->head_dim);
+    to->q_norm = lay_head_norm(l, from->q_norm, &l->b->share.heads);
+    to->k_norm = lay_head_norm(l, from->k_norm, &l->b->share.kv_heads);
     to->sinks = cuda_load_floats(l, from->sinks, p->heads);
     if (from->latent) {
         to->latent_q_norm = cuda_load_floats(l, from->latent->q_norm, p->q_rank);
@@ -224,8 +233,7 @@ static void lay_latents(struct backend *b)
     b->latents.kv = cuda_load_rows(b, m->kv_rank, tokens);
     b->latents.q_narrow = lay_floats(b, m->q_rank, tokens);
     b->latents.narrow = lay_floats(b, m->kv_rank + m->rope_dims, tokens);
-    b->latents.wide =
-        lay_floats(b, m->heads * (m->head_dim - m->rope_dims + m->value_dim), tokens);
+    b->latents.wide = lay_floats(b, m->heads * (m->head_dim - m->rope_dims + m->value_dim), tokens);
 }
 
 static size_t aligned(size_t bytes)
@@ -270,6 +278,7 @@ static void lay_activations(struct backend *b)
     b->y = lay_floats(b, m->hidden, tokens);
     b->h = cuda_load_rows(b, m->hidden, tokens);
     if (m->expert_shape.experts > 0) b->h_float = lay_floats(b, b->h.stride, tokens);
+    if (m->qk_norm_spans_heads) b->squares = lay_floats(b, 1, tokens);
     b->q = lay_floats(b, m->heads * m->head_dim, tokens);
     b->k = lay_floats(b, m->kv_heads * m->head_dim, tokens);
     b->v = lay_floats(b, m->kv_heads * m->value_dim, tokens);
@@ -290,8 +299,8 @@ static void lay_activations(struct backend *b)
 static int open_pinned(struct backend *b, struct error *err)
 {
     size_t logits = (size_t)b->limits.rows_max * (size_t)b->model.vocab * sizeof(float);
-    int rc = cuda_try(cudaMallocHost((void **)&b->image.host, b->image.bytes_max), "pinned memory",
-                      err);
+    int rc =
+        cuda_try(cudaMallocHost((void **)&b->image.host, b->image.bytes_max), "pinned memory", err);
     if (rc == 0)
         rc = cuda_try(cudaMallocHost((void **)&b->logits_host, logits), "pinned memory", err);
     if (rc == 0)
@@ -302,11 +311,30 @@ static int open_pinned(struct backend *b, struct error *err)
 
 /* ---- the slot ---- */
 
+static struct rank_share share_of(const struct model_params *p)
+{
+    struct rank_share all = {};
+
+    if (p->share) return *p->share;
+    all.heads = (struct rank_range){0, p->heads, p->heads};
+    all.kv_heads = (struct rank_range){0, p->kv_heads, p->kv_heads};
+    all.vocab = (struct rank_range){0, p->vocab, p->vocab};
+    return all;
+}
+
+/* Ranks that have the same KV head would count it twice. */
+static int check_share(const struct backend *b, const struct model_params *p, struct error *err)
+{
+    if (!p->share || !p->qk_norm_spans_heads || b->comm.world <= p->share->kv_heads.whole) return 0;
+    return error_set(err, E_UNSUPPORTED, "a norm over all of %d kv heads can't be cut over %d GPUs",
+                     p->share->kv_heads.whole, b->comm.world);
+}
+
 static void keep_scalars(struct backend *b, const struct model_params *p)
 {
     b->model = *p;
     b->model.value_dim = model_value_dim(p);
-    b->vocab = p->share ? p->share->vocab : (struct rank_range){0, p->vocab, p->vocab};
+    b->share = share_of(p);
     b->model.share = NULL;
     b->model.embedding = b->model.head = (struct matrix){};
     b->model.final_norm = NULL;
@@ -330,13 +358,12 @@ static int set_attention(struct backend *b, struct error *err)
                                m->value_dim, err);
 }
 
-int cuda_load(struct backend *b, const struct model_params *params, const struct step_limits *limits,
-              struct error *err)
+int cuda_load(struct backend *b, const struct model_params *params,
+              const struct step_limits *limits, struct error *err)
 {
     CHECK(!b->loaded && !b->layer);
     int rc = model_check(params, &limits_of_model, err);
-    if (rc == 0 && params->share && params->qk_norm_spans_heads)
-        rc = error_set(err, E_UNSUPPORTED, "a norm over all heads can't be cut over several GPUs");
+    if (rc == 0) rc = check_share(b, params, err);
     if (rc == 0) rc = model_check_steps(limits, &limits_of_model, err);
     if (rc < 0) return rc;
     keep_scalars(b, params);

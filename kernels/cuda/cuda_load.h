@@ -19,7 +19,8 @@ struct cuda_loader {
  * where `float32` or the compute type asks for it. Sources are done with when it returns. */
 struct cuda_weight cuda_load_stack(struct cuda_loader *l, const struct matrix *m, int count,
                                    bool float32);
-const float *cuda_load_floats(struct cuda_loader *l, const float *source, int64_t count); // NULL of NULL
+const float *cuda_load_floats(struct cuda_loader *l, const float *source,
+                              int64_t count); // NULL of NULL
 
 /* Activations, zeroed: rows in the compute type, and floats. */
 struct cuda_rows cuda_load_rows(struct backend *b, int cols, int rows);

@@ -27,8 +27,7 @@ void cuda_load_experts(struct cuda_loader *l, int layer)
     to->shared_scale.rows = 1;
     to->shared_scale.cols = l->params->hidden;
     to->shared_scale.stride = cuda_form_stride(CUDA_F32, l->params->hidden);
-    to->shared_scale.data =
-        cuda_load_floats(l, from->shared_scale, l->params->hidden);
+    to->shared_scale.data = cuda_load_floats(l, from->shared_scale, l->params->hidden);
 }
 
 void cuda_load_routes(struct backend *b)

@@ -134,7 +134,7 @@ __device__ __forceinline__ void multiply_stage(const struct mma_stage &s, float 
     uint32_t a[4], b[2];
 
     ldmatrix_x4(a, a_row + (lane >> 4) * 8 + k);
-LM_UNROLL
+    LM_UNROLL
     for (int tile = 0; tile < TILES; tile++) {
         ldmatrix_x2(b, b_row + tile * 8 * MMA_PITCH);
         mma_bf16(sum[tile], a, b);
@@ -159,12 +159,13 @@ __device__ __forceinline__ void add_steps(float *shared, float (*sum)[4])
 }
 
 template <typename W, int GROUPS, int TILES>
-__device__ __forceinline__ void multiply_block(const struct cuda_product &p, const struct cuda_weight &w,
-                                               const struct mma_range &r, bf16 *shared, float (*sum)[4])
+__device__ __forceinline__ void
+multiply_block(const struct cuda_product &p, const struct cuda_weight &w, const struct mma_range &r,
+               bf16 *shared, float (*sum)[4])
 {
     int stages = (w.stride + MMA_DEPTH - 1) / MMA_DEPTH;
 
-LM_UNROLL
+    LM_UNROLL
     for (int i = 0; i < 4 * TILES; i++)
         sum[i / 4][i % 4] = 0;
     for (int s = 0; s < stages + MMA_STAGES - 1; s++) {
@@ -191,7 +192,7 @@ __device__ __forceinline__ void store_block(const struct cuda_part &part, const 
     int warp = warp_id(), lane = lane_id();
 
     if (warp % MMA_STEPS != 0) return;
-LM_UNROLL
+    LM_UNROLL
     for (int i = 0; i < 4 * TILES; i++) {
         int at = 16 * (warp / MMA_STEPS) + (lane >> 2) + (i >> 1 & 1) * 8;
         int in = r.from + 8 * (i / 4) + 2 * (lane & 3) + (i & 1);
@@ -220,8 +221,8 @@ __global__ void __launch_bounds__(32 * MMA_STEPS * GROUPS)
     int from = p.experts ? p.first[expert] : blockIdx.y * 8 * TILES;
     int to = p.experts ? p.first[expert + 1] : min(p.rows, from + 8 * TILES);
     for (; from < to; from += 8 * TILES) {
-        struct mma_range r = {(size_t)expert * part.w.rows + row, min(16 * GROUPS, part.w.rows - row),
-                              from, to};
+        struct mma_range r = {(size_t)expert * part.w.rows + row,
+                              min(16 * GROUPS, part.w.rows - row), from, to};
         float sum[TILES][4];
         multiply_block<W, GROUPS, TILES>(p, part.w, r, shared, sum);
         store_block<TILES>(part, r, row, sum);

@@ -76,7 +76,8 @@ __device__ __forceinline__ float inverse_rms(float squares, int n, float eps)
 
 /* A thread reads back only what it wrote itself. */
 template <typename T>
-__global__ void __launch_bounds__(ROW_THREADS) residual_kernel(struct cuda_residual_job job, T *h, int h_stride)
+__global__ void __launch_bounds__(ROW_THREADS)
+    residual_kernel(struct cuda_residual_job job, T *h, int h_stride)
 {
     LM_SHARED(float, scratch, WARP_LANES);
     size_t at = (size_t)blockIdx.x * job.hidden;
@@ -120,7 +121,8 @@ void cuda_residual(const struct cuda_residual_job *job, cudaStream_t stream)
 
 template <typename T>
 __global__ void __launch_bounds__(ROW_THREADS)
-    norm_rows_kernel(T *out, int out_stride, const float *in, int in_stride, const float *norm, int n, float eps)
+    norm_rows_kernel(T *out, int out_stride, const float *in, int in_stride, const float *norm,
+                     int n, float eps)
 {
     LM_SHARED(float, scratch, WARP_LANES);
     const float *x = in + (size_t)blockIdx.x * in_stride;
@@ -220,6 +222,17 @@ __device__ __forceinline__ void finish_head(const struct cuda_heads_job &job, fl
     }
 }
 
+/* Of all heads of a token, by the block. */
+__device__ __forceinline__ float squares_of(const struct cuda_heads_job &job, const float *x,
+                                            float *scratch)
+{
+    float squares = 0;
+
+    for (int i = threadIdx.x; i < job.heads * job.head_dim; i += blockDim.x)
+        squares = fmaf(x[i], x[i], squares);
+    return block_sum(squares, scratch);
+}
+
 __global__ void __launch_bounds__(HEADS_THREADS) heads_kernel(struct cuda_heads_job job)
 {
     LM_SHARED(float, scratch, WARP_LANES);
@@ -228,13 +241,10 @@ __global__ void __launch_bounds__(HEADS_THREADS) heads_kernel(struct cuda_heads_
     float all_scale = 1;
 
     if (job.norm && job.norm_spans_heads) {
-        int n = job.heads * job.head_dim;
-        float squares = 0;
-        for (int i = threadIdx.x; i < n; i += blockDim.x)
-            squares = fmaf(x[i], x[i], squares);
-        all_scale = inverse_rms(block_sum(squares, scratch), n, job.eps);
+        float squares = job.squares ? job.squares[blockIdx.x] : squares_of(job, x, scratch);
+        all_scale = inverse_rms(squares, job.span, job.eps);
     }
-    for (int head = warp_id(); head < job.heads; head += HEADS_THREADS / 32)
+    for (int head = warp_id(); head < job.heads; head += HEADS_THREADS / WARP_LANES)
         finish_head(job, x + head * job.head_dim, row, all_scale, head);
 }
 
@@ -242,6 +252,21 @@ void cuda_heads(const struct cuda_heads_job *job, cudaStream_t stream)
 {
     if (job->tokens == 0) return;
     LM_LAUNCH(heads_kernel, job->tokens, HEADS_THREADS, 0, stream, *job);
+}
+
+__global__ void __launch_bounds__(HEADS_THREADS)
+    heads_squares_kernel(float *out, struct cuda_heads_job job)
+{
+    LM_SHARED(float, scratch, WARP_LANES);
+    float squares = squares_of(job, job.x + (size_t)blockIdx.x * job.stride, scratch);
+
+    if (threadIdx.x == 0) out[blockIdx.x] = squares;
+}
+
+void cuda_heads_squares(float *out, const struct cuda_heads_job *job, cudaStream_t stream)
+{
+    if (job->tokens == 0) return;
+    LM_LAUNCH(heads_squares_kernel, job->tokens, HEADS_THREADS, 0, stream, out, *job);
 }
 
 __global__ void latent_expand_kernel(struct cuda_latent_job job)
@@ -265,8 +290,7 @@ void cuda_latent_expand(const struct cuda_latent_job *job, cudaStream_t stream)
 
 /* ---- rows ---- */
 
-template <typename T>
-__global__ void gather_kernel(T *out, const T *in, const int *row, int stride)
+template <typename T> __global__ void gather_kernel(T *out, const T *in, const int *row, int stride)
 {
     const T *from = in + (size_t)row[blockIdx.x] * stride;
 

@@ -19,7 +19,7 @@ struct cuda_rows {
 
 /* One rope table of every set: of set s at inv_freq + s * set_stride and factor[s * tables]. */
 struct cuda_rotation_job {
-    float *out; // [tokens][2 * half]: cosines, then sines, times the factor
+    float *out;                // [tokens][2 * half]: cosines, then sines, times the factor
     const int *position, *set; // [tokens]
     const float *inv_freq, *factor;
     int tokens, half, tables, set_stride;
@@ -38,7 +38,7 @@ struct cuda_residual_job {
     const float *y;         // [rows][hidden]; NULL: x stays
     const float *post_norm; // [hidden], NULL: none
     float scale;
-    const float *norm;      // [hidden], NULL: h = x
+    const float *norm; // [hidden], NULL: h = x
     const struct cuda_rows *h;
     float *h_float; // beside h, with its stride, for routers; NULL: not wanted
     int rows, hidden;
@@ -60,18 +60,22 @@ struct cuda_heads_job {
     int tokens, stride, heads, head_dim;
     const float *norm; // [head_dim], or [heads * head_dim] of a norm over all heads; NULL: none
     bool norm_spans_heads;
+    int span;             // elements that such a norm is over: of all ranks' heads
+    const float *squares; // [tokens], their sums over all ranks; NULL: these heads are all
     float eps;
     const float *rotation; // [tokens][2 * half]; NULL: none
     int half, rotate_from; // pairs; the first element that rotates
     enum rope_style style;
 };
 void cuda_heads(const struct cuda_heads_job *job, cudaStream_t stream);
+/* out[token] = sum of squares over these heads */
+void cuda_heads_squares(float *out, const struct cuda_heads_job *job, cudaStream_t stream);
 
 /* Latent attention: keys and values of all heads from kv_b's rows, and the shared rotating part that
  * stands behind the latent in kv_a's (backend.h: latent_params). */
 struct cuda_latent_job {
-    float *k, *v;       // [tokens][heads * head_dim], [tokens][heads * value_dim]
-    const float *wide;  // [tokens][heads * (head_dim - rope_dims + value_dim)]
+    float *k, *v;        // [tokens][heads * head_dim], [tokens][heads * value_dim]
+    const float *wide;   // [tokens][heads * (head_dim - rope_dims + value_dim)]
     const float *narrow; // [tokens][narrow_stride], kv_rank and then rope_dims of it
     int narrow_stride;
     int tokens, heads, head_dim, value_dim, rope_dims, kv_rank;

@@ -28,10 +28,10 @@ struct cuda_layer {
 /* What kernels read of a step, in one piece of memory: filled on the host, sent once. Offsets depend on the
  * limits only, so graphs may keep the addresses. */
 struct cuda_step_image {
-    uint8_t *host, *device; // pinned; in the activations
+    uint8_t *host, *device;                           // pinned; in the activations
     size_t position_at, rope_set_at, row_at, plan_at; // token ids stand at 0
     size_t bytes_max;
-    cudaEvent_t sent;       // the host may write again
+    cudaEvent_t sent; // the host may write again
 };
 
 struct cuda_latent_rows {
@@ -48,16 +48,16 @@ struct backend {
     cudaStream_t stream;
     cudaError_t failed; // the first error; cudaSuccess: none
     struct cuda_comm comm;
-    struct rank_range vocab; // this rank's rows of embedding and head
+    struct rank_share share; // this rank's part; all of the model with one rank
 
     /* after load */
     bool loaded, measure_only; // measure_only: sizes are known, the arenas are not there
     struct model_params model; // scalars only: every pointer in it is NULL; value_dim is set
     struct step_limits limits;
     struct cuda_arena weights, activations, pages;
-    struct cuda_layer *layer;            // [layers]
-    struct cuda_weight embedding, head;  // the same when tied
-    const float *final_norm;             // [hidden]
+    struct cuda_layer *layer;           // [layers]
+    struct cuda_weight embedding, head; // the same when tied
+    const float *final_norm;            // [hidden]
     const float *inv_freq;              // [rope_sets][rope_table_count][rope_dims / 2]
     const float *rope_factor;           // [rope_sets][rope_table_count]
     struct cuda_gemm gemm;
@@ -66,6 +66,7 @@ struct backend {
     float *x, *y;                     // [hidden]
     struct cuda_rows h;               // [hidden]
     float *h_float;                   // [hidden] beside h, for routers; NULL: no layer has experts
+    float *squares;                   // [1], of norms over all ranks' heads
     float *q, *k, *v;                 // [heads or kv_heads * head_dim], [kv_heads * value_dim]
     struct cuda_rows o, g;            // [heads * value_dim], [ffn]
     float *gate, *up;                 // what g is made of, of experts too

@@ -68,7 +68,7 @@ static void fill_image(struct backend *b, const struct step *step)
     for (int i = step->rows; i < b->rows; i++)
         row[i] = i;
     cuda_attention_plan_step(&b->attention, step, b->tokens, b->attention_workspace_bytes,
-                        b->image.host + b->image.plan_at, &b->plan);
+                             b->image.host + b->image.plan_at, &b->plan);
 }
 
 static const int *device_ids(const struct backend *b)
@@ -123,7 +123,7 @@ void cuda_step_begin(struct backend *b, const struct step *step)
 void cuda_step_embed(struct backend *b)
 {
     if (skips(b)) return;
-    cuda_embed(b->x, &b->embedding, device_ids(b), b->vocab.first, b->model.embedding_scale,
+    cuda_embed(b->x, &b->embedding, device_ids(b), b->share.vocab.first, b->model.embedding_scale,
                b->tokens, b->stream);
     cuda_comm_sum(&b->comm, b->x, (size_t)b->tokens * (size_t)b->model.hidden, b->stream);
 }
@@ -216,25 +216,31 @@ static void project_latent(struct backend *b, const struct cuda_layer *l)
     cuda_latent_expand(&job, b->stream);
 }
 
-static void finish_heads(struct backend *b, const struct cuda_layer *l, float *x, int heads,
-                         const float *norm)
+static void finish_heads(struct backend *b, const struct cuda_layer *l, float *x,
+                         const struct rank_range *heads, const float *norm)
 {
     const struct model_params *m = &b->model;
     struct cuda_heads_job job = {};
 
     job.x = x;
     job.tokens = b->tokens;
-    job.stride = heads * m->head_dim;
-    job.heads = heads;
+    job.stride = heads->count * m->head_dim;
+    job.heads = heads->count;
     job.head_dim = m->head_dim;
     job.norm = norm;
     job.norm_spans_heads = m->qk_norm_spans_heads;
+    job.span = heads->whole * m->head_dim;
     job.eps = m->norm_eps;
     job.half = l->rope_table == ROPE_NONE ? 0 : m->rope_dims / 2;
     job.rotation = job.half > 0 ? b->rotation[l->rope_table] : NULL;
     job.rotate_from = l->is_latent ? m->head_dim - m->rope_dims : 0;
     job.style = m->rope_style;
-    if (job.norm || job.rotation) cuda_heads(&job, b->stream);
+    if (norm && job.norm_spans_heads && heads->count < heads->whole) {
+        cuda_heads_squares(b->squares, &job, b->stream);
+        cuda_comm_sum(&b->comm, b->squares, (size_t)b->tokens, b->stream);
+        job.squares = b->squares;
+    }
+    if (norm || job.rotation) cuda_heads(&job, b->stream);
 }
 
 void cuda_step_qkv(struct backend *b, int layer)
@@ -247,8 +253,8 @@ void cuda_step_qkv(struct backend *b, int layer)
         project_latent(b, l);
     else
         project_plain(b, l);
-    finish_heads(b, l, b->q, m->heads, l->q_norm);
-    finish_heads(b, l, b->k, m->kv_heads, l->k_norm);
+    finish_heads(b, l, b->q, &b->share.heads, l->q_norm);
+    finish_heads(b, l, b->k, &b->share.kv_heads, l->k_norm);
     cuda_kv_write(&b->attention.kv, b->pages.base, layer, b->k, m->kv_heads * m->head_dim, b->v,
                   m->kv_heads * m->value_dim,
                   cuda_attention_slots(b->image.device + b->image.plan_at), b->tokens, b->stream);
@@ -285,9 +291,10 @@ void cuda_step_out(struct backend *b, int layer)
 /* ---- feed-forward ---- */
 
 /* g = act(gate in) * (up in); experts: see cuda_product. */
-static void multiply_gated(struct backend *b, struct cuda_product *p, const struct cuda_weight *gate,
-                           const float *gate_bias, const struct cuda_weight *up,
-                           const float *up_bias, const struct cuda_rows *g, int rows)
+static void multiply_gated(struct backend *b, struct cuda_product *p,
+                           const struct cuda_weight *gate, const float *gate_bias,
+                           const struct cuda_weight *up, const float *up_bias,
+                           const struct cuda_rows *g, int rows)
 {
     add_part(p, gate, b->gate, gate_bias);
     add_part(p, up, b->up, up_bias);
@@ -356,8 +363,8 @@ void cuda_step_gate_up(struct backend *b, int layer)
     if (l->has_experts)
         experts_gate_up(b, &l->experts);
     else
-        multiply_gated(b, &p, &l->matrix[LAYER_GATE], l->gate_bias, &l->matrix[LAYER_UP], l->up_bias,
-                       &b->g, b->tokens);
+        multiply_gated(b, &p, &l->matrix[LAYER_GATE], l->gate_bias, &l->matrix[LAYER_UP],
+                       l->up_bias, &b->g, b->tokens);
 }
 
 void cuda_step_down(struct backend *b, int layer)
@@ -414,9 +421,9 @@ void cuda_step_logits(struct backend *b)
     if (skips(b)) return;
     cuda_gather(&b->last, &b->h, device_rows(b), b->rows, b->stream);
     struct cuda_product p = product_of(b, &b->last, b->rows);
-    if (b->vocab.count < m->vocab)
+    if (b->share.vocab.count < m->vocab)
         cuda_note(b, cudaMemsetAsync(b->logits, 0, count * sizeof(float), b->stream));
-    add_part(&p, &b->head, b->logits + b->vocab.first, NULL);
+    add_part(&p, &b->head, b->logits + b->share.vocab.first, NULL);
     p.part[0].out_stride = m->vocab;
     run_product(b, &p);
     cuda_comm_sum(&b->comm, b->logits, count, b->stream);

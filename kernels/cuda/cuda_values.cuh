@@ -27,7 +27,7 @@ __device__ __forceinline__ float half_bits_to_float(uint16_t bits)
 /* Eight elements of CUDA_Q4: scale.x q + scale.y. */
 __device__ __forceinline__ void dequantize_q4x8(uint32_t word, float2 scale, float *out)
 {
-LM_UNROLL
+    LM_UNROLL
     for (int s = 0; s < 4; s++) {
         out[2 * s] = fmaf(scale.x, (float)(word >> (4 * s) & 15), scale.y);
         out[2 * s + 1] = fmaf(scale.x, (float)(word >> (16 + 4 * s) & 15), scale.y);
@@ -36,7 +36,7 @@ LM_UNROLL
 
 __device__ __forceinline__ void dequantize_q8x4(uint32_t word, float d, float *out)
 {
-LM_UNROLL
+    LM_UNROLL
     for (int i = 0; i < 4; i++)
         out[i] = d * (float)(int8_t)(word >> (8 * i));
 }

@@ -14,13 +14,13 @@
 #include "shared/base/check.h"
 #include "shared/base/rng.h"
 
-#define NEED_CUDA(call)                                                                         \
-    do {                                                                                        \
-        cudaError_t rc_ = (call);                                                               \
-        if (rc_ != cudaSuccess) {                                                               \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(rc_));        \
-            exit(1);                                                                            \
-        }                                                                                       \
+#define NEED_CUDA(call)                                                                  \
+    do {                                                                                 \
+        cudaError_t rc_ = (call);                                                        \
+        if (rc_ != cudaSuccess) {                                                        \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(rc_)); \
+            exit(1);                                                                     \
+        }                                                                                \
     } while (0)
 
 struct roof {
@@ -37,7 +37,8 @@ static double now_s(void)
 static void print_row(const char *what, double seconds, double bytes, double flop,
                       const struct roof *roof)
 {
-    double bandwidth = bytes / seconds / roof->bytes_per_s, rate = flop / seconds / roof->flop_per_s;
+    double bandwidth = bytes / seconds / roof->bytes_per_s,
+           rate = flop / seconds / roof->flop_per_s;
     printf("| %-44s | %9.1f us | %5.1f %% | %5.1f %% |\n", what, 1e6 * seconds, 100 * bandwidth,
            100 * rate);
     fflush(stdout);
@@ -51,8 +52,8 @@ struct product_case {
 };
 
 static const struct product_case product_cases[] = {
-    {"8B qkv", 6144, 4096},   {"8B o", 4096, 4096},        {"8B gate, up", 28672, 4096},
-    {"8B down", 4096, 14336}, {"8B head", 128256, 4096},   {"1B down", 2048, 8192},
+    {"8B qkv", 6144, 4096},   {"8B o", 4096, 4096},      {"8B gate, up", 28672, 4096},
+    {"8B down", 4096, 14336}, {"8B head", 128256, 4096}, {"1B down", 2048, 8192},
 };
 
 static void *device_random(size_t bytes)
@@ -77,7 +78,8 @@ static double time_product(struct cuda_gemm *g, const struct cuda_product *p, si
     NEED_CUDA(cudaEventCreate(&end));
     for (int i = -COPIES; i < rounds; i++) {
         struct cuda_product one = *p;
-        one.part[0].w.data = (const uint8_t *)p->part[0].w.data + (size_t)((i + COPIES) % COPIES) * matrix_bytes;
+        one.part[0].w.data =
+            (const uint8_t *)p->part[0].w.data + (size_t)((i + COPIES) % COPIES) * matrix_bytes;
         if (i == 0) NEED_CUDA(cudaEventRecord(begin, stream));
         NEED_CUDA(cuda_gemm_run(g, &one, stream));
     }
@@ -124,7 +126,8 @@ static void bench_products(const struct roof *roof, bool deterministic, cudaStre
     struct error err;
 
     if (cuda_gemm_open(&g, deterministic, &err) < 0) exit(1);
-    if (cuda_gemm_workspace_bytes(&g) > 0) g.workspace = device_random(cuda_gemm_workspace_bytes(&g));
+    if (cuda_gemm_workspace_bytes(&g) > 0)
+        g.workspace = device_random(cuda_gemm_workspace_bytes(&g));
     for (size_t c = 0; c < ARRAY_LEN(product_cases); c++)
         for (int form = CUDA_BF16; form < CUDA_FORMS; form++)
             for (size_t r = 0; r < ARRAY_LEN(rows); r++) {
@@ -221,11 +224,13 @@ static void forward(struct backend *b, int layers, const struct step *step)
 }
 
 /* Seconds of one step: `sequences` of `count` tokens each behind `past`. */
-static double time_step(struct backend *b, const struct shape *s, int sequences, int count, int past)
+static double time_step(struct backend *b, const struct shape *s, int sequences, int count,
+                        int past)
 {
     const int warm = 3, rounds = count > 1 ? 5 : 30;
     int pages = (past + count + 63) / 64, tokens = sequences * count;
-    struct step_sequence *sequence = (struct step_sequence *)xcalloc((size_t)sequences, sizeof *sequence);
+    struct step_sequence *sequence =
+        (struct step_sequence *)xcalloc((size_t)sequences, sizeof *sequence);
     int32_t *ids = (int32_t *)xcalloc((size_t)tokens, sizeof *ids);
     int32_t *blocks = (int32_t *)xcalloc((size_t)(sequences * pages), sizeof *blocks);
     int32_t *rows = (int32_t *)xcalloc((size_t)sequences, sizeof *rows);
@@ -259,7 +264,7 @@ static double time_step(struct backend *b, const struct shape *s, int sequences,
 static void bench_shape(const struct shape *s, enum dtype type, const void *data, const void *head,
                         const struct roof *roof)
 {
-    static const int batches[][3] = {{1, 1, 128},  {8, 1, 512},   {64, 1, 512},
+    static const int batches[][3] = {{1, 1, 128},   {8, 1, 512},   {64, 1, 512},
                                      {256, 1, 512}, {32, 1, 8000}, {1, 2048, 0}};
     struct layer_params layer[64];
     float *ones = (float *)xcalloc((size_t)s->hidden, sizeof *ones), inv_freq[128];
@@ -353,7 +358,8 @@ int main(void)
     rng_init(&rng, 1);
     for (size_t i = 0; i < elements; i++)
         numbers[i] = quant_float_to_bf16((float)(rng_unit(&rng) - 0.5) * 0.02f);
-    uint8_t *blocks = (uint8_t *)xcalloc((size_t)14336 * 4096 / 32, 20); // Q4_1 zeros: a time, no text
+    uint8_t *blocks =
+        (uint8_t *)xcalloc((size_t)14336 * 4096 / 32, 20); // Q4_1 zeros: a time, no text
     for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
         bench_shape(&shapes[i], DTYPE_BF16, numbers, numbers, &roof);
         bench_shape(&shapes[i], DTYPE_Q4_1, blocks, numbers, &roof);

@@ -127,7 +127,7 @@ static void test_equal_bits(void)
     check_equal(&subjects[1], COMPUTE_F32, KV_F32);  // extras
     check_equal(&subjects[7], COMPUTE_F32, KV_BF16); // experts, groups
     runner_deterministic = true;
-    check_equal(&subjects[0], COMPUTE_AUTO, KV_F16); // 4 and 8 bits
+    check_equal(&subjects[0], COMPUTE_AUTO, KV_F16);  // 4 and 8 bits
     check_equal(&subjects[5], COMPUTE_AUTO, KV_INT8); // experts, bfloat16
     runner_deterministic = false;
 }

@@ -93,7 +93,7 @@ struct product_case {
 struct arena {
     struct source source[CUDA_PARTS_MAX];
     struct cuda_product p;
-    float *x;      // [inputs][cols], as the device reads it
+    float *x; // [inputs][cols], as the device reads it
     float *out[CUDA_PARTS_MAX], *bias[CUDA_PARTS_MAX];
     int first[4], in_row[64];
 };
@@ -188,7 +188,9 @@ static double error_of(const struct product_case *c, const struct arena *a, int 
         for (int row = 0; row < p->w.rows; row++) {
             int at = expert_of(a, in) * p->w.rows + row;
             double want = p->bias ? (double)a->bias[part][at] : 0, size = 1e-30 + fabs(want);
-            quant_dequantize_row(c->type, a->source[part].bytes + (size_t)at * matrix_stride(&a->source[part].m), w, c->cols);
+            quant_dequantize_row(
+                c->type, a->source[part].bytes + (size_t)at * matrix_stride(&a->source[part].m), w,
+                c->cols);
             for (int k = 0; k < c->cols; k++) {
                 want += (double)w[k] * (double)x[k];
                 size += fabs((double)w[k] * (double)x[k]);
@@ -209,7 +211,8 @@ static void check_alone(const struct product_case *c, struct arena *a)
     int last = c->inputs - 1;
 
     one.inputs = 1;
-    alone.p.in = (const uint8_t *)a->p.in + (size_t)last * (size_t)a->p.in_stride * (c->in_is_float ? 4 : 2);
+    alone.p.in =
+        (const uint8_t *)a->p.in + (size_t)last * (size_t)a->p.in_stride * (c->in_is_float ? 4 : 2);
     alone.p.rows = 1;
     for (int i = 0; i < c->parts; i++)
         alone.out[i] = (float *)xcalloc((size_t)a->p.part[i].out_stride, sizeof(float));
@@ -244,8 +247,9 @@ static void arena_free(const struct product_case *c, struct arena *a)
 static double allowed(const struct product_case *c)
 {
     if (c->type == DTYPE_Q4_K) return 0.01;
-    return c->mma && (c->type == DTYPE_Q4_0 || c->type == DTYPE_Q4_1 || c->type == DTYPE_Q8_0) ? 0.003
-                                                                                              : 2e-6;
+    return c->mma && (c->type == DTYPE_Q4_0 || c->type == DTYPE_Q4_1 || c->type == DTYPE_Q8_0)
+               ? 0.003
+               : 2e-6;
 }
 
 static void check_case(struct product_case c, struct rng *r)
@@ -267,7 +271,8 @@ static void check_case(struct product_case c, struct rng *r)
     arena_free(&c, &a);
 }
 
-static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q8_0, DTYPE_Q4_K};
+static const enum dtype types[] = {DTYPE_F32,  DTYPE_BF16, DTYPE_Q4_0,
+                                   DTYPE_Q4_1, DTYPE_Q8_0, DTYPE_Q4_K};
 
 static void test_gemv(void)
 {

@@ -82,7 +82,12 @@ static void model_cut(struct tiny_model *t, struct rng *r)
 {
     static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16};
     t->params = scalars(96, 6, 2, 16, 160, 131);
+    t->params.qk_norm_spans_heads = true; // of all ranks' heads
     tiny_fill(t, r, types, 2, true);
+    for (int i = 0; i < t->params.layers; i++) {
+        t->layer[i].q_norm = tiny_floats(t, r, 96, 1, 0.3f);
+        t->layer[i].k_norm = tiny_floats(t, r, 32, 1, 0.3f);
+    }
     t->params.on_source_done = NULL;
 }
 

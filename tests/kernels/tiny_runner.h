@@ -61,8 +61,11 @@ static inline void on_source_done(void *arg, const struct matrix *m)
 static inline void runner_open(struct runner *r, struct tiny_model *t, const char *isa, int threads,
                                enum compute_type compute, enum kv_type kv_type)
 {
-    struct backend_options options = {
-        .threads = threads, .isa = isa, .compute = compute, .world = 1, .deterministic = runner_deterministic};
+    struct backend_options options = {.threads = threads,
+                                      .isa = isa,
+                                      .compute = compute,
+                                      .world = 1,
+                                      .deterministic = runner_deterministic};
     struct step_limits limits = {SEQUENCES * TOKENS, SEQUENCES, SEQUENCES * TOKENS,
                                  4 * KV_BLOCK_TOKENS};
     struct error err = {0};
