@@ -7,7 +7,7 @@
  *     <folder of the program>/liblm-cuda.so
  *     <folder of the program>/../lib/liblm-cuda.so
  *
- * and stays loaded. Its entry point is BACKEND_MODULE_ENTRY (kernels/backend_module.h). */
+ * and stays loaded, for drivers don't like to go. Its entry point is BACKEND_MODULE_ENTRY (kernels/backend_module.h). */
 #include "kernels/backend.h"
 
 #include <dlfcn.h>
@@ -80,11 +80,12 @@ static void load_module(struct known_backend *k)
     }
     backend_module_entry *entry = NULL;
     *(void **)&entry = dlsym(library, BACKEND_MODULE_ENTRY);
-    if (!entry)
+    if (!entry) {
         error_set(&k->why, E_UNSUPPORTED, "'%s' has no %s", path, BACKEND_MODULE_ENTRY);
-    else if (entry(backend_module_own_layout(), &k->ops, &k->why) < 0)
-        k->ops = NULL;
-    if (!k->ops) dlclose(library);
+        dlclose(library);
+        return;
+    }
+    if (entry(backend_module_own_layout(), &k->ops, &k->why) < 0) k->ops = NULL;
 }
 
 static void load_modules(void)
