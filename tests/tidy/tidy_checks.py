@@ -251,14 +251,21 @@ def compiler_flags(tree, path):
     return flags
 
 
+def language_flags(tree, path):
+    """Headers of the CUDA backend are C++, read here as the emulated device reads them."""
+    if not path.startswith("kernels/cuda/"):
+        return ["-std=gnu11"]
+    return ["-xc++", "-std=c++20", "-DLM_CUDA_EMULATED=1", f"-I{os.path.join(tree.root, 'tests/kernels/cuda_emu')}"]
+
+
 def compile_alone(tree, compiler, header):
     """A Finding, the name of a third-party header that is missing, or None."""
     with tempfile.NamedTemporaryFile("w", suffix=".c") as unit:
         unit.write(f'#include "{header.path}"\n')
         unit.flush()
         done = subprocess.run(
-            [compiler, "-std=gnu11", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE",
-             '-DLM_VERSION="0"', *compiler_flags(tree, header.path), unit.name],
+            [compiler, *language_flags(tree, header.path), "-fsyntax-only", "-Wall", "-Wextra", "-Werror",
+             "-D_GNU_SOURCE", '-DLM_VERSION="0"', *compiler_flags(tree, header.path), unit.name],
             capture_output=True, text=True)
     if done.returncode == 0:
         return None
