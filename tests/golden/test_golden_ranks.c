@@ -38,8 +38,13 @@ static float *run_prompt(struct rank_runner *r, const struct json *prompt, size_
         rows[i] = i;
     while (past < count + STEPS) {
         int tokens = past == 0 && count > 1 ? count / 2 : past < count ? count - past : 1;
-        struct step_sequence sequence = {0, tokens, past, pages};
-        struct step step = {tokens, ids + past, 1, &sequence, tokens, rows};
+        struct step_sequence sequence = {.count = tokens, .past = past, .blocks = pages};
+        struct step step = {.tokens = tokens,
+                            .ids = ids + past,
+                            .sequences = 1,
+                            .sequence = &sequence,
+                            .rows = tokens,
+                            .row = rows};
         float *to = logits + (size_t)past * (size_t)vocab;
         memcpy(to, rank_runner_step(r, &step), (size_t)tokens * (size_t)vocab * sizeof *to);
         past += tokens;

@@ -110,8 +110,16 @@ static float *run_world(const struct tiny_model *t, int world, enum compute_type
     rng_init(&rng, 3);
     for (size_t i = 0; i < ARRAY_LEN(first_steps); i++) {
         int a = first_steps[i], b = second_steps[i], tokens = a + b;
-        struct step_sequence sequences[] = {{0, a, past[0], pages[0]}, {a, b, past[1], pages[1]}};
-        struct step step = {tokens, ids, b > 0 ? 2 : 1, sequences, tokens, rows};
+        struct step_sequence sequences[] = {
+            {.first = 0, .count = a, .past = past[0], .blocks = pages[0]},
+            {.first = a, .count = b, .past = past[1], .blocks = pages[1]},
+        };
+        struct step step = {.tokens = tokens,
+                            .ids = ids,
+                            .sequences = b > 0 ? 2 : 1,
+                            .sequence = sequences,
+                            .rows = tokens,
+                            .row = rows};
         for (int k = 0; k < tokens; k++) {
             ids[k] = (int32_t)rng_below(&rng, (uint32_t)vocab);
             rows[k] = k;
