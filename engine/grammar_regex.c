@@ -132,8 +132,8 @@ static int take_unicode(struct regex *r, uint32_t *c)
             digits++;
         if (digits < 1 || digits > 6) return refuse(r, E_INVALID, "\\u{...} has 1 to 6 digits");
         if (take_hex(r, (int)digits, c) < 0) return -1;
+        if (!take(r, "}")) return refuse(r, E_INVALID, "a '}' is missing");
         if (*c > 0x10ffff) return refuse(r, E_INVALID, "there is no such code point");
-        r->at++;
     } else if (take_hex(r, 4, c) < 0) {
         return -1;
     }
