@@ -26,6 +26,7 @@ template <int TYPE, int DIM> struct chunk {
     static const int row_bytes = DIM * (TYPE == KV_INT8 ? 1 : 2);
     static const int pitch = row_bytes + 16;
     static const int scales = CHUNK * pitch;
+    static const int ahead = DIM <= 128 ? 8 : 2; // products unrolled: more load operands too early
     static const int bytes = scales + (TYPE == KV_INT8 ? CHUNK * 4 : 0);
 };
 
@@ -165,10 +166,9 @@ __device__ __forceinline__ void scores_of(const query_rows<DIM> &q, const uint8_
     typedef chunk<TYPE, DIM> shape;
     const uint8_t *row = k + ((lane >> 4) * 8 + (lane & 7)) * shape::pitch + (lane >> 3 & 1) * 16;
 
-    constexpr int ahead = query_rows<DIM>::resident ? 8 : 2; // operands loaded ahead take registers
     for (int i = 0; i < 4; i++)
         s0[i] = s1[i] = 0;
-#pragma unroll(ahead)
+#pragma unroll(shape::ahead)
     for (int step = 0; step < shape::row_bytes / 32; step++) {
         uint32_t b[4], a[4];
         ldmatrix_x4(b, row + 32 * step);
