@@ -366,7 +366,7 @@ static struct str tokenizer_text(const void *arg, int32_t token, bool keep_speci
     return tokenizer_token_bytes(arg, token, keep_special);
 }
 
-/* One line at every start: what there is, and why not what isn't. */
+/* What there is, and why not what isn't. Looking opens modules, so not for who asked for the CPU. */
 static void log_backends(void)
 {
     struct buf line;
@@ -382,7 +382,7 @@ static void log_backends(void)
 static int find_backend(const char *name, const struct backend_ops **out, struct error *err)
 {
     if (!name) name = "auto";
-    log_backends();
+    if (strcmp(name, "cpu") != 0) log_backends();
     *out = backend_find(name);
     if (*out) return 0;
     return error_set(err, E_UNSUPPORTED, "backend '%s' can't be used: %s", name,
