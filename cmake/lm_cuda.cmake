@@ -37,7 +37,7 @@ function(lm_cuda_module name)
   set_target_properties(${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib"
     INTERPROCEDURAL_OPTIMIZATION OFF)
   target_link_libraries(${name} PRIVATE ${arg_LINK} lm_module_support Threads::Threads m ${CMAKE_DL_LIBS})
-  target_link_options(${name} PRIVATE "-Wl,--no-undefined" "-Wl,--exclude-libs,ALL"
+  target_link_options(${name} PRIVATE "-Wl,--no-undefined"
     "-Wl,--version-script=${CMAKE_SOURCE_DIR}/cmake/lm_module.map")
 endfunction()
 

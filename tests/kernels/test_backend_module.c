@@ -15,6 +15,7 @@ struct scenario {
 
 static void run(const struct scenario *s)
 {
+    fflush(stdout);
     pid_t child = fork();
     NEED(child >= 0);
     if (child == 0) {
