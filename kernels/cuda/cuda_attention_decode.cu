@@ -166,12 +166,11 @@ __global__ void __launch_bounds__(32, 8) decode_kernel(const attention_params p)
     LM_SHARED_DYNAMIC(uint8_t, shared);
     const attention_image *image = (const attention_image *)p.image;
     const attention_tile *tiles = (const attention_tile *)(p.image + image->decode);
-    const attention_sequence *sequences = (const attention_sequence *)(p.image + image->sequences);
     int items = image->decode_tiles * p.kv_heads;
 
     for (int i = blockIdx.x; i < items; i += gridDim.x) {
         attention_tile t = tiles[i / p.kv_heads];
-        decode_tile<TYPE, K, V>(p, sequences[t.sequence], t, i % p.kv_heads, shared);
+        decode_tile<TYPE, K, V>(p, sequence_of(p, image, t), t, i % p.kv_heads, shared);
     }
 }
 

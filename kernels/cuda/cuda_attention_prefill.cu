@@ -102,36 +102,16 @@ __device__ __forceinline__ void close_splits(split_state<V> &x, kept_sums &kept,
     }
 }
 
+/* What a warp's rows see and begin with; their queries go to registers or to `shared`. */
 template <int TYPE, int K, int V>
-__global__ void __launch_bounds__((prefill_shape<TYPE, K, V>::threads))
-    prefill_kernel(const attention_params p)
+__device__ __forceinline__ void begin_rows(const attention_params &p, const attention_sequence &s,
+                                           const attention_tile &t, int kv_head, visible_range &see,
+                                           row_total total[2], split_state<V> &x,
+                                           query_rows<K> &queries, uint8_t *shared)
 {
-    typedef prefill_shape<TYPE, K, V> shape;
-    LM_SHARED_DYNAMIC(uint8_t, keys);
-    uint8_t *values = keys + shape::key_bytes, *sums = values + shape::value_bytes;
-    const attention_image *image = (const attention_image *)p.image;
-    const attention_tile t =
-        ((const attention_tile *)(p.image + image->prefill))[blockIdx.x / p.kv_heads];
-    const attention_sequence s =
-        ((const attention_sequence *)(p.image + image->sequences))[t.sequence];
-    const int32_t *table = p.image + s.table;
-    int kv_head = blockIdx.x % p.kv_heads, lane = lane_id(), thread = threadIdx.x;
-    int stored = s.past + s.count, tile_oldest = s.past + t.token;
-    int from = first_visible(tile_oldest, p.window) / KV_BLOCK_TOKENS;
-    int to = (tile_oldest + t.tokens - 1) / KV_BLOCK_TOKENS + 1;
-    const uint8_t *parts = p.parts + kv_head * p.part_bytes;
-    const uint8_t *part = parts + (size_t)table[from] * p.page_bytes;
-
-    load_rows<TYPE, K, KV_BLOCK_TOKENS>(keys, part, part + p.key_scales,
-                                        stored - from * KV_BLOCK_TOKENS, thread, shape::threads);
-    cp_async_commit();
-
-    warp_range range = warp_range_of(s, t, warp_id());
-    visible_range see;
-    row_total total[2];
     const float *q[2];
-    split_state<V> x;
-    kept_sums kept = {(float2 *)sums + thread, shape::threads, {false, false}};
+    int lane = lane_id();
+
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         tile_row row = tile_row_of(p, s, t, kv_head, 16 * warp_id() + lane / 4 + 8 * half);
@@ -142,10 +122,59 @@ __global__ void __launch_bounds__((prefill_shape<TYPE, K, V>::threads))
         total[half] = row_total_begin(p.sinks, row.head);
         split_clear(x, half);
     }
-    query_rows<K> queries;
-    load_queries<TYPE, K>(queries, q, p.head_dim, lane,
-                          sums + shape::sums_bytes + warp_id() * query_rows<K>::shared_bytes);
+    load_queries<TYPE, K>(queries, q, p.head_dim, lane, shared);
     __syncwarp();
+}
+
+/* The last split of each row, and its output. Rows are found once more, for registers are scarce in
+ * between. */
+template <int TYPE, int V>
+__device__ __forceinline__ void finish_rows(const attention_params &p, const attention_sequence &s,
+                                            const attention_tile &t, int kv_head,
+                                            const score_scale &c, const kept_sums &kept,
+                                            row_total total[2], split_state<V> &x)
+{
+    int lane = lane_id();
+
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float of_split = warp_sum<4>(x.total[half]);
+        tile_row row = tile_row_of(p, s, t, kv_head, 16 * warp_id() + lane / 4 + 8 * half);
+        if (row.position < 0) continue;
+        float2 factor = row_total_add(total[half], split_max(x.max[half], c), of_split);
+        write_row<TYPE, V>(p, kept, x, half, factor, total[half].total, row, lane);
+    }
+}
+
+template <int TYPE, int K, int V>
+__global__ void __launch_bounds__((prefill_shape<TYPE, K, V>::threads))
+    prefill_kernel(const attention_params p)
+{
+    typedef prefill_shape<TYPE, K, V> shape;
+    LM_SHARED_DYNAMIC(uint8_t, keys);
+    uint8_t *values = keys + shape::key_bytes, *sums = values + shape::value_bytes;
+    const attention_image *image = (const attention_image *)p.image;
+    const attention_tile t =
+        ((const attention_tile *)(p.image + image->prefill))[blockIdx.x / p.kv_heads];
+    const attention_sequence s = sequence_of(p, image, t);
+    int kv_head = blockIdx.x % p.kv_heads, lane = lane_id(), thread = threadIdx.x;
+    int stored = s.past + s.count, tile_oldest = s.past + t.token;
+    int from = first_visible(tile_oldest, p.window) / KV_BLOCK_TOKENS;
+    int to = (tile_oldest + t.tokens - 1) / KV_BLOCK_TOKENS + 1;
+    const uint8_t *parts = p.parts + kv_head * p.part_bytes, *part;
+
+    part = parts + (size_t)p.image[s.table + from] * p.page_bytes;
+    load_rows<TYPE, K, KV_BLOCK_TOKENS>(keys, part, part + p.key_scales,
+                                        stored - from * KV_BLOCK_TOKENS, thread, shape::threads);
+    cp_async_commit();
+    warp_range range = warp_range_of(s, t, warp_id());
+    visible_range see;
+    row_total total[2];
+    split_state<V> x;
+    kept_sums kept = {(float2 *)sums + thread, shape::threads, {false, false}};
+    query_rows<K> queries;
+    begin_rows<TYPE, K, V>(p, s, t, kv_head, see, total, x, queries,
+                           sums + shape::sums_bytes + warp_id() * query_rows<K>::shared_bytes);
     score_scale c = score_scale_of(p);
     for (int page = from; page < to; page++) {
         int base = page * KV_BLOCK_TOKENS, live = stored - base;
@@ -168,7 +197,7 @@ __global__ void __launch_bounds__((prefill_shape<TYPE, K, V>::threads))
         }
         __syncthreads(); // K has been read
         if (page + 1 < to) {
-            part = parts + (size_t)table[page + 1] * p.page_bytes;
+            part = parts + (size_t)p.image[s.table + page + 1] * p.page_bytes;
             load_rows<TYPE, K, KV_BLOCK_TOKENS>(keys, part, part + p.key_scales,
                                                 live - KV_BLOCK_TOKENS, thread, shape::threads);
         }
@@ -185,14 +214,7 @@ __global__ void __launch_bounds__((prefill_shape<TYPE, K, V>::threads))
         }
         __syncthreads(); // V has been read
     }
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        float of_split = warp_sum<4>(x.total[half]);
-        tile_row row = tile_row_of(p, s, t, kv_head, 16 * warp_id() + lane / 4 + 8 * half);
-        if (row.position < 0) continue;
-        float2 factor = row_total_add(total[half], split_max(x.max[half], c), of_split);
-        write_row<TYPE, V>(p, kept, x, half, factor, total[half].total, row, lane);
-    }
+    finish_rows<TYPE, V>(p, s, t, kv_head, c, kept, total, x);
 }
 
 /* ---- launches ---- */

@@ -379,6 +379,13 @@ __device__ __forceinline__ float split_max(float max, const score_scale &c)
     return max > -INFINITY ? max * c.unit : -INFINITY;
 }
 
+__device__ __forceinline__ attention_sequence sequence_of(const attention_params &p,
+                                                          const attention_image *image,
+                                                          const attention_tile &t)
+{
+    return ((const attention_sequence *)(p.image + image->sequences))[t.sequence];
+}
+
 /* Where a row of a tile comes from and goes to. */
 struct tile_row {
     int position; // -1: there is no such row

@@ -103,85 +103,109 @@ static inline struct step_limits scene_limits(const scene &s)
     return limits;
 }
 
-/* A step of these parts, run: outputs [tokens][heads * value_dim]. `only_write`: K and V of the parts go to
- * their pages, and nothing is attended to. */
-static inline std::vector<float> scene_step(const scene &s, const std::vector<scene_part> &parts,
-                                            bool only_write, const scene_options &options = {})
-{
-    const scene_shape &d = s.shape;
-    struct step_limits limits = scene_limits(s);
+/* Rows of the parts' tokens, and the step's sequences. */
+struct scene_inputs {
     std::vector<struct step_sequence> sequences;
     std::vector<float> q, k, v;
-    int tokens = 0;
+    int tokens;
+};
+
+static inline void append_rows(std::vector<float> *to, const std::vector<float> &from,
+                               const scene_part &p, int row)
+{
+    long first = (long)p.past * row;
+    to->insert(to->end(), from.begin() + first, from.begin() + first + (long)p.count * row);
+}
+
+static inline scene_inputs inputs_of(const scene &s, const std::vector<scene_part> &parts)
+{
+    const scene_shape &d = s.shape;
+    scene_inputs in = {};
 
     for (const scene_part &p : parts) {
         const scene_sequence &x = s.sequence[(size_t)p.sequence];
         struct step_sequence one = {};
-        one.first = tokens;
+        one.first = in.tokens;
         one.count = p.count;
         one.past = p.past;
         one.blocks = x.blocks.data();
-        sequences.push_back(one);
-        tokens += p.count;
-        size_t from = (size_t)p.past, to = from + (size_t)p.count;
-        size_t q_row = (size_t)(d.heads * d.head_dim), k_row = (size_t)(d.kv_heads * d.head_dim);
-        size_t v_row = (size_t)(d.kv_heads * d.value_dim);
-        q.insert(q.end(), x.q.begin() + (long)(from * q_row), x.q.begin() + (long)(to * q_row));
-        k.insert(k.end(), x.k.begin() + (long)(from * k_row), x.k.begin() + (long)(to * k_row));
-        v.insert(v.end(), x.v.begin() + (long)(from * v_row), x.v.begin() + (long)(to * v_row));
+        in.sequences.push_back(one);
+        in.tokens += p.count;
+        append_rows(&in.q, x.q, p, d.heads * d.head_dim);
+        append_rows(&in.k, x.k, p, d.kv_heads * d.head_dim);
+        append_rows(&in.v, x.v, p, d.kv_heads * d.value_dim);
     }
+    return in;
+}
+
+/* The launches of a step: K and V to their pages, or attention over them. */
+static inline void launch_step(const scene &s, const scene_inputs &in,
+                               const struct cuda_attention_plan &plan,
+                               struct cuda_attention_layer *layer, bool only_write)
+{
+    const scene_shape &d = s.shape;
+    float *q = device_copy_of(in.q), *k = device_copy_of(in.k), *v = device_copy_of(in.v);
+
+    layer->layer = s.layer;
+    layer->window = d.window;
+    layer->sinks = s.sinks_device;
+    layer->pages = s.pages;
+    layer->q = q;
+    layer->q_stride = d.heads * d.head_dim;
+    layer->o_stride = d.heads * d.value_dim;
+    if (only_write)
+        cuda_kv_write(&s.a.kv, s.pages, s.layer, k, d.kv_heads * d.head_dim, v,
+                      d.kv_heads * d.value_dim, cuda_attention_slots(layer->image), plan.tokens,
+                      NULL);
+    else
+        cuda_attention_run(&s.a, &plan, layer, NULL);
+    NEED(cudaDeviceSynchronize() == cudaSuccess);
+    NEED(cudaFree(q) == cudaSuccess && cudaFree(k) == cudaSuccess && cudaFree(v) == cudaSuccess);
+}
+
+/* A step of these parts, run: outputs [tokens][heads * value_dim]. `only_write`: K and V of the
+ * parts go to their pages, and nothing is attended to. */
+static inline std::vector<float> scene_step(const scene &s, const std::vector<scene_part> &parts,
+                                            bool only_write, const scene_options &options = {})
+{
+    struct step_limits limits = scene_limits(s);
+    scene_inputs in = inputs_of(s, parts);
     struct step step = {};
-    step.tokens = tokens;
-    step.sequences = (int)sequences.size();
-    step.sequence = sequences.data();
+    step.tokens = in.tokens;
+    step.sequences = (int)in.sequences.size();
+    step.sequence = in.sequences.data();
 
     size_t workspace_bytes =
         options.no_workspace ? 0 : cuda_attention_workspace_bytes(&s.a, &limits);
     limits.tokens_max += options.padding;
     std::vector<uint8_t> image(cuda_attention_plan_bytes_max(&s.a, &limits));
     struct cuda_attention_plan plan;
-    cuda_attention_plan_step(&s.a, &step, tokens + options.padding, workspace_bytes, image.data(),
-                             &plan);
+    cuda_attention_plan_step(&s.a, &step, in.tokens + options.padding, workspace_bytes,
+                             image.data(), &plan);
     NEED(plan.bytes <= image.size());
     image.resize(plan.bytes);
 
-    size_t o_row = (size_t)(d.heads * d.value_dim), o_bytes = d.exact ? 4 : 2;
+    std::vector<float> o((size_t)(in.tokens * s.shape.heads * s.shape.value_dim));
+    size_t o_bytes = o.size() * (s.shape.exact ? 4 : 2);
     uint8_t *image_device = device_copy_of(image);
-    float *q_device = device_copy_of(q), *k_device = device_copy_of(k),
-          *v_device = device_copy_of(v);
-    void *workspace = device_take(workspace_bytes);
-    void *o_device = device_take((size_t)tokens * o_row * o_bytes);
-    if (only_write) {
-        cuda_kv_write(&s.a.kv, s.pages, s.layer, k_device, d.kv_heads * d.head_dim, v_device,
-                      d.kv_heads * d.value_dim, cuda_attention_slots(image_device), plan.tokens,
-                      NULL);
-    } else {
-        struct cuda_attention_layer layer = {};
-        layer.layer = s.layer;
-        layer.window = d.window;
-        layer.sinks = s.sinks_device;
-        layer.pages = s.pages;
-        layer.image = image_device;
-        layer.workspace = workspace;
-        layer.workspace_bytes = workspace_bytes;
-        layer.q = q_device;
-        layer.q_stride = d.heads * d.head_dim;
-        layer.o = o_device;
-        layer.o_stride = d.heads * d.value_dim;
-        layer.graph_sequences = options.graph_sequences;
-        cuda_attention_run(&s.a, &plan, &layer, NULL);
+    struct cuda_attention_layer layer = {};
+    layer.image = image_device;
+    layer.workspace = device_take(workspace_bytes);
+    layer.workspace_bytes = workspace_bytes;
+    layer.o = device_take(o_bytes);
+    layer.graph_sequences = options.graph_sequences;
+    launch_step(s, in, plan, &layer, only_write);
+    std::vector<uint8_t> bytes(o_bytes);
+    device_read(bytes.data(), layer.o, o_bytes);
+    for (size_t i = 0; i < o.size(); i++) {
+        uint16_t narrow;
+        memcpy(&narrow, &bytes[s.shape.exact ? 0 : 2 * i], sizeof narrow);
+        if (s.shape.exact)
+            memcpy(&o[i], &bytes[4 * i], sizeof o[i]);
+        else
+            o[i] = quant_bf16_to_float(narrow);
     }
-    std::vector<float> o((size_t)tokens * o_row);
-    if (d.exact) {
-        device_read(o.data(), o_device, o.size() * 4);
-    } else {
-        std::vector<uint16_t> narrow(o.size());
-        device_read(narrow.data(), o_device, o.size() * 2);
-        for (size_t i = 0; i < o.size(); i++)
-            o[i] = quant_bf16_to_float(narrow[i]);
-    }
-    for (void *at : {(void *)image_device, (void *)q_device, (void *)k_device, (void *)v_device,
-                     workspace, o_device})
+    for (void *at : {(void *)image_device, layer.workspace, layer.o})
         NEED(cudaFree(at) == cudaSuccess);
     return o;
 }
