@@ -31,6 +31,13 @@ struct tensor_source {
     bool (*is_spare)(const struct model_config *c, struct str name);
 };
 
+/* The order in which the matrices of one input have their columns (struct layer_params.qkv_order, ...). The
+ * first one that is made of a quantised format decides it for all. */
+struct input_order {
+    bool is_decided;
+    const int32_t *order; // [cols], in the arena; NULL: as the input is
+};
+
 /* What is being mapped: one failing look-up makes all later ones do nothing, so that mapping a
  * layer is a plain list of names with one check at its end. */
 struct mapper {
@@ -42,7 +49,8 @@ struct mapper {
     bool exact;        // what is made has the values of its format's definition, whatever it costs
     bool format_found; // a linear layer was stored in `format`
     int layer;         // -1: outside the layers
-    int rc;            // first failure, sticky
+    struct input_order *input; // of what is being mapped; NULL: it has to be taken as it is
+    int rc;                    // first failure, sticky
 };
 
 /* A format in which a linear layer is more than one tensor (AWQ, GPTQ, block-scaled FP8). `read`

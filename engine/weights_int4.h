@@ -3,7 +3,10 @@
  *
  *     exact   float32 (m->exact), (q - zero) * scale
  *     else    Q4_1 where a group is whole blocks of 32: d = scale, m = -zero * scale rounded to half
- *             precision, at most 2^-11 of a weight's offset away; float32 where it isn't (act order) */
+ *             precision, at most 2^-11 of a weight's offset away; float32 where it isn't
+ *
+ * With act order a group's inputs are scattered. They are brought together by an order of the input, which
+ * all quantised matrices of that input share; what has another one, or experts, becomes float32. */
 #ifndef LM_ENGINE_WEIGHTS_INT4_H
 #define LM_ENGINE_WEIGHTS_INT4_H
 

@@ -125,13 +125,20 @@ static const struct latent_params *map_latent(struct mapper *m, const struct mod
 static void map_attention(struct mapper *m, const struct model_config *c, struct layer_params *l)
 {
     const struct tensor_names *n = c->names;
+    struct input_order h = {0}, o = {0};
     int64_t value_dim = c->latent.kv_rank > 0 ? c->latent.value_dim : c->head_dim;
     bool spans = c->qk_norm == QK_NORM_SPANS_HEADS, any = c->qk_norm != QK_NORM_NONE;
-    if (c->latent.kv_rank > 0)
+    if (c->latent.kv_rank > 0) {
         l->latent = map_latent(m, c, l);
-    else
+    } else {
+        m->input = &h;
         map_qkv(m, c, l);
+        l->qkv_order = h.order;
+    }
+    m->input = &o;
     l->o = mapper_matrix(m, n->o, REQUIRED, c->hidden, c->heads * value_dim);
+    l->o_order = o.order;
+    m->input = NULL;
     l->o_bias = mapper_bias(m, n->o, OPTIONAL, c->hidden);
     l->q_norm = map_norm(m, n->q_norm, any, c->head_dim * (spans ? c->heads : 1));
     l->k_norm = map_norm(m, n->k_norm, any, c->head_dim * (spans ? c->kv_heads : 1));
@@ -141,6 +148,8 @@ static void map_attention(struct mapper *m, const struct model_config *c, struct
 static void map_ffn(struct mapper *m, const struct model_config *c, struct layer_params *l)
 {
     const struct tensor_names *n = c->names;
+    struct input_order h = {0}, g = {0};
+    m->input = &h;
     if (n->gate_up) {
         struct matrix both = mapper_matrix(m, n->gate_up, REQUIRED, 2 * (int64_t)c->ffn, c->hidden);
         const float *bias = mapper_bias(m, n->gate_up, OPTIONAL, 2 * (int64_t)c->ffn);
@@ -154,7 +163,11 @@ static void map_ffn(struct mapper *m, const struct model_config *c, struct layer
         l->gate_bias = mapper_bias(m, n->gate, OPTIONAL, c->ffn);
         l->up_bias = mapper_bias(m, n->up, OPTIONAL, c->ffn);
     }
+    l->gate_up_order = h.order;
+    m->input = &g;
     l->down = mapper_matrix(m, n->down, REQUIRED, c->hidden, c->ffn);
+    l->down_order = g.order;
+    m->input = NULL;
     l->down_bias = mapper_bias(m, n->down, OPTIONAL, c->hidden);
 }
 

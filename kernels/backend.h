@@ -169,6 +169,12 @@ struct layer_params {
     int rope_table;     // index into a set of model_params.rope_tables, or ROPE_NONE
     const float *sinks; // [heads]: one more logit of each head's softmax, with no value; NULL: none
     const struct expert_params *experts; // in the place of gate, up, down; NULL: a dense layer
+    /* Orders of inputs; NULL: as they are. Column c of a quantised matrix of the stage multiplies element
+     * order[c] of its input; a matrix of floats takes the input as it is. So groups of weights that are
+     * scattered over the inputs (GPTQ's act order) lie in blocks. Not with COMPUTE_F32, latents or
+     * experts. */
+    const int32_t *qkv_order, *o_order;        // [hidden], [heads * value_dim]
+    const int32_t *gate_up_order, *down_order; // [hidden], [ffn]
 };
 
 struct model_params {

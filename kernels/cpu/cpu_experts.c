@@ -203,13 +203,13 @@ void cpu_experts_gate_up(struct backend *b, int layer)
 static void quantize_row(struct backend *b, int row, int layer)
 {
     (void)layer;
-    cpu_input_quantize(b->isa, &b->routes.g, row);
+    cpu_input_quantize(b->isa, &b->routes.g, row, NULL);
 }
 
 static void quantize_shared(struct backend *b, int token, int layer)
 {
     (void)layer;
-    cpu_input_quantize(b->isa, &b->routes.shared_g, token);
+    cpu_input_quantize(b->isa, &b->routes.shared_g, token, NULL);
 }
 
 /* y = the shared expert's output times its scale, or 0, then each expert's, in order. */

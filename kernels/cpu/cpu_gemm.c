@@ -27,19 +27,38 @@ static void quantize_remainder(const struct cpu_isa *isa, const struct act_int8 
     }
 }
 
-void cpu_input_quantize(const struct cpu_isa *isa, const struct cpu_input *in, int token)
+/* `count` elements of a row from its `first` on, both whole blocks; x: those elements. */
+static void quantize_piece(const struct cpu_isa *isa, const struct cpu_input *in, size_t row,
+                           const float *x, int first, int count)
 {
-    const float *x = cpu_input_row(in, token);
-    size_t row = (size_t)token;
-
     if (in->layouts & 1u << ACT_INT8) {
         struct act_int8 *out = (void *)((char *)in->data[ACT_INT8] + row * in->row_bytes[ACT_INT8]);
-        isa->pointwise->quantize_int8(out, x, in->cols);
-        if (in->terms == 2) quantize_remainder(isa, out, out + in->cols / 32, x, in->cols);
+        out += first / 32;
+        isa->pointwise->quantize_int8(out, x, count);
+        if (in->terms == 2) quantize_remainder(isa, out, out + in->cols / 32, x, count);
     }
     if (in->layouts & 1u << ACT_INT16) {
-        void *out = (char *)in->data[ACT_INT16] + row * in->row_bytes[ACT_INT16];
-        isa->pointwise->quantize_int16(out, x, in->cols);
+        struct act_int16 *out =
+            (void *)((char *)in->data[ACT_INT16] + row * in->row_bytes[ACT_INT16]);
+        isa->pointwise->quantize_int16(out + first / 32, x, count);
+    }
+}
+
+void cpu_input_quantize(const struct cpu_isa *isa, const struct cpu_input *in, int token,
+                        const int32_t *order)
+{
+    const float *x = cpu_input_row(in, token);
+    float piece[256];
+
+    if (!order) {
+        quantize_piece(isa, in, (size_t)token, x, 0, in->cols);
+        return;
+    }
+    for (int first = 0, count; first < in->cols; first += count) {
+        count = in->cols - first < 256 ? in->cols - first : 256;
+        for (int i = 0; i < count; i++)
+            piece[i] = x[order[first + i]];
+        quantize_piece(isa, in, (size_t)token, piece, first, count);
     }
 }
 

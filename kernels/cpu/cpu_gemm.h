@@ -27,8 +27,9 @@ static inline float *cpu_input_row(const struct cpu_input *in, int token)
     return (float *)(void *)((char *)in->data[ACT_F32] + (size_t)token * in->row_bytes[ACT_F32]);
 }
 
-/* Make the other layouts of one row from its floats. */
-void cpu_input_quantize(const struct cpu_isa *isa, const struct cpu_input *in, int token);
+/* Make the other layouts of one row from its floats, element order[i] in place i; NULL: as they are. */
+void cpu_input_quantize(const struct cpu_isa *isa, const struct cpu_input *in, int token,
+                        const int32_t *order);
 
 struct cpu_gemm_part {
     const struct cpu_packed *w;

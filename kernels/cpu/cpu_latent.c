@@ -16,11 +16,11 @@ static void norm_narrow(struct backend *b, int token, int layer)
 
     b->isa->pointwise->rms_norm(cpu_input_row(&r->kv, token), narrow, x->kv_norm, m->kv_rank,
                                 m->norm_eps);
-    cpu_input_quantize(b->isa, &r->kv, token);
+    cpu_input_quantize(b->isa, &r->kv, token, NULL);
     if (!x->q_a.data) return;
     float *q = cpu_input_row(&r->q, token);
     b->isa->pointwise->rms_norm(q, q, x->q_norm, m->q_rank, m->norm_eps);
-    cpu_input_quantize(b->isa, &r->q, token);
+    cpu_input_quantize(b->isa, &r->q, token, NULL);
 }
 
 void cpu_latent_project(struct backend *b, int layer)

@@ -192,7 +192,47 @@ static int check_latent(const struct model_params *p, int layer, struct error *e
     return 0;
 }
 
-static int check_layer(const struct model_params *p, const struct rank_share *share, int layer,
+/* Every element of the input in one place. */
+static bool is_order(const int32_t *order, int64_t count)
+{
+    bool ok = true;
+    bool *seen = xcalloc((size_t)count, sizeof *seen);
+    for (int64_t i = 0; ok && i < count; i++) {
+        ok = order[i] >= 0 && order[i] < count && !seen[order[i]];
+        if (ok) seen[order[i]] = true;
+    }
+    free(seen);
+    return ok;
+}
+
+static int check_orders(const struct backend *b, const struct model_params *p, int layer,
+                        struct error *err)
+{
+    const struct layer_params *l = &p->layer[layer];
+    const struct {
+        const int32_t *order;
+        int64_t count;
+        bool has_none;
+    } rows[] = {
+        {l->qkv_order, p->hidden, l->latent != NULL},
+        {l->o_order, (int64_t)p->heads * value_dim(p), false},
+        {l->gate_up_order, p->hidden, l->experts != NULL},
+        {l->down_order, p->ffn, l->experts != NULL},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        if (!rows[i].order) continue;
+        if (rows[i].has_none || b->compute == COMPUTE_F32)
+            return error_set(err, E_UNSUPPORTED,
+                             "layer %d has an order of inputs with latents, experts or float32",
+                             layer);
+        if (!is_order(rows[i].order, rows[i].count))
+            return error_set(err, E_INVALID, "layer %d has an order of inputs that isn't one",
+                             layer);
+    }
+    return 0;
+}
+
+static int check_layer(const struct backend *b, const struct model_params *p, int layer,
                        struct error *err)
 {
     const struct layer_params *l = &p->layer[layer];
@@ -209,19 +249,20 @@ static int check_layer(const struct model_params *p, const struct rank_share *sh
         rc = cpu_load_check_range("rope table", l->rope_table, ROPE_NONE, p->rope_table_count - 1,
                                   err);
     }
+    if (rc == 0) rc = check_orders(b, p, layer, err);
     if (rc == 0) rc = cpu_load_check_range("window", l->window, 0, INT32_MAX, err);
     return rc;
 }
 
-static int check_params(const struct model_params *p, const struct rank_share *share,
-                        struct error *err)
+static int check_params(const struct backend *b, const struct model_params *p, struct error *err)
 {
     int rc = check_scalars(p, err), rows = share->vocab.count;
 
     if (rc == 0) rc = cpu_load_experts_check_shape(p, err);
     for (int i = 0; rc == 0 && i < p->layers; i++)
-        rc = check_layer(p, share, i, err);
-    if (rc == 0) rc = cpu_load_check_matrix(&p->embedding, "embedding", 0, rows, p->hidden, err);
+        rc = check_layer(b, p, i, err);
+    if (rc == 0)
+        rc = cpu_load_check_matrix(&p->embedding, "embedding", 0, p->vocab, p->hidden, err);
     if (rc == 0 && p->head.data)
         rc = cpu_load_check_matrix(&p->head, "head", p->layers - 1, rows, p->hidden, err);
     if (rc == 0 && !p->final_norm) rc = error_set(err, E_INVALID, "model has no final norm");
@@ -278,6 +319,14 @@ float *cpu_load_lay_floats(struct backend *b, const float *source, int64_t count
     return copy;
 }
 
+static int32_t *lay_order(struct backend *b, const int32_t *source, int64_t count)
+{
+    if (!source) return NULL;
+    int32_t *copy = take(&b->weights, (size_t)count * sizeof *copy);
+    if (copy) memcpy(copy, source, (size_t)count * sizeof *copy);
+    return copy;
+}
+
 /* Hand out the weight region in order of use. Run twice: to count, then for real. */
 static void lay_weights(struct backend *b, const struct model_params *p)
 {
@@ -312,6 +361,10 @@ static void lay_weights(struct backend *b, const struct model_params *p)
         out->attn_post_norm = cpu_load_lay_floats(b, l->attn_post_norm, p->hidden);
         out->ffn_norm = cpu_load_lay_floats(b, l->ffn_norm, p->hidden);
         out->ffn_post_norm = cpu_load_lay_floats(b, l->ffn_post_norm, p->hidden);
+        out->qkv_order = lay_order(b, l->qkv_order, p->hidden);
+        out->o_order = lay_order(b, l->o_order, (int64_t)p->heads * value_dim(p));
+        out->gate_up_order = lay_order(b, l->gate_up_order, p->hidden);
+        out->down_order = lay_order(b, l->down_order, p->ffn);
         for (int j = 0; j < count; j++)
             cpu_load_lay_matrix(b, m[j].source, m[j].packed);
         if (l->latent) {
@@ -532,8 +585,7 @@ int cpu_load(struct backend *b, const struct model_params *params, const struct 
              struct error *err)
 {
     CHECK(!b->loaded && !b->layer);
-    struct rank_share share = share_of(params);
-    int rc = check_params(params, &share, err);
+    int rc = check_params(b, params, err);
     if (rc == 0) rc = check_limits(limits, err);
     if (rc < 0) return rc;
     CHECK((b->world > 1) == (params->share != NULL));

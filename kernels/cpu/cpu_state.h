@@ -24,7 +24,8 @@ struct cpu_layer {
     float *q_bias, *k_bias, *v_bias, *o_bias; // NULL: none
     float *gate_bias, *up_bias, *down_bias;   // NULL: none
     float *q_norm, *k_norm, *attn_post_norm, *ffn_post_norm;
-    float *sinks; // [heads], NULL: none
+    float *sinks;                                              // [heads], NULL: none
+    int32_t *qkv_order, *o_order, *gate_up_order, *down_order; // of inputs, NULL: as they are
     int window, rope_table;
 };
 

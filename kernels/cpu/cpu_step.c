@@ -142,19 +142,15 @@ void cpu_qkv(struct backend *b, int layer)
 
 static void quantize_o(struct backend *b, int token, int layer)
 {
-    (void)layer;
-    cpu_input_quantize(b->isa, &b->o, token);
+    cpu_input_quantize(b->isa, &b->o, token, b->layer[layer].o_order);
 }
 
 void cpu_out(struct backend *b, int layer)
 {
     const struct cpu_layer *l = &b->layer[layer];
 
-    cpu_gather_columns(b, cpu_input_row(&b->o, 0), b->step->tokens, &b->share.heads,
-                       b->model.value_dim);
-    cpu_for_tokens(b, b->step->tokens, quantize_o, 0);
-    struct cpu_gemm_job job = cpu_step_job(b, &b->o);
-    cpu_step_job_add(&job, &l->o, b->y, &b->share.hidden, l->o_bias);
+    cpu_for_tokens(b, b->step->tokens, quantize_o, layer);
+    cpu_gemm_job_add(&job, &l->o, b->y, l->o_bias);
     cpu_gemm_run(&job);
 }
 
@@ -175,8 +171,7 @@ void cpu_gate_up(struct backend *b, int layer)
 
 static void quantize_g(struct backend *b, int token, int layer)
 {
-    (void)layer;
-    cpu_input_quantize(b->isa, &b->g, token);
+    cpu_input_quantize(b->isa, &b->g, token, b->layer[layer].down_order);
 }
 
 void cpu_down(struct backend *b, int layer)
@@ -185,11 +180,8 @@ void cpu_down(struct backend *b, int layer)
         cpu_experts_down(b, layer);
         return;
     }
-    cpu_gather_columns(b, cpu_input_row(&b->g, 0), b->step->tokens, &b->share.ffn, 1);
-    cpu_for_tokens(b, b->step->tokens, quantize_g, 0);
-    struct cpu_gemm_job job = cpu_step_job(b, &b->g);
-    cpu_step_job_add(&job, &b->layer[layer].down, b->y, &b->share.hidden,
-                     b->layer[layer].down_bias);
+    cpu_for_tokens(b, b->step->tokens, quantize_g, layer);
+    cpu_gemm_job_add(&job, &b->layer[layer].down, b->y, b->layer[layer].down_bias);
     cpu_gemm_run(&job);
 }
 
@@ -218,8 +210,9 @@ static void add_y(struct backend *b, const struct cpu_input *next, int token,
     ops->add_scaled(x, y, b->model.residual_scale, hidden);
 }
 
-/* in = norm(x), or x if there is none, in the layouts that the next products want. */
-static void norm_x(struct backend *b, const struct cpu_input *in, int token, const float *norm)
+/* in = norm(x), or x if there is none, in the layouts and the order that the next products want. */
+static void norm_x(struct backend *b, const struct cpu_input *in, int token, const float *norm,
+                   const int32_t *order)
 {
     const float *x = b->x + (size_t)token * (size_t)b->model.hidden;
     float *h = cpu_input_row(in, token);
@@ -228,26 +221,28 @@ static void norm_x(struct backend *b, const struct cpu_input *in, int token, con
         b->isa->pointwise->rms_norm(h, x, norm, b->model.hidden, b->model.norm_eps);
     else
         memcpy(h, x, (size_t)b->model.hidden * sizeof *h);
-    cpu_input_quantize(b->isa, in, token);
+    cpu_input_quantize(b->isa, in, token, order);
 }
 
 static void residual_begin(struct backend *b, int token, int layer)
 {
     (void)layer;
-    norm_x(b, &b->attn_in, token, b->layer[0].attn_norm);
+    norm_x(b, &b->attn_in, token, b->layer[0].attn_norm, b->layer[0].qkv_order);
 }
 
 static void residual_attention(struct backend *b, int token, int layer)
 {
-    add_y(b, &b->ffn_in, token, b->layer[layer].attn_post_norm);
-    norm_x(b, &b->ffn_in, token, b->layer[layer].ffn_norm);
+    const struct cpu_layer *l = &b->layer[layer];
+    add_y(b, token, l->attn_post_norm);
+    norm_x(b, &b->ffn_in, token, l->ffn_norm, l->gate_up_order);
 }
 
 static void residual_ffn(struct backend *b, int token, int layer)
 {
-    bool last = layer + 1 == b->model.layers;
-    add_y(b, &b->attn_in, token, b->layer[layer].ffn_post_norm);
-    norm_x(b, &b->attn_in, token, last ? b->final_norm : b->layer[layer + 1].attn_norm);
+    const struct cpu_layer *next = layer + 1 < b->model.layers ? &b->layer[layer + 1] : NULL;
+    add_y(b, token, b->layer[layer].ffn_post_norm);
+    norm_x(b, &b->attn_in, token, next ? next->attn_norm : b->final_norm,
+           next ? next->qkv_order : NULL);
 }
 
 void cpu_residual(struct backend *b, enum residual_site site, int layer)
@@ -267,7 +262,7 @@ static void last_row(struct backend *b, int row, int layer)
     (void)layer;
     memcpy(cpu_input_row(&b->last, row), cpu_input_row(&b->attn_in, b->step->row[row]),
            (size_t)b->model.hidden * sizeof(float));
-    cpu_input_quantize(b->isa, &b->last, row);
+    cpu_input_quantize(b->isa, &b->last, row, NULL);
 }
 
 /* Of this rank's part of the vocabulary. */

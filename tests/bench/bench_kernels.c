@@ -138,7 +138,7 @@ static void fill_input(struct kernel_bench *k, struct rng *rng)
         float *row = cpu_input_row(&k->input, t);
         for (int i = 0; i < COLS; i++)
             row[i] = (float)(rng_unit(rng) * 2 - 1);
-        cpu_input_quantize(k->isa, &k->input, t);
+        cpu_input_quantize(k->isa, &k->input, t, NULL);
     }
 }
 

@@ -86,70 +86,85 @@ static void test_bits(void)
     check_bits(model_floats, COMPUTE_BF16, KV_BF16);
 }
 
-/* ---- sets of rope tables ---- */
+/* ---- orders of inputs ---- */
 
-/* Two kinds of layer, three sets. */
-static void model_sets(struct tiny_model *t, struct rng *r)
+/* A random order that leaves every element in its block of 32: blocks are rounded as without it. */
+static const int32_t *order_in_blocks(struct tiny_model *t, struct rng *r, int count)
 {
-    static const enum dtype types[] = {DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_BF16};
-    t->params = scalars(96, 6, 2, 16, 160, 131);
-    t->params.rope_table_count = 2;
-    t->params.rope_sets = 3;
-    tiny_fill(t, r, types, 3, false);
-    t->layer[1].rope_table = 1;
+    int32_t *order = xmalloc((size_t)count * sizeof *order);
+    tiny_own(t, order);
+    for (int i = 0; i < count; i++)
+        order[i] = i;
+    for (int i = 0; i < count; i++) {
+        int other = i + (int)rng_below(r, (uint32_t)(i / 32 * 32 + 32 - i));
+        int32_t kept = order[i];
+        order[i] = order[other];
+        order[other] = kept;
+    }
+    return order;
 }
 
-/* The rows of all sequences, each in its own set, in one step or in a step for each. */
-static void run_sets(struct tiny_model *t, const int32_t ids[SEQUENCES][TOKENS], bool together,
-                     float *logits[SEQUENCES])
+/* The Q8_0 matrix with its columns in that order. */
+static void reorder(struct tiny_model *t, struct matrix *m, const int32_t *order)
+{
+    enum { BLOCK = 34 };
+    const int8_t *from = m->data;
+    int8_t *to = xmemdup(from, matrix_bytes(m));
+    tiny_own(t, to);
+    for (int64_t row = 0; row < m->rows; row++)
+        for (int64_t c = 0; c < m->cols; c++) {
+            int64_t at = (row * m->cols + c / 32 * 32) / 32 * BLOCK + 2;
+            to[at + c % 32] = from[at + order[c] % 32];
+        }
+    m->data = to;
+}
+
+static void run_logits(struct tiny_model *t, const int32_t ids[SEQUENCES][TOKENS], float *logits)
 {
     struct runner r;
-    runner_open(&r, t, NULL, 2, COMPUTE_F32, KV_F32);
-    for (int s = 0; s < SEQUENCES; s++)
-        r.rope_set[s] = s % t->params.rope_sets;
-    for (int s = 0; s < SEQUENCES; s++) {
-        int count[SEQUENCES] = {0};
-        for (int i = 0; i < SEQUENCES; i++)
-            if (together || i == s) count[i] = TOKENS;
-        run_step(&r, ids, count, logits);
-        if (together) break;
-    }
+    runner_open(&r, t, NULL, 1, COMPUTE_AUTO, KV_F16);
+    run_step(&r, ids, (int[SEQUENCES]){40}, (float *[SEQUENCES]){logits});
     runner_close(&r);
 }
 
-/* Every set gives what a model with that set alone is to give, and sequences of several sets in one
- * step what each gives alone. */
-static void test_rope_sets(void)
+static void test_orders(void)
 {
-    struct tiny_model t = {0};
+    static const enum dtype types[] = {DTYPE_Q8_0};
+    struct tiny_model t = {.params = scalars(96, 6, 2, 16, 320, 131)};
     int32_t ids[SEQUENCES][TOKENS];
-    float *alone[SEQUENCES], *together[SEQUENCES];
+    struct error err = {0};
     struct rng rng;
 
-    rng_init(&rng, 6);
-    model_sets(&t, &rng);
+    rng_init(&rng, 11);
+    tiny_fill(&t, &rng, types, 1, false);
     random_ids(&rng, t.params.vocab, ids);
-    size_t count = (size_t)TOKENS * (size_t)t.params.vocab;
-    for (int s = 0; s < SEQUENCES; s++) {
-        alone[s] = xcalloc(count, sizeof(float));
-        together[s] = xcalloc(count, sizeof(float));
-    }
-    run_sets(&t, ids, false, alone);
-    run_sets(&t, ids, true, together);
-    for (int s = 0; s < SEQUENCES; s++) {
-        double worst = 0, scale = 0;
-        t.params.rope_tables = t.rope_tables + s % t.params.rope_sets * t.params.rope_table_count;
-        double *want = ref_logits(&t, ids[s], TOKENS);
-        for (size_t i = 0; i < count; i++) {
-            worst = fmax(worst, fabs((double)alone[s][i] - want[i]));
-            scale += want[i] * want[i] / (double)count;
-        }
-        EXPECT(worst <= 2e-4 * sqrt(scale));
-        EXPECT(same_bits(alone[s], together[s], count));
-        free(want);
-        free(alone[s]);
-        free(together[s]);
-    }
+    size_t count = 40 * (size_t)t.params.vocab;
+    float *plain = xcalloc((size_t)TOKENS * (size_t)t.params.vocab, sizeof *plain);
+    float *ordered = xcalloc((size_t)TOKENS * (size_t)t.params.vocab, sizeof *ordered);
+    run_logits(&t, ids, plain);
+    struct layer_params *l = &t.layer[1];
+    l->qkv_order = order_in_blocks(&t, &rng, 96);
+    l->o_order = order_in_blocks(&t, &rng, 96);
+    l->gate_up_order = order_in_blocks(&t, &rng, 96);
+    l->down_order = order_in_blocks(&t, &rng, 320);
+    run_logits(&t, ids, ordered);
+    EXPECT(!same_bits(plain, ordered, count)); // the matrices aren't in it yet
+    reorder(&t, &l->q, l->qkv_order);
+    reorder(&t, &l->k, l->qkv_order);
+    reorder(&t, &l->v, l->qkv_order);
+    reorder(&t, &l->o, l->o_order);
+    reorder(&t, &l->gate, l->gate_up_order);
+    reorder(&t, &l->up, l->gate_up_order);
+    reorder(&t, &l->down, l->down_order);
+    run_logits(&t, ids, ordered);
+    EXPECT(same_bits(plain, ordered, count));
+    static const int32_t twice[96];
+    t.params.on_source_done = NULL;
+    l->o_order = twice;
+    EXPECT_INT(tiny_load_code(&t, &err), E_INVALID);
+    EXPECT(strstr(err.text, "layer 1 has an order of inputs"));
+    free(plain);
+    free(ordered);
     tiny_free(&t);
 }
 
@@ -303,7 +318,7 @@ int main(void)
     RUN(test_values);
     RUN(test_rounded);
     RUN(test_bits);
-    RUN(test_rope_sets);
+    RUN(test_orders);
     RUN(test_moved_pages);
     RUN(test_page_bytes);
     RUN(test_weight_beyond_float16);

@@ -44,7 +44,7 @@ static struct cpu_input input_of(const struct cpu_isa *isa, const struct cpu_pac
     }
     memcpy(in.data[ACT_F32], x, in.row_bytes[ACT_F32] * (size_t)tokens);
     for (int t = 0; t < tokens; t++)
-        cpu_input_quantize(isa, &in, t);
+        cpu_input_quantize(isa, &in, t, NULL);
     return in;
 }
 

@@ -216,7 +216,7 @@ static char *replace_object(const char *data, size_t *size, const char *key, con
     size_t head = (size_t)(from - data), tail = *size - (size_t)(to - data);
     char *out = xmalloc(*size + 256);
     memcpy(out, data, head);
-    if (text) head += (size_t)sprintf(out + head, "%s%s}", quoted, text);
+    if (text) head += (size_t)snprintf(out + head, 256, "%s%s}", quoted, text);
     memcpy(out + head, to, tail);
     *size = head + tail;
     return out;
@@ -326,6 +326,51 @@ static void test_mxfp4_values(void)
     free(data);
 }
 
+/* ---- act order ---- */
+
+/* Q4_1 in an order of the input against the exact values: what is rounded is the offset, to half precision. */
+static void check_ordered(const struct matrix *got, const int32_t *order,
+                          const struct matrix *exact)
+{
+    const float *values = exact->data;
+    float *row = xmalloc((size_t)got->cols * sizeof *row);
+    double worst = 0, largest = 0;
+    EXPECT(got->type == DTYPE_Q4_1 && order && exact->type == DTYPE_F32);
+    NEED(got->rows == exact->rows && got->cols == exact->cols);
+    for (int64_t r = 0; r < got->rows; r++) {
+        const char *blocks =
+            (const char *)got->data + (size_t)r * matrix_row_bytes(got->type, got->cols);
+        quant_dequantize_row(got->type, blocks, row, got->cols);
+        for (int64_t c = 0; c < got->cols; c++) {
+            double want = (double)values[r * got->cols + order[c]];
+            worst = fmax(worst, fabs((double)row[c] - want));
+            largest = fmax(largest, fabs(want));
+        }
+    }
+    EXPECT(worst <= 2 * largest / 2048);
+    free(row);
+}
+
+static void test_act_order(void)
+{
+    struct weights_options options = {.compute = COMPUTE_AUTO};
+    const char *path = test_data("fixtures/models/llama_gptq_act");
+    struct weights *fast, *exact;
+    struct error err = {0};
+    NEED(weights_open_with(path, &options, &fast, &err) == 0);
+    NEED(weights_open(path, &exact, &err) == 0);
+    for (int i = 0; i < fast->config.layers; i++) {
+        const struct layer_params *f = &fast->params.layer[i], *e = &exact->params.layer[i];
+        check_ordered(&f->q, f->qkv_order, &e->q);
+        check_ordered(&f->o, f->o_order, &e->o);
+        check_ordered(&f->gate, f->gate_up_order, &e->gate);
+        check_ordered(&f->down, f->down_order, &e->down);
+        EXPECT(!e->qkv_order && !e->o_order && !e->gate_up_order && !e->down_order);
+    }
+    weights_close(fast);
+    weights_close(exact);
+}
+
 int main(void)
 {
     NEED(mkdtemp(folder) != NULL);
@@ -335,6 +380,7 @@ int main(void)
     RUN(test_corpus_opens);
     RUN(test_format_by_name);
     RUN(test_mxfp4_values);
+    RUN(test_act_order);
     remove_file("a.safetensors");
     remove_file("b.safetensors");
     remove_file("model.safetensors.index.json");
