@@ -12,6 +12,7 @@
 
 #define PROMPT_MAX 130
 #define GREEDY     24
+#define MODELS_MAX 128
 
 /* What we don't serve, and the words that the refusal has to hold. */
 static const struct {
@@ -285,14 +286,17 @@ static void check_gguf(const char *model, const struct json *ref)
     if (path) check_subject(&(struct subject){label, model, path, conversion}, ref);
 }
 
-static void check_model(const char *model, const char *folder)
+static void check_model(const char *model)
 {
-    char relative[300], path[2048];
+    char relative[300], folder[1024];
     snprintf(relative, sizeof relative, "models/%s/reference.json", model);
     struct json *ref = fixture_json(relative);
     NEED(ref != NULL);
-    snprintf(path, sizeof path, "%s/config.json", folder);
-    if (fixture_is_file(path)) {
+    snprintf(relative, sizeof relative, "models/%s/config.json", model);
+    const char *config = fixture_path(relative);
+    if (config) {
+        snprintf(folder, sizeof folder, "%.*s", (int)(strlen(config) - strlen("/config.json")),
+                 config);
         check_subject(&(struct subject){model, model, folder, &(struct conversion){0}}, ref);
         if (!quick()) check_newer(model, folder, ref);
     }
@@ -300,32 +304,20 @@ static void check_model(const char *model, const char *folder)
     json_destroy(ref);
 }
 
-static int compare_names(const struct dirent **a, const struct dirent **b)
+static int compare_names(const void *a, const void *b)
 {
-    return strcmp((*a)->d_name, (*b)->d_name);
-}
-
-static int is_shown(const struct dirent *entry)
-{
-    return entry->d_name[0] != '.';
+    return strcmp(a, b);
 }
 
 static void test_models(void)
 {
-    const char *one = fixture_path("models/llama2/reference.json"), *only = getenv("LM_ONLY");
-    NEED(one != NULL);
-    char root[1024], folder[1300];
-    snprintf(root, sizeof root, "%s", one);
-    *strstr(root, "/llama2/reference.json") = 0;
-    struct dirent **entries;
-    int count = scandir(root, &entries, is_shown, compare_names);
-    NEED(count > 0);
-    for (int i = 0; i < count; i++) {
-        snprintf(folder, sizeof folder, "%s/%s", root, entries[i]->d_name);
-        if (!only || strcmp(only, entries[i]->d_name) == 0) check_model(entries[i]->d_name, folder);
-        free(entries[i]);
-    }
-    free(entries);
+    static char names[MODELS_MAX][64];
+    const char *only = getenv("LM_ONLY");
+    int count = fixture_names("models", names, MODELS_MAX);
+    NEED(count > 0 && count < MODELS_MAX);
+    qsort(names, (size_t)count, sizeof names[0], compare_names);
+    for (int i = 0; i < count; i++)
+        if (!only || strcmp(only, names[i]) == 0) check_model(names[i]);
     printf("%d compared, %d refused\n", compared, refused);
     EXPECT(only || compared >= 10); // of the small copies in the tree
 }

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 
+import pytest
 from conftest import ROOT, program
 
 FOLDER = os.path.join(ROOT, "tests", "fixtures", "models", "llama3_rope")
@@ -49,3 +50,21 @@ def test_sampling_of_the_folder_where_a_request_says_nothing(starter, tmp_path):
     bad = subprocess.run([program("lm-agent"), folder, "--server-port", "0"], capture_output=True, text=True,
                          timeout=30, check=False)
     assert bad.returncode == 1 and "generation_config.json': key 'temperature'" in bad.stderr, bad.stderr
+
+
+@pytest.mark.parametrize("arguments, format_line, kv", [
+    ([], "hf, floats as they are", "f16"), (["--dtype", "float16", "--model-format", "hf"], "hf, floats as float16", "f16"),
+    (["--dtype", "bfloat16"], "hf, floats as bfloat16", "bf16"), (["--dtype", "float32"], "hf, floats as float32", "f32")])
+def test_dry_run_says_types(arguments, format_line, kv):
+    done = subprocess.run([program("lm-agent"), FOLDER, "--dry-run", *arguments], capture_output=True, text=True,
+                          timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    said = dict(line.split(None, 1) for line in done.stdout.replace("KV cache", "KV_cache").splitlines())
+    assert said["format"] == format_line and said["KV_cache"].startswith(kv + ", ")
+
+
+def test_format_that_the_folder_does_not_have():
+    done = subprocess.run([program("lm-agent"), FOLDER, "--dry-run", "--model-format", "awq"], capture_output=True,
+                          text=True, timeout=30, check=False)
+    assert done.returncode == 1 and "'awq' was asked for, but nothing is stored so" in done.stderr, done.stderr
+    assert FOLDER in done.stderr
