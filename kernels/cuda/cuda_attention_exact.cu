@@ -133,6 +133,7 @@ __device__ void exact_softmax(const exact_memory &m, int row, int base)
     float other[2] = {__shfl_xor_sync(WARP_ALL, e[0], 16), __shfl_xor_sync(WARP_ALL, e[1], 16)};
     float sum = lane < 16 ? e[0] + other[0] + e[1] + other[1] : 0.0f;
     sum = warp_sum<16>(sum);
+    __syncwarp(); // all have read the maximum
     if (lane != 0) return;
     float fade = exact_exp(old - top);
     m.fade[row] = fade;
