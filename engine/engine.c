@@ -426,7 +426,10 @@ static int load_template(const struct engine_options *options, struct loaded *l,
 static int load(const struct engine_options *options, struct loaded *l, struct error *err)
 {
     generation_config_init(&l->sampling);
-    struct weights_options how = {compute_type(options), options->model_format};
+    const struct backend_ops *ops = backend_find(options->backend ? options->backend : "auto");
+    struct weights_options how = {.compute = compute_type(options),
+                                  .format = options->model_format,
+                                  .plain_inputs = ops && !ops->input_orders};
     int rc = weights_open_with(options->model_path, &how, &l->weights, err);
     if (rc < 0) return rc;
     rc = model_text_tokenizer(l->weights, &l->tokenizer, err);
