@@ -240,7 +240,7 @@ static const float *map_factors(struct mapper *m, const char *module, enum prese
 {
     const float *factors = mapper_floats(m, module, ".weight", presence, 1, pairs);
     for (int i = 0; factors && i < pairs; i++)
-        if (!(factors[i] > 0 && isfinite(factors[i])))
+        if (!(factors[i] >= 1e-3f && factors[i] <= 1e6f))
             mapper_fail(m, E_FORMAT, "tensor '%s.weight' has a factor of %g", module,
                         (double)factors[i]);
     return factors;

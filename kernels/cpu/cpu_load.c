@@ -249,7 +249,7 @@ static int check_layer(const struct backend *b, const struct model_params *p, in
         rc = cpu_load_check_range("rope table", l->rope_table, ROPE_NONE, p->rope_table_count - 1,
                                   err);
     }
-    if (rc == 0) rc = check_orders(b, p, layer, err);
+    if (rc == 0) rc = check_orders(b, p, share, layer, err);
     if (rc == 0) rc = cpu_load_check_range("window", l->window, 0, INT32_MAX, err);
     return rc;
 }

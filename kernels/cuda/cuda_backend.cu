@@ -162,6 +162,7 @@ static const float *cuda_logits_host(struct backend *b)
 const struct backend_ops cuda_backend_ops = {
     .name = "cuda",
     .split = TP_SPLIT_INPUTS,
+    .input_orders = false,
     .group_create = cuda_comm_create,
     .group_destroy = cuda_comm_destroy,
     .group_abort = cuda_comm_abort,

@@ -61,7 +61,7 @@ static float *run_model(const char *label, const char *path, int world, enum com
 {
     struct weights *w;
     struct error err = {0};
-    if (weights_open_for(path, compute, &w, &err) < 0) {
+    if (weights_open_with(path, &(struct weights_options){.compute = compute}, &w, &err) < 0) {
         printf("%s\n", err.text);
         NEED(0);
     }

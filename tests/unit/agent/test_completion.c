@@ -5,6 +5,7 @@
 #include "shared/base/check.h"
 #include "shared/net/api_error.h"
 #include "tests/test.h"
+#include "tests/unit/agent/no_grammars.h"
 
 /* ---- the exchange ---- */
 

@@ -4,6 +4,7 @@
 
 #include "shared/base/check.h"
 #include "tests/test.h"
+#include "tests/unit/agent/no_grammars.h"
 
 static bool adds_bos;
 
@@ -29,20 +30,6 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, un
     for (; at < len; at++)
         token_list_push(out, text[at]);
     return 0;
-}
-
-/* ---- not under test: grammars ---- */
-
-int grammar_cache_get(struct grammar_cache *c, enum grammar_kind kind, struct str source,
-                      struct grammar **out, struct error *err)
-{
-    (void)c, (void)kind, (void)source, (void)out;
-    return error_set(err, E_UNSUPPORTED, "there are no grammars here");
-}
-
-void grammar_unref(struct grammar *g)
-{
-    EXPECT(!g);
 }
 
 /* ---- not under test: --escape-special ---- */

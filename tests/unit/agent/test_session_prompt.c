@@ -3,6 +3,7 @@
 
 #include "shared/base/check.h"
 #include "tests/test.h"
+#include "tests/unit/agent/no_grammars.h"
 
 #define CLOSING 999
 

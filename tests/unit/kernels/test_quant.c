@@ -151,7 +151,7 @@ static void test_rounded_packing(void)
     static const enum dtype types[] = {DTYPE_F16, DTYPE_BF16};
     for (int i = 0; i < 2; i++) {
         enum dtype type = types[i];
-        struct matrix m = {DTYPE_F32, 2, 4, source};
+        struct matrix m = {.type = DTYPE_F32, .rows = 2, .cols = 4, .data = source};
         uint8_t *panels = aligned_alloc(64, cpu_pack_bytes(type, 2, 4));
         struct cpu_packed packed;
         float got[4];
