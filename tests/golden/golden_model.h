@@ -47,14 +47,21 @@ static inline void golden_set_lengths(struct weights *w, const int *positions, i
     p->rope_sets = sets;
 }
 
+/* The backend under test: LM_TEST_BACKEND, else the CPU's. */
+static inline const struct backend_ops *golden_backend(void)
+{
+    const char *name = getenv("LM_TEST_BACKEND");
+    const struct backend_ops *ops = backend_find(name ? name : "cpu");
+    NEED(ops);
+    return ops;
+}
+
 static inline void golden_open(struct golden_model *m, struct weights *w, enum compute_type compute,
                                enum kv_type kv_type, int tokens_max, int context)
 {
     struct error err = {0};
     struct backend_options options = {.compute = compute, .world = 1};
-    const char *backend = getenv("LM_TEST_BACKEND");
-    *m = (struct golden_model){.weights = w, .ops = backend_find(backend ? backend : "cpu")};
-    NEED(m->ops);
+    *m = (struct golden_model){.weights = w, .ops = golden_backend()};
     m->vocab = w->params.vocab;
     m->layers = w->params.layers;
     m->limits = (struct step_limits){tokens_max, GOLDEN_SEQUENCES, tokens_max, context};

@@ -57,16 +57,23 @@ target_link_libraries(lm_cuda_emu_kernels_race PUBLIC lm_cuda_emu_race)
 
 lm_cuda_module(lm-cuda-emu LINK "-Wl,--whole-archive" lm_cuda_emu_kernels "-Wl,--no-whole-archive")
 
-# Each test: forward and reverse order with the sanitizers, random order with the race hooks.
+# Each test in forward order with the sanitizers, and
+#   RACE      in random order with the race hooks, which takes some ten times as long
+#   REVERSE   in reverse order with the sanitizers
 function(lm_cuda_emu_test source library)
+  cmake_parse_arguments(arg "RACE;REVERSE" "" "LINK" ${ARGN})
   get_filename_component(name ${source} NAME_WE)
-  lm_c_test(${source} kernels LINK ${library} ${ARGN} TIMEOUT 600)
-  lm_c_test(${source} kernels SUFFIX _race LINK ${library}_race ${ARGN} TIMEOUT 600)
-  add_test(NAME kernels/${name}_reverse COMMAND ${name})
-  set_tests_properties(kernels/${name}_reverse PROPERTIES LABELS kernels TIMEOUT 600)
-  set_property(TEST kernels/${name}_reverse PROPERTY ENVIRONMENT
-    "LM_TEST_DATA=${CMAKE_SOURCE_DIR}/tests;LM_CUDA_EMU_ORDER=reverse")
-  set_property(TEST kernels/${name}_race APPEND PROPERTY ENVIRONMENT "LM_CUDA_EMU_ORDER=random")
+  lm_c_test(${source} kernels LINK ${library} ${arg_LINK} TIMEOUT 600)
+  if(arg_RACE)
+    lm_c_test(${source} kernels SUFFIX _race LINK ${library}_race ${arg_LINK} TIMEOUT 600)
+    set_property(TEST kernels/${name}_race APPEND PROPERTY ENVIRONMENT "LM_CUDA_EMU_ORDER=random")
+  endif()
+  if(arg_REVERSE)
+    add_test(NAME kernels/${name}_reverse COMMAND ${name})
+    set_tests_properties(kernels/${name}_reverse PROPERTIES LABELS kernels TIMEOUT 600)
+    set_property(TEST kernels/${name}_reverse PROPERTY ENVIRONMENT
+      "LM_TEST_DATA=${CMAKE_SOURCE_DIR}/tests;LM_CUDA_EMU_ORDER=reverse")
+  endif()
 endfunction()
 
 file(GLOB own CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/test_*.cu")
@@ -74,14 +81,22 @@ file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/kernels/test_cu
 lm_cuda_emu_sources(${own} ${sources})
 file(GLOB c_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/kernels/test_cuda_*.c")
 foreach(source IN LISTS own)
-  lm_cuda_emu_test(${source} lm_cuda_emu)
+  lm_cuda_emu_test(${source} lm_cuda_emu RACE REVERSE)
 endforeach()
 foreach(source IN LISTS sources c_sources)
-  lm_cuda_emu_test(${source} lm_cuda_emu_kernels lm_kernels)
+  set(modes RACE REVERSE)
+  if(source MATCHES "test_cuda_attention_bits") # kernels of test_cuda_attention; goes through orders itself
+    set(modes "")
+  elseif(source MATCHES "test_cuda_attention")
+    set(modes RACE)
+  endif()
+  lm_cuda_emu_test(${source} lm_cuda_emu_kernels ${modes} LINK lm_kernels)
 endforeach()
 
-# Golden tests over the emulated device, through the module as a program would load it.
-set(LM_CUDA_EMU_ENVIRONMENT "LM_CUDA_MODULE=$<TARGET_FILE:lm-cuda-emu>" "LM_TEST_BACKEND=cuda")
+# Golden tests over the emulated device, through the module as a program would load it. One model of each
+# kind, a quarter of a minute each; all of them: run the test with this environment but LM_ONLY.
+set(LM_CUDA_EMU_ENVIRONMENT "LM_CUDA_MODULE=$<TARGET_FILE:lm-cuda-emu>" "LM_TEST_BACKEND=cuda"
+  "LM_ONLY=llama2,llama_awq,gemma2,gpt_oss,qwen2_moe,deepseek_v3")
 function(lm_cuda_emu_golden name)
   add_test(NAME golden/${name}_cuda COMMAND ${name})
   set_tests_properties(golden/${name}_cuda PROPERTIES LABELS golden TIMEOUT 900 SKIP_RETURN_CODE 77)

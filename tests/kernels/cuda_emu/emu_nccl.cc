@@ -203,8 +203,15 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm)
     return ncclSuccess;
 }
 
+/* What was aborted stays where it is: another thread may be in a call with it. */
+static std::vector<ncclComm_t> &aborted_comms = *new std::vector<ncclComm_t>;
+
 ncclResult_t ncclCommAbort(ncclComm_t comm)
 {
+    {
+        std::lock_guard<std::mutex> hold(cliques_lock);
+        aborted_comms.push_back(comm);
+    }
     std::lock_guard<std::mutex> hold(comm->members->lock);
     comm->members->aborted = true;
     comm->members->changed.notify_all();

@@ -1,7 +1,7 @@
 /* emu_race.cc - data races of emulated kernels. Kernels are compiled with -fsanitize=thread, but libtsan
  * is not linked: this file is what the instrumentation calls, for every access a kernel makes.
  *
- * Shadow memory keeps the last write and the last reads of each 2 bytes. Two accesses of one launch, one
+ * Shadow memory keeps the last write and the last reads of each 2 bytes, and of which of them. Two accesses of one launch, one
  * of them a write, race unless something orders them:
  *
  *     threads of a block    a barrier that both warps took part in (vector clocks over warps)
@@ -36,6 +36,7 @@ struct access_record {
     uint32_t warp_clock, lane_clock; // of the accessing warp, when it accessed
     uint16_t thread;
     bool atomic;
+    uint8_t bytes; // of the granule, a bit for each
 };
 
 struct cell {
@@ -113,11 +114,13 @@ const char *find_race(const cell *c, const access_record &a, bool write, bool sh
                       const access_record **with)
 {
     *with = &c->write;
-    if (c->write.launch && !(c->write.atomic && a.atomic) && !ordered(c->write, a, shared))
+    if (c->write.launch && c->write.bytes & a.bytes && !(c->write.atomic && a.atomic) &&
+        !ordered(c->write, a, shared))
         return write ? "write after write" : "read after write";
     for (const access_record &r : c->read) {
         *with = &r;
-        if (write && r.launch && !(r.atomic && a.atomic) && !ordered(r, a, shared))
+        if (write && r.launch && r.bytes & a.bytes && !(r.atomic && a.atomic) &&
+            !ordered(r, a, shared))
             return "write after read";
     }
     return nullptr;
@@ -148,9 +151,11 @@ __attribute__((noinline)) void seen(const void *p, size_t bytes, bool write, boo
                        now.clock[current->warp][current->warp],
                        now.lane_clock[current->warp],
                        (uint16_t)(current->warp * 32 + current->lane),
-                       atomic};
+                       atomic,
+                       0};
     for (uintptr_t b = at & ~(uintptr_t)(GRANULE - 1); b < at + bytes; b += GRANULE) {
         cell *c = find_cell(b);
+        a.bytes = (uint8_t)((at <= b ? 1 : 0) | (at + bytes > b + 1 ? 2 : 0));
         const access_record *with;
         const char *what = told ? nullptr : find_race(c, a, write, shared, &with);
         if (what) report(what, b, *with, a, pc);
