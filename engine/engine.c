@@ -140,18 +140,40 @@ static struct step_limits step_limits(const struct engine_options *o)
                                 .context_max = o->session_len};
 }
 
-/* As many blocks as memory, options and all sequences at full length can use. */
-static int count_kv_blocks(const struct engine_options *o, const struct engine_info *info,
-                           int *blocks, struct error *err)
+/* Blocks for which a memory with so much left has room. */
+static int64_t blocks_in(const struct engine_options *o, uint64_t left, size_t model_bytes,
+                         size_t block_bytes)
 {
-    uint64_t available = host_memory_available();
-    size_t block_bytes = info->kv_block_bytes;
-    if (o->measure_only) { // nothing of the model is there yet
-        uint64_t model = info->weights_bytes + info->activations_bytes;
-        available = available > model ? available - model : 0;
+    if (o->measure_only) left = left > model_bytes ? left - model_bytes : 0; // it isn't there yet
+    return (int64_t)((double)left * o->cache_max_entry_count / (double)block_bytes);
+}
+
+/* Ranks on devices have a part of each block in a memory of their own; others share the host's. */
+static int64_t blocks_that_fit(const struct engine *e, uint64_t *left)
+{
+    const struct engine_info *info = &e->info;
+    int64_t fewest = INT64_MAX;
+    size_t bytes;
+    for (int i = 0; i < info->ranks && executor_memory_free(e->executor, i, &bytes); i++) {
+        const struct engine_rank_info *r = &e->ranks[i];
+        int64_t count = blocks_in(&e->options, bytes, r->weights_bytes + r->activations_bytes,
+                                  r->kv_block_bytes);
+        if (count >= fewest) continue;
+        fewest = count;
+        *left = bytes;
     }
-    double bytes = (double)available * o->cache_max_entry_count;
-    int64_t count = (int64_t)(bytes / (double)block_bytes);
+    if (fewest < INT64_MAX) return fewest;
+    *left = host_memory_available();
+    return blocks_in(&e->options, *left, info->weights_bytes + info->activations_bytes,
+                     info->kv_block_bytes);
+}
+
+/* As many blocks as memory, options and all sequences at full length can use. */
+static int count_kv_blocks(const struct engine *e, int *blocks, struct error *err)
+{
+    const struct engine_options *o = &e->options;
+    uint64_t left = 0;
+    int64_t count = blocks_that_fit(e, &left);
     int64_t useful = (int64_t)o->max_batch_size * blocks_for(o->session_len);
     if (o->cache_max_tokens > 0 && useful > (o->cache_max_tokens - 1) / KV_BLOCK_TOKENS + 1)
         useful = (o->cache_max_tokens - 1) / KV_BLOCK_TOKENS + 1;
@@ -161,7 +183,7 @@ static int count_kv_blocks(const struct engine_options *o, const struct engine_i
         return error_set(err, E_LIMIT,
                          "%.0f MiB of free memory are too little for the key-value cache: a block "
                          "takes %.1f MiB",
-                         (double)available / 1048576, (double)block_bytes / 1048576);
+                         (double)left / 1048576, (double)e->info.kv_block_bytes / 1048576);
     *blocks = (int)count;
     return 0;
 }
@@ -196,7 +218,7 @@ static int open_kv(struct engine *e, int *blocks, struct error *err)
     enum kv_type type = kv_type(&e->options);
     struct engine_info *info = &e->info;
     measure_ranks(e);
-    int rc = count_kv_blocks(&e->options, info, blocks, err);
+    int rc = count_kv_blocks(e, blocks, err);
     if (rc == 0 && !e->options.measure_only) rc = executor_open_kv(e->executor, type, *blocks, err);
     if (rc < 0) return rc;
     info->kv_blocks = *blocks;

@@ -388,6 +388,13 @@ const char *executor_describe(const struct executor *x)
     return x->setup.ops->describe(x->ranks[0].backend);
 }
 
+bool executor_memory_free(const struct executor *x, int rank, size_t *bytes)
+{
+    if (!x->setup.ops->memory_free) return false;
+    *bytes = x->setup.ops->memory_free(x->ranks[rank].backend);
+    return true;
+}
+
 void executor_memory(const struct executor *x, int rank, size_t *weights, size_t *activations)
 {
     x->setup.ops->memory(x->ranks[rank].backend, weights, activations);

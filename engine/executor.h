@@ -35,6 +35,8 @@ int executor_world(const struct executor *x);
 size_t executor_kv_block_bytes(const struct executor *x, enum kv_type type, int rank);
 const char *executor_describe(const struct executor *x); // of rank 0
 void executor_memory(const struct executor *x, int rank, size_t *weights, size_t *activations);
+/* Bytes that pages may still take on a rank's device; false: they lie in host memory. */
+bool executor_memory_free(const struct executor *x, int rank, size_t *bytes);
 
 /* Called by a rank thread whenever a batch is done; see tp_group_set_on_done. */
 void executor_set_on_done(struct executor *x, void (*on_done)(void *arg), void *arg);

@@ -332,6 +332,9 @@ struct backend_ops {
 
     /* Bytes held for weights and for activations, for logs and metrics. */
     void (*memory)(const struct backend *b, size_t *weights, size_t *activations);
+    /* (optional) Bytes that pages may still take on this rank's device. NULL: they lie in host memory. From
+     * any thread that isn't in another call. */
+    size_t (*memory_free)(const struct backend *b);
 };
 
 /* "cpu", "cuda", or "auto": the best that is usable. NULL: unknown, or not usable here. Backends in

@@ -78,6 +78,16 @@ static void cuda_memory(const struct backend *b, size_t *weights, size_t *activa
     *activations = b->activations.used;
 }
 
+static size_t cuda_memory_free(const struct backend *b)
+{
+    size_t free_bytes = 0, total;
+
+    if (cudaSetDevice(b->device) != cudaSuccess ||
+        cudaMemGetInfo(&free_bytes, &total) != cudaSuccess)
+        return 0;
+    return free_bytes;
+}
+
 /* ---- KV pages ---- */
 
 static size_t cuda_kv_block_bytes(const struct backend *b, enum kv_type type)
@@ -190,4 +200,5 @@ const struct backend_ops cuda_backend_ops = {
     .logits_host = cuda_logits_host,
     .run_parallel = NULL,
     .memory = cuda_memory,
+    .memory_free = cuda_memory_free,
 };
