@@ -1,0 +1,55 @@
+"""A whole lm-agent on emulated GPUs (tests/kernels/cuda_emu): the tokens of the CPU, on one, two and four of them."""
+# ctest: PROCESSORS 1
+
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+from conftest import ROOT, Starter, program
+
+MODEL = pathlib.Path(ROOT) / "tests/fixtures/models/llama3_rope"
+MODULE = pathlib.Path(program("lm-agent")).parent.parent / "lib/liblm-cuda-emu.so"
+FLAGS = ["--model-name", "tiny", "--session-len", 128, "--max-batch-size", 2, "--dtype", "float32"]
+PROMPTS = [[1, 5, 9], list(range(3, 40)), [7]]
+
+
+def ids_of(agent):
+    """Greedy ids behind each prompt."""
+    found = []
+    for prompt in PROMPTS:
+        answer = agent.post("/v1/completions", {"model": "tiny", "prompt": prompt, "max_tokens": 8, "temperature": 0,
+                                                "ignore_eos": True, "return_token_ids": True})
+        assert answer.status_code == 200, answer.text
+        found.append(answer.json()["choices"][0]["token_ids"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def wanted():
+    starter = Starter()
+    try:
+        yield ids_of(starter.agent(MODEL, *FLAGS, "--device", "cpu"))
+    finally:
+        starter.stop()
+
+
+@pytest.mark.skipif(not MODULE.exists(), reason="this build has no emulated GPU")
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_tokens_of_the_cpu(start_agent, wanted, ranks):
+    env = {"LM_CUDA_MODULE": str(MODULE), "LM_CUDA_EMU_DEVICES": "4"}
+    agent = start_agent(*FLAGS, "--device", "cuda", "--tp", ranks, model=MODEL, env=env)
+    assert "emulated GPU" in agent.log
+    assert ids_of(agent) == wanted
+
+
+def test_without_a_module(start_agent, tmp_path):
+    """Asked for, a GPU that isn't there is an error that says why; else the CPU computes."""
+    env = {"LM_CUDA_MODULE": str(tmp_path / "nothing.so")}
+    agent = start_agent(*FLAGS, "--device", "auto", model=MODEL, env=env)
+    assert "cpu" in agent.wait_log(r"\bready .*backend=\"([^\"]*)").group(1)
+    lost = subprocess.run([program("lm-agent"), str(MODEL), "--device", "cuda"], capture_output=True, text=True,
+                          timeout=60, env={**os.environ, **env})
+    assert lost.returncode == 1
+    assert "backend 'cuda' can't be used" in lost.stderr and "nothing.so" in lost.stderr
