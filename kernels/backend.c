@@ -11,7 +11,6 @@
 #include "kernels/backend.h"
 
 #include <dlfcn.h>
-#include <libgen.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -42,7 +41,9 @@ static bool program_folder(char folder[PATH_MAX])
     ssize_t n = readlink("/proc/self/exe", folder, PATH_MAX - 1);
     if (n <= 0) return false;
     folder[n] = '\0';
-    memmove(folder, dirname(folder), strlen(dirname(folder)) + 1);
+    char *end = strrchr(folder, '/');
+    if (!end) return false;
+    *end = '\0';
     return true;
 }
 

@@ -163,7 +163,7 @@ __device__ __forceinline__ void run_rows(const struct cuda_product &p, const str
 /* Grid: x over weight rows of all parts, GEMV_WARPS a block; y over groups of input rows, or over
  * experts, which then walk their rows. */
 template <typename W, typename X, int ROWS>
-__global__ void __launch_bounds__(GEMV_THREADS)
+__global__ void __launch_bounds__(GEMV_THREADS, 1)
     gemv_kernel(const __grid_constant__ struct cuda_product p)
 {
     int row = blockIdx.x * GEMV_WARPS + warp_id(), part = 0;

@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 
 import pytest
@@ -42,6 +43,21 @@ def test_tokens_of_the_cpu(start_agent, wanted, ranks):
     agent = start_agent(*FLAGS, "--device", "cuda", "--tp", ranks, model=MODEL, env=env)
     assert "emulated GPU" in agent.log
     assert ids_of(agent) == wanted
+
+
+@pytest.mark.skipif(not MODULE.exists(), reason="this build has no emulated GPU")
+@pytest.mark.parametrize("place", ["bin", "lib"])
+def test_where_the_module_is(tmp_path, place):
+    """Beside the program, or in ../lib."""
+    for folder in ("bin", "lib"):
+        (tmp_path / folder).mkdir()
+    agent = shutil.copy(program("lm-agent"), tmp_path / "bin")
+    shutil.copy(MODULE, tmp_path / place / "liblm-cuda.so")
+    env = {name: value for name, value in os.environ.items() if name != "LM_CUDA_MODULE"}
+    done = subprocess.run([agent, str(MODEL), "--device", "cuda", "--dry-run"], capture_output=True, text=True, timeout=60,
+                          env=env)
+    assert done.returncode == 0, done.stderr
+    assert "emulated GPU" in done.stdout
 
 
 def test_without_a_module(start_agent, tmp_path):
