@@ -8,7 +8,7 @@
 
 #define TABLE_SIZE (4 * AUTOMATON_STATES_MAX) // of the index of states, a power of two
 #define STACK_SIZE (2 * AUTOMATON_STACKS_MAX) // of the index of stacks
-#define SEEN_SIZE  4096                       // of the set of threads in the making
+#define SEEN_SIZE  8192                       // of the set of threads in the making
 #define STACKS_LOW (AUTOMATON_STACKS_MAX / 4) // what automaton_reserve() leaves free
 #define STATES_LOW (AUTOMATON_STATES_MAX / 4)
 

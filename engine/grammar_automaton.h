@@ -15,7 +15,7 @@
 
 #define AUTOMATON_STATES_MAX  8192
 #define AUTOMATON_STACKS_MAX  (1 << 16)
-#define AUTOMATON_THREADS_MAX 256
+#define AUTOMATON_THREADS_MAX 1024
 
 #define AUTOMATON_DEAD        0 // no text that begins so matches
 #define AUTOMATON_START       1

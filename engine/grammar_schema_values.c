@@ -1,8 +1,6 @@
 #include "engine/grammar_regex.h"
 #include "engine/grammar_schema_internal.h"
-#include "engine/grammar_text.h"
 #include "shared/base/check.h"
-#include "shared/base/utf8.h"
 
 #include <math.h>
 #include <string.h>
@@ -156,21 +154,26 @@ static int admits(struct schema_compiler *c, const struct conjunction *k, const 
     return rc;
 }
 
-static int emit_value(struct schema_compiler *c, const struct json *v, int from, int to)
+/* The state that the byte leads to from a state of a trie; made if there is none. */
+static int trie_step(struct grammar_nfa *n, int from, uint8_t byte)
+{
+    for (int e = n->state[from].first; e >= 0; e = n->edge[e].next)
+        if (n->edge[e].kind == NFA_BYTES && n->edge[e].low == byte) return n->edge[e].target;
+    int to = nfa_add_state(n);
+    nfa_add_bytes(n, from, byte, byte, to);
+    return to;
+}
+
+/* Values that begin alike share states: many of them take no more threads than they have next bytes. */
+static void add_value(struct grammar_nfa *n, int root, const struct json *v, int to)
 {
     struct buf text;
-    if (json_type(v) == JSON_STRING) {
-        struct str s;
-        s.data = json_string(v, &s.len);
-        int at = nfa_emit_spelled(c->n, nfa_emit_text(c->n, from, STR("\"")), s, SPELLING_JSON);
-        nfa_add_epsilon(c->n, nfa_emit_text(c->n, at, STR("\"")), to);
-        return 0;
-    }
     buf_init(&text, BUF_MAX_INTERNAL);
     json_print(v, &text, true);
-    nfa_add_epsilon(c->n, nfa_emit_text(c->n, from, buf_str(&text)), to);
+    for (size_t i = 0; i < text.len && !n->overflow; i++)
+        root = trie_step(n, root, (uint8_t)text.data[i]);
+    nfa_add_epsilon(n, root, to);
     buf_deinit(&text);
-    return 0;
 }
 
 int schema_emit_values(struct schema_compiler *c, const struct conjunction *k, int from, int to)
@@ -178,11 +181,13 @@ int schema_emit_values(struct schema_compiler *c, const struct conjunction *k, i
     bool is_list, yes;
     const struct json *values = schema_values(k, &is_list);
     if (is_list && json_type(values) != JSON_ARRAY) return schema_invalid(c, "enum", "an array");
+    int root = nfa_add_state(c->n);
+    nfa_add_epsilon(c->n, from, root);
     for (const struct json *v = is_list ? json_first(values) : values; v;
          v = is_list ? json_next(v) : NULL) {
         int rc = admits(c, k, v, &yes);
-        if (rc == 0 && yes) rc = emit_value(c, v, from, to);
         if (rc < 0) return rc;
+        if (yes) add_value(c->n, root, v, to);
         if (c->n->overflow) break;
     }
     return 0;

