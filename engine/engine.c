@@ -401,10 +401,11 @@ static void log_backends(void)
     buf_deinit(&line);
 }
 
-static int find_backend(const char *name, const struct backend_ops **out, struct error *err)
+static int find_backend(const struct engine_options *options, const struct backend_ops **out,
+                        struct error *err)
 {
-    if (!name) name = "auto";
-    if (strcmp(name, "cpu") != 0) log_backends();
+    const char *name = options->backend ? options->backend : "auto";
+    if (strcmp(name, "cpu") != 0 && !options->measure_only) log_backends();
     *out = backend_find(name);
     if (*out) return 0;
     return error_set(err, E_UNSUPPORTED, "backend '%s' can't be used: %s", name,
@@ -484,7 +485,7 @@ static int open_loaded(const struct engine_options *options, struct loaded *l, s
     };
     int32_t *stop_ids = NULL;
     weights_fit_rope(l->weights, parts.context_len);
-    int rc = find_backend(options->backend, &parts.ops, err);
+    int rc = find_backend(options, &parts.ops, err);
     if (rc < 0) return rc;
     parts.stop_id_count = collect_stop_ids(l->tokenizer, parts.sampled_vocab, &stop_ids);
     parts.stop_ids = stop_ids;

@@ -93,6 +93,7 @@ def test_a_rank_that_hangs_ends_the_agent(start_agent, start_proxy):
     proxy = start_proxy()
     agent = start_agent("--tp", 2, "--tp-timeout", 1, "--model-name", "smollm2", "--proxy-url", proxy.url)
     agent.expect_status = 1
+    agent.wait_log("registered proxy=")
     assert answer(proxy, "Hello?")["finish_reason"]
     stopped = StoppedThread(thread_called(agent.popen.pid, "lm-rank-1"))
     began = time.monotonic()
