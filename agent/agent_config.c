@@ -131,12 +131,15 @@ static const struct option options[] = {
     {"escape-special", OPTION_FLAG, FIELD(escape_special), .group = "Engine",
      .help = "the text of a special token in messages stays text; by default it becomes the token, "
              "as in other servers"},
-    {"device", OPTION_CHOICE, FIELD(device), .def = "auto", .choices = "auto|cuda|cpu",
-     .group = "Engine", .help = "what computes; auto takes the GPU where one is usable"},
     {"tp", OPTION_INT, FIELD(tp), .def = "1", .min = 1, .max = 64, .arg = "RANKS",
      .group = "Engine",
      .help = "cut the model over that many ranks (tensor parallelism); on CPUs one for each NUMA "
              "node pays"},
+    {"tp-timeout", OPTION_INT, FIELD(tp_timeout_s), .def = "30", .min = 1, .max = 3600,
+     .arg = "SECONDS", .group = "Engine",
+     .help = "a rank that doesn't answer the others for so long is lost, and the agent ends"},
+    {"device", OPTION_CHOICE, FIELD(device), .def = "auto", .choices = "auto|cuda|cpu",
+     .group = "Engine", .help = "what computes; auto takes the GPU where one is usable"},
     {"threads", OPTION_INT, FIELD(threads), .def = "0", .min = 0, .max = 1024, .arg = "N",
      .group = "Engine",
      .help = "compute threads of all ranks; 0 means all cores this process may use"},
@@ -283,8 +286,6 @@ static int check_names(const struct agent_config *c, struct error *err)
 static int check_launcher(const struct agent_config *c, struct error *err)
 {
     if (agent_config_is_launcher(c)) return 0;
-    if (c->device == AGENT_DEVICE_CUDA)
-        return error_set(err, E_UNSUPPORTED, "--device: this build has no CUDA backend");
     if (c->ports && !c->replica) {
         return error_set(err, E_INVALID,
                          "--ports are for several agents; give --replicas or --gpus with it, or "
@@ -348,6 +349,8 @@ void agent_config_engine_options(const struct agent_config *config, struct engin
         .model_path = config->model_path,
         .chat_template = config->chat_template,
         .no_generation_config = config->generation_config == 1,
+        .tp = (int)config->tp,
+        .tp_timeout_ms = (int)config->tp_timeout_s * 1000,
         .backend = device_names[config->device],
         .threads = (int)config->threads,
         .cpu_list = config->cpu_list,

@@ -60,6 +60,7 @@ struct agent_config {
     bool escape_special;
     int device; // enum agent_device
     int64_t tp; // ranks
+    int64_t tp_timeout_s;
     int64_t threads;
     char *cpu_list;
     int cpu_isa;

@@ -29,8 +29,9 @@ static void print(const char *path, const char *dtype, const struct engine_info 
     printf("backend      %s\n", info->backend);
     printf("weights      %.1f MiB\n", (double)info->weights_bytes / MIB);
     printf("activations  %.1f MiB\n", (double)info->activations_bytes / MIB);
-    printf("KV cache     %" PRId64 " bytes for a token; %" PRId64 " tokens fit, %.1f MiB\n",
-           token_bytes, info->kv_tokens, (double)(token_bytes * info->kv_tokens) / MIB);
+    printf("KV cache     %s, %" PRId64 " bytes for a token; %" PRId64 " tokens fit, %.1f MiB\n",
+           info->kv_dtype, token_bytes, info->kv_tokens,
+           (double)(token_bytes * info->kv_tokens) / MIB);
     for (int i = 0; info->ranks > 1 && i < info->ranks; i++)
         printf("rank %-7d weights %.1f MiB, activations %.1f MiB, KV cache %zu bytes for a token\n",
                i, (double)info->rank[i].weights_bytes / MIB,

@@ -42,8 +42,10 @@ struct engine_options {
     const char *model_path;
     const char *chat_template; // chat_template_choice.h's option, or NULL
     const char *backend;       // "cpu", "cuda", or "auto": the best that is usable here
-    int threads;               // 0: all cores this process may use
-    const char *cpu_list;      // NULL: don't pin
+    int tp;                    // ranks that the model is cut over; 0: 1
+    int tp_timeout_ms;         // a rank that doesn't answer the others fails them; 0: 30 s
+    int threads;               // of all ranks; 0: all cores this process may use
+    const char *cpu_list;      // of all ranks; NULL: don't pin, unless ranks and NUMA nodes match
     const char *cpu_isa;       // "auto", "scalar", "avx2", "avx512"
     enum engine_dtype dtype;
     const char *model_format;      // struct weights_options.format; NULL: as the model's files say
@@ -88,7 +90,8 @@ struct engine_info {
     const char *kv_dtype;     // "f16"
     int64_t parameters;
     int vocab_size;
-    int context_len; // tokens of prompt + completion that one request may have
+    int context_len;     // tokens of prompt + completion that one request may have
+    bool rope_by_length; // rope tables depend on the prompt's length (engine/rope_set.h)
     size_t weights_bytes, activations_bytes; // of all ranks
     size_t kv_block_bytes;                   // of ENGINE_BLOCK_TOKENS tokens on all ranks
     int ranks;
@@ -170,6 +173,9 @@ struct engine_request {
     const int32_t *stop_ids; // extra stop tokens, copied
     int stop_id_count;
     struct grammar *grammar; // the answer's text up to its stop token matches it; NULL: any text
+    /* Rope tables as for a prompt of that many tokens, where they depend on it; 0: of this prompt.
+     * Not 0: of an answer that began with them. */
+    int rope_positions;
     /* The answer's first tokens, copied: drawn before, maybe by another engine. Stops, penalties,
      * limits and positions go on as if they had been drawn here. The first event brings them with
      * their text, and is the last one if they are the whole answer already. With sampling.logprobs

@@ -46,6 +46,7 @@ struct mapper {
     const struct linear_format *format; // NULL: matrices are stored as such
     bool *used;                         // [source->count]
     struct error *err;
+    bool plain_inputs; // no matrix gets its input in another order
     bool exact;        // what is made has the values of its format's definition, whatever it costs
     bool format_found; // a linear layer was stored in `format`
     int layer;         // -1: outside the layers

@@ -275,11 +275,11 @@ static int read_rope(const struct source *s, const struct architecture *a, struc
     r->dims = a->is_latent ? c->latent.rope_dims : c->head_dim;
     r->base = 10000;
     if ((rc = read_int(s, "rope.dimension_count", false, 2, c->head_dim, &r->dims, err)) < 0 ||
-        (rc = read_double(s, "rope.freq_base", false, 1, 1e12, &r->base, err)) < 0 ||
+        (rc = read_double(s, "rope.freq_base", false, 1.001, 1e12, &r->base, err)) < 0 ||
         (rc = read_scaling(s, a, c, r, err)) < 0)
         return rc;
     *local = (struct rope_source){.dims = r->dims, .base = a->local_base};
-    if ((rc = read_double(s, "rope.freq_base_swa", false, 1, 1e12, &local->base, err)) < 0)
+    if ((rc = read_double(s, "rope.freq_base_swa", false, 1.001, 1e12, &local->base, err)) < 0)
         return rc;
     if (local->base > 0) c->rope_count = 2;
     return 0;

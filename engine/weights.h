@@ -23,6 +23,9 @@ struct weights_options {
      * It may say what config.json leaves open; what contradicts it is E_INVALID, and so is any for a GGUF
      * file. NULL: as config.json says. */
     const char *format;
+    bool
+        plain_inputs; // the backend can't put a matrix's input in another order: what needs one becomes
+                      // float32
 };
 
 struct weights {

@@ -43,7 +43,7 @@ static int map_model(struct weights *w, const struct weights_options *options, s
     struct gguf *g = w->gguf;
     struct tensor_source source = {g, gguf_tensor_count(g), find, name_at, is_spare};
     int rc = model_config_from_gguf(g, &w->config, err);
-    return rc < 0 ? rc : weights_map(w, &source, NULL, options->compute == COMPUTE_F32, err);
+    return rc < 0 ? rc : weights_map(w, &source, NULL, options, err);
 }
 
 int weights_gguf_take(struct gguf *g, const struct weights_options *options, struct weights **out,

@@ -95,8 +95,7 @@ static int map_model(struct weights *w, struct str config, const struct weights_
     int rc = read_config(w, config, options->format, &format, &quantized, err);
     if (rc < 0) return rc;
     w->format = quantized ? format.name : "hf";
-    return weights_map(w, &source, quantized ? &format : NULL, options->compute == COMPUTE_F32,
-                       err);
+    return weights_map(w, &source, quantized ? &format : NULL, options, err);
 }
 
 /* The file has no name of its own; the hub's folders do. After the configuration was read. */

@@ -55,7 +55,7 @@ static bool choose_order(struct mapper *m, const struct int4_layer *l, const int
         if (input) input->is_decided = true;
         return true;
     }
-    if (!input || input->is_decided || l->cols % BLOCK) return false;
+    if (!input || m->plain_inputs || input->is_decided || l->cols % BLOCK) return false;
     *order = order_of(m, l);
     if (!fits_blocks(l, *order)) return false;
     *input = (struct input_order){true, *order};

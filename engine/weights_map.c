@@ -300,10 +300,16 @@ static int map_model(struct mapper *m)
 }
 
 int weights_map(struct weights *w, const struct tensor_source *source,
-                const struct linear_format *format, bool exact, struct error *err)
+                const struct linear_format *format, const struct weights_options *options,
+                struct error *err)
 {
-    struct mapper m = {
-        .weights = w, .source = source, .format = format, .exact = exact, .err = err, .layer = -1};
+    struct mapper m = {.weights = w,
+                       .source = source,
+                       .format = format,
+                       .exact = options->compute == COMPUTE_F32,
+                       .plain_inputs = options->plain_inputs,
+                       .err = err,
+                       .layer = -1};
     m.used = xcalloc(source->count ? source->count : 1, sizeof *m.used);
     map_model(&m);
     if (format && format->is_asked && !m.format_found)

@@ -10,9 +10,9 @@
 
 #include "engine/mapper.h"
 
-/* Fill w->params and w->parameters from w->config. exact: what is made has the values of its format's
- * definition. E_FORMAT, E_UNSUPPORTED with the tensor's name. */
+/* Fill w->params and w->parameters from w->config. E_FORMAT, E_UNSUPPORTED with the tensor's name. */
 FALLIBLE int weights_map(struct weights *w, const struct tensor_source *source,
-                         const struct linear_format *format, bool exact, struct error *err);
+                         const struct linear_format *format, const struct weights_options *options,
+                         struct error *err);
 
 #endif

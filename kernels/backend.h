@@ -275,6 +275,7 @@ struct comm_group; // opaque, one per model: what its ranks meet in (shared memo
 struct backend_ops {
     const char *name; // "cpu"
     enum tp_split split;
+    bool input_orders; // layer_params.qkv_order and its like may be set
 
     /* (optional, all three: without them there is one rank only) Made before the ranks are opened,
      * freed when all are closed. group_abort may be called by any thread at any time: whoever waits

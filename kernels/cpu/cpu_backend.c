@@ -142,6 +142,7 @@ static void cpu_memory(const struct backend *b, size_t *weights, size_t *activat
 const struct backend_ops cpu_backend_ops = {
     .name = "cpu",
     .split = TP_SPLIT_OUTPUTS,
+    .input_orders = true,
     .group_create = cpu_comm_create,
     .group_destroy = cpu_comm_destroy,
     .group_abort = cpu_comm_abort,

@@ -205,8 +205,9 @@ static bool is_order(const int32_t *order, int64_t count)
     return ok;
 }
 
-static int check_orders(const struct backend *b, const struct model_params *p, int layer,
-                        struct error *err)
+/* Orders are of whole inputs, which every rank has. */
+static int check_orders(const struct backend *b, const struct model_params *p,
+                        const struct rank_share *share, int layer, struct error *err)
 {
     const struct layer_params *l = &p->layer[layer];
     const struct {
@@ -215,9 +216,9 @@ static int check_orders(const struct backend *b, const struct model_params *p, i
         bool has_none;
     } rows[] = {
         {l->qkv_order, p->hidden, l->latent != NULL},
-        {l->o_order, (int64_t)p->heads * value_dim(p), false},
+        {l->o_order, (int64_t)share->heads.whole * value_dim(p), false},
         {l->gate_up_order, p->hidden, l->experts != NULL},
-        {l->down_order, p->ffn, l->experts != NULL},
+        {l->down_order, share->ffn.whole, l->experts != NULL},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         if (!rows[i].order) continue;
@@ -232,8 +233,8 @@ static int check_orders(const struct backend *b, const struct model_params *p, i
     return 0;
 }
 
-static int check_layer(const struct backend *b, const struct model_params *p, int layer,
-                       struct error *err)
+static int check_layer(const struct backend *b, const struct model_params *p,
+                       const struct rank_share *share, int layer, struct error *err)
 {
     const struct layer_params *l = &p->layer[layer];
     struct layer_matrix m[LAYER_MATRICES_MAX];
@@ -254,15 +255,15 @@ static int check_layer(const struct backend *b, const struct model_params *p, in
     return rc;
 }
 
-static int check_params(const struct backend *b, const struct model_params *p, struct error *err)
+static int check_params(const struct backend *b, const struct model_params *p,
+                        const struct rank_share *share, struct error *err)
 {
     int rc = check_scalars(p, err), rows = share->vocab.count;
 
     if (rc == 0) rc = cpu_load_experts_check_shape(p, err);
     for (int i = 0; rc == 0 && i < p->layers; i++)
-        rc = check_layer(b, p, i, err);
-    if (rc == 0)
-        rc = cpu_load_check_matrix(&p->embedding, "embedding", 0, p->vocab, p->hidden, err);
+        rc = check_layer(b, p, share, i, err);
+    if (rc == 0) rc = cpu_load_check_matrix(&p->embedding, "embedding", 0, rows, p->hidden, err);
     if (rc == 0 && p->head.data)
         rc = cpu_load_check_matrix(&p->head, "head", p->layers - 1, rows, p->hidden, err);
     if (rc == 0 && !p->final_norm) rc = error_set(err, E_INVALID, "model has no final norm");
@@ -362,9 +363,9 @@ static void lay_weights(struct backend *b, const struct model_params *p)
         out->ffn_norm = cpu_load_lay_floats(b, l->ffn_norm, p->hidden);
         out->ffn_post_norm = cpu_load_lay_floats(b, l->ffn_post_norm, p->hidden);
         out->qkv_order = lay_order(b, l->qkv_order, p->hidden);
-        out->o_order = lay_order(b, l->o_order, (int64_t)p->heads * value_dim(p));
+        out->o_order = lay_order(b, l->o_order, (int64_t)b->share.heads.whole * value_dim(p));
         out->gate_up_order = lay_order(b, l->gate_up_order, p->hidden);
-        out->down_order = lay_order(b, l->down_order, p->ffn);
+        out->down_order = lay_order(b, l->down_order, b->share.ffn.whole);
         for (int j = 0; j < count; j++)
             cpu_load_lay_matrix(b, m[j].source, m[j].packed);
         if (l->latent) {
@@ -431,7 +432,7 @@ static int check_packed(const struct backend *b, int layer, const char *name, st
 static int pack_layer(struct backend *b, const struct model_params *p, int layer, struct error *err)
 {
     struct layer_matrix m[LAYER_MATRICES_MAX];
-    int count = layer_matrices(p, &p->layer[layer], &b->layer[layer], m), rc = 0;
+    int count = layer_matrices(p, &b->share, &p->layer[layer], &b->layer[layer], m), rc = 0;
     for (int j = 0; rc == 0 && j < count; j++) {
         cpu_load_pack(b, p, m[j].source, m[j].packed);
         rc = check_packed(b, layer, m[j].name, err);
@@ -585,7 +586,8 @@ int cpu_load(struct backend *b, const struct model_params *params, const struct 
              struct error *err)
 {
     CHECK(!b->loaded && !b->layer);
-    int rc = check_params(b, params, err);
+    struct rank_share share = share_of(params);
+    int rc = check_params(b, params, &share, err);
     if (rc == 0) rc = check_limits(limits, err);
     if (rc < 0) return rc;
     CHECK((b->world > 1) == (params->share != NULL));

@@ -596,10 +596,8 @@ void cpu_pack_init(struct cpu_packed *p, const struct matrix *m, enum dtype type
 bool cpu_pack_panels(const struct cpu_packed *p, const struct matrix *m, int first, int last)
 {
     bool fits = true;
-    struct pack_source source = {.type = m->type,
-                                 .row_bytes = matrix_row_bytes(m->type, m->cols),
-                                 .cols = p->cols,
-                                 .fits = &fits};
+    struct pack_source source = {
+        .type = m->type, .row_bytes = matrix_stride(m), .cols = p->cols, .fits = &fits};
 
     for (int i = first; i < last; i++) {
         uint8_t *panel = p->data + (size_t)i * p->panel_bytes;

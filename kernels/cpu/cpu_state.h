@@ -52,7 +52,8 @@ struct backend {
     bool loaded;
     bool measure_only;         // sizes are known, the regions are not there
     bool weights_beyond;       // a weight is larger than the type that it was to be packed in
-    struct model_params model; // scalars only: every pointer in it is NULL; value_dim is set
+    struct model_params model; // scalars only: every pointer in it is NULL; value_dim
+                               // and rope_sets are set
     struct rank_share share;   // all of the model with world 1
     struct step_limits limits;
     struct cpu_region weights, activations;

@@ -149,8 +149,11 @@ void cpu_out(struct backend *b, int layer)
 {
     const struct cpu_layer *l = &b->layer[layer];
 
+    cpu_gather_columns(b, cpu_input_row(&b->o, 0), b->step->tokens, &b->share.heads,
+                       b->model.value_dim);
     cpu_for_tokens(b, b->step->tokens, quantize_o, layer);
-    cpu_gemm_job_add(&job, &l->o, b->y, l->o_bias);
+    struct cpu_gemm_job job = cpu_step_job(b, &b->o);
+    cpu_step_job_add(&job, &l->o, b->y, &b->share.hidden, l->o_bias);
     cpu_gemm_run(&job);
 }
 
@@ -180,8 +183,11 @@ void cpu_down(struct backend *b, int layer)
         cpu_experts_down(b, layer);
         return;
     }
+    cpu_gather_columns(b, cpu_input_row(&b->g, 0), b->step->tokens, &b->share.ffn, 1);
     cpu_for_tokens(b, b->step->tokens, quantize_g, layer);
-    cpu_gemm_job_add(&job, &b->layer[layer].down, b->y, b->layer[layer].down_bias);
+    struct cpu_gemm_job job = cpu_step_job(b, &b->g);
+    cpu_step_job_add(&job, &b->layer[layer].down, b->y, &b->share.hidden,
+                     b->layer[layer].down_bias);
     cpu_gemm_run(&job);
 }
 
@@ -233,14 +239,14 @@ static void residual_begin(struct backend *b, int token, int layer)
 static void residual_attention(struct backend *b, int token, int layer)
 {
     const struct cpu_layer *l = &b->layer[layer];
-    add_y(b, token, l->attn_post_norm);
+    add_y(b, &b->ffn_in, token, l->attn_post_norm);
     norm_x(b, &b->ffn_in, token, l->ffn_norm, l->gate_up_order);
 }
 
 static void residual_ffn(struct backend *b, int token, int layer)
 {
     const struct cpu_layer *next = layer + 1 < b->model.layers ? &b->layer[layer + 1] : NULL;
-    add_y(b, token, b->layer[layer].ffn_post_norm);
+    add_y(b, &b->attn_in, token, b->layer[layer].ffn_post_norm);
     norm_x(b, &b->attn_in, token, next ? next->attn_norm : b->final_norm,
            next ? next->qkv_order : NULL);
 }

@@ -51,6 +51,8 @@ static int open_device(struct backend *b, const struct backend_options *options,
 
 static int cuda_open(const struct backend_options *options, struct backend **out, struct error *err)
 {
+    if (options->compute == COMPUTE_F16)
+        return error_set(err, E_UNSUPPORTED, "the CUDA backend computes in bfloat16 or float32");
     struct backend *b = (struct backend *)xcalloc(1, sizeof *b);
     b->compute = options->compute;
     b->measure_only = options->measure_only;

@@ -77,7 +77,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         walk_tensor(gguf_tensor_at(g, i));
     int rc = tokenizer_load_gguf(g, &tokenizer, &err);
     tokenizer_use(rc, tokenizer, &err, data, size);
-    if (weights_gguf_take(g, &w, &err) == 0) {
+    if (weights_gguf_take(g, &options, &w, &err) == 0) {
         walk_model(w);
         weights_close(w);
     } else {

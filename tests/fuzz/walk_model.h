@@ -98,7 +98,7 @@ static inline void walk_model(const struct weights *w)
     walk_matrix(&p->head);
     walk_floats(p->final_norm, p->hidden);
     for (int i = 0; i < p->rope_sets * p->rope_table_count; i++)
-        walk_floats(p->rope_tables[i].inv_freq, p->rope_dims / 2);
+        walk_rope(&p->rope_tables[i], p->rope_dims / 2);
     for (int i = 0; i < p->layers; i++)
         walk_layer(p, &p->layer[i]);
 }

@@ -137,8 +137,7 @@ static void compare_one(const struct subject *s, struct comparison *c, const str
     struct weights *w = open_subject(s, compute);
     int length = (int)json_len(e->prompt), steps = quick() ? QUICK_GREEDY : GREEDY;
     golden_set_lengths(w, &length, 1);
-    golden_open(&m, w, compute, compute == COMPUTE_F32 ? KV_F32 : KV_F16, PROMPT_MAX,
-                PROMPT_MAX + GREEDY);
+    golden_open(&m, w, compute, kv_type_of(compute), PROMPT_MAX, PROMPT_MAX + GREEDY);
     if (grows_with_length(w) && length > w->config.rope[0].original_len) steps = 1;
     compare_prompt(&m, c, e);
     compare_greedy(&m, c, e, close, steps);

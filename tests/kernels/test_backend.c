@@ -1,61 +1,5 @@
 /* Dense models through the CPU backend, moves of pages, and what it refuses. */
-#include "tests/kernels/tiny_runner.h"
-
-/* ---- models ---- */
-
-/* Llama-like, formats of the default model. */
-static void model_plain(struct tiny_model *t, struct rng *r)
-{
-    static const enum dtype types[] = {DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_Q4_1, DTYPE_Q4_0};
-    t->params = scalars(96, 6, 2, 16, 160, 131);
-    tiny_fill(t, r, types, 4, false);
-}
-
-/* Everything that a family may switch on, 16-bit and 32-bit weights, odd sizes. */
-static void model_extras(struct tiny_model *t, struct rng *r)
-{
-    static const enum dtype types[] = {DTYPE_BF16, DTYPE_F16, DTYPE_F32};
-    struct model_params p = scalars(52, 4, 1, 22, 75, 77);
-    p.layers = 3;
-    p.rope_dims = 14;
-    p.rope_style = ROPE_HALF_SPLIT;
-    p.activation = FFN_GELU_TANH;
-    p.embedding_scale = 7.5f;
-    p.residual_scale = 0.4f;
-    p.logit_scale = 0.7f;
-    p.attention_softcap = 20;
-    p.logit_softcap = 4;
-    p.rope_table_count = 2;
-    t->params = p;
-    tiny_fill(t, r, types, 3, true);
-}
-
-static void model_floats(struct tiny_model *t, struct rng *r)
-{
-    static const enum dtype types[] = {DTYPE_F32};
-    t->params = scalars(64, 4, 2, 16, 96, 80);
-    tiny_fill(t, r, types, 1, false);
-}
-
-static void model_k_quants(struct tiny_model *t, struct rng *r)
-{
-    static const enum dtype types[] = {DTYPE_Q6_K, DTYPE_Q4_K, DTYPE_Q4_K};
-    t->params = scalars(256, 8, 8, 32, 512, 100);
-    tiny_fill(t, r, types, 3, false);
-}
-
-/* Every other type somewhere. Those with minimums are not q or k: rows that have a mean make scores
- * that the reference's plain exp() can't hold. */
-static void model_small_weights(struct tiny_model *t, struct rng *r)
-{
-    static const enum dtype types[] = {
-        DTYPE_IQ4_XS, DTYPE_Q3_K,  DTYPE_Q5_K,  DTYPE_Q2_K,   DTYPE_Q5_0,    DTYPE_IQ3_S,
-        DTYPE_MXFP4,  DTYPE_IQ2_S, DTYPE_IQ1_M, DTYPE_Q5_1,   DTYPE_IQ2_XXS, DTYPE_IQ3_XXS,
-        DTYPE_TQ1_0,  DTYPE_TQ2_0, DTYPE_IQ1_S, DTYPE_IQ2_XS, DTYPE_IQ4_NL};
-    t->params = scalars(256, 8, 4, 32, 256, 100);
-    t->params.layers = 3;
-    tiny_fill(t, r, types, ARRAY_LEN(types), false);
-}
+#include "tests/kernels/tiny_models.h"
 
 /* ---- right, and equal ---- */
 
@@ -165,6 +109,73 @@ static void test_orders(void)
     EXPECT(strstr(err.text, "layer 1 has an order of inputs"));
     free(plain);
     free(ordered);
+    tiny_free(&t);
+}
+
+/* ---- sets of rope tables ---- */
+
+/* Two kinds of layer, three sets. */
+static void model_sets(struct tiny_model *t, struct rng *r)
+{
+    static const enum dtype types[] = {DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_BF16};
+    t->params = scalars(96, 6, 2, 16, 160, 131);
+    t->params.rope_table_count = 2;
+    t->params.rope_sets = 3;
+    tiny_fill(t, r, types, 3, false);
+    t->layer[1].rope_table = 1;
+}
+
+/* The rows of all sequences, each in its own set, in one step or in a step for each. */
+static void run_sets(struct tiny_model *t, const int32_t ids[SEQUENCES][TOKENS], bool together,
+                     float *logits[SEQUENCES])
+{
+    struct runner r;
+    runner_open(&r, t, NULL, 2, COMPUTE_F32, KV_F32);
+    for (int s = 0; s < SEQUENCES; s++)
+        r.rope_set[s] = s % t->params.rope_sets;
+    for (int s = 0; s < SEQUENCES; s++) {
+        int count[SEQUENCES] = {0};
+        for (int i = 0; i < SEQUENCES; i++)
+            if (together || i == s) count[i] = TOKENS;
+        run_step(&r, ids, count, logits);
+        if (together) break;
+    }
+    runner_close(&r);
+}
+
+/* Every set gives what a model with that set alone is to give, and sequences of several sets in one
+ * step what each gives alone. */
+static void test_rope_sets(void)
+{
+    struct tiny_model t = {0};
+    int32_t ids[SEQUENCES][TOKENS];
+    float *alone[SEQUENCES], *together[SEQUENCES];
+    struct rng rng;
+
+    rng_init(&rng, 6);
+    model_sets(&t, &rng);
+    random_ids(&rng, t.params.vocab, ids);
+    size_t count = (size_t)TOKENS * (size_t)t.params.vocab;
+    for (int s = 0; s < SEQUENCES; s++) {
+        alone[s] = xcalloc(count, sizeof(float));
+        together[s] = xcalloc(count, sizeof(float));
+    }
+    run_sets(&t, ids, false, alone);
+    run_sets(&t, ids, true, together);
+    for (int s = 0; s < SEQUENCES; s++) {
+        double worst = 0, scale = 0;
+        t.params.rope_tables = t.rope_tables + s % t.params.rope_sets * t.params.rope_table_count;
+        double *want = ref_logits(&t, ids[s], TOKENS);
+        for (size_t i = 0; i < count; i++) {
+            worst = fmax(worst, fabs((double)alone[s][i] - want[i]));
+            scale += want[i] * want[i] / (double)count;
+        }
+        EXPECT(worst <= 2e-4 * sqrt(scale));
+        EXPECT(same_bits(alone[s], together[s], count));
+        free(want);
+        free(alone[s]);
+        free(together[s]);
+    }
     tiny_free(&t);
 }
 
@@ -308,8 +319,9 @@ static void test_refusals(void)
     EXPECT_INT(ops->open(&bad_isa, &b, &err), E_INVALID);
     struct backend_options bad_list = {.threads = 1, .cpu_list = "x"};
     EXPECT_INT(ops->open(&bad_list, &b, &err), E_INVALID);
-    struct backend_options ranks = {.threads = 1, .rank = 1, .world = 2};
-    EXPECT_INT(ops->open(&ranks, &b, &err), E_UNSUPPORTED);
+    struct backend_options ranks = {.world = 1000};
+    struct comm_group *group;
+    EXPECT_INT(ops->group_create(&ranks, &group, &err), E_LIMIT);
     ops->close(NULL);
 }
 
@@ -318,6 +330,7 @@ int main(void)
     RUN(test_values);
     RUN(test_rounded);
     RUN(test_bits);
+    RUN(test_rope_sets);
     RUN(test_orders);
     RUN(test_moved_pages);
     RUN(test_page_bytes);

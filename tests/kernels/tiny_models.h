@@ -33,6 +33,13 @@ static inline void model_extras(struct tiny_model *t, struct rng *r)
     tiny_fill(t, r, types, 3, true);
 }
 
+static inline void model_floats(struct tiny_model *t, struct rng *r)
+{
+    static const enum dtype types[] = {DTYPE_F32};
+    t->params = scalars(64, 4, 2, 16, 96, 80);
+    tiny_fill(t, r, types, 1, false);
+}
+
 static inline void model_k_quants(struct tiny_model *t, struct rng *r)
 {
     static const enum dtype types[] = {DTYPE_Q6_K, DTYPE_Q4_K, DTYPE_Q4_K};
