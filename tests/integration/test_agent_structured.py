@@ -31,8 +31,9 @@ def chat(client, form, **fields):
                                              "response_format": form, **fields})
 
 
-@pytest.mark.parametrize("fields", [{"temperature": 0}, {"temperature": 1.5, "seed": 3}, {"temperature": 1, "n": 4},
-                                    {"temperature": 0.7, "logprobs": True, "top_logprobs": 5},
+@pytest.mark.parametrize("fields", [{"temperature": 0}, {"temperature": 1.5, "seed": 3},
+                                    {"temperature": 1, "n": 4, "seed": 1},
+                                    {"temperature": 0.7, "logprobs": True, "top_logprobs": 5, "seed": 1},
                                     {"temperature": 1, "frequency_penalty": 0.5, "seed": 9}])
 def test_schema(client, fields):
     answer = chat(client, of_schema(CAT, strict=True), **fields)
