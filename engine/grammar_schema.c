@@ -16,6 +16,7 @@
 
 #define CHOICES_DEPTH_MAX 24
 #define STEPS_MAX         20000
+#define WORK_MAX          4000000 // some hundred milliseconds
 #define REFERENCES_MAX    64
 #define INDENT_MAX        20
 
@@ -26,6 +27,12 @@ struct schema_task {
 };
 
 /* ---- errors ---- */
+
+int schema_spend(struct schema_compiler *c, size_t looks)
+{
+    c->work += (int64_t)looks;
+    return c->work <= WORK_MAX ? 0 : error_set(c->err, E_LIMIT, "the schema is too large");
+}
 
 int schema_refuse(struct schema_compiler *c, const char *keyword)
 {
@@ -99,14 +106,17 @@ static const struct json *follow_pointer(struct schema_compiler *c, struct str p
     while (v && str_split(&pointer, '/', &token)) {
         char *name = arena_alloc(&c->arena, token.len + 1);
         unescape(token, name);
+        c->work += (int64_t)json_len(v);
         v = step_into(v, name);
     }
     return v;
 }
 
 /* The schema anywhere in the document that has the string under the keyword. */
-static const struct json *find_named(const struct json *v, const char *keyword, struct str name)
+static const struct json *find_named(struct schema_compiler *c, const struct json *v,
+                                     const char *keyword, struct str name)
 {
+    if (++c->work > WORK_MAX) return NULL;
     const struct json *own = json_type(v) == JSON_OBJECT ? json_get(v, keyword) : NULL;
     if (own && json_type(own) == JSON_STRING) {
         struct str s;
@@ -114,7 +124,7 @@ static const struct json *find_named(const struct json *v, const char *keyword, 
         if (str_equal(s, name)) return v;
     }
     for (const struct json *child = json_first(v); child; child = json_next(child)) {
-        const struct json *found = find_named(child, keyword, name);
+        const struct json *found = find_named(c, child, keyword, name);
         if (found) return found;
     }
     return NULL;
@@ -126,8 +136,9 @@ static const struct json *resolve(struct schema_compiler *c, struct str referenc
     if (str_starts_with(reference, STR("#/")))
         return follow_pointer(c, (struct str){reference.data + 1, reference.len - 1});
     if (str_starts_with(reference, STR("#")))
-        return find_named(c->root, "$anchor", (struct str){reference.data + 1, reference.len - 1});
-    return find_named(c->root, "$id", reference);
+        return find_named(c, c->root, "$anchor",
+                          (struct str){reference.data + 1, reference.len - 1});
+    return find_named(c, c->root, "$id", reference);
 }
 
 /* ---- conjunctions ---- */
@@ -147,6 +158,7 @@ static int find_reference(struct schema_compiler *c, const struct json *schema,
     struct str text;
     text.data = json_string(ref, &text.len);
     *target = resolve(c, text);
+    if (c->work > WORK_MAX) return schema_spend(c, 0);
     if (*target) return 0;
     return error_set(c->err, E_INVALID, "the schema has nothing that its $ref '%.100s' means",
                      text.data);
@@ -191,7 +203,8 @@ static int add_all_of(struct schema_compiler *c, struct conjunction *k, int item
 int conjunction_add(struct schema_compiler *c, struct conjunction *k, const struct json *schema,
                     int via)
 {
-    int rc = skip_references(c, &schema);
+    int rc = schema_spend(c, 8);
+    if (rc == 0) rc = skip_references(c, &schema);
     if (rc < 0) return rc;
     if (json_type(schema) == JSON_BOOL) {
         k->is_false |= !json_is_true(schema);

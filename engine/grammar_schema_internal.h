@@ -47,7 +47,8 @@ struct schema_compiler {
     struct hash_map rules;            // a conjunction's bytes -> struct schema_task
     struct schema_task *first, *last; // not emitted yet
     int character_rule, space_rule;
-    int steps; // alternatives looked at, bounded
+    int steps;    // alternatives looked at, bounded
+    int64_t work; // what schema_spend() was told
     struct error *err;
 };
 
@@ -67,6 +68,8 @@ int schema_rule(struct schema_compiler *c, const struct conjunction *k);
 FALLIBLE int schema_emit_value(struct schema_compiler *c, const struct conjunction *k, int from,
                                int to, int depth);
 
+/* Work that a schema's author controls, in looks at a value: E_LIMIT when it was too much. */
+FALLIBLE int schema_spend(struct schema_compiler *c, size_t looks);
 FALLIBLE int schema_refuse(struct schema_compiler *c, const char *keyword); // E_UNSUPPORTED
 FALLIBLE int schema_invalid(struct schema_compiler *c, const char *keyword, const char *what);
 /* A keyword's count over all items: the largest (or smallest) one; -1: none has it. */

@@ -80,8 +80,13 @@ static int add_required(struct schema_compiler *c, struct members *m, struct has
 static int find_names(struct schema_compiler *c, const struct conjunction *k, struct members *m)
 {
     struct hash_map seen;
+    size_t most = 0;
     int rc = 0;
-    m->list = arena_alloc(&c->arena, NAMES_MAX * sizeof *m->list);
+    for (int i = 0; i < k->count; i++)
+        most += json_len(json_get(k->item[i].node, "properties")) +
+                json_len(json_get(k->item[i].node, "required"));
+    if (most > NAMES_MAX) most = NAMES_MAX;
+    m->list = arena_alloc(&c->arena, (most + 1) * sizeof *m->list);
     hash_map_init(&seen);
     for (int i = 0; i < k->count && rc == 0; i++)
         rc = add_properties(c, m, &seen, k->item[i].node);
@@ -106,6 +111,7 @@ static int matches(struct schema_compiler *c, const struct json *pattern, const 
     int rc = regex_emit(&n, n.rule[rule].start, str_of(json_name(pattern)), REGEX_SEARCH,
                         SPELLING_UTF8, &end, c->err);
     if (rc == 0) nfa_add_epsilon(&n, end, n.rule[rule].accept);
+    if (rc == 0) rc = schema_spend(c, (size_t)n.edges);
     *yes = rc == 0 && nfa_matches(&n, str_of(name));
     nfa_deinit(&n);
     return rc;

@@ -233,6 +233,7 @@ int schema_emit_string(struct schema_compiler *c, const struct conjunction *k, i
         struct grammar_nfa all;
         nfa_init(&all);
         rc = intersect_patterns(patterns, count, min, max, &all, c->err);
+        if (rc == 0) rc = schema_spend(c, 16 * (size_t)all.edges);
         if (rc == 0) end = nfa_emit_copy(c->n, open, &all);
         nfa_deinit(&all);
     }

@@ -117,6 +117,7 @@ static int admits_string(struct schema_compiler *c, const struct conjunction *k,
     rc = regex_emit(&n, n.rule[rule].start, str_of(json_string(pattern, NULL)), REGEX_SEARCH,
                     SPELLING_UTF8, &end, c->err);
     if (rc == 0) nfa_add_epsilon(&n, end, n.rule[rule].accept);
+    if (rc == 0) rc = schema_spend(c, (size_t)n.edges + text.len);
     *yes = rc == 0 && nfa_matches(&n, text);
     nfa_deinit(&n);
     return rc;
@@ -135,9 +136,9 @@ static int check_compound(struct schema_compiler *c, const struct json *node)
     return 0;
 }
 
-/* No item of k has a choice left. */
+/* No item of k has a choice left. own: the list that the value comes from, or NULL. */
 static int admits(struct schema_compiler *c, const struct conjunction *k, const struct json *v,
-                  bool *yes)
+                  const struct json *own, bool *yes)
 {
     unsigned types, type = type_of_value(v);
     int rc = schema_types(c, k, &types);
@@ -145,7 +146,9 @@ static int admits(struct schema_compiler *c, const struct conjunction *k, const 
     for (int i = 0; i < k->count && rc == 0 && *yes; i++) {
         const struct json *node = k->item[i].node;
         const struct json *list = json_get(node, "enum"), *one = json_get(node, "const");
-        *yes = (!list || in_list(list, v)) && (!one || values_equal(one, v));
+        if (list == own) list = NULL;
+        rc = schema_spend(c, 1 + json_len(list));
+        *yes = rc == 0 && (!list || in_list(list, v)) && (!one || values_equal(one, v));
         if (*yes && type & (TYPE_INTEGER | TYPE_FRACTION))
             *yes = admits_number(node, json_number(v));
         if (*yes && type == TYPE_STRING) rc = admits_string(c, k, i, v, yes);
@@ -185,7 +188,7 @@ int schema_emit_values(struct schema_compiler *c, const struct conjunction *k, i
     nfa_add_epsilon(c->n, from, root);
     for (const struct json *v = is_list ? json_first(values) : values; v;
          v = is_list ? json_next(v) : NULL) {
-        int rc = admits(c, k, v, &yes);
+        int rc = admits(c, k, v, values, &yes);
         if (rc < 0) return rc;
         if (yes) add_value(c->n, root, v, to);
         if (c->n->overflow) break;
@@ -220,7 +223,7 @@ static int values_disjoint(struct schema_compiler *c, const struct conjunction *
     for (const struct json *v = is_list ? json_first(values) : values; v;
          v = is_list ? json_next(v) : NULL) {
         if (type_of_value(v) & (TYPE_ARRAY | TYPE_OBJECT)) return 0;
-        int rc = admits(c, b, v, &yes);
+        int rc = admits(c, b, v, NULL, &yes);
         if (rc < 0 || yes) return rc < 0 ? rc : 0;
     }
     return 1;

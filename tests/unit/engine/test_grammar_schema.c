@@ -268,6 +268,30 @@ static void test_schemas_that_explode(void)
     buf_deinit(&text);
 }
 
+/* Two hundred thousand pairs of branches to compare, and ten thousand objects: refused soon, in little
+ * memory. */
+static void test_schemas_that_take_time(void)
+{
+    struct buf text;
+    struct grammar_nfa n;
+    struct error err;
+    buf_init(&text, BUF_MAX_INTERNAL);
+    buf_append_str(&text, "{\"oneOf\":[");
+    for (int i = 0; i < 1500; i++)
+        buf_printf(&text, "%s{\"type\":\"integer\",\"const\":%d}", i ? "," : "", i);
+    buf_append_str(&text, "]}");
+    EXPECT_INT(compile(text.data, &n, &err), E_LIMIT);
+    nfa_deinit(&n);
+    buf_clear(&text);
+    buf_append_str(&text, "{\"type\":\"array\",\"prefixItems\":[{}");
+    for (int i = 0; i < 9000; i++)
+        buf_append_str(&text, ",{\"type\":\"object\"}");
+    buf_append_str(&text, "]}");
+    EXPECT_INT(compile(text.data, &n, &err), E_LIMIT);
+    nfa_deinit(&n);
+    buf_deinit(&text);
+}
+
 /* None of many values or names is forgotten. */
 static void test_many_at_once(void)
 {
@@ -337,6 +361,7 @@ int main(void)
     RUN(test_references);
     RUN(test_refusals);
     RUN(test_schemas_that_explode);
+    RUN(test_schemas_that_take_time);
     RUN(test_many_at_once);
     RUN(test_automaton_begins_anew);
     return TEST_END();
