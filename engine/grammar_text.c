@@ -4,6 +4,7 @@
 #include "shared/base/check.h"
 #include "shared/base/utf8.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -65,17 +66,29 @@ void char_set_negate(struct char_set *s)
     *s = out;
 }
 
+/* Ranges of each general category, from one pass over all code points: a pattern may name them a
+ * thousand times. */
+static struct char_set ranges_of[UNICODE_CATEGORIES];
+static pthread_once_t ranges_once = PTHREAD_ONCE_INIT;
+
+static void find_ranges(void)
+{
+    const uint8_t *category = unicode_categories();
+    for (uint32_t c = 0, begin; c < UNICODE_COUNT; c++) {
+        for (begin = c; c + 1 < UNICODE_COUNT && category[c + 1] == category[begin];)
+            c++;
+        char_set_add(&ranges_of[category[begin]], begin, c);
+    }
+}
+
 bool char_set_add_category(struct char_set *s, struct str name)
 {
     uint32_t mask = unicode_category_mask(name);
-    const uint8_t *category = unicode_categories();
     if (mask == 0) return false;
-    for (uint32_t c = 0, begin; c < UNICODE_COUNT; c++) {
-        if (!(mask >> category[c] & 1)) continue;
-        for (begin = c; c + 1 < UNICODE_COUNT && (mask >> category[c + 1] & 1);)
-            c++;
-        char_set_add(s, begin, c);
-    }
+    pthread_once(&ranges_once, find_ranges);
+    for (int i = 0; i < UNICODE_CATEGORIES; i++)
+        for (int j = 0; mask >> i & 1 && j < ranges_of[i].count; j++)
+            char_set_add(s, ranges_of[i].range[j].low, ranges_of[i].range[j].high);
     return true;
 }
 
