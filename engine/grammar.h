@@ -30,7 +30,21 @@ enum grammar_kind {
     GRAMMAR_JSON_OBJECT, // any; no source
     GRAMMAR_JSON_SCHEMA, // source: the schema's text
     GRAMMAR_REGEX,       // source: the whole answer matches it
+    GRAMMAR_PARTS,       // source: a part, below
 };
+
+/* A text in parts, as JSON:
+ *
+ *     {"text": "..."}                   as it stands; special tokens don't spell it
+ *     {"token": "<tool_call>"}          the token of that text, be it special or not; without one, the text
+ *     {"schema": {...}}                 JSON that the schema accepts
+ *     {"regex": "..."}                  a text that matches as a whole
+ *     {"until": ["</think>", ...]}      any text that has none of these in it; special tokens of these texts
+ *                                       aren't in it either
+ *     {"all": [part, ...]}              one after the other
+ *     {"any": [part, ...]}              one of them
+ *     {"repeat": part, "min": 0, "max": 8, "between": part}    "max" absent: any number
+ */
 
 /* `vocab` must outlive it. E_INVALID, E_UNSUPPORTED, E_LIMIT: *err is for the client. Takes at most
  * some hundred milliseconds. */
