@@ -201,7 +201,7 @@ def test_without_a_trace_one_begins(serve, fakes, log):
     proxy = serve("--access-log", log.path)
     agents = [fakes(name, [proxy], behave=behave) for name, behave in (("a", "answer"), ("b", "busy503"))]
     wait_up(proxy, "a", "b")
-    for _ in range(10):
+    for _ in range(40):  # of which b is asked by half
         proxy.post(CHAT, chat())
     made = {}
     for agent in agents:
@@ -209,9 +209,9 @@ def test_without_a_trace_one_begins(serve, fakes, log):
             parent = request.headers["traceparent"]
             assert re.fullmatch(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-01", parent)
             made.setdefault(request.headers["x-request-id"], set()).add(parent)
-    assert len(made) == 10 and all(len(parents) == 1 for parents in made.values())  # the same for each attempt
+    assert len(made) == 40 and all(len(parents) == 1 for parents in made.values())  # the same for each attempt
     traces = {parent.split("-")[1] for parents in made.values() for parent in parents}
-    assert traces == {line["trace_id"] for line in log.lines(10)} and len(traces) == 10
+    assert traces == {line["trace_id"] for line in log.lines(40)} and len(traces) == 40
     assert any(len(agent.requests) for agent in agents if agent.name == "b")
 
 
