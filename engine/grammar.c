@@ -60,6 +60,8 @@ static int emit(enum grammar_kind kind, struct str source, struct grammar_nfa *n
         return emit_schema(n, source, err);
     case GRAMMAR_REGEX:
         return emit_regex(n, source, err);
+    case GRAMMAR_PARTS:
+        return error_set(err, E_UNSUPPORTED, "parts are not supported");
     }
     UNREACHABLE();
 }
