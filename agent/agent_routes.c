@@ -10,6 +10,7 @@
 #include "shared/net/api_error.h"
 #include "shared/net/model_card.h"
 #include "shared/net/peer_trust.h"
+#include "shared/web/web_pages.h"
 
 #include <string.h>
 
@@ -271,15 +272,18 @@ static const struct http_route routes[] = {
     {"GET", "/health", get_health},
     {"GET", "/ready", get_ready},
     {"GET", "/metrics", get_metrics},
+    {"GET", "/web/{file}", web_pages_handle},
 };
 
 /* ---- who may ask ---- */
 
-/* Probes and scrapers have no keys; what is for the fleet asks for the join key. */
+/* Probes and scrapers have no keys, nor has a browser that opens a page; what is for the fleet asks
+ * for the join key. */
 static bool is_open(struct str path)
 {
     return str_equal(path, STR("/health")) || str_equal(path, STR("/ready")) ||
-           str_equal(path, STR("/metrics")) || str_starts_with(path, STR("/lm/"));
+           str_equal(path, STR("/metrics")) || str_starts_with(path, STR("/lm/")) ||
+           web_pages_have(path);
 }
 
 static bool has_key(const struct option_list *keys, const struct http_request *r)

@@ -10,6 +10,7 @@
 #include "proxy/session_routes.h"
 #include "shared/base/check.h"
 #include "shared/base/json.h"
+#include "shared/web/web_pages.h"
 
 static void respond_status(struct http_exchange *x, struct worker *worker, bool ok)
 {
@@ -64,6 +65,7 @@ static const struct http_route routes[] = {
     {"GET", "/ready", get_ready},
     {"GET", "/metrics", proxy_metrics_handle},
     {"GET", "/lm/status", proxy_status_handle},
+    {"GET", "/web/{file}", web_pages_handle},
     {"GET", "/nodes/status", registry_embedded_status},
     {"POST", "/nodes/add", registry_embedded_add},
     {"POST", "/nodes/remove", admin_remove},

@@ -24,10 +24,11 @@ KERNEL_LINE = ["kernels/backend.h", "kernels/tensor.h", "kernels/quant.h"]
 ARROWS = {
     "shared/base/": ["shared/base/"],
     "shared/net/": ["shared/net/", "shared/base/"],
+    "shared/web/": ["shared/web/", "shared/net/", "shared/base/"],
     "kernels/": ["kernels/", "shared/base/"],
     "engine/": ["engine/", "shared/base/"] + KERNEL_LINE,
-    "agent/": ["agent/", "engine/", "shared/net/", "shared/base/"],
-    "proxy/": ["proxy/", "shared/net/", "shared/base/"],
+    "agent/": ["agent/", "engine/", "shared/web/", "shared/net/", "shared/base/"],
+    "proxy/": ["proxy/", "shared/web/", "shared/net/", "shared/base/"],
     "client/": ["client/", "shared/net/", "shared/base/"],
     "tests/": ["tests/", "agent/", "proxy/", "client/", "engine/", "kernels/", "shared/"],
 }
