@@ -204,19 +204,10 @@ int chat_messages_check(const struct json *messages, bool *must_rewrite, struct 
     return 0;
 }
 
-static void write_as_sent(struct json_writer *w, const struct json *value)
-{
-    struct buf text;
-    buf_init(&text, BUF_MAX_INTERNAL);
-    json_print(value, &text, false);
-    json_put_raw(w, buf_str(&text));
-    buf_deinit(&text);
-}
-
 static void write_content(struct json_writer *w, const struct json *content, enum role role)
 {
     if (json_type(content) != JSON_ARRAY) {
-        write_as_sent(w, content);
+        json_put_value(w, content);
         return;
     }
     struct buf text;
@@ -240,7 +231,7 @@ static void write_arguments(struct json_writer *w, const struct json *arguments)
     else if (text.len == 0)
         json_put_raw(w, STR("{}"));
     else
-        write_as_sent(w, arguments);
+        json_put_value(w, arguments);
     json_destroy(object);
 }
 
@@ -252,7 +243,7 @@ static void write_function(struct json_writer *w, const struct json *function)
         if (strcmp(json_name(m), "arguments") == 0 && is_string(m))
             write_arguments(w, m);
         else
-            write_as_sent(w, m);
+            json_put_value(w, m);
     }
     json_object_end(w);
 }
@@ -262,7 +253,7 @@ static void write_tool_calls(struct json_writer *w, const struct json *calls)
     json_array_begin(w);
     for (const struct json *c = json_first(calls); c; c = json_next(c)) {
         if (json_type(c) != JSON_OBJECT) {
-            write_as_sent(w, c);
+            json_put_value(w, c);
             continue;
         }
         json_object_begin(w);
@@ -271,7 +262,7 @@ static void write_tool_calls(struct json_writer *w, const struct json *calls)
             if (strcmp(json_name(m), "function") == 0 && json_type(m) == JSON_OBJECT)
                 write_function(w, m);
             else
-                write_as_sent(w, m);
+                json_put_value(w, m);
         }
         json_object_end(w);
     }
@@ -293,7 +284,7 @@ static void write_message(struct json_writer *w, const struct json *message)
         } else if (strcmp(json_name(m), "tool_calls") == 0 && json_type(m) == JSON_ARRAY) {
             write_tool_calls(w, m);
         } else {
-            write_as_sent(w, m);
+            json_put_value(w, m);
         }
     }
     if (!json_get(message, "content")) json_field_null(w, "content");

@@ -120,6 +120,12 @@ void json_put_raw(struct json_writer *w, struct str json)
     buf_append(w->out, json.data, json.len);
 }
 
+void json_put_value(struct json_writer *w, const struct json *v)
+{
+    item_begin(w);
+    json_print(v, w->out, false);
+}
+
 void json_field_null(struct json_writer *w, const char *name)
 {
     json_key(w, name);
