@@ -329,18 +329,24 @@ static int listen_first(struct agent *a, struct error *err)
     return 0;
 }
 
+static int take_keys(void *arg, const struct agent_config *fresh, struct error *err)
+{
+    struct agent *a = arg;
+    return guard_load(&a->guard, fresh, err);
+}
+
 static void on_reload(uv_signal_t *handle, int signo)
 {
-    const struct agent *a = handle->data;
+    struct agent *a = handle->data;
     (void)signo;
-    agent_config_reload(a->config);
+    agent_config_reload(a->config, take_keys, a);
 }
 
 static int start(struct agent *a, struct error *err)
 {
     int rc;
-    if ((rc = listen_first(a, err)) != 0 || (rc = create_registration(a, err)) != 0 ||
-        (rc = create_sessions(a, err)) != 0) {
+    if ((rc = guard_load(&a->guard, a->config, err)) != 0 || (rc = listen_first(a, err)) != 0 ||
+        (rc = create_registration(a, err)) != 0 || (rc = create_sessions(a, err)) != 0) {
         return rc;
     }
     if ((rc = loop_signals_start(&a->signals, a->loop, on_signal, a)) != 0) {
@@ -391,6 +397,7 @@ int agent_run(struct agent *a, const struct agent_config *config)
     loop_close_all(&loop);
     completion_service_deinit(&a->service);
     prefix_index_deinit(&a->prefixes);
+    guard_deinit(&a->guard);
     free(a->cors_origins);
     free(a->cors_methods);
     free(a->cors_headers);

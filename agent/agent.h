@@ -9,6 +9,7 @@
 #include "agent/completion.h"
 #include "agent/engine_bridge.h"
 #include "agent/engine_state.h"
+#include "agent/guard.h"
 #include "agent/prefix_index.h"
 #include "agent/registration.h"
 #include "agent/session_service.h"
@@ -22,6 +23,7 @@ struct agent {
     const struct agent_config *config;
     struct http_server *server;
     struct http_router router;
+    struct guard guard;
     char *cors_origins, *cors_methods, *cors_headers; // owned; the router's lists
     struct engine_bridge *bridge;
     struct text_worker *worker;

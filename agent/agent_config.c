@@ -41,9 +41,12 @@ static const struct option options[] = {
     {"allow-credentials", OPTION_FLAG, FIELD(allow_credentials), .group = "Server",
      .help = "let browsers send cookies and authorisation from other origins"},
     {"api-keys", OPTION_LIST, FIELD(api_keys), .arg = "KEY", .group = "Server",
-     .help = "keys of which requests must show one (Authorization: Bearer); by default none is "
-             "needed",
+     .help = "keys of which requests must show one (Authorization: Bearer, or x-api-key); by "
+             "default none is needed",
      .many = true, .secret = true},
+    {"api-key-file", OPTION_STRING, FIELD(api_key_file), .arg = "FILE", .group = "Server",
+     .help = "more of them, one a line or in the proxy's JSON; read again on SIGHUP",
+     .aliases = "api-keys-file"},
     {"log-level", OPTION_STRING, FIELD(log_level), .def = "info", .arg = "LEVEL", .group = "Server",
      .help = "error, warn, info, debug or trace; LMDeploy's names work too"},
 
@@ -320,11 +323,13 @@ void agent_config_deinit(struct agent_config *config)
     config_deinit(&agent_program, config);
 }
 
-void agent_config_reload(const struct agent_config *config)
+void agent_config_reload(const struct agent_config *config, agent_config_take *take, void *arg)
 {
     struct agent_config fresh = {0};
     struct error err = {0};
-    if (agent_config_parse(config->argc, config->argv, &fresh, &err) == CONFIG_RUN) {
+    int rc = agent_config_parse(config->argc, config->argv, &fresh, &err);
+    if (rc == CONFIG_RUN && take) rc = take(arg, &fresh, &err);
+    if (rc == CONFIG_RUN) {
         log_level_max = fresh.log_level_value;
         log_info("reloaded", "log_level=%s", fresh.log_level);
     } else {

@@ -29,6 +29,7 @@ struct agent_config {
     char *log_level;
     enum log_level log_level_value;
     struct option_list api_keys;
+    char *api_key_file;
     // Fleet
     struct option_list proxy_urls;
     char *redis_url;
@@ -82,9 +83,12 @@ FALLIBLE int agent_config_parse(int argc, char **argv, struct agent_config *conf
                                 struct error *err);
 void agent_config_deinit(struct agent_config *config);
 
-/* SIGHUP: reads command line, environment and file again and takes --log-level from them; the rest
- * stays as it is until a restart. A mistake in them changes nothing and is in the log. */
-void agent_config_reload(const struct agent_config *config);
+/* What else is taken from a reload; NULL: nothing. Negative and *err: nothing has changed. */
+typedef int agent_config_take(void *arg, const struct agent_config *fresh, struct error *err);
+/* SIGHUP: reads command line, environment and file again and takes --log-level from them, and what
+ * `take` wants; the rest stays as it is until a restart. A mistake in them changes nothing and is in
+ * the log. */
+void agent_config_reload(const struct agent_config *config, agent_config_take *take, void *arg);
 
 /* The process starts and watches agents instead of being one. */
 bool agent_config_is_launcher(const struct agent_config *config);

@@ -15,6 +15,7 @@
     X(COUNTER, requests_unavailable_total, "completion requests refused with 503")            \
     X(COUNTER, requests_failed_total, "completion requests that the engine could not finish") \
     X(COUNTER, requests_gone_total, "completion requests whose client left early")            \
+    X(COUNTER, requests_unauthorized_total, "requests refused: no key, or a wrong one")       \
     X(COUNTER, requests_duplicate_total, "requests refused because an attempt of them runs")  \
     X(COUNTER, prompt_tokens_total, "prompt tokens of accepted requests")                     \
     X(COUNTER, cached_tokens_total, "prompt tokens found in the prefix cache")                \

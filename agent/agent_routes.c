@@ -286,15 +286,6 @@ static bool is_open(struct str path)
            web_pages_have(path);
 }
 
-static bool has_key(const struct option_list *keys, const struct http_request *r)
-{
-    struct str given = peer_bearer_token(r);
-    bool found = false;
-    for (size_t i = 0; given.data && i < keys->count; i++)
-        found |= peer_secret_equals(given, str_of(keys->items[i])); // all, whichever it is
-    return found;
-}
-
 /* Routes whose handler asks for a dispatch itself. */
 static bool is_dispatched(const struct http_request *r)
 {
@@ -307,16 +298,12 @@ static bool admit(struct http_exchange *x, void *arg)
 {
     struct agent *a = arg;
     const struct http_request *r = http_exchange_request(x);
-    const struct option_list *keys = &a->config->api_keys;
-    bool may = keys->count == 0 || is_open(r->path) || has_key(keys, r);
+    struct api_error e;
+    bool may = is_open(r->path) || guard_check(&a->guard, r, a->config->model_name, &e) == 0;
     if (!may || !is_dispatched(r)) completion_dispatch_refused(&a->service, x);
     if (may) return true;
-    struct api_error e;
-    api_error_set(&e, 401, "invalid_api_key", NULL,
-                  "%s API key provided. Send one of the server's keys as 'Authorization: Bearer "
-                  "KEY'.",
-                  peer_bearer_token(r).data ? "Incorrect" : "No");
-    completion_respond_error(x, &e, false);
+    http_exchange_add_header(x, STR("x-lm-not-started"), STR("1"));
+    api_key_refuse(x, &e);
     return false;
 }
 

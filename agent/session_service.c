@@ -182,8 +182,8 @@ void session_service_identify(const struct session_service *s, const struct http
     bool is_trusted = peer_is_fleet(request, s->join_key);
     struct str none = {0};
     *out = (struct session_caller){.queue_tenant = peer_tenant(request, s->join_key)};
-    session_tenant(is_trusted ? http_headers_get(h, "x-lm-tenant") : none,
-                   peer_bearer_token(request), out->tenant);
+    session_tenant(is_trusted ? http_headers_get(h, "x-lm-tenant") : none, peer_api_key(request),
+                   out->tenant);
     struct str hop = http_headers_get(h, "x-lm-session");
     if (!is_trusted || !hop.data) return;
     out->has_hop = session_hop_parse(hop, &out->hop) == 0;

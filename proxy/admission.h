@@ -30,24 +30,13 @@
 
 #include "shared/base/hash_map.h"
 #include "shared/base/list.h"
+#include "shared/net/admission_class.h"
 #include "shared/net/api_error.h"
 
 #define ADMISSION_AGED_SHARE 8       // of so many tokens one goes to overdue classes
 #define ADMISSION_QUANTUM    2048    // tokens a tenant gets per round
 #define ADMISSION_TOKENS_MAX 1048576 // a ticket's estimate is cut to this
 #define ADMISSION_IDLE_LANES 64      // empty ones that keep their pace for Retry-After
-
-enum admission_class {
-    ADMISSION_SYSTEM,
-    ADMISSION_INTERACTIVE,
-    ADMISSION_DEFAULT,
-    ADMISSION_BULK,
-};
-#define ADMISSION_CLASSES 4
-
-extern const char *const admission_class_names[ADMISSION_CLASSES];
-/* E_INVALID: none of the names. */
-FALLIBLE int admission_class_parse(struct str name, enum admission_class *out);
 
 struct admission_limits {
     int64_t count;       // 0: nobody waits, whoever would is refused

@@ -53,6 +53,11 @@ static bool is_of_trace(struct str name)
     return str_equal_nocase(name, STR("traceparent")) || str_equal_nocase(name, STR("tracestate"));
 }
 
+static bool is_key(struct str name)
+{
+    return str_equal_nocase(name, STR("authorization")) || str_equal_nocase(name, STR("x-api-key"));
+}
+
 struct http_headers forward_request(struct arena *a, const struct http_request *request,
                                     bool keeps_authorization, struct str request_id, struct str via,
                                     const struct trace *trace)
@@ -64,7 +69,7 @@ struct http_headers forward_request(struct arena *a, const struct http_request *
     for (int i = 0; i < from->count; i++) {
         struct str name = from->items[i].name, value = from->items[i].value;
         if (!crosses(from, named, name) || str_equal_nocase(name, STR("x-request-id"))) continue;
-        if (!keeps_authorization && str_equal_nocase(name, STR("authorization"))) continue;
+        if (!keeps_authorization && is_key(name)) continue;
         if (trace->is_discarded && is_of_trace(name)) continue;
         if (str_equal_nocase(name, STR("x-forwarded-for"))) {
             if (hops.data)

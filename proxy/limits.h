@@ -25,10 +25,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "proxy/api_keys.h"
 #include "shared/base/hash_map.h"
 #include "shared/base/list.h"
 #include "shared/net/api_error.h"
+#include "shared/net/api_keys.h"
 
 struct limits_account;
 

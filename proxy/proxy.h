@@ -12,7 +12,7 @@
 
 #include "proxy/admission.h"
 #include "proxy/affinity.h"
-#include "proxy/api_keys.h"
+#include "proxy/api_key_ring.h"
 #include "proxy/hop_ids.h"
 #include "proxy/limits.h"
 #include "proxy/model_stats.h"

@@ -67,10 +67,12 @@ static const struct option options[] = {
      .aliases = "strategy"},
 
     {"api-keys", OPTION_LIST, FIELD(api_keys), .arg = "KEY", .group = "Keys and queue",
-     .help = "keys of which clients must show one, as Authorization: Bearer", .many = true,
-     .secret = true},
+     .help = "keys of which clients must show one (Authorization: Bearer, or x-api-key)",
+     .many = true, .secret = true},
     {"api-key-file", OPTION_STRING, FIELD(api_key_file), .arg = "FILE", .group = "Keys and queue",
-     .help = "keys with their models, classes and limits, in JSON; read again on SIGHUP"},
+     .help = "keys, one a line, or with their models, classes and limits in JSON; read again on "
+             "SIGHUP",
+     .aliases = "api-keys-file"},
     {"api-keys-redis", OPTION_FLAG, FIELD(api_keys_redis), .group = "Keys and queue",
      .help = "also take keys from the hash lm:keys in Redis"},
     {"queue-max", OPTION_INT, FIELD(queue_max), .def = "1024", .min = 0, .max = 1 << 20, .arg = "N",
@@ -160,11 +162,6 @@ static int check_keys(const struct proxy_config *c, struct error *err)
 {
     if (c->api_keys_redis && !c->redis_url) {
         return error_set(err, E_INVALID, "--api-keys-redis needs --redis-url");
-    }
-    for (size_t i = 0; i < c->api_keys.count; i++) {
-        if (c->api_keys.items[i][0] == 0) {
-            return error_set(err, E_INVALID, "--api-keys: a key is empty");
-        }
     }
     return 0;
 }

@@ -10,7 +10,7 @@
 
 #include <uv.h>
 
-#include "proxy/api_keys.h"
+#include "proxy/api_key_ring.h"
 #include "proxy/limits.h"
 
 struct quota_redis;

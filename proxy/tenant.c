@@ -7,6 +7,5 @@ void tenant_name(const struct http_request *request, const char *key_id,
 {
     bool has_key = key_id[0] != 0;
     struct str none = {0};
-    session_tenant(has_key ? str_of(key_id) : none, has_key ? none : peer_bearer_token(request),
-                   out);
+    session_tenant(has_key ? str_of(key_id) : none, has_key ? none : peer_api_key(request), out);
 }

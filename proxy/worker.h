@@ -10,7 +10,7 @@
 
 #include "proxy/admission.h"
 #include "proxy/affinity.h"
-#include "proxy/api_keys.h"
+#include "proxy/api_key_ring.h"
 #include "proxy/fleet.h"
 #include "proxy/ledger.h"
 #include "proxy/prober.h"

@@ -46,6 +46,12 @@ void api_error_print(struct buf *out, const struct api_error *e)
     json_field_text(&w, "type", type_of(e));
     json_field_text(&w, "param", e->param[0] ? e->param : NULL);
     json_field_int(&w, "code", e->status);
+    if (e->status == 401) {
+        json_key(&w, "detail");
+        json_object_begin(&w);
+        print_error_object(&w, e);
+        json_object_end(&w);
+    }
     json_object_end(&w);
 }
 

@@ -3,6 +3,7 @@
  *     {"error":{"message":..,"type":..,"param":..,"code":..},
  *      "object":"error","message":..,"code":404}
  *
+ * A 401 has "detail":{"error":{..}} as well, where clients of LMDeploy up to 0.9 look for it.
  * All four keys of `error` are always there. Messages say what was wrong and what to do. */
 #ifndef LM_NET_API_ERROR_H
 #define LM_NET_API_ERROR_H

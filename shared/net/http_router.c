@@ -13,6 +13,14 @@
 #define REQUEST_ID_MAX    128
 #define REQUEST_ID_CHARS  24
 #define PREFLIGHT_MAX_AGE "600"
+#define ALL_METHODS       "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+#define SAFE_HEADERS      "Accept, Accept-Language, Content-Language, Content-Type" // always allowed
+/* What scripts may read of an answer beside the few headers that they always may. */
+#define EXPOSED_HEADERS                                                                        \
+    "x-request-id, retry-after, x-should-retry, openai-processing-ms, x-lm-session-id, "       \
+    "x-lm-session-new, x-lm-session-moved, x-lm-durable, x-ratelimit-limit-requests, "         \
+    "x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens, " \
+    "x-ratelimit-reset-requests, x-ratelimit-reset-tokens"
 
 const struct http_cors http_cors_default = {
     .origins = "*",
@@ -61,7 +69,7 @@ static bool list_has(const char *list, struct str wanted)
 
 static bool is_any(const char *list)
 {
-    return list && strcmp(list, "*") == 0;
+    return !list || list_has(list, STR("*"));
 }
 
 static bool origin_allowed(const struct http_cors *cors, struct str origin)
@@ -81,7 +89,7 @@ static void add_cors_headers(struct http_exchange *x, const struct http_cors *co
     if (cors->credentials) {
         http_exchange_add_header(x, STR("access-control-allow-credentials"), STR("true"));
     }
-    http_exchange_add_header(x, STR("access-control-expose-headers"), STR("x-request-id"));
+    http_exchange_add_header(x, STR("access-control-expose-headers"), STR(EXPOSED_HEADERS));
 }
 
 /* A preflight asks on behalf of a request that a browser is about to send. */
@@ -92,35 +100,80 @@ static bool is_preflight(const struct http_request *r, const struct http_cors *c
            http_headers_get(&r->headers, "access-control-request-method").data;
 }
 
+static bool list_has_nocase(const char *list, struct str wanted)
+{
+    struct str rest = str_of(list), item;
+    while (str_split(&rest, ',', &item)) {
+        if (str_equal_nocase(str_trim(item), wanted)) return true;
+    }
+    return false;
+}
+
+static bool headers_allowed(const struct http_cors *cors, struct str wanted)
+{
+    struct str name;
+    while (!is_any(cors->headers) && str_split(&wanted, ',', &name)) {
+        name = str_trim(name);
+        if (!list_has_nocase(SAFE_HEADERS, name) && !list_has_nocase(cors->headers, name))
+            return false;
+    }
+    return true;
+}
+
+/* What a preflight asks for and may not: "origin, headers"; "" if it may all. */
+static void list_failures(const struct http_request *r, const struct http_cors *cors,
+                          const char *methods, char out[64])
+{
+    struct str origin = http_headers_get(&r->headers, "origin");
+    struct str method = http_headers_get(&r->headers, "access-control-request-method");
+    struct str headers = http_headers_get(&r->headers, "access-control-request-headers");
+    const struct {
+        bool is_allowed;
+        const char *name;
+    } checks[] = {
+        {origin_allowed(cors, origin), "origin"},
+        {list_has(methods, method), "method"},
+        {headers_allowed(cors, headers), "headers"},
+    };
+    size_t len = 0;
+    out[0] = 0;
+    for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) {
+        if (checks[i].is_allowed) continue;
+        len += (size_t)snprintf(out + len, 64 - len, "%s%s", len ? ", " : "", checks[i].name);
+    }
+}
+
+static void add_allowed_headers(struct http_exchange *x, const struct http_cors *cors)
+{
+    struct str name = STR("access-control-allow-headers");
+    struct str wanted = http_headers_get(&x->request.headers, "access-control-request-headers");
+    if (!is_any(cors->headers)) {
+        const char *both = arena_printf(&x->arena, "%s, %s", SAFE_HEADERS, cors->headers);
+        http_exchange_add_header(x, name, str_of(both));
+    } else if (wanted.data) {
+        http_exchange_add_header(x, name, wanted);
+    }
+}
+
 static void answer_preflight(struct http_exchange *x, const struct http_cors *cors)
 {
-    const struct http_headers *headers = &x->request.headers;
-    struct str origin = http_headers_get(headers, "origin");
-    struct str method = http_headers_get(headers, "access-control-request-method");
-    struct str wanted = http_headers_get(headers, "access-control-request-headers");
-    static const char all_methods[] = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
-    const char *methods = is_any(cors->methods) || !cors->methods ? all_methods : cors->methods;
-
-    if (!origin_allowed(cors, origin)) {
-        http_respond(x, 400, "text/plain; charset=utf-8", STR("Disallowed CORS origin"));
-        return;
-    }
-    if (!list_has(methods, method)) {
-        http_respond(x, 400, "text/plain; charset=utf-8", STR("Disallowed CORS method"));
-        return;
-    }
+    struct str origin = http_headers_get(&x->request.headers, "origin");
+    const char *methods = is_any(cors->methods) ? ALL_METHODS : cors->methods;
     bool wildcard = is_any(cors->origins) && !cors->credentials;
-    http_exchange_add_header(x, STR("access-control-allow-origin"), wildcard ? STR("*") : origin);
-    http_exchange_add_header(x, STR("vary"), STR("Origin"));
+    char failures[64], text[96];
+    list_failures(&x->request, cors, methods, failures);
+    if (origin_allowed(cors, origin))
+        http_exchange_add_header(x, STR("access-control-allow-origin"),
+                                 wildcard ? STR("*") : origin);
+    if (!wildcard) http_exchange_add_header(x, STR("vary"), STR("Origin"));
     http_exchange_add_header(x, STR("access-control-allow-methods"), str_of(methods));
     http_exchange_add_header(x, STR("access-control-max-age"), STR(PREFLIGHT_MAX_AGE));
-    bool any_header = is_any(cors->headers) || !cors->headers;
-    struct str allowed = any_header ? wanted : str_of(cors->headers);
-    if (allowed.data) http_exchange_add_header(x, STR("access-control-allow-headers"), allowed);
-    if (cors->credentials) {
+    add_allowed_headers(x, cors);
+    if (cors->credentials)
         http_exchange_add_header(x, STR("access-control-allow-credentials"), STR("true"));
-    }
-    http_respond(x, 200, "text/plain; charset=utf-8", STR("OK"));
+    snprintf(text, sizeof text, "Disallowed CORS %s", failures);
+    http_respond(x, failures[0] ? 400 : 200, "text/plain; charset=utf-8",
+                 failures[0] ? str_of(text) : STR("OK"));
 }
 
 /* ---- routes ---- */

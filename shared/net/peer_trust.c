@@ -28,12 +28,20 @@ struct str peer_bearer_token(const struct http_request *request)
     return str_trim((struct str){value.data + scheme.len, value.len - scheme.len});
 }
 
+struct str peer_api_key(const struct http_request *request)
+{
+    struct str token = peer_bearer_token(request);
+    if (token.len > 0) return token;
+    struct str key = http_headers_get(&request->headers, "x-api-key");
+    return key.data ? str_trim(key) : token;
+}
+
 uint64_t peer_tenant(const struct http_request *request, const char *join_key)
 {
     struct str tenant = {0};
     if (peer_is_fleet(request, join_key)) {
         tenant = http_headers_get(&request->headers, "x-lm-tenant");
     }
-    if (!tenant.data) tenant = peer_bearer_token(request);
+    if (!tenant.data) tenant = peer_api_key(request);
     return tenant.len > 0 ? hash_bytes(tenant.data, tenant.len) : 0;
 }

@@ -16,7 +16,10 @@ bool peer_is_fleet(const struct http_request *request, const char *join_key);
 /* What follows "Bearer " in the Authorization header, or data NULL. */
 struct str peer_bearer_token(const struct http_request *request);
 
-/* Whose turn it is when requests wait: a hash of x-lm-tenant from the fleet, else of the bearer token,
+/* The client's key: the bearer token or, as Anthropic's clients send it, x-api-key; data NULL: none. */
+struct str peer_api_key(const struct http_request *request);
+
+/* Whose turn it is when requests wait: a hash of x-lm-tenant from the fleet, else of the client's key,
  * else 0. The name itself is not kept. */
 uint64_t peer_tenant(const struct http_request *request, const char *join_key);
 

@@ -72,6 +72,29 @@ static void test_nulls_and_types(void)
     json_destroy(root);
 }
 
+/* OpenAI's clients read `error`, LMDeploy's of the reference's time `detail.error`. */
+static void test_unauthorized(void)
+{
+    struct api_error e;
+    api_error_set(&e, 401, "invalid_api_key", NULL, "m");
+    struct json *root = print_and_parse(&e);
+    const struct json *both[] = {json_get(root, "error"),
+                                 json_get(json_get(root, "detail"), "error")};
+    for (size_t i = 0; i < ARRAY_LEN(both); i++) {
+        NEED(both[i] != NULL);
+        EXPECT_STR(text_of(both[i], "message"), "m");
+        EXPECT_STR(text_of(both[i], "type"), "invalid_request_error");
+        EXPECT_STR(text_of(both[i], "code"), "invalid_api_key");
+        EXPECT(is_null(both[i], "param"));
+    }
+    EXPECT(json_number(json_get(root, "code")) == 401);
+    json_destroy(root);
+    api_error_set(&e, 403, NULL, NULL, "m");
+    root = print_and_parse(&e);
+    EXPECT(json_get(root, "detail") == NULL);
+    json_destroy(root);
+}
+
 /* Whatever stands in a message, the body is JSON; what is too long is cut. */
 static void test_hostile_text(void)
 {
@@ -127,6 +150,7 @@ int main(void)
 {
     RUN(test_full);
     RUN(test_nulls_and_types);
+    RUN(test_unauthorized);
     RUN(test_hostile_text);
     RUN(test_event);
     RUN(test_respond);

@@ -157,7 +157,7 @@ static void test_cors_default(void)
     const char *text = fetch("GET /v1/models", ORIGIN);
     EXPECT(has(text, "access-control-allow-origin: *\r\n"));
     EXPECT(has(text, "access-control-allow-credentials: true\r\n"));
-    EXPECT(has(text, "access-control-expose-headers: x-request-id\r\n"));
+    EXPECT(has(text, "access-control-expose-headers: x-request-id, retry-after, "));
     text = fetch("GET /v1/models", ORIGIN "Cookie: a=b\r\n"); // with cookies by name
     EXPECT(has(text, "access-control-allow-origin: http://web.example\r\nvary: Origin\r\n"));
     EXPECT(
@@ -191,8 +191,10 @@ static void test_cors_listed(void)
     text = fetch("GET /v1/models", "Origin: http://evil.example\r\n");
     EXPECT_INT(first_status(text), 200); // served; the browser keeps it from the page
     EXPECT(strstr(text, "access-control") == NULL);
-    text = fetch("OPTIONS /v1/chat", PREFLIGHT "Access-Control-Request-Headers: x-other\r\n");
-    EXPECT(has(text, "access-control-allow-headers: authorization\r\n"));
+    text = fetch("OPTIONS /v1/chat", PREFLIGHT "Access-Control-Request-Headers: Authorization\r\n");
+    EXPECT_INT(first_status(text), 200);
+    EXPECT(has(text, "access-control-allow-headers: Accept, Accept-Language, Content-Language, "
+                     "Content-Type, authorization\r\n"));
     EXPECT(has(text, "access-control-allow-methods: GET,POST\r\n"));
     text = fetch("OPTIONS /v1/chat",
                  "Origin: http://evil.example\r\nAccess-Control-Request-Method: POST\r\n");
@@ -206,6 +208,105 @@ static void test_cors_listed(void)
     stop_router();
 }
 
+/* Answers of Starlette 0.41, LMDeploy's CORS middleware, to the same preflights. */
+static void test_preflights(void)
+{
+    static const struct {
+        struct http_cors cors;
+        const char *origin, *method, *headers;           // headers NULL: none
+        const char *allow_origin, *allow_headers, *text; // NULL: no such header
+        bool varies;
+    } rows[] = {
+        {{"*", "*", "*", false}, "http://a", "POST", "x-b", "*", "x-b", "OK", false},
+        {{"*", "*", "*", false}, "null", "GET", NULL, "*", NULL, "OK", false},
+        {{"*", "*", "*", true}, "http://a", "POST", "x-b", "http://a", "x-b", "OK", true},
+        {{"http://b,*", "*", "*", false}, "http://a", "POST", NULL, "*", NULL, "OK", false},
+        {{"http://a", "*", "*", false}, "http://a", "PUT", NULL, "http://a", NULL, "OK", true},
+        {{"http://a", "*", "*", false},
+         "http://A",
+         "PUT",
+         NULL,
+         NULL,
+         NULL,
+         "Disallowed CORS origin",
+         true},
+        {{"http://a", "*", "*", true},
+         "http://a.evil",
+         "PUT",
+         "x",
+         NULL,
+         "x",
+         "Disallowed CORS origin",
+         true},
+        {{"*", "GET", "*", false},
+         "http://a",
+         "POST",
+         NULL,
+         "*",
+         NULL,
+         "Disallowed CORS method",
+         false},
+        {{"*", "*", "*", false},
+         "http://a",
+         "TRACE",
+         NULL,
+         "*",
+         NULL,
+         "Disallowed CORS method",
+         false},
+        {{"*", "*", "x-c", false},
+         "http://a",
+         "GET",
+         "X-C, content-type",
+         "*",
+         "Accept, Accept-Language, Content-Language, Content-Type, x-c",
+         "OK",
+         false},
+        {{"*", "*", "x-c", false},
+         "http://a",
+         "GET",
+         "x-c, x-d",
+         "*",
+         "Accept, Accept-Language, Content-Language, Content-Type, x-c",
+         "Disallowed CORS headers",
+         false},
+        {{"http://b", "GET", "x-c", false},
+         "http://a",
+         "POST",
+         "x-d",
+         NULL,
+         "Accept, Accept-Language, Content-Language, Content-Type, x-c",
+         "Disallowed CORS origin, method, headers",
+         true},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char asked[300], wanted[300];
+        start_router(rows[i].cors);
+        snprintf(asked, sizeof asked, "Origin: %s\r\nAccess-Control-Request-Method: %s\r\n%s%s%s",
+                 rows[i].origin, rows[i].method,
+                 rows[i].headers ? "Access-Control-Request-Headers: " : "",
+                 rows[i].headers ? rows[i].headers : "", rows[i].headers ? "\r\n" : "");
+        const char *text = fetch("OPTIONS /v1/chat", asked);
+        EXPECT_INT(first_status(text), strcmp(rows[i].text, "OK") == 0 ? 200 : 400);
+        snprintf(wanted, sizeof wanted, "\r\n\r\n%s", rows[i].text);
+        EXPECT(has(text, wanted));
+        EXPECT(has(text, "content-type: text/plain; charset=utf-8\r\n"));
+        EXPECT(has(text, "access-control-max-age: 600\r\n"));
+        EXPECT((strstr(text, "vary: Origin\r\n") != NULL) == rows[i].varies);
+        EXPECT((strstr(text, "access-control-allow-credentials: true") != NULL) ==
+               rows[i].cors.credentials);
+        snprintf(wanted, sizeof wanted, "access-control-allow-origin: %s\r\n",
+                 rows[i].allow_origin ? rows[i].allow_origin : "");
+        if (rows[i].allow_origin) EXPECT(has(text, wanted));
+        if (!rows[i].allow_origin) EXPECT(!strstr(text, "access-control-allow-origin"));
+        snprintf(wanted, sizeof wanted, "access-control-allow-headers: %s\r\n",
+                 rows[i].allow_headers ? rows[i].allow_headers : "");
+        if (rows[i].allow_headers) EXPECT(has(text, wanted));
+        if (!rows[i].allow_headers) EXPECT(!strstr(text, "access-control-allow-headers"));
+        stop_router();
+    }
+}
+
 int main(void)
 {
     RUN(test_routes);
@@ -214,5 +315,6 @@ int main(void)
     RUN(test_request_id);
     RUN(test_cors_default);
     RUN(test_cors_listed);
+    RUN(test_preflights);
     return TEST_END();
 }

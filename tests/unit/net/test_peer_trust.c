@@ -54,6 +54,18 @@ static void test_bearer(void)
     }
 }
 
+static void test_keys(void)
+{
+    struct http_request r = request_of(true, "X-Api-Key", " abc ");
+    EXPECT(str_equal(peer_api_key(&r), STR("abc")) && !peer_bearer_token(&r).data);
+    items[r.headers.count++] = (struct http_header){STR("Authorization"), STR("Bearer d")};
+    EXPECT(str_equal(peer_api_key(&r), STR("d"))); // what is said first in OpenAI's world
+    items[1].value = STR("Basic d");
+    EXPECT(str_equal(peer_api_key(&r), STR("abc")));
+    r = request_of(true, NULL, NULL);
+    EXPECT(!peer_api_key(&r).data);
+}
+
 static void test_tenants(void)
 {
     struct http_request none = request_of(true, NULL, NULL);
@@ -75,6 +87,7 @@ int main(void)
     RUN(test_secrets);
     RUN(test_fleet);
     RUN(test_bearer);
+    RUN(test_keys);
     RUN(test_tenants);
     return TEST_END();
 }

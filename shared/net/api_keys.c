@@ -1,10 +1,9 @@
 #define LOG_MODULE "keys"
-#include "proxy/api_keys.h"
+#include "shared/net/api_keys.h"
 
-#include "proxy/api_key_parse.h"
-#include "proxy/proxy_metrics.h"
 #include "shared/base/check.h"
 #include "shared/base/log.h"
+#include "shared/net/api_key_parse.h"
 #include "shared/net/peer_trust.h"
 
 #include <errno.h>
@@ -14,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define RETRY_AFTER_S 1
+#define SCANNED_BODY_BYTES ((size_t)64 << 10) // for a key that stands there
 
 /* ---- a set ---- */
 
@@ -133,12 +132,15 @@ static int load_file(const char *path, struct api_key_list *list, struct error *
     return rc < 0 ? error_prefix(err, rc, "--api-key-file '%s'", path) : 0;
 }
 
-static int load_options(const struct proxy_config *config, struct api_key_list *list,
+static int load_options(const struct option_list *keys, struct api_key_list *list,
                         struct error *err)
 {
-    for (size_t i = 0; i < config->api_keys.count; i++) {
+    for (size_t i = 0; i < keys->count; i++) {
         struct api_key key;
-        api_key_plain(str_of(config->api_keys.items[i]), &key);
+        if (keys->items[i][0] == 0) {
+            return error_set(err, E_INVALID, "--api-keys: a key is empty");
+        }
+        api_key_plain(str_of(keys->items[i]), &key);
         int rc = api_key_list_add(list, &key, err);
         if (rc < 0) return error_prefix(err, rc, "--api-keys");
     }
@@ -163,17 +165,17 @@ static int add_all(struct api_keys *k, const struct api_key_list *list, int from
     return 0;
 }
 
-int api_keys_load(const struct proxy_config *config, struct api_keys **out, struct error *err)
+int api_keys_load(const struct api_key_source *source, struct api_keys **out, struct error *err)
 {
     struct api_keys *k = create();
     struct api_key_list list;
     api_key_list_init(&list, &k->arena);
-    int rc = load_options(config, &list, err);
+    int rc = load_options(source->keys, &list, err);
     int from_file = list.count;
-    if (rc == 0 && config->api_key_file) rc = load_file(config->api_key_file, &list, err);
-    if (rc == 0) rc = add_all(k, &list, from_file, config->api_key_file, err);
-    if (rc == 0 && config->api_key_file && list.count == from_file) {
-        rc = error_set(err, E_INVALID, "--api-key-file '%s' holds no keys", config->api_key_file);
+    if (rc == 0 && source->file) rc = load_file(source->file, &list, err);
+    if (rc == 0) rc = add_all(k, &list, from_file, source->file, err);
+    if (rc == 0 && source->file && list.count == from_file) {
+        rc = error_set(err, E_INVALID, "--api-key-file '%s' holds no keys", source->file);
     }
     api_key_list_deinit(&list);
     if (rc < 0) {
@@ -271,126 +273,58 @@ int api_key_check_model(const struct api_key *key, struct str model, struct api_
                          model.data);
 }
 
+/* ---- refusing ---- */
+
+static bool query_has_key(struct str query)
+{
+    static const char *const names[] = {"api_key", "api-key", "apikey", "key", "access_token"};
+    struct str field, name;
+    while (str_split(&query, '&', &field)) {
+        if (!memchr(field.data, '=', field.len) || !str_split(&field, '=', &name)) continue;
+        for (size_t i = 0; i < ARRAY_LEN(names); i++)
+            if (str_equal_nocase(name, str_of(names[i]))) return true;
+    }
+    return false;
+}
+
+static bool body_has_key(struct str body)
+{
+    static const char member[] = "\"api_key\"";
+    size_t len = body.len < SCANNED_BODY_BYTES ? body.len : SCANNED_BODY_BYTES;
+    return len > 0 && memmem(body.data, len, member, sizeof member - 1);
+}
+
+/* What went wrong, for somebody who thinks that a key was sent. */
+static const char *explain(const struct http_request *request)
+{
+    struct str authorization = http_headers_get(&request->headers, "authorization");
+    if (peer_api_key(request).len > 0) return "Incorrect API key provided.";
+    if (authorization.len >= 5 &&
+        str_equal_nocase((struct str){authorization.data, 5}, STR("Basic")))
+        return "Basic authorization isn't read here.";
+    if (authorization.len > 0) return "The Authorization header has no 'Bearer ' before a key.";
+    if (http_headers_get(&request->headers, "api-key").data)
+        return "The header 'api-key' isn't read here.";
+    if (query_has_key(request->query))
+        return "A key in the URL isn't read, and may end up in logs.";
+    if (body_has_key(request->body)) return "A key in the body isn't read.";
+    return "You didn't provide an API key.";
+}
+
+int api_key_error(const struct http_request *request, struct api_error *error)
+{
+    /* The last sentence is LMDeploy's, word for word. */
+    return api_error_set(
+        error, 401, "invalid_api_key", NULL,
+        "%s Send it in the header 'Authorization: Bearer KEY'. Please request with "
+        "valid api key!",
+        explain(request));
+}
+
 void api_key_refuse(struct http_exchange *x, const struct api_error *error)
 {
     if (error->status == 401) {
         http_exchange_add_header(x, STR("www-authenticate"), STR("Bearer"));
     }
     api_error_respond(x, error);
-}
-
-/* ---- the current set ---- */
-
-static bool wants_keys(const struct api_keys *base, const struct proxy_config *config)
-{
-    return base->count > 0 || config->api_key_file || config->api_keys_redis;
-}
-
-int api_key_ring_init(struct api_key_ring *r, const struct proxy_config *config, struct error *err)
-{
-    struct api_keys *base;
-    int rc = api_keys_load(config, &base, err);
-    if (rc < 0) return rc;
-    *r = (struct api_key_ring){
-        .base = base,
-        .current = api_keys_ref(base),
-    };
-    atomic_init(&r->required, wants_keys(base, config));
-    atomic_init(&r->generation, 1);
-    atomic_init(&r->awaits_redis, config->api_keys_redis);
-    CHECK(pthread_mutex_init(&r->lock, NULL) == 0);
-    if (r->required) log_info("keys are required", "known=%d", base->count);
-    return 0;
-}
-
-void api_key_ring_deinit(struct api_key_ring *r)
-{
-    api_keys_unref(r->current);
-    api_keys_unref(r->base);
-    api_keys_unref(r->redis);
-    pthread_mutex_destroy(&r->lock);
-}
-
-/* Threads take the new set with their next request. */
-static void swap(struct api_key_ring *r)
-{
-    struct api_keys *next = r->redis ? api_keys_combine(r->base, r->redis) : api_keys_ref(r->base);
-    pthread_mutex_lock(&r->lock);
-    struct api_keys *old = r->current;
-    r->current = next;
-    atomic_fetch_add(&r->generation, 1);
-    pthread_mutex_unlock(&r->lock);
-    api_keys_unref(old);
-}
-
-int api_key_ring_reload(struct api_key_ring *r, const struct proxy_config *config,
-                        struct error *err)
-{
-    struct api_keys *base;
-    int rc = api_keys_load(config, &base, err);
-    if (rc < 0) return rc;
-    api_keys_unref(r->base);
-    r->base = base;
-    swap(r);
-    if (wants_keys(base, config)) atomic_store(&r->required, true);
-    log_info("keys loaded", "known=%d", r->current->count);
-    return 0;
-}
-
-void api_key_ring_set_rows(struct api_key_ring *r, const struct api_key_row *rows, size_t count)
-{
-    if (count == 0 && r->redis && r->redis->count > 0) {
-        log_warn("lm:keys is empty", "known=%d: going on with what is known", r->redis->count);
-        return;
-    }
-    int skipped;
-    struct error why = {0};
-    struct api_keys *redis = api_keys_from_rows(rows, count, &skipped, &why);
-    if (skipped > 0) log_warn("keys ignored", "rows=%d first=\"%s\"", skipped, why.text);
-    api_keys_unref(r->redis);
-    r->redis = redis;
-    swap(r);
-    atomic_store(&r->awaits_redis, false);
-    log_info("keys read from Redis", "rows=%zu known=%d", count, r->current->count);
-}
-
-const struct api_keys *api_key_ring_current(struct api_key_ring *r, struct api_key_view *view)
-{
-    uint64_t generation = atomic_load_explicit(&r->generation, memory_order_acquire);
-    if (view->generation == generation) return view->keys;
-    pthread_mutex_lock(&r->lock);
-    struct api_keys *keys = api_keys_ref(r->current);
-    view->generation = atomic_load(&r->generation);
-    pthread_mutex_unlock(&r->lock);
-    api_keys_unref(view->keys);
-    view->keys = keys;
-    return keys;
-}
-
-void api_key_view_deinit(struct api_key_view *view)
-{
-    api_keys_unref(view->keys);
-    *view = (struct api_key_view){0};
-}
-
-int api_key_ring_authorize(struct api_key_ring *r, struct api_key_view *view,
-                           const struct http_request *request, const struct api_key **key,
-                           struct api_error *error)
-{
-    *key = NULL;
-    if (!r->required) return 0;
-    struct str token = peer_bearer_token(request);
-    *key = api_keys_find(api_key_ring_current(r, view), token);
-    if (*key) return 0;
-    if (token.len > 0 && atomic_load(&r->awaits_redis)) {
-        api_error_set(error, 503, "service_unavailable", NULL,
-                      "The keys haven't been read yet. Please retry shortly.");
-        error->retry_after_s = RETRY_AFTER_S;
-        return -1;
-    }
-    metric_add(&proxy_metrics.requests_unauthorized_total, 1);
-    /* The last sentence is LMDeploy's, word for word. */
-    return api_error_set(
-        error, 401, "invalid_api_key", NULL, "%s Please request with valid api key!",
-        token.len > 0 ? "Incorrect API key provided." : "You didn't provide an API key.");
 }

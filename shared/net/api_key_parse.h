@@ -1,9 +1,9 @@
-/* api_key_parse.h - records of keys out of JSON; internal to api_keys.c. */
-#ifndef LM_PROXY_API_KEY_PARSE_H
-#define LM_PROXY_API_KEY_PARSE_H
+/* api_key_parse.h - keys out of the text of a file, or of rows of JSON; internal to api_keys.c. */
+#ifndef LM_NET_API_KEY_PARSE_H
+#define LM_NET_API_KEY_PARSE_H
 
-#include "proxy/api_keys.h"
 #include "shared/base/hash_map.h"
+#include "shared/net/api_keys.h"
 
 struct api_key_list {
     struct arena *arena; // of the strings

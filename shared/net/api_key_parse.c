@@ -1,4 +1,4 @@
-#include "proxy/api_key_parse.h"
+#include "shared/net/api_key_parse.h"
 
 #include "shared/base/check.h"
 #include "shared/base/hash.h"
@@ -9,6 +9,7 @@
 
 #define KEYS_OF_ONE_ID_MAX 16
 #define LIMIT_MAX          (INT64_C(1) << 53)
+#define PLAIN_KEY_BYTES    1024
 
 void api_key_list_init(struct api_key_list *list, struct arena *arena)
 {
@@ -256,15 +257,51 @@ static int parse_array(struct api_key_list *list, struct str text, struct error 
     return rc;
 }
 
+/* A key, or "sha256:" and its digest. What a header can't carry, or a person mistyped, is no key. */
+static int add_plain_line(struct api_key_list *list, struct str line, struct error *err)
+{
+    struct api_key key;
+    struct str digest = STR("sha256:");
+    if (str_starts_with(line, digest)) {
+        key = (struct api_key){.class = ADMISSION_DEFAULT, .max_class = ADMISSION_INTERACTIVE};
+        line = (struct str){line.data + digest.len, line.len - digest.len};
+        if (digest_parse(str_trim(line), key.digest) < 0) {
+            return error_set(err, E_INVALID, "'sha256:' wants %d hex digits", DIGEST_DIGITS);
+        }
+        default_id(&key);
+        return api_key_list_add(list, &key, err);
+    }
+    bool is_plain = line.len <= PLAIN_KEY_BYTES;
+    for (size_t i = 0; is_plain && i < line.len; i++)
+        is_plain = line.data[i] > ' ' && line.data[i] < 0x7f;
+    if (!is_plain) {
+        return error_set(err, E_INVALID,
+                         "a key has at most %d printable ASCII characters and no spaces",
+                         PLAIN_KEY_BYTES);
+    }
+    api_key_plain(line, &key);
+    list->has_plain_keys = true;
+    return api_key_list_add(list, &key, err);
+}
+
+static int add_json_line(struct api_key_list *list, struct str line, struct error *err)
+{
+    struct json *v = json_parse(line.data, line.len, err);
+    int rc = v ? add_record(list, v, err) : E_FORMAT;
+    json_destroy(v);
+    return rc;
+}
+
+/* The first line decides for all: a damaged record among others must not become a key. */
 static int parse_lines(struct api_key_list *list, struct str text, struct error *err)
 {
+    int (*add)(struct api_key_list *, struct str, struct error *) = NULL;
     struct str line;
     for (int number = 1; str_split(&text, '\n', &line); number++) {
         line = str_trim(line);
         if (line.len == 0 || line.data[0] == '#') continue;
-        struct json *v = json_parse(line.data, line.len, err);
-        int rc = v ? add_record(list, v, err) : E_FORMAT;
-        json_destroy(v);
+        if (!add) add = line.data[0] == '{' ? add_json_line : add_plain_line;
+        int rc = add(list, line, err);
         if (rc < 0) return error_prefix(err, rc, "line %d", number);
     }
     return 0;

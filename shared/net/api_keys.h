@@ -1,31 +1,31 @@
-/* api_keys.h - who may use the proxy: keys of --api-keys, of --api-key-file and of the Redis hash
- * lm:keys, known here by their SHA-256 only.
+/* api_keys.h - who may use a program: keys of --api-keys, of --api-key-file and of the proxies' Redis
+ * hash lm:keys, known here by their SHA-256 only.
  *
- * A set is immutable and reference-counted. The ring holds the current one; a reload builds a new
- * set and swaps it in, a reload that fails changes nothing. Each loop thread keeps a reference of
- * its own, which api_key_ring_current() renews when the set has changed (one atomic load when it
- * hasn't): a key that it finds is valid until the thread's next call. What outlives that is copied:
- * id, class, and the account in limits.h.
+ * A set is immutable and reference-counted: whoever reads keys again builds a new one and swaps it in,
+ * and a mistake in what was read changes nothing.
  *
- * File (--api-key-file): a JSON array of objects, or one object a line (blank lines and lines that
- * begin with # are skipped):
+ * File (--api-key-file): a JSON array of objects, or one object a line, or one key a line, plain or as
+ * sha256:<64 hex>. Blank lines and lines that begin with # are skipped.
  *     {"id":"team-a", "sha256":"<64 hex>" or "key":"sk-...", "models":["m","llama-*"],
  *      "class":"default", "max_class":"interactive", "rpm":600, "tpm":200000, "streams":32}
  * id and one of sha256 and key are required; either may be a list, so that an old key and a new one
  * work side by side. class: of requests that ask for none; max_class: the best they may ask for
  * (the same as class where only that is given, else interactive). "disabled":true shuts a key out.
+ * Classes and limits are the proxy's to keep; an agent looks at key, models and disabled.
  * Redis: HSET lm:keys <sha256 hex> '<the same object without sha256 and key>'. A digest of the file
- * is the file's also where Redis knows it, but Redis can disable it. */
-#ifndef LM_PROXY_API_KEYS_H
-#define LM_PROXY_API_KEYS_H
+ * is the file's also where Redis knows it, but Redis can disable it.
+ *
+ * A request shows its key as `Authorization: Bearer KEY` or, as Anthropic's clients do, `x-api-key:
+ * KEY` (peer_trust.h). */
+#ifndef LM_NET_API_KEYS_H
+#define LM_NET_API_KEYS_H
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
-#include "proxy/admission.h"
-#include "proxy/proxy_config.h"
 #include "shared/base/arena.h"
+#include "shared/base/config.h"
+#include "shared/net/admission_class.h"
 #include "shared/net/api_error.h"
 #include "shared/net/digest.h"
 
@@ -55,8 +55,13 @@ struct api_keys {
     size_t slot_count;
 };
 
-/* From --api-keys and --api-key-file. E_INVALID, E_FORMAT, E_LIMIT or -errno, *err says where. */
-FALLIBLE int api_keys_load(const struct proxy_config *config, struct api_keys **out,
+struct api_key_source {
+    const struct option_list *keys; // --api-keys
+    const char *file;               // --api-key-file; NULL: none
+};
+
+/* E_INVALID, E_FORMAT, E_LIMIT or -errno, *err says where. Blocks for the file. */
+FALLIBLE int api_keys_load(const struct api_key_source *source, struct api_keys **out,
                            struct error *err);
 /* From rows of lm:keys. A malformed row is skipped and counted, *why is about the first. */
 struct api_key_row {
@@ -79,44 +84,12 @@ bool api_key_allows_model(const struct api_key *key, struct str model);
 enum admission_class api_key_class(const struct api_key *key, struct str asked, bool has_number,
                                    int64_t number);
 
-/* ---- the current set ---- */
-
-struct api_key_ring {
-    _Atomic bool required; // an option of keys is set, or was before a reload
-    pthread_mutex_t lock;
-    _Atomic uint64_t generation;
-    _Atomic bool awaits_redis;     // keys may be in Redis, and it hasn't been read yet
-    struct api_keys *base, *redis; // of options and file; of lm:keys
-    struct api_keys *current;      // both
-};
-
-/* A thread's reference. Zeroed before the first use. */
-struct api_key_view {
-    uint64_t generation;
-    struct api_keys *keys;
-};
-
-FALLIBLE int api_key_ring_init(struct api_key_ring *r, const struct proxy_config *config,
-                               struct error *err);
-void api_key_ring_deinit(struct api_key_ring *r);
-/* SIGHUP, on worker 0: read the file again. On failure the old keys stay. */
-FALLIBLE int api_key_ring_reload(struct api_key_ring *r, const struct proxy_config *config,
-                                 struct error *err);
-/* What lm:keys holds now; worker 0. An empty hash after one with rows is a flush, and changes
- * nothing: to shut the last key out, disable it. */
-void api_key_ring_set_rows(struct api_key_ring *r, const struct api_key_row *rows, size_t count);
-
-const struct api_keys *api_key_ring_current(struct api_key_ring *r, struct api_key_view *view);
-void api_key_view_deinit(struct api_key_view *view);
-
-/* Who asks? 0 and *key (NULL where keys are off), or -1 and *error: 401 invalid_api_key, or 503
- * while the keys in Redis haven't been read. *key is valid until the thread's next call. */
-FALLIBLE int api_key_ring_authorize(struct api_key_ring *r, struct api_key_view *view,
-                                    const struct http_request *request, const struct api_key **key,
-                                    struct api_error *error);
 /* 0, or -1 and *error: 404 model_not_found in OpenAI's words, whether or not there is such a model. */
 FALLIBLE int api_key_check_model(const struct api_key *key, struct str model,
                                  struct api_error *error);
+/* 401 invalid_api_key for a request whose key is wrong, missing or in a place where none is read; the
+ * message says which, never what was sent. Returns -1. */
+int api_key_error(const struct http_request *request, struct api_error *error);
 /* The answer to an error of the above: a 401 gets its WWW-Authenticate. */
 void api_key_refuse(struct http_exchange *x, const struct api_error *error);
 
