@@ -3,11 +3,14 @@
 
 #include "agent/advertise.h"
 #include "agent/hub.h"
+#include "engine/lmdeploy_template.h"
 #include "shared/base/check.h"
 #include "shared/base/utf8.h"
 #include "shared/net/agent_record.h"
 #include "shared/net/http_client.h"
 
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -131,6 +134,8 @@ static const struct option options[] = {
     {"chat-template", OPTION_STRING, FIELD(chat_template), .arg = "NAME|FILE", .group = "Engine",
      .help = "instead of the model's own chat template: a file of Jinja or of LMDeploy's JSON, or "
              "the name of one of LMDeploy's templates"},
+    {"list-chat-templates", OPTION_FLAG, FIELD(list_chat_templates), .group = "Engine",
+     .help = "print the names that --chat-template knows, and exit"},
     {"escape-special", OPTION_FLAG, FIELD(escape_special), .group = "Engine",
      .help = "the text of a special token in messages stays text; by default it becomes the token, "
              "as in other servers"},
@@ -285,6 +290,19 @@ static int check_names(const struct agent_config *c, struct error *err)
     return 0;
 }
 
+static int print_chat_templates(struct error *err)
+{
+    struct buf names;
+    buf_init(&names, BUF_MAX_INTERNAL);
+    lmdeploy_template_list(&names);
+    struct str left = buf_str(&names), name;
+    while (str_split(&left, ',', &name))
+        printf(STR_FMT "\n", STR_ARG(str_trim(name)));
+    buf_deinit(&names);
+    if (fflush(stdout) == 0) return CONFIG_EXIT;
+    return error_set(err, -EIO, "cannot write to standard output");
+}
+
 /* What one agent can't do alone, and what only a launcher can. */
 static int check_launcher(const struct agent_config *c, struct error *err)
 {
@@ -303,6 +321,7 @@ int agent_config_parse(int argc, char **argv, struct agent_config *config, struc
     size_t positional_count = 0;
     int rc = config_parse(&agent_program, argc, argv, config, positional, &positional_count, err);
     if (rc != CONFIG_RUN) return rc;
+    if (config->list_chat_templates) return print_chat_templates(err);
     if (positional_count == 0) {
         return error_set(err, E_INVALID, "no model given: lm-agent [options] MODEL");
     }

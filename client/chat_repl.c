@@ -2,7 +2,7 @@
 
 #include "client/line_editor.h"
 #include "client/models.h"
-#include "client/plain_text.h"
+#include "client/screen.h"
 #include "shared/base/check.h"
 #include "shared/base/utf8.h"
 
@@ -20,53 +20,15 @@ struct repl {
     bool leaving;
 };
 
-/* ---- showing an answer ---- */
-
-struct screen {
-    bool is_terminal;
-    bool at_line_start; // the last byte written was a line break, or none was written
-};
-
-static int show_text(void *arg, struct str text, struct error *err)
-{
-    struct screen *s = arg;
-    struct buf plain;
-    buf_init(&plain, BUF_MAX_INTERNAL);
-    if (s->is_terminal) {
-        plain_text_append(&plain, text);
-        text = buf_str(&plain);
-    }
-    size_t written = fwrite(text.data, 1, text.len, stdout);
-    s->at_line_start = text.len > 0 ? text.data[text.len - 1] == '\n' : s->at_line_start;
-    size_t wanted = text.len;
-    buf_deinit(&plain);
-    if (written != wanted || fflush(stdout) != 0) {
-        return error_set(err, -errno, "cannot write the answer: %s", strerror(errno));
-    }
-    return 0;
-}
-
-/* A remark of ours, told apart from the answer. */
-static void remark(const char *text)
-{
-    if (isatty(STDERR_FILENO)) {
-        fprintf(stderr, "\033[2m%s\033[0m\n", text);
-    } else {
-        fprintf(stderr, "%s\n", text);
-    }
-}
-
 static int ask(struct chat *chat, struct str question, struct error *err)
 {
-    struct screen screen = {.is_terminal = isatty(STDOUT_FILENO), .at_line_start = true};
+    struct screen screen;
+    screen_init(&screen);
     enum chat_end end = CHAT_STOPPED;
-    int rc = chat_ask(chat, question, show_text, &screen, &end, err);
-    if (!screen.at_line_start && (rc == 0 || screen.is_terminal)) {
-        putchar('\n');
-        fflush(stdout);
-    }
+    int rc = chat_ask(chat, question, screen_show, &screen, &end, err);
+    if (rc == 0 || screen.is_terminal) screen_end_line(&screen);
     if (rc == 0 && end == CHAT_HIT_LENGTH && isatty(STDERR_FILENO)) {
-        remark("[the token limit ended this answer]");
+        screen_remark("[the token limit ended this answer]");
     }
     return rc;
 }
@@ -94,7 +56,7 @@ static void command_model(struct repl *r, const char *argument)
     struct model_list list;
     struct error err;
     if (models_fetch(r->chat->api, &list, &err) < 0) {
-        remark(err.text);
+        screen_remark(err.text);
         return;
     }
     const char *found = models_find(&list, argument);
@@ -107,7 +69,7 @@ static void command_model(struct repl *r, const char *argument)
         chat_set_model(r->chat, found);
         printf("now talking to %s\n", found);
     } else {
-        remark("no such model, or more than one begins so; /model lists them");
+        screen_remark("no such model, or more than one begins so; /model lists them");
     }
     models_deinit(&list);
 }
@@ -144,7 +106,7 @@ static void run_command(struct repl *r, const char *line)
     if (i < ARRAY_LEN(commands)) {
         commands[i].run(r, argument);
     } else {
-        remark("unknown command; /help lists them");
+        screen_remark("unknown command; /help lists them");
     }
     free(argument);
 }
@@ -181,9 +143,9 @@ static void take_message(struct repl *r, const struct buf *message)
     }
     int rc = ask(r->chat, buf_str(message), &err);
     if (rc == E_CANCELLED) {
-        remark("[stopped; this turn is forgotten]");
+        screen_remark("[stopped; this turn is forgotten]");
     } else if (rc < 0) {
-        remark(err.text);
+        screen_remark(err.text);
     }
 }
 

@@ -21,6 +21,9 @@ static const struct option client_options[] = {
     {"history-file", OPTION_STRING, FIELD(history_file), .arg = "FILE", .group = "Chat",
      .help = "where typed lines are kept for the arrow keys; '' keeps none "
              "(default: lm-client/history in $XDG_STATE_HOME or ~/.local/state)"},
+    {"session-id", OPTION_INT, FIELD(session_id), .def = "1", .min = 0, .max = 9007199254740991,
+     .arg = "N", .group = "Chat",
+     .help = "of interactive: the conversation's id at the server; one that is there goes on"},
     {"interval", OPTION_DOUBLE, FIELD(interval_s), .def = "1", .min = 0.1, .max = 3600,
      .arg = "SECONDS", .group = "Top", .help = "time from one look to the next"},
     {"count", OPTION_INT, FIELD(count), .def = "0", .min = 0, .max = 1 << 30, .arg = "N",
@@ -31,19 +34,24 @@ static const struct option client_options[] = {
 
 static const struct config_program client_program = {
     .name = "lm-client",
-    .usage = "lm-client [options] URL | lm-client models URL | lm-client status URL | "
-             "lm-client [options] top URL",
+    .usage =
+        "lm-client [options] URL | lm-client [options] interactive URL | lm-client models URL | "
+        "lm-client status URL | lm-client [options] top URL",
     .summary = "Chat in the terminal with an lm-agent, an lm-proxy or any other server that speaks "
                "the OpenAI API. When standard input is not a terminal, all of it is one message "
                "and the answer alone is printed.",
-    .footer = "Commands:\n"
-              "  lm-client URL              chat; /help in it lists what it understands\n"
-              "  lm-client models URL       names of the models that the server offers\n"
-              "  lm-client status URL       the proxy and its fleet, or one agent's state\n"
-              "  lm-client top URL          the same again and again, with rates; q ends\n"
-              "\nExamples:\n"
-              "  lm-client http://127.0.0.1:8000\n"
-              "  echo 'Why is the sky blue?' | lm-client --temperature 0 http://127.0.0.1:8000",
+    .footer =
+        "Commands:\n"
+        "  lm-client URL              chat; /help in it lists what it understands\n"
+        "  lm-client interactive URL  chat as LMDeploy's api_client does: the server keeps the\n"
+        "                             conversation, an empty line ends a message, `end` forgets\n"
+        "                             the conversation, `exit` leaves\n"
+        "  lm-client models URL       names of the models that the server offers\n"
+        "  lm-client status URL       the proxy and its fleet, or one agent's state\n"
+        "  lm-client top URL          the same again and again, with rates; q ends\n"
+        "\nExamples:\n"
+        "  lm-client http://127.0.0.1:8000\n"
+        "  echo 'Why is the sky blue?' | lm-client --temperature 0 http://127.0.0.1:8000",
     .options = client_options,
     .count = ARRAY_LEN(client_options),
     .positional_max = 2,
@@ -51,7 +59,8 @@ static const struct config_program client_program = {
 
 static bool take_verb(const char *word, enum client_verb *verb)
 {
-    static const char *const words[] = {"chat", "models", "status", "top"}; // as enum client_verb
+    static const char *const words[] = {"chat", "interactive", "models", "status",
+                                        "top"}; // as enum client_verb
     for (size_t i = 0; i < ARRAY_LEN(words); i++) {
         if (strcmp(word, words[i]) == 0) {
             *verb = (enum client_verb)i;

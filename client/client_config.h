@@ -8,7 +8,7 @@
 #include "shared/base/config.h"
 #include "shared/base/error.h"
 
-enum client_verb { CLIENT_CHAT, CLIENT_MODELS, CLIENT_STATUS, CLIENT_TOP };
+enum client_verb { CLIENT_CHAT, CLIENT_INTERACTIVE, CLIENT_MODELS, CLIENT_STATUS, CLIENT_TOP };
 
 struct client_config {
     enum client_verb verb;
@@ -18,6 +18,7 @@ struct client_config {
     double temperature; // < 0: the server's default
     int64_t max_tokens; // 0: the server's default
     bool stream;
+    int64_t session_id; // of interactive
     double interval_s;  // of top
     int64_t count;      // of top: looks, 0: without end
     char *api_key;      // NULL: none

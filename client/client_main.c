@@ -5,9 +5,11 @@
 #include "client/chat_repl.h"
 #include "client/client_config.h"
 #include "client/fleet_status.h"
+#include "client/interactive_chat.h"
 #include "client/line_editor.h"
 #include "client/models.h"
 #include "client/top.h"
+#include "shared/base/check.h"
 #include "shared/base/log.h"
 
 #include <signal.h>
@@ -43,20 +45,35 @@ static int choose_model(struct chat *chat, struct error *err)
     return rc;
 }
 
+/* The file that typed lines are kept in, owned; NULL: none. */
+static char *history_file_of(const struct client_config *config)
+{
+    if (!config->history_file) return line_editor_history_path();
+    return config->history_file[0] ? xstrdup(config->history_file) : NULL;
+}
+
 static int run_chat(struct api_client *api, const struct client_config *config, struct error *err)
 {
     struct chat chat;
     chat_init(&chat, api, config);
     int rc = choose_model(&chat, err);
     if (rc == 0 && isatty(STDIN_FILENO)) {
-        char *usual = config->history_file ? NULL : line_editor_history_path();
-        const char *history = config->history_file ? config->history_file : usual;
-        rc = chat_repl_run(&chat, history && history[0] ? history : NULL, err);
-        free(usual);
+        char *history = history_file_of(config);
+        rc = chat_repl_run(&chat, history, err);
+        free(history);
     } else if (rc == 0) {
         rc = chat_repl_pipe(&chat, err);
     }
     chat_deinit(&chat);
+    return rc;
+}
+
+static int run_interactive(struct api_client *api, const struct client_config *config,
+                           struct error *err)
+{
+    char *history = history_file_of(config);
+    int rc = interactive_chat_run(api, config, history, err);
+    free(history);
     return rc;
 }
 
@@ -68,6 +85,9 @@ static int run(const struct client_config *config, struct error *err)
     switch (config->verb) {
     case CLIENT_CHAT:
         rc = run_chat(api, config, err);
+        break;
+    case CLIENT_INTERACTIVE:
+        rc = run_interactive(api, config, err);
         break;
     case CLIENT_MODELS:
         rc = models_command(api, err);
