@@ -74,14 +74,14 @@ static void post_chat(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
     struct agent *a = arg;
-    completion_start(&a->service, x, COMPLETION_CHAT);
+    completion_start(&a->service, x, &completion_chat);
 }
 
 static void post_completions(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
     struct agent *a = arg;
-    completion_start(&a->service, x, COMPLETION_TEXT);
+    completion_start(&a->service, x, &completion_text);
 }
 
 /* ---- text ---- */

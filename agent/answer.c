@@ -14,7 +14,11 @@
  *  4. Each token's log-probabilities go out with its text, not before; what a stop string took away
  *     has none. So the bytes of the tokens are the text.
  *  5. An answer that began elsewhere gets its first tokens from the engine again: what the client has
- *     had of their text, ids and log-probabilities is passed over. */
+ *     had of their text, ids and log-probabilities is passed over. What it has had is counted in bytes
+ *     of parts of the reply, whatever their kind.
+ *  6. Of an answer that is taken apart, log-probabilities and ids are of all tokens that the model
+ *     said, tags and calls too. They go out with the first part that their text makes, or with the
+ *     next one where it makes none. */
 #include "agent/answer.h"
 
 #include "agent/response_logprobs.h"
@@ -59,11 +63,28 @@ static void push_first_score(struct answer *a, size_t prompt)
 
 static void init_candidate(struct answer *a, struct candidate *c, size_t prompt)
 {
-    buf_init(&c->text, BUF_MAX_INTERNAL);
+    reply_init(&c->reply, &a->prompts->plan);
     if (!a->prompts->texts) return;
     struct str text = buf_str(&a->prompts->texts[prompt].text);
     c->offset = response_count_characters(text);
-    if (a->echo) buf_append(&c->text, text.data, text.len);
+    if (a->echo) reply_append_content(&c->reply, text);
+}
+
+static void init_head(struct answer *a, const struct chat_request *r,
+                      const struct tokenizer *tokenizer)
+{
+    struct response_head *head = &a->head;
+    head->kind = r->kind;
+    head->include_usage = r->include_usage;
+    head->is_stream = r->stream;
+    head->return_token_ids = r->return_token_ids;
+    head->service_tier = r->service_tier;
+    head->logprobs = r->logprobs;
+    head->tokenizer = tokenizer;
+    head->must_call = a->prompts->plan.must_call;
+    head->is_named = a->prompts->plan.is_named;
+    size_t state_size = head->printer->state_size;
+    if (state_size > 0) head->state = xcalloc(1, state_size);
 }
 
 void answer_init(struct answer *a, const struct response_head *head, const struct chat_request *r,
@@ -83,9 +104,7 @@ void answer_init(struct answer *a, const struct response_head *head, const struc
         .keep_special = !r->fields.skip_special,
         .count = prompts->count * (size_t)r->candidates,
     };
-    a->head.logprobs = r->logprobs;
-    a->head.tokenizer = tokenizer;
-    a->head.is_stream = r->stream;
+    init_head(a, r, tokenizer);
     a->candidates = xcalloc(a->count, sizeof *a->candidates);
     for (size_t i = 0; i < a->count; i++)
         init_candidate(a, &a->candidates[i], i / (size_t)a->per_prompt);
@@ -98,7 +117,7 @@ void answer_init(struct answer *a, const struct response_head *head, const struc
 void answer_deinit(struct answer *a)
 {
     for (size_t i = 0; i < a->count; i++) {
-        buf_deinit(&a->candidates[i].text);
+        reply_deinit(&a->candidates[i].reply);
         token_list_deinit(&a->candidates[i].tokens);
         free(a->candidates[i].scores.rows);
     }
@@ -107,6 +126,9 @@ void answer_deinit(struct answer *a)
     free(a->prompt_scores);
     free(a->candidates);
     stream_marks_deinit(&a->marks);
+    if (a->head.state && a->head.printer->state_deinit)
+        a->head.printer->state_deinit(a->head.state);
+    free(a->head.state);
     *a = (struct answer){0};
 }
 
@@ -114,7 +136,8 @@ void answer_deinit(struct answer *a)
 
 bool answer_is_resumable(const struct answer *a)
 {
-    return a->head.is_stream && a->count == 1 && !a->echo && !a->is_empty;
+    bool is_one = a->count == 1 && !a->echo && !a->is_empty;
+    return a->head.is_stream && is_one && a->head.printer->is_resumable;
 }
 
 void answer_mark(struct answer *a, int64_t now_s, bool rope_by_length)
@@ -134,24 +157,13 @@ void answer_resume(struct answer *a, const struct resume_record *record)
     CHECK(answer_is_resumable(a));
     struct candidate *c = &a->candidates[0];
     a->resumed = record;
-    a->skip_bytes = record->bytes;
+    c->reply.skip_bytes = record->bytes;
     if (record->rope > 0) a->marks.rope = record->rope;
     a->marks.known = record->ids.count;
     a->marks.bytes = record->bytes;
     a->marks.phase = record->phase;
     c->has_begun = record->phase >= RESUME_BEGUN;
     c->has_finished = record->phase >= RESUME_FINISHED;
-}
-
-/* Rule 5. */
-static struct str skip_text(struct answer *a, struct str text)
-{
-    size_t skip = text.len < a->skip_bytes ? text.len : a->skip_bytes;
-    a->skip_bytes -= skip;
-    text.data += skip;
-    text.len -= skip;
-    if (skip > 0 && text.len > 0 && (*text.data & 0xc0) == 0x80) a->is_contradicted = true;
-    return text;
 }
 
 /* The log-probabilities of the tokens that the engine didn't draw anew went out with their text. */
@@ -172,7 +184,8 @@ static void check_resumed(struct answer *a, const struct candidate *c)
     bool is_finished = c->finish != FINISH_NONE;
     if (count < a->resumed->ids.count && !is_finished) return;
     bool is_early = a->resumed->phase >= RESUME_FINISHED && !is_finished;
-    if (a->skip_bytes > 0 || is_early || count < a->resumed->ids.count) a->is_contradicted = true;
+    bool is_short = c->reply.skip_bytes > reply_held(&c->reply);
+    if (is_short || is_early || count < a->resumed->ids.count) a->is_contradicted = true;
 }
 
 /* ---- the engine's side ---- */
@@ -209,12 +222,23 @@ bool answer_request(struct answer *a, size_t index, struct engine_request *out)
     return true;
 }
 
+/* What a token adds to the text that the reply is fed. */
+static struct str token_text(const struct answer *a, int32_t id)
+{
+    const struct reply_plan *plan = &a->prompts->plan;
+    bool is_shown = a->keep_special;
+    for (int i = 0; i < plan->shown_count && !is_shown; i++)
+        is_shown = plan->shown[i] == id;
+    return tokenizer_token_bytes(a->head.tokenizer, id, is_shown);
+}
+
 static void record_tokens(struct answer *a, struct candidate *c, const struct engine_event *event,
                           int width)
 {
     size_t first = (size_t)(event->completion_tokens - event->token_count);
     stream_marks_sampled(&a->marks, first, event->tokens, (size_t)event->token_count);
     for (int i = 0; i < event->token_count; i++) {
+        if (c->reply.counter) reply_count_token(&c->reply, token_text(a, event->tokens[i]));
         bool is_known = first + (size_t)i < a->marks.known;
         if (a->head.return_token_ids && !is_known) token_list_push(&c->tokens, event->tokens[i]);
         if (!event->logprobs || first + (size_t)i < (size_t)event->resumed_tokens) continue;
@@ -239,8 +263,9 @@ void answer_record(struct answer *a, size_t index, const struct engine_event *ev
         if (c->finish != FINISH_NONE) c->finish = FINISH_LENGTH;
         return;
     }
-    struct str text = skip_text(a, (struct str){event->text, event->text_len});
-    buf_append(&c->text, text.data, text.len);
+    reply_feed(&c->reply, (struct str){event->text, event->text_len});
+    if (c->finish != FINISH_NONE) reply_finish(&c->reply);
+    if (c->reply.is_contradicted) a->is_contradicted = true;
     if (event->resumed_tokens > 0 && c->completion_tokens == 0) skip_scores(a, c, event);
     record_tokens(a, c, event, width);
     c->completion_tokens = event->completion_tokens;
@@ -256,6 +281,7 @@ struct response_usage answer_usage(const struct answer *a)
         usage.prompt_tokens += (int64_t)a->prompts->items[i].count;
     for (size_t i = 0; i < a->count; i++) {
         usage.completion_tokens += a->candidates[i].completion_tokens;
+        usage.reasoning_tokens += a->candidates[i].reply.reasoning_tokens;
         if (is_first(a, i)) usage.cached_tokens += a->candidates[i].cached_tokens;
     }
     return usage;
@@ -281,7 +307,7 @@ static struct response_choice view(const struct answer *a, size_t index, int num
     size_t prompt = index / (size_t)a->per_prompt;
     struct response_choice choice = {
         .index = (int)prompt * a->n + number,
-        .text = buf_str(&c->text),
+        .reply = &c->reply,
         .finish = c->finish,
         .tokens = c->tokens.ids,
         .token_count = c->tokens.count,
@@ -329,36 +355,33 @@ void answer_print_whole(struct answer *a, struct buf *out)
         }
     }
     struct response_usage usage = answer_usage(a);
-    chat_response_print(out, &a->head, choices, count, &usage);
+    a->head.printer->whole(out, &a->head, choices, count, &usage);
     free(choices);
 }
 
 /* Rule 3. */
-static void print_roles(struct answer *a, size_t last, struct buf *out)
+static void begin_choices(struct answer *a, size_t last, struct buf *out)
 {
+    struct response_usage usage = answer_usage(a);
     for (size_t i = 0; i <= last; i++) {
         struct candidate *c = &a->candidates[i];
         if (c->has_begun) continue;
-        struct response_choice role = view(a, i, (int)i);
-        role.finish = FINISH_NONE;
-        if (i > 0) role.prompt = NULL; // it is the same
-        role.text = STR("");
-        role.token_count = role.scores.count = 0;
+        struct response_choice choice = view(a, i, (int)i);
+        choice.finish = FINISH_NONE;
+        if (i > 0) choice.prompt = NULL; // it is the same
+        choice.token_count = choice.scores.count = 0;
         stream_marks_event(&a->marks, out, RESUME_BEGUN);
-        chat_response_event_role(out, &a->head, &role);
+        a->head.printer->begin(out, &a->head, &choice, &usage);
         c->has_begun = true;
     }
 }
 
-static void print_text(struct answer *a, struct candidate *c, struct response_choice *v,
-                       struct buf *out)
+/* What choice `v` has beside its parts goes out with the first one. */
+static void print_piece(struct answer *a, struct candidate *c, struct response_choice *v,
+                        const struct reply_piece *piece, struct buf *out)
 {
-    enum finish_reason finish = v->finish;
-    v->finish = FINISH_NONE;
-    stream_marks_announce(&a->marks, out, v->text.len, RESUME_BEGUN);
-    chat_response_event_text(out, &a->head, v);
-    v->finish = finish;
-    v->text = STR("");
+    stream_marks_announce(&a->marks, out, piece->text.len, RESUME_BEGUN);
+    a->head.printer->piece(out, &a->head, v, piece);
     v->token_count = v->echoed.count = 0;
     v->prompt = NULL;
     c->tokens.count = 0;
@@ -370,13 +393,28 @@ static void print_text(struct answer *a, struct candidate *c, struct response_ch
     v->scores.count = 0;
 }
 
+static void print_pieces(struct answer *a, struct candidate *c, struct response_choice *v,
+                         struct buf *out)
+{
+    static const struct reply_piece nothing = {.kind = REPLY_CONTENT, .text = {"", 0}};
+    enum finish_reason finish = v->finish;
+    bool scores_wait = v->echoed.count > 0 || (finish != FINISH_NONE && v->scores.count > 0);
+    v->finish = FINISH_NONE;
+    if (c->reply.count == 0 && scores_wait) print_piece(a, c, v, &nothing, out);
+    for (size_t i = 0; i < c->reply.count; i++) {
+        struct reply_piece piece = reply_piece_at(&c->reply, i);
+        print_piece(a, c, v, &piece, out);
+    }
+    v->finish = finish;
+}
+
 static void mark_usage(struct answer *a, struct buf *out)
 {
     struct response_usage u = answer_usage(a);
     stream_marks_usage(&a->marks, out, u.prompt_tokens, u.completion_tokens, u.cached_tokens);
 }
 
-/* What a choice has to say now: role, text, finish, each in its own event. */
+/* What a choice has to say now: that it begins, its parts, its end, each in its own event. */
 static void print_choice(struct answer *a, size_t index, struct buf *out)
 {
     struct candidate *c = &a->candidates[index];
@@ -385,20 +423,20 @@ static void print_choice(struct answer *a, size_t index, struct buf *out)
     if (a->scores_prompt && a->prompt_scores[prompt].count < a->prompts->items[prompt].count)
         return; // rule 2
     bool is_finished = c->finish != FINISH_NONE;
-    bool has_news = c->text.len > 0 || is_finished || c->completion_tokens > 0;
-    if (a->head.kind == COMPLETION_CHAT && has_news) print_roles(a, index, out);
+    bool has_news = c->reply.count > 0 || is_finished || c->completion_tokens > 0;
+    if (a->head.printer->begin && has_news) begin_choices(a, index, out);
     struct response_choice v = view(a, index, (int)(index % (size_t)a->per_prompt));
     if (c->has_begun) v.prompt = NULL; // said once, in the first event
-    bool scores_wait = v.echoed.count > 0 || (is_finished && v.scores.count > 0);
-    if (v.text.len > 0 || scores_wait) print_text(a, c, &v, out);
+    print_pieces(a, c, &v, out);
     if (is_finished) {
+        struct response_usage usage = answer_usage(a);
         if (a->open == 0) mark_usage(a, out);
         stream_marks_announce(&a->marks, out, 0, RESUME_FINISHED);
-        chat_response_event_finish(out, &a->head, &v);
+        a->head.printer->finish(out, &a->head, &v, &usage);
         c->has_begun = c->has_finished = true;
         c->tokens.count = 0;
     }
-    buf_clear(&c->text);
+    reply_clear(&c->reply);
 }
 
 void answer_print_events(struct answer *a, struct buf *out)
@@ -410,8 +448,8 @@ void answer_print_events(struct answer *a, struct buf *out)
     if (a->head.include_usage && a->marks.phase < RESUME_USAGE) {
         struct response_usage usage = answer_usage(a);
         stream_marks_event(&a->marks, out, RESUME_USAGE);
-        chat_response_event_usage(out, &a->head, &usage);
+        a->head.printer->usage(out, &a->head, &usage);
     }
     stream_marks_event(&a->marks, out, RESUME_COMPLETE);
-    chat_response_event_done(out);
+    a->head.printer->done(out, &a->head);
 }

@@ -1,12 +1,13 @@
 /* answer.h - the choices of one answer: which engine requests they take, what the engine's events add
- * up to, and what is printed of them, whole or as a stream. Knows no connection and no engine. Loop
- * thread only. */
+ * up to, and what is printed of them, whole or as a stream, and when. Knows no connection, no engine and
+ * no route's shapes (agent/response.h). Loop thread only. */
 #ifndef LM_AGENT_ANSWER_H
 #define LM_AGENT_ANSWER_H
 
 #include "agent/chat_request.h"
-#include "agent/chat_response.h"
 #include "agent/prompt_build.h"
+#include "agent/reply.h"
+#include "agent/response.h"
 #include "agent/stream_marks.h"
 #include "engine/engine.h"
 
@@ -18,7 +19,7 @@ struct score_list {
 
 /* What is known of one answer in the making; several may compete for one choice (best_of). */
 struct candidate {
-    struct buf text;          // whole: all of it; stream: what wasn't printed yet
+    struct reply reply;       // whole: all of it; stream: what wasn't printed yet
     struct token_list tokens; // likewise; kept only for return_token_ids
     struct score_list scores; // likewise; kept only for logprobs
     size_t released;          // of scores, those whose text is out
@@ -47,12 +48,11 @@ struct answer {
     struct stream_marks marks;
     /* Of an answer that began elsewhere: */
     const struct resume_record *resumed; // borrowed; NULL: it begins here
-    size_t skip_bytes;                   // of text to come, what the client has had
     bool is_contradicted;                // the record isn't of this answer
 };
 
-/* head: without `logprobs`, `tokenizer`, `is_stream`, which come from here. The request isn't needed
- * afterwards, the prompts are. */
+/* head: without `state` and what is said by the request and the plan of its prompts, which comes from
+ * here. The request isn't needed afterwards, the prompts are. */
 void answer_init(struct answer *a, const struct response_head *head, const struct chat_request *r,
                  const struct prompt_set *prompts, const struct tokenizer *tokenizer);
 void answer_deinit(struct answer *a); // zeroed is fine

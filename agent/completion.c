@@ -23,6 +23,7 @@
 
 #include "agent/agent_metrics.h"
 #include "agent/answer.h"
+#include "agent/chat_response.h"
 #include "agent/engine_state.h"
 #include "agent/prefix_index.h"
 #include "agent/resume_record.h"
@@ -63,7 +64,7 @@ struct completion {
 
     // The job (rule 2)
     bool job_pending; // loop
-    enum completion_kind kind;
+    const struct completion_route *route;
     struct buf body;
     struct chat_request request;
     struct prompt_set prompts;
@@ -424,6 +425,8 @@ static int submit(struct completion *c, struct completion_call *call, uint64_t g
         .grammar = c->prompts.grammar,
     };
     sampling_fields_apply(&c->request.fields, &request);
+    request.shown = c->prompts.plan.shown;
+    request.shown_count = c->prompts.plan.shown_count;
     if (!answer_request(&c->answer, call->index, &request)) return 0;
     struct engine_mark marks[ENGINE_MARKS_MAX];
     if (c->prefix_header && call->index == 0 && c->prompts.count == 1) {
@@ -484,14 +487,11 @@ static int init_answer(struct completion *c, struct api_error *e)
     }
     bool is_dated = is_resume && record->created_s >= 0;
     struct response_head head = {
-        .kind = c->kind,
+        .printer = c->route->printer,
         .id = c->id,
         .created = is_dated ? record->created_s : clock_wall_ms() / 1000,
         .model = str_of(c->service->limits.model),
         .fingerprint = c->service->fingerprint,
-        .include_usage = r->include_usage,
-        .return_token_ids = r->return_token_ids,
-        .service_tier = r->service_tier,
     };
     answer_init(&c->answer, &head, r, &c->prompts, c->service->prompts.tokenizer);
     if (is_resume && !answer_is_resumable(&c->answer))
@@ -520,6 +520,33 @@ static void completion_accept(struct completion *c)
     completion_advance(c);
 }
 
+/* ---- routes ---- */
+
+static int parse_chat(struct str body, const struct request_limits *limits,
+                      struct chat_request *out, struct api_error *e)
+{
+    return chat_request_parse(COMPLETION_CHAT, body, limits, out, e);
+}
+
+static int parse_text(struct str body, const struct request_limits *limits,
+                      struct chat_request *out, struct api_error *e)
+{
+    return chat_request_parse(COMPLETION_TEXT, body, limits, out, e);
+}
+
+const struct completion_route completion_chat = {
+    .kind = COMPLETION_CHAT,
+    .id_prefix = "chatcmpl-",
+    .parse = parse_chat,
+    .printer = &chat_response_printer,
+};
+const struct completion_route completion_text = {
+    .kind = COMPLETION_TEXT,
+    .id_prefix = "cmpl-",
+    .parse = parse_text,
+    .printer = &text_response_printer,
+};
+
 /* ---- preparing ---- */
 
 static void run_prepare(struct text_job *job) // worker thread
@@ -532,7 +559,7 @@ static void run_prepare(struct text_job *job) // worker thread
         resume_body_split(&c->hop, limits->vocab_size, &body, &c->record, &c->error);
     if (c->hop.is_resume) c->now_s = c->record.now_s;
     if (c->prepare_status == 0)
-        c->prepare_status = chat_request_parse(c->kind, body, limits, &c->request, &c->error);
+        c->prepare_status = c->route->parse(body, limits, &c->request, &c->error);
     buf_deinit(&c->body);
     if (c->prepare_status != 0) return;
     c->prepare_status =
@@ -576,7 +603,7 @@ static char *prefix_header(const struct completion_service *s, const struct http
 }
 
 void completion_start(struct completion_service *s, struct http_exchange *x,
-                      enum completion_kind kind)
+                      const struct completion_route *route)
 {
     struct dispatch_ticket dispatch;
     metric_add(&agent_metrics.requests_total, 1);
@@ -594,14 +621,13 @@ void completion_start(struct completion_service *s, struct http_exchange *x,
     c->tenant = peer_tenant(request, s->join_key);
     c->dispatch = dispatch;
     c->prefix_header = prefix_header(s, request);
-    c->kind = kind;
+    c->route = route;
     c->exchange = x;
     c->started_ms = clock_ms();
     buf_init(&c->out, BUF_MAX_INTERNAL);
     buf_init(&c->body, BUF_MAX_INTERNAL);
     buf_append(&c->body, body.data, body.len); // the exchange may end while a worker reads
-    size_t prefix =
-        (size_t)snprintf(c->id, sizeof c->id, "%s-", kind == COMPLETION_CHAT ? "chatcmpl" : "cmpl");
+    size_t prefix = (size_t)snprintf(c->id, sizeof c->id, "%s", route->id_prefix);
     random_id(c->id + prefix, 29);
     completion_log_begin(x, c->id);
     c->job.run = run_prepare;

@@ -9,6 +9,7 @@
 #include "agent/dispatch_table.h"
 #include "agent/engine_bridge.h"
 #include "agent/prompt_build.h"
+#include "agent/response.h"
 #include "agent/stream_marks.h"
 #include "agent/text_worker.h"
 #include "shared/base/list.h"
@@ -19,6 +20,18 @@ enum service_phase {
     SERVICE_OPEN,     // requests are taken
     SERVICE_DRAINING, // what runs is finished, what comes gets 503
 };
+
+/* A route: how its bodies are read and its answers printed. */
+struct completion_route {
+    enum completion_kind kind;
+    const char *id_prefix; // of answers' ids
+    /* As chat_request_parse. On a worker's thread. */
+    int (*parse)(struct str body, const struct request_limits *limits, struct chat_request *out,
+                 struct api_error *e);
+    const struct response_printer *printer;
+};
+extern const struct completion_route completion_chat; // /v1/chat/completions
+extern const struct completion_route completion_text; // /v1/completions
 
 /* What all completions share; the agent owns it. */
 struct completion_service {
@@ -49,7 +62,7 @@ void completion_service_deinit(struct completion_service *s); // no completion l
 
 /* Takes the exchange over: answers it now or later, or notices that the client left. */
 void completion_start(struct completion_service *s, struct http_exchange *x,
-                      enum completion_kind kind);
+                      const struct completion_route *route);
 /* 503 with Retry-After, as completion_start answers while `phase` isn't SERVICE_OPEN. */
 void completion_refuse(const struct completion_service *s, struct http_exchange *x);
 

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "agent/chat_request.h"
+#include "agent/reply.h"
 #include "engine/chat_template.h"
 #include "engine/tokenizer.h"
 #include "shared/net/api_error.h"
@@ -46,6 +47,7 @@ struct prompt_set {
     struct prompt_text *texts; // owned; NULL where nobody needs them
     size_t count;
     struct grammar *grammar; // a reference; NULL: answers are any text
+    struct reply_plan plan;  // how answers are taken apart; its list is the request's
 };
 
 /* `now`: seconds since 1970 for templates that print the date. -1 and *e: the template refused, or

@@ -3,7 +3,7 @@
 #ifndef LM_AGENT_RESPONSE_LOGPROBS_H
 #define LM_AGENT_RESPONSE_LOGPROBS_H
 
-#include "agent/chat_response.h"
+#include "agent/response.h"
 #include "shared/base/json.h"
 
 /* The member with its name; null where the piece covers no token of a stream. */

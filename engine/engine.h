@@ -108,6 +108,7 @@ engine_grammars(const struct engine *e); // grammars over the tokenizer's tokens
 
 /* ---- requests ---- */
 
+#define SHOWN_TOKENS_MAX 32
 #define LOGIT_BIAS_MAX 4096 // tokens of one request that may have one
 #define LOGPROBS_MAX   21   // of a sampled token and the 20 likeliest
 
@@ -167,6 +168,8 @@ struct engine_request {
     int mark_count;
     bool ignore_eos;
     bool skip_special;       // special tokens don't appear in the text
+    const int32_t *shown;    // but these do, copied
+    int shown_count;         // <= SHOWN_TOKENS_MAX
     const char *const *stop; // stop strings, copied; matched in the text, never part of it
     const size_t *stop_len;
     int stop_count;

@@ -113,7 +113,7 @@ static int released_tokens(const struct engine_thread *t, const struct request *
     size_t withheld = r->stopping.withheld;
     for (; count > 0 && withheld > 0; count--) {
         int32_t token = r->tokens[r->prompt_count + count - 1];
-        struct str bytes = t->setup.text.bytes(t->setup.text.arg, token, !r->skip_special);
+        struct str bytes = t->setup.text.bytes(t->setup.text.arg, token, request_shows(r, token));
         if (bytes.len > withheld) break; // it began before what is withheld
         withheld -= bytes.len;
     }
@@ -154,7 +154,7 @@ static enum finish_reason take_token(struct engine_thread *t, struct request *r,
         update->released_tokens = generated - 1; // it has no text
         return FINISH_STOP;
     }
-    struct str bytes = t->setup.text.bytes(t->setup.text.arg, token, !r->skip_special);
+    struct str bytes = t->setup.text.bytes(t->setup.text.arg, token, request_shows(r, token));
     bool stopped = stopping_feed(&r->stopping, bytes, generated >= r->min_tokens, &t->text);
     bool at_limit = generated == r->max_tokens;
     if (!stopped && at_limit) stopping_flush(&r->stopping, &t->text);

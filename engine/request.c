@@ -191,6 +191,9 @@ struct request *request_create(const struct engine_request *in, int context_len,
     r->group = in->group;
     r->session = in->session;
     r->skip_special = in->skip_special;
+    CHECK(in->shown_count <= SHOWN_TOKENS_MAX);
+    for (; r->shown_count < in->shown_count; r->shown_count++)
+        r->shown[r->shown_count] = in->shown[r->shown_count];
     copy_sampling(r, in);
     begin_history(r);
     grammar_matcher_init(&r->grammar, in->grammar);
@@ -245,6 +248,13 @@ bool request_is_stop(const struct request *r, int32_t token)
     for (int i = 0; i < r->stop_id_count; i++)
         if (r->stop_ids[i] == token) return true;
     return false;
+}
+
+bool request_shows(const struct request *r, int32_t token)
+{
+    for (int i = 0; i < r->shown_count; i++)
+        if (r->shown[i] == token) return true;
+    return !r->skip_special;
 }
 
 int request_need(const struct request *r)

@@ -47,6 +47,8 @@ struct request {
     int max_tokens;  // generated tokens allowed; at least 1
     int min_tokens;
     bool skip_special;
+    int32_t shown[SHOWN_TOKENS_MAX]; // special tokens that aren't skipped
+    int shown_count;
     bool prompt_logprobs;
     int scored; // prompt positions whose successor's log-probability is known or being computed
     struct sampling_params sampling;
@@ -86,6 +88,7 @@ int request_generated(const struct request *r); // ids known, a closing stop tok
 /* Whether a token can be drawn only when the one before it is known. */
 bool request_draws_in_turn(const struct request *r);
 bool request_is_stop(const struct request *r, int32_t token);
+bool request_shows(const struct request *r, int32_t token); // if it is special
 /* Positions not computed yet that must be, pending ones included; 0: nothing until a step ends. */
 int request_need(const struct request *r);
 

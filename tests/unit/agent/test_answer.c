@@ -2,6 +2,7 @@
  * file's: a token per byte, 300 is a special one, 256.. are halves of characters. */
 #include "agent/answer.h"
 
+#include "agent/chat_response.h"
 #include "agent/response_logprobs.h"
 #include "shared/base/check.h"
 #include "tests/test.h"
@@ -43,8 +44,12 @@ static void begin(const struct chat_request *r, size_t prompt_count)
 {
     static int32_t ids[2][3] = {{300, 'a', 'b'}, {300, 'c', 'd'}};
     static struct token_list items[2];
-    struct response_head head = {
-        .kind = r->kind, .id = "i", .created = 5, .model = STR("m"), .fingerprint = "fp"};
+    struct response_head head = {.printer = r->kind == COMPLETION_CHAT ? &chat_response_printer
+                                                                       : &text_response_printer,
+                                 .id = "i",
+                                 .created = 5,
+                                 .model = STR("m"),
+                                 .fingerprint = "fp"};
     for (size_t i = 0; i < prompt_count; i++) {
         items[i] = (struct token_list){ids[i], 3, 3};
         buf_deinit(&texts[i].text);

@@ -291,7 +291,7 @@ static void begin(enum completion_kind kind, const char *body)
     submits_allowed = 8;
     submit_code = E_BUSY;
     worker_is_full = false;
-    completion_start(&service, &x, kind);
+    completion_start(&service, &x, kind == COMPLETION_CHAT ? &completion_chat : &completion_text);
 }
 
 static bool body_has(const char *text)
@@ -458,7 +458,7 @@ static void test_worker_full(void)
     x = (struct http_exchange){.request = first.request};
     buf_init(&x.headers, 1 << 16);
     buf_init(&x.body, 1 << 16);
-    completion_start(&service, &x, COMPLETION_CHAT);
+    completion_start(&service, &x, &completion_chat);
     EXPECT(x.has_ended && x.status == 429);
     EXPECT_INT(service.live_count, 1);
     buf_deinit(&x.headers);
