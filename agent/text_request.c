@@ -1,5 +1,6 @@
 #include "agent/text_request.h"
 
+#include "agent/anthropic_request.h"
 #include "agent/chat_messages.h"
 #include "agent/prompt_guard.h"
 #include "agent/request_field.h"
@@ -267,6 +268,29 @@ static int answer_apply_template(struct text_request *r)
     return 0;
 }
 
+/* ---- /v1/messages/count_tokens ---- */
+
+static int answer_count_tokens(struct text_request *r)
+{
+    struct buf chat;
+    struct token_list ids = {0};
+    buf_init(&chat, BUF_MAX_INTERNAL);
+    int rc = anthropic_request_to_chat(r->body, true, &chat, r->e);
+    if (rc == 0) {
+        struct error err = {0};
+        struct json *body = json_parse(chat.data, chat.len, &err);
+        struct text_request inner = *r;
+        inner.body = body;
+        rc = body ? tokenize_messages(&inner, &ids)
+                  : api_error_set(r->e, 400, NULL, NULL, "Invalid request: %s.", err.text);
+        json_destroy(body);
+    }
+    if (rc == 0) json_field_int(&r->w, "input_tokens", (int64_t)ids.count);
+    token_list_deinit(&ids);
+    buf_deinit(&chat);
+    return rc;
+}
+
 /* ---- the whole ---- */
 
 static int answer(struct text_request *r)
@@ -287,6 +311,8 @@ static int answer(struct text_request *r)
         return answer_detokenize(r);
     case TEXT_APPLY_TEMPLATE:
         return answer_apply_template(r);
+    case TEXT_COUNT_TOKENS:
+        return answer_count_tokens(r);
     }
     UNREACHABLE();
 }

@@ -13,6 +13,7 @@ enum text_request_kind {
     TEXT_TOKENIZE,       // POST /tokenize
     TEXT_DETOKENIZE,     // POST /detokenize
     TEXT_APPLY_TEMPLATE, // POST /apply-template
+    TEXT_COUNT_TOKENS,   // POST /v1/messages/count_tokens, Anthropic's
 };
 
 /* The answer as JSON in *out, or -1 and *e. now: seconds since 1970, for templates. */
