@@ -246,51 +246,15 @@ static void print_finish(struct buf *out, const struct response_head *head,
     event_end(out, &w, &text, "message_stop");
 }
 
-/* ---- errors ---- */
-
-static const char *error_type(int status)
-{
-    static const struct {
-        int status;
-        const char *type;
-    } types[] = {
-        {401, "authentication_error"}, {403, "permission_error"}, {404, "not_found_error"},
-        {413, "request_too_large"},    {429, "rate_limit_error"}, {503, "overloaded_error"},
-    };
-    for (size_t i = 0; i < ARRAY_LEN(types); i++) {
-        if (types[i].status == status) return types[i].type;
-    }
-    return status < 500 ? "invalid_request_error" : "api_error";
-}
-
-static void put_error(struct json_writer *w, const struct api_error *e)
-{
-    json_key(w, "error");
-    json_object_begin(w);
-    json_field_text(w, "type", error_type(e->status));
-    json_field_text(w, "message", e->message);
-    json_object_end(w);
-}
-
 static void print_error(struct buf *out, const struct response_head *head,
                         const struct api_error *e)
 {
     (void)head;
     struct buf text;
-    struct json_writer w;
-    event_begin(&w, &text, "error");
-    put_error(&w, e);
-    event_end(out, &w, &text, "error");
-}
-
-void anthropic_respond_error(struct http_exchange *x, const struct api_error *e)
-{
-    struct buf text;
-    struct json_writer w;
-    event_begin(&w, &text, "error");
-    put_error(&w, e);
-    json_object_end(&w);
-    api_error_respond_as(x, e, buf_str(&text));
+    buf_init(&text, BUF_MAX_INTERNAL);
+    api_error_print_anthropic(&text, e);
+    buf_append_str(out, "event: error\n");
+    sse_write_data(out, buf_str(&text));
     buf_deinit(&text);
 }
 

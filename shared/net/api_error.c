@@ -1,5 +1,6 @@
 #include "shared/net/api_error.h"
 
+#include "shared/base/check.h"
 #include "shared/base/json.h"
 
 #include <stdarg.h>
@@ -55,6 +56,35 @@ void api_error_print(struct buf *out, const struct api_error *e)
     json_object_end(&w);
 }
 
+static const char *anthropic_type(int status)
+{
+    static const struct {
+        int status;
+        const char *type;
+    } types[] = {
+        {401, "authentication_error"}, {403, "permission_error"}, {404, "not_found_error"},
+        {413, "request_too_large"},    {429, "rate_limit_error"}, {503, "overloaded_error"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(types); i++) {
+        if (types[i].status == status) return types[i].type;
+    }
+    return status < 500 ? "invalid_request_error" : "api_error";
+}
+
+void api_error_print_anthropic(struct buf *out, const struct api_error *e)
+{
+    struct json_writer w;
+    json_writer_init(&w, out);
+    json_object_begin(&w);
+    json_field_text(&w, "type", "error");
+    json_key(&w, "error");
+    json_object_begin(&w);
+    json_field_text(&w, "type", anthropic_type(e->status));
+    json_field_text(&w, "message", e->message);
+    json_object_end(&w);
+    json_object_end(&w);
+}
+
 void api_error_respond(struct http_exchange *x, const struct api_error *e)
 {
     if (e->retry_after_s > 0) {
@@ -64,7 +94,10 @@ void api_error_respond(struct http_exchange *x, const struct api_error *e)
     }
     struct buf body;
     buf_init(&body, BUF_MAX_INTERNAL);
-    api_error_print(&body, e);
+    if (str_starts_with(http_exchange_request(x)->path, STR("/v1/messages")))
+        api_error_print_anthropic(&body, e);
+    else
+        api_error_print(&body, e);
     http_respond(x, e->status, "application/json", buf_str(&body));
     buf_deinit(&body);
 }

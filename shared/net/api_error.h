@@ -25,6 +25,9 @@ int api_error_set(struct api_error *e, int status, const char *code, const char 
                   const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 
 void api_error_print(struct buf *out, const struct api_error *e); // the JSON body
+/* {"type":"error","error":{"type":..,"message":..}}: Anthropic's, whose clients read nothing else. */
+void api_error_print_anthropic(struct buf *out, const struct api_error *e);
+/* In the shape of the API that the request's path is of. */
 void api_error_respond(struct http_exchange *x, const struct api_error *e);
 /* For streams whose head is out: `data: {"error":{...}}\n\n`. */
 void api_error_print_event(struct buf *out, const struct api_error *e);
