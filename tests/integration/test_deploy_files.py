@@ -134,7 +134,6 @@ def test_a_gpu_agent_has_what_it_needs():
     pod = PODS[GPU_AGENT]
     container = pod["containers"][0]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == int(option(container["args"], "tp"))
-    assert container["command"] == ["lm-agent"]  # the image has no entry point
     assert not pod["initContainers"]  # which would fetch the small model
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
     startup = container["startupProbe"]
@@ -297,6 +296,28 @@ def test_compose_tools_accept_the_file(path):
         assert done.returncode == 0, (tool, done.stderr)
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_pods_name_their_program(name):
+    """No image has an entry point, so that `docker run IMAGE lmdeploy ...` works."""
+    assert PODS[name]["containers"][0]["command"] == [name.split("/")[-1]]
+
+
+@pytest.mark.parametrize("kind", COMPOSE_FILES)
+def test_services_name_their_program(kind):
+    for service in yaml.safe_load(COMPOSE_FILES[kind].read_text())["services"].values():
+        image = service.get("image", "")
+        if image.startswith(("lm-agent", "lm-proxy")):
+            assert service["command"][0] == image.removesuffix("-cuda")
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.agent", "Dockerfile.agent-cuda", "Dockerfile.proxy"])
+def test_images_run_lmdeploys_command(name):
+    text = (ROOT / "compose" / name).read_text()
+    last_stage = text[text.rindex("\nFROM "):]
+    assert "ENTRYPOINT" not in last_stage and "\nCMD [" in last_stage
+    assert "/lmdeploy" in text and "lm-client" in text
+
+
 @pytest.mark.parametrize("name", ["Dockerfile.agent", "Dockerfile.proxy"])
 def test_images_have_a_base_to_choose_a_health_check_and_no_root(name):
     lines = (ROOT / "compose" / name).read_text().splitlines()
@@ -318,6 +339,6 @@ def test_the_cuda_image():
     for at, (stage, source) in enumerate(re.findall(r"^FROM .* AS (\w+)|^COPY --from=(\w+)", text, re.M)):
         assert stage or source in names, at
     last_stage = "\n".join(lines[max(i for i, line in enumerate(lines) if line.startswith("FROM ")):])
-    assert "ENTRYPOINT" not in last_stage and "\nHEALTHCHECK " in last_stage
+    assert "\nHEALTHCHECK " in last_stage
     assert "USER" not in last_stage  # root's cache
     assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in last_stage
