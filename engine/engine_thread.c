@@ -175,12 +175,16 @@ static void post_tokens(struct engine_thread *t, struct request *r, struct outpu
     post(t, r, update);
 }
 
-/* r's newest token counts as text. */
+/* r's newest token counts as text, or as a special token that the grammar has in that place. One more
+ * comes only where the answer may end: a stop token that doesn't stop this one. */
 static bool follow_grammar(struct engine_thread *t, struct request *r)
 {
     int32_t token = r->tokens[r->count - 1];
     if (!r->grammar.grammar || request_is_stop(r, token)) return true;
-    return grammar_accept(&r->grammar, t->setup.text.bytes(t->setup.text.arg, token, false));
+    struct str bytes = t->setup.text.bytes(t->setup.text.arg, token, false);
+    if (bytes.len > 0) return grammar_accept(&r->grammar, bytes);
+    bytes = t->setup.text.bytes(t->setup.text.arg, token, true);
+    return grammar_accept_special(&r->grammar, bytes) || grammar_may_end(&r->grammar);
 }
 
 /* r got a token: text, stops, limits. */

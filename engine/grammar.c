@@ -2,10 +2,15 @@
  *
  * What a state allows is computed once and kept with the state. Inside a JSON string that takes any
  * characters most of the vocabulary is allowed: those tokens are known beforehand as masks by length
- * (grammar_vocab.h), and only the rest is walked. */
+ * (grammar_vocab.h), and only the rest is walked.
+ *
+ * Behind the beginning of a tag in free text nearly every byte leads to the state that most others lead
+ * to as well, its home. Where both go on to the same state they allow the same tokens, so only those
+ * whose first byte tells them apart are walked, in a copy of the home's mask. */
 #include "engine/grammar.h"
 
 #include "engine/grammar_automaton.h"
+#include "engine/grammar_parts.h"
 #include "engine/grammar_regex.h"
 #include "engine/grammar_schema.h"
 #include "engine/grammar_vocab.h"
@@ -34,7 +39,7 @@ static int emit_schema(struct grammar_nfa *n, struct str source, struct error *e
 {
     struct json *schema = json_parse(source.data, source.len, err);
     if (!schema) return err->code;
-    int rc = schema_emit(n, schema, n->rule[0].start, n->rule[0].accept, err);
+    int rc = schema_emit(n, schema, n->rule[0].start, n->rule[0].accept, NULL, err);
     json_destroy(schema);
     return rc;
 }
@@ -47,7 +52,18 @@ static int emit_regex(struct grammar_nfa *n, struct str source, struct error *er
     return rc;
 }
 
-static int emit(enum grammar_kind kind, struct str source, struct grammar_nfa *n, struct error *err)
+static int emit_parts(struct grammar_nfa *n, struct str source, const struct grammar_vocab *vocab,
+                      struct error *err)
+{
+    struct json *part = json_parse(source.data, source.len, err);
+    if (!part) return err->code;
+    int rc = parts_emit(n, part, vocab, n->rule[0].start, n->rule[0].accept, err);
+    json_destroy(part);
+    return rc;
+}
+
+static int emit(enum grammar_kind kind, struct str source, const struct grammar_vocab *vocab,
+                struct grammar_nfa *n, struct error *err)
 {
     if (source.len > GRAMMAR_SOURCE_MAX)
         return error_set(err, E_LIMIT, "the grammar's source has more than %zu bytes",
@@ -61,7 +77,7 @@ static int emit(enum grammar_kind kind, struct str source, struct grammar_nfa *n
     case GRAMMAR_REGEX:
         return emit_regex(n, source, err);
     case GRAMMAR_PARTS:
-        return error_set(err, E_UNSUPPORTED, "parts are not supported");
+        return emit_parts(n, source, vocab, err);
     }
     UNREACHABLE();
 }
@@ -73,7 +89,7 @@ int grammar_compile(enum grammar_kind kind, struct str source, const struct gram
     struct grammar_nfa nfa;
     if (!err) err = &own;
     nfa_init(&nfa);
-    int rc = emit(kind, source, &nfa, err);
+    int rc = emit(kind, source, vocab, &nfa, err);
     if (rc == 0) rc = nfa_finish(&nfa, err);
     if (rc < 0) {
         nfa_deinit(&nfa);
@@ -148,23 +164,48 @@ static void refresh(struct grammar_matcher *m)
     m->state = walk(a, AUTOMATON_START, (struct str){m->text, m->len});
 }
 
-bool grammar_accept(struct grammar_matcher *m, struct str bytes)
+static void append(struct grammar_matcher *m, struct str bytes)
 {
-    struct grammar *g = m->grammar;
-    if (!g) return true;
-    pthread_mutex_lock(&g->lock);
-    refresh(m);
-    int state = walk(g->automaton, m->state, bytes);
-    if (state != AUTOMATON_DEAD) m->state = state;
-    pthread_mutex_unlock(&g->lock);
-    if (state == AUTOMATON_DEAD) return false;
     if (m->len + bytes.len > m->cap) {
         m->cap = 2 * (m->len + bytes.len);
         m->text = xrealloc(m->text, m->cap);
     }
     if (bytes.len > 0) memcpy(m->text + m->len, bytes.data, bytes.len);
     m->len += bytes.len;
+}
+
+/* The bytes, between two of those that mark special tokens with is_special. */
+static bool go_on(struct grammar_matcher *m, struct str bytes, bool is_special)
+{
+    static const char byte = (char)GRAMMAR_SPECIAL_MARK;
+    struct str mark = {&byte, is_special ? 1 : 0};
+    struct automaton *a = m->grammar->automaton;
+    pthread_mutex_lock(&m->grammar->lock);
+    refresh(m);
+    int state = walk(a, walk(a, walk(a, m->state, mark), bytes), mark);
+    if (state != AUTOMATON_DEAD) m->state = state;
+    pthread_mutex_unlock(&m->grammar->lock);
+    if (state == AUTOMATON_DEAD) return false;
+    append(m, mark);
+    append(m, bytes);
+    append(m, mark);
     return true;
+}
+
+/* A byte token of the mark itself is no text, but would look like a special token's beginning. */
+static bool has_mark(struct str bytes)
+{
+    return bytes.len > 0 && memchr(bytes.data, GRAMMAR_SPECIAL_MARK, bytes.len);
+}
+
+bool grammar_accept(struct grammar_matcher *m, struct str bytes)
+{
+    return !m->grammar || (!has_mark(bytes) && go_on(m, bytes, false));
+}
+
+bool grammar_accept_special(struct grammar_matcher *m, struct str text)
+{
+    return !m->grammar || (!has_mark(text) && go_on(m, text, true));
 }
 
 bool grammar_may_end(struct grammar_matcher *m)
@@ -185,11 +226,13 @@ static void allow(const struct grammar_vocab *v, uint32_t *mask, int32_t token)
         mask[token / 32] |= 1u << (token % 32);
 }
 
-static void walk_trie(struct grammar *g, const struct token_trie *trie, int state, uint32_t *mask)
+/* The tokens of nodes [begin, end), where end is behind a whole subtree or several. */
+static void walk_nodes(struct grammar *g, const struct token_trie *trie, int begin, int end,
+                       int state, uint32_t *mask)
 {
     int32_t *path = g->path;
     path[0] = state;
-    for (int i = 0; i < trie->count;) {
+    for (int i = begin; i < end;) {
         const struct trie_node *node = &trie->node[i];
         int next = automaton_next(g->automaton, path[node->depth - 1], node->byte);
         if (next == AUTOMATON_DEAD) {
@@ -202,18 +245,97 @@ static void walk_trie(struct grammar *g, const struct token_trie *trie, int stat
     }
 }
 
-static uint32_t *make_mask(struct grammar *g, int state)
+static void forbid_nodes(const struct grammar_vocab *v, int begin, int end, uint32_t *mask)
+{
+    for (int i = begin; i < end; i++)
+        for (int32_t t = v->all.node[i].token; t >= 0; t = v->same[t])
+            mask[t / 32] &= ~(1u << (t % 32));
+}
+
+static uint32_t *copy_mask(const struct grammar *g, const uint32_t *from)
+{
+    size_t words = (size_t)g->vocab->words;
+    uint32_t *mask = xcalloc(words, sizeof *mask);
+    if (from) memcpy(mask, from, words * sizeof *mask);
+    return mask;
+}
+
+static void allow_stops(const struct grammar *g, uint32_t *mask)
+{
+    for (int i = 0; i < g->vocab->stop_count; i++)
+        mask[g->vocab->stops[i] / 32] |= 1u << (g->vocab->stops[i] % 32);
+}
+
+static uint32_t *make_whole_mask(struct grammar *g, int state)
 {
     const struct grammar_vocab *v = g->vocab;
     struct automaton_state s = *automaton_state(g->automaton, state);
-    uint32_t *mask = xcalloc((size_t)v->words, sizeof *mask);
-    if (s.plain_left > 0) {
-        int chars = s.plain_left < v->plain_chars_max ? s.plain_left : v->plain_chars_max;
-        memcpy(mask, v->plain[chars], (size_t)v->words * sizeof *mask);
+    int chars = s.plain_left < v->plain_chars_max ? s.plain_left : v->plain_chars_max;
+    uint32_t *mask = copy_mask(g, s.plain_left > 0 ? v->plain[chars] : NULL);
+    const struct token_trie *trie = s.only_plain ? &v->unplain : &v->all;
+    walk_nodes(g, trie, 0, trie->count, state, mask);
+    if (s.accepts) allow_stops(g, mask);
+    return mask;
+}
+
+/* Nodes of the tokens whose first byte leads to the same state as most others', and that state. */
+static int find_home(struct grammar *g, int state)
+{
+    const struct token_trie *all = &g->vocab->all;
+    int target[256], weight[256], count = 0, best = AUTOMATON_DEAD, most = 0;
+    for (int byte = 0; byte < 256; byte++) {
+        int32_t node = all->first[byte];
+        int to = node < 0 ? AUTOMATON_DEAD : automaton_next(g->automaton, state, (uint8_t)byte), i;
+        if (to == AUTOMATON_DEAD) continue;
+        for (i = 0; i < count && target[i] != to; i++)
+            continue;
+        if (i == count) weight[count++] = 0;
+        target[i] = to;
+        weight[i] += all->node[node].next - node;
+        if (weight[i] > most) {
+            most = weight[i];
+            best = to;
+        }
     }
-    walk_trie(g, s.only_plain ? &v->special : &v->all, state, mask);
-    for (int i = 0; s.accepts && i < v->stop_count; i++)
-        mask[v->stops[i] / 32] |= 1u << (v->stops[i] % 32);
+    return best;
+}
+
+/* Which first bytes tell the states apart; false: too much of the vocabulary begins with them. */
+static bool tells_apart(struct grammar *g, int state, int home, bool apart[256])
+{
+    const struct token_trie *all = &g->vocab->all;
+    int weight = 0;
+    for (int byte = 0; byte < 256; byte++) {
+        int32_t node = all->first[byte];
+        apart[byte] = node >= 0 && automaton_next(g->automaton, state, (uint8_t)byte) !=
+                                       automaton_next(g->automaton, home, (uint8_t)byte);
+        if (apart[byte]) weight += all->node[node].next - node;
+    }
+    return weight < all->count / 4;
+}
+
+static void keep_mask(struct grammar *g, int state, uint32_t *mask);
+
+static uint32_t *make_mask(struct grammar *g, int state)
+{
+    const struct token_trie *all = &g->vocab->all;
+    bool apart[256];
+    int home =
+        automaton_state(g->automaton, state)->only_plain ? AUTOMATON_DEAD : find_home(g, state);
+    if (home == AUTOMATON_DEAD || home == state ||
+        automaton_state(g->automaton, home)->accepts !=
+            automaton_state(g->automaton, state)->accepts ||
+        !tells_apart(g, state, home, apart))
+        return make_whole_mask(g, state);
+    if (!automaton_state(g->automaton, home)->mask) keep_mask(g, home, make_whole_mask(g, home));
+    uint32_t *mask = copy_mask(g, automaton_state(g->automaton, home)->mask);
+    for (int byte = 0; byte < 256; byte++) {
+        if (!apart[byte]) continue;
+        int begin = all->first[byte], end = all->node[begin].next;
+        forbid_nodes(g->vocab, begin, end, mask);
+        walk_nodes(g, all, begin, end, state, mask);
+    }
+    if (automaton_state(g->automaton, state)->accepts) allow_stops(g, mask);
     return mask;
 }
 

@@ -35,16 +35,18 @@ enum grammar_kind {
 
 /* A text in parts, as JSON:
  *
- *     {"text": "..."}                   as it stands; special tokens don't spell it
- *     {"token": "<tool_call>"}          the token of that text, be it special or not; without one, the text
+ *     {"text": "..."}                   as it stands
+ *     {"token": "<|python_tag|>"}       the special (or stop) token of that text; if there is none, the text
  *     {"schema": {...}}                 JSON that the schema accepts
  *     {"regex": "..."}                  a text that matches as a whole
- *     {"until": ["</think>", ...]}      any text that has none of these in it; special tokens of these texts
- *                                       aren't in it either
+ *     {"until": ["</think>", ...]}      any text that has none of these in it, of 64 strings and 4095 bytes
  *     {"all": [part, ...]}              one after the other
  *     {"any": [part, ...]}              one of them
  *     {"repeat": part, "min": 0, "max": 8, "between": part}    "max" absent: any number
- */
+ *
+ * Any of them may have a "name", by which errors call it. Special tokens come only where {"token"} says
+ * so: no other part is ever spelled with them. Free text and the tag that ends it, when that is text, may
+ * meet within one token. */
 
 /* `vocab` must outlive it. E_INVALID, E_UNSUPPORTED, E_LIMIT: *err is for the client. Takes at most
  * some hundred milliseconds. */
@@ -72,6 +74,8 @@ void grammar_matcher_restart(struct grammar_matcher *m); // nothing so far
 
 /* The answer goes on with those bytes. False: it can't, and the matcher is where it was. */
 bool grammar_accept(struct grammar_matcher *m, struct str bytes);
+/* The same with the special token of that text. */
+bool grammar_accept_special(struct grammar_matcher *m, struct str text);
 /* Whether the answer may end here. */
 bool grammar_may_end(struct grammar_matcher *m);
 /* Tokens that may follow into mask[grammar_mask_words()]; stop tokens where the answer may end. Without

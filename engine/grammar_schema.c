@@ -445,10 +445,12 @@ static int add_character_rule(struct grammar_nfa *n)
 }
 
 int schema_emit(struct grammar_nfa *n, const struct json *schema, int from, int to,
-                struct error *err)
+                struct schema_budget *budget, struct error *err)
 {
     struct error own;
     struct schema_compiler c = {.n = n, .root = schema, .err = err ? err : &own};
+    if (budget) c.steps = budget->steps;
+    if (budget) c.work = budget->work;
     struct conjunction whole = {0};
     arena_init(&c.arena);
     hash_map_init(&c.rules);
@@ -465,6 +467,7 @@ int schema_emit(struct grammar_nfa *n, const struct json *schema, int from, int 
     }
     hash_map_deinit(&c.rules);
     arena_deinit(&c.arena);
+    if (budget) *budget = (struct schema_budget){c.steps, c.work};
     if (rc == 0 && n->overflow) return error_set(err, E_LIMIT, "the schema is too large");
     return rc;
 }

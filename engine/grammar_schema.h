@@ -14,8 +14,15 @@
 #include "engine/grammar_nfa.h"
 #include "shared/base/json.h"
 
-/* Between two states; *n has its rule 0 already. `schema` may go afterwards. Not nfa_finish()ed. */
+/* What several schemas have cost so far, which are bounded together; zeroed before the first. */
+struct schema_budget {
+    int steps;
+    int64_t work;
+};
+
+/* Between two states; *n has its rule 0 already. `schema` may go afterwards. Not nfa_finish()ed. budget
+ * NULL: the schema has one of its own. */
 FALLIBLE int schema_emit(struct grammar_nfa *n, const struct json *schema, int from, int to,
-                         struct error *err);
+                         struct schema_budget *budget, struct error *err);
 
 #endif

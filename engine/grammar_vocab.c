@@ -1,6 +1,7 @@
 #include "engine/grammar_vocab.h"
 
 #include "engine/tokenizer.h"
+#include "shared/base/arena.h"
 #include "shared/base/check.h"
 #include "shared/base/utf8.h"
 
@@ -10,7 +11,7 @@
 #define TOKEN_BYTES_MAX 1024 // longer ones can't be drawn under a grammar
 
 struct entry {
-    struct str bytes; // the tokenizer's
+    struct str bytes; // the tokenizer's, or in the arena
     int32_t token;
     int32_t chars; // of a plain token, else -1
 };
@@ -39,15 +40,25 @@ static int plain_chars(struct str s)
     return chars <= PLAIN_CHARS_MAX ? chars : -1;
 }
 
-static struct entry *collect(const struct tokenizer *t, int vocab, int *count)
+static struct str mark(struct arena *arena, struct str text)
+{
+    char *bytes = arena_alloc(arena, text.len + 2);
+    bytes[0] = bytes[text.len + 1] = (char)GRAMMAR_SPECIAL_MARK;
+    memcpy(bytes + 1, text.data, text.len);
+    return (struct str){bytes, text.len + 2};
+}
+
+static struct entry *collect(const struct tokenizer *t, int vocab, struct arena *arena, int *count)
 {
     struct entry *list = xcalloc((size_t)vocab + 1, sizeof *list);
     *count = 0;
     for (int32_t id = 0; id < vocab; id++) {
-        struct str bytes = tokenizer_token_bytes(t, id, false);
-        if (bytes.len == 0 || bytes.len > TOKEN_BYTES_MAX) continue;
-        if (tokenizer_is_special(t, id) || tokenizer_is_stop(t, id)) continue;
-        list[(*count)++] = (struct entry){bytes, id, plain_chars(bytes)};
+        bool is_special = tokenizer_is_special(t, id) || tokenizer_is_stop(t, id);
+        struct str bytes = tokenizer_token_bytes(t, id, is_special);
+        if (bytes.len == 0 || bytes.len > TOKEN_BYTES_MAX - 2) continue;
+        if (memchr(bytes.data, GRAMMAR_SPECIAL_MARK, bytes.len)) continue; // in no text
+        if (is_special) bytes = mark(arena, bytes);
+        list[(*count)++] = (struct entry){bytes, id, is_special ? -1 : plain_chars(bytes)};
     }
     qsort(list, (size_t)*count, sizeof *list, compare_entries);
     return list;
@@ -63,8 +74,8 @@ static size_t common_prefix(struct str a, struct str b)
     return n;
 }
 
-/* From sorted entries, of which those that are plain are left out with special_only. */
-static void build_trie(struct token_trie *t, const struct entry *list, int count, bool special_only)
+/* From sorted entries, of which those that are plain are left out with unplain_only. */
+static void build_trie(struct token_trie *t, const struct entry *list, int count, bool unplain_only)
 {
     size_t bytes = 0;
     for (int i = 0; i < count; i++)
@@ -75,7 +86,7 @@ static void build_trie(struct token_trie *t, const struct entry *list, int count
     int depth = 0;
     for (int i = 0; i < count; i++) {
         struct str s = list[i].bytes;
-        if (special_only && list[i].chars >= 0) continue;
+        if (unplain_only && list[i].chars >= 0) continue;
         int shared = (int)common_prefix(before, s);
         if (shared == (int)s.len && shared == depth) continue; // the same bytes again
         for (; depth > shared; depth--)
@@ -92,6 +103,10 @@ static void build_trie(struct token_trie *t, const struct entry *list, int count
     for (; depth > 0; depth--)
         t->node[path[depth]].next = t->count;
     t->node = xrealloc_array(t->node, (size_t)t->count + 1, sizeof *t->node);
+    for (int byte = 0; byte < 256; byte++)
+        t->first[byte] = -1;
+    for (int i = 0; i < t->count; i = t->node[i].next)
+        t->first[t->node[i].byte] = i;
 }
 
 static void link_same(struct grammar_vocab *v, const struct entry *list, int count)
@@ -123,12 +138,15 @@ struct grammar_vocab *grammar_vocab_create(const struct tokenizer *t)
     int count;
     v->vocab = tokenizer_vocab_size(t);
     v->words = (v->vocab + 31) / 32;
-    struct entry *list = collect(t, v->vocab, &count);
+    struct arena arena; // of marked texts
+    arena_init(&arena);
+    struct entry *list = collect(t, v->vocab, &arena, &count);
     build_trie(&v->all, list, count, false);
-    build_trie(&v->special, list, count, true);
+    build_trie(&v->unplain, list, count, true);
     link_same(v, list, count);
     build_plain(v, list, count);
     free(list);
+    arena_deinit(&arena);
     v->stops = xcalloc((size_t)v->vocab + 1, sizeof *v->stops);
     for (int32_t id = 0; id < v->vocab; id++)
         if (tokenizer_is_stop(t, id)) v->stops[v->stop_count++] = id;
@@ -139,10 +157,28 @@ void grammar_vocab_destroy(struct grammar_vocab *v)
 {
     if (!v) return;
     free(v->all.node);
-    free(v->special.node);
+    free(v->unplain.node);
     free(v->same);
     free(v->stops);
     for (int i = 0; i <= PLAIN_CHARS_MAX; i++)
         free(v->plain[i]);
     free(v);
+}
+
+/* The child of a node, -1: of the root. -1: it has none with that byte. */
+static int32_t find_child(const struct token_trie *t, int32_t node, uint8_t byte)
+{
+    if (node < 0) return t->first[byte];
+    for (int32_t i = node + 1; i < t->node[node].next; i = t->node[i].next)
+        if (t->node[i].byte == byte) return i;
+    return -1;
+}
+
+bool grammar_vocab_has_special(const struct grammar_vocab *v, struct str text)
+{
+    int32_t node = find_child(&v->all, -1, GRAMMAR_SPECIAL_MARK);
+    for (size_t i = 0; i < text.len && node >= 0; i++)
+        node = find_child(&v->all, node, (uint8_t)text.data[i]);
+    if (node >= 0) node = find_child(&v->all, node, GRAMMAR_SPECIAL_MARK);
+    return node >= 0 && v->all.node[node].token >= 0;
 }

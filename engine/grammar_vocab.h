@@ -1,11 +1,18 @@
 /* grammar_vocab.h - a tokenizer's tokens as grammars look at them: a trie of their bytes. Immutable
- * after create; any thread. */
+ * after create; any thread.
+ *
+ * Special tokens and those that stop a generation have their text between two bytes that are in no text
+ * (RFC 3629, section 1), so that neither spells the other. */
 #ifndef LM_ENGINE_GRAMMAR_VOCAB_H
 #define LM_ENGINE_GRAMMAR_VOCAB_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "shared/base/str.h"
+
+#define GRAMMAR_SPECIAL_MARK 0xff
 
 struct tokenizer;
 
@@ -22,6 +29,7 @@ struct token_trie {
     struct trie_node *node; // owned
     int count;
     int depth_max;
+    int32_t first[256]; // nodes of depth 1 by their byte, -1: none
 };
 
 #define PLAIN_CHARS_MAX 64
@@ -32,7 +40,7 @@ struct grammar_vocab {
     int vocab;
     int words;                 // of 32 bits in a mask
     struct token_trie all;     // every token that has bytes
-    struct token_trie special; // those that aren't plain
+    struct token_trie unplain; // those that aren't plain
     int32_t *same;             // [vocab] the next token with the same bytes, -1: the last
     uint32_t *plain[PLAIN_CHARS_MAX + 1]; // masks: plain tokens of at most that many characters
     int plain_chars_max; // of the longest plain token; longer ones count as not plain
@@ -43,5 +51,7 @@ struct grammar_vocab {
 /* Some ten milliseconds for 150,000 tokens. */
 struct grammar_vocab *grammar_vocab_create(const struct tokenizer *t);
 void grammar_vocab_destroy(struct grammar_vocab *v); // NULL is fine
+/* Whether a special token, or one that stops a generation, has that text. */
+bool grammar_vocab_has_special(const struct grammar_vocab *v, struct str text);
 
 #endif

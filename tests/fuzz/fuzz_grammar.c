@@ -1,6 +1,8 @@
-/* A JSON schema, or behind an 'r' a regular expression; then, behind a NUL, bytes that choose a text.
+/* A JSON schema, behind an 'r' a regular expression, or behind a 'p' a text in parts; then, behind a NUL,
+ * bytes that choose a text.
  * Whatever it is, compiling ends soon, and a text that may be begun can always be ended. */
 #include "engine/grammar_automaton.h"
+#include "engine/grammar_parts.h"
 #include "engine/grammar_regex.h"
 #include "engine/grammar_schema.h"
 #include "shared/base/check.h"
@@ -9,21 +11,34 @@
 
 #define STEPS_MAX 300
 
+static int emit_regex(struct str source, struct grammar_nfa *n, struct error *err)
+{
+    int end;
+    if (!utf8_is_valid(source.data, source.len)) return error_set(err, E_FORMAT, "no text");
+    int rc = regex_emit(n, n->rule[0].start, source, REGEX_SEARCH, SPELLING_JSON, &end, err);
+    if (rc == 0) nfa_add_epsilon(n, end, n->rule[0].accept);
+    return rc;
+}
+
+static int emit_json(struct str source, bool in_parts, struct grammar_nfa *n, struct error *err)
+{
+    struct json *root = json_parse(source.data, source.len, err);
+    if (!root) return err->code;
+    struct nfa_rule whole = n->rule[0];
+    int rc = in_parts ? parts_emit(n, root, NULL, whole.start, whole.accept, err)
+                      : schema_emit(n, root, whole.start, whole.accept, NULL, err);
+    json_destroy(root);
+    return rc;
+}
+
 static int emit(struct str source, struct grammar_nfa *n, struct error *err)
 {
-    int rc, end;
+    char kind = source.len > 0 ? source.data[0] : 0;
+    struct str rest = kind ? (struct str){source.data + 1, source.len - 1} : source;
     nfa_add_rule(n);
-    if (source.len > 0 && source.data[0] == 'r') {
-        if (!utf8_is_valid(source.data, source.len)) return error_set(err, E_FORMAT, "no text");
-        source = (struct str){source.data + 1, source.len - 1};
-        rc = regex_emit(n, n->rule[0].start, source, REGEX_SEARCH, SPELLING_JSON, &end, err);
-        if (rc == 0) nfa_add_epsilon(n, end, n->rule[0].accept);
-    } else {
-        struct json *schema = json_parse(source.data, source.len, err);
-        if (!schema) return err->code;
-        rc = schema_emit(n, schema, n->rule[0].start, n->rule[0].accept, err);
-        json_destroy(schema);
-    }
+    int rc = kind == 'r'   ? emit_regex(rest, n, err)
+             : kind == 'p' ? emit_json(rest, true, n, err)
+                           : emit_json(source, false, n, err);
     return rc < 0 ? rc : nfa_finish(n, err);
 }
 

@@ -8,7 +8,8 @@
 #include "shared/base/rng.h"
 #include "tests/golden/fixture_tokenizer.h"
 
-#define STEPS_MAX 60
+#define STEPS_MAX  60
+#define ADDED_LAST 30 // tokens at a vocabulary's end: tags, where it has any
 
 static struct tokenizer *open_tokenizer(const char *name)
 {
@@ -24,26 +25,37 @@ static bool is_allowed(const uint32_t *mask, int32_t token)
     return mask[token / 32] >> (token % 32) & 1;
 }
 
-static bool can_follow(const struct grammar_matcher *m, struct str bytes)
+static bool follow(const struct tokenizer *t, struct grammar_matcher *m, int32_t id)
+{
+    struct str text = tokenizer_token_bytes(t, id, true);
+    if (text.len == 0) return false;
+    return tokenizer_is_special(t, id) ? grammar_accept_special(m, text) : grammar_accept(m, text);
+}
+
+/* Whether the token may come behind those that the answer has. */
+static bool can_follow(const struct tokenizer *t, struct grammar *g,
+                       const struct token_list *answer, int32_t id)
 {
     struct grammar_matcher probe;
-    grammar_matcher_init(&probe, m->grammar);
-    bool can =
-        grammar_accept(&probe, (struct str){m->text, m->len}) && grammar_accept(&probe, bytes);
+    bool can = true;
+    grammar_matcher_init(&probe, g);
+    for (size_t i = 0; i < answer->count; i++)
+        can &= follow(t, &probe, answer->ids[i]);
+    can = can && follow(t, &probe, id);
     grammar_matcher_deinit(&probe);
     return can;
 }
 
-static void check_mask(const struct tokenizer *t, struct grammar_matcher *m, const uint32_t *mask,
-                       int first)
+static void check_mask(const struct tokenizer *t, struct grammar_matcher *m,
+                       const struct token_list *answer, const uint32_t *mask, int first)
 {
-    int wrong = 0;
-    for (int32_t id = first; id < tokenizer_vocab_size(t); id += 61) {
-        struct str bytes = tokenizer_token_bytes(t, id, false);
-        bool want = tokenizer_is_stop(t, id)      ? grammar_may_end(m)
-                    : tokenizer_is_special(t, id) ? false
-                                                  : bytes.len > 0 && can_follow(m, bytes);
+    int wrong = 0, vocab = tokenizer_vocab_size(t);
+    for (int32_t id = 0; id < vocab; id++) {
+        if (id % 61 != first && !tokenizer_is_special(t, id) && id < vocab - ADDED_LAST) continue;
+        bool want =
+            tokenizer_is_stop(t, id) ? grammar_may_end(m) : can_follow(t, m->grammar, answer, id);
         if (is_allowed(mask, id) == want) continue;
+        struct str bytes = tokenizer_token_bytes(t, id, true);
         if (wrong++ == 0)
             printf("token %d '" STR_FMT "' behind '%.*s': allowed %d\n", id, STR_ARG(bytes),
                    (int)m->len, m->text, is_allowed(mask, id));
@@ -71,24 +83,74 @@ static int32_t pick(const struct tokenizer *t, struct rng *rng, const uint32_t *
     return best;
 }
 
+static void take(const struct tokenizer *t, struct grammar_matcher *m, struct token_list *answer,
+                 int32_t id)
+{
+    EXPECT(follow(t, m, id));
+    token_list_push(answer, id);
+}
+
 static void walk(const struct tokenizer *t, struct grammar *g, uint64_t seed)
 {
     struct grammar_matcher m;
+    struct token_list answer = {0};
     struct rng rng;
     uint32_t *mask = xcalloc((size_t)grammar_mask_words(g), sizeof *mask);
     grammar_matcher_init(&m, g);
     rng_init(&rng, seed);
     for (int step = 0; step < STEPS_MAX; step++) {
         NEED(grammar_mask(&m, mask) == 0);
-        check_mask(t, &m, mask, step % 61);
+        check_mask(t, &m, &answer, mask, step % 61);
         int32_t id = pick(t, &rng, mask);
         if (id < 0) {
             EXPECT(grammar_may_end(&m));
             break;
         }
-        EXPECT(grammar_accept(&m, tokenizer_token_bytes(t, id, false)));
+        take(t, &m, &answer, id);
     }
     free(mask);
+    token_list_deinit(&answer);
+    grammar_matcher_deinit(&m);
+}
+
+/* One of the tokens that the text begins with, drawn; special ones are written as ^text^. */
+static int32_t draw_token(const struct tokenizer *t, struct rng *rng, struct str text, size_t *len)
+{
+    int32_t found = -1;
+    uint32_t count = 0;
+    for (int32_t id = 0; id < tokenizer_vocab_size(t); id++) {
+        struct str bytes = tokenizer_token_bytes(t, id, true);
+        bool is_marked = text.data[0] == '^', is_special = tokenizer_is_special(t, id);
+        struct str rest = {text.data + is_marked, text.len - is_marked};
+        if (is_marked != is_special || bytes.len == 0 || !str_starts_with(rest, bytes)) continue;
+        if (is_marked && rest.data[bytes.len] != '^') continue;
+        if (rng_below(rng, ++count) > 0) continue;
+        found = id;
+        *len = bytes.len + (is_marked ? 2 : 0);
+    }
+    return found;
+}
+
+/* The same along a text, cut into tokens in some way. */
+static void walk_text(const struct tokenizer *t, struct grammar *g, struct str text, uint64_t seed)
+{
+    struct grammar_matcher m;
+    struct token_list answer = {0};
+    struct rng rng;
+    uint32_t *mask = xcalloc((size_t)grammar_mask_words(g), sizeof *mask);
+    grammar_matcher_init(&m, g);
+    rng_init(&rng, seed);
+    for (size_t at = 0, len; at < text.len; at += len) {
+        NEED(grammar_mask(&m, mask) == 0);
+        check_mask(t, &m, &answer, mask, (int)(at % 61));
+        int32_t id = draw_token(t, &rng, (struct str){text.data + at, text.len - at}, &len);
+        NEED(id >= 0);
+        EXPECT(is_allowed(mask, id));
+        take(t, &m, &answer, id);
+    }
+    EXPECT(grammar_may_end(&m));
+    free(mask);
+    token_list_deinit(&answer);
     grammar_matcher_deinit(&m);
 }
 
@@ -125,6 +187,61 @@ static void check_tokenizer(const char *name)
     }
     grammar_cache_destroy(cache);
     tokenizer_destroy(t);
+}
+
+/* Texts in parts, each along a text that they accept. */
+static void check_parts(const char *name, const char *const (*cases)[2], size_t count)
+{
+    struct tokenizer *t = open_tokenizer(name);
+    struct grammar_cache *cache = grammar_cache_create(t);
+    for (size_t i = 0; i < count; i++) {
+        struct grammar *g;
+        struct error err;
+        int rc = grammar_cache_get(cache, GRAMMAR_PARTS, str_of(cases[i][0]), &g, &err);
+        if (rc < 0) printf("%s\n", err.text);
+        NEED(rc == 0);
+        walk(t, g, i);
+        for (uint64_t seed = 0; seed < 4; seed++)
+            walk_text(t, g, str_of(cases[i][1]), seed);
+        grammar_unref(g);
+    }
+    grammar_cache_destroy(cache);
+    tokenizer_destroy(t);
+}
+
+#define CALL                                                                                     \
+    "{\"all\":[{\"token\":\"<tool_call>\"},{\"text\":\"\\n\"},{\"schema\":{\"type\":\"object\"," \
+    "\"properties\":{\"n\":{\"type\":\"integer\"}}}},{\"text\":\"\\n\"},{\"token\":\"</"         \
+    "tool_call>\"}"                                                                              \
+    "]}"
+
+static void test_parts_with_tags(void)
+{
+    static const char *const cases[][2] = {
+        {"{\"all\":[{\"until\":[\"<tool_call>\"]},{\"repeat\":" CALL
+         ",\"max\":2,\"between\":{\"text\":\"\\n\"}}]}",
+         "So: <tool_cal \xe6\x97\xa5<<tool_call>\n{\"n\":1}\n</tool_call>\n<tool_call>\n{}\n</"
+         "tool_call>"},
+        {"{\"all\":[{\"until\":[\"</think>\"]},{\"token\":\"</think>\"},{\"schema\":{\"enum\":"
+         "[\"a</think>\"]}}]}",
+         "</</think</think>\"a</think>\""},
+        {"{\"all\":[{\"until\":[\"<|box_start|>\"]},{\"token\":\"<|box_start|>\"},{\"regex\":"
+         "\".*\"},{\"any\":[{\"token\":\"<|box_end|>\"},{\"text\":\".\"}]}]}",
+         "a <|box_start^<|box_start|>^<|box_end|>^<|box_end|>^"},
+        {"{\"all\":[{\"until\":[]},{\"token\":\"<|im_start|>\"},{\"text\":\"<|im_start|>\"}]}",
+         "<|im_start|>^<|im_start|>^<|im_start|>"},
+    };
+    check_parts("qwen2_5", cases, ARRAY_LEN(cases));
+}
+
+static void test_parts_with_byte_tokens(void)
+{
+    static const char *const cases[][2] = {
+        {"{\"all\":[{\"until\":[\"\xe6\x97\xa5\",\"[/T]\"]},{\"token\":\"[/T]\"},{\"token\":"
+         "\"<s>\"},{\"regex\":\"(a|<s>){0,3}\"}]}",
+         "\xe6\x97\xa4[/[/T]^<s>^<s>a"},
+    };
+    check_parts("llama2", cases, ARRAY_LEN(cases));
 }
 
 static void test_byte_level(void)
@@ -179,6 +296,8 @@ static void test_matcher(void)
     EXPECT(!grammar_may_end(&m));
     EXPECT(grammar_accept(&m, STR("b")));
     EXPECT(grammar_may_end(&m));
+    EXPECT(!grammar_accept(&m, STR("\xff")));
+    EXPECT(!grammar_accept_special(&m, STR("</s>")));
     grammar_matcher_restart(&m);
     EXPECT(!grammar_may_end(&m));
     EXPECT(grammar_accept(&m, STR("cd")));
@@ -192,6 +311,8 @@ int main(void)
 {
     RUN(test_byte_level);
     RUN(test_sentencepiece);
+    RUN(test_parts_with_tags);
+    RUN(test_parts_with_byte_tokens);
     RUN(test_cache);
     RUN(test_matcher);
     return TEST_END();

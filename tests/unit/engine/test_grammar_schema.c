@@ -10,7 +10,7 @@ static int compile(const char *schema, struct grammar_nfa *n, struct error *err)
     nfa_add_rule(n);
     struct json *root = json_parse(schema, strlen(schema), err);
     NEED(root);
-    int rc = schema_emit(n, root, n->rule[0].start, n->rule[0].accept, err);
+    int rc = schema_emit(n, root, n->rule[0].start, n->rule[0].accept, NULL, err);
     json_destroy(root);
     return rc < 0 ? rc : nfa_finish(n, err);
 }
