@@ -268,6 +268,9 @@ static void open_service(struct agent *a, const struct engine *engine)
     prompt_context_init(&a->service.prompts, engine_tokenizer(engine), engine_chat_template(engine),
                         info->context_len);
     a->service.prompts.grammars = engine_grammars(engine);
+    reply_formats_init(&a->formats, a->config->tool_call_parser, a->config->reasoning_parser,
+                       engine_chat_template(engine), engine_tokenizer(engine));
+    a->service.prompts.formats = &a->formats;
     a->service.prompts.escape_special = a->config->escape_special;
     session_service_open(&a->sessions, info);
     a->service.phase = SERVICE_OPEN;

@@ -28,6 +28,7 @@ struct agent {
     struct engine_bridge *bridge;
     struct text_worker *worker;
     struct registration *registration;
+    struct reply_formats formats; // of the model's answers; valid once the service is open
     struct completion_service service;
     struct session_service sessions;
     struct engine_progress progress;

@@ -3,7 +3,7 @@
 
 #include "agent/advertise.h"
 #include "agent/hub.h"
-#include "engine/lmdeploy_template.h"
+#include "agent/reply_formats.h"
 #include "shared/base/check.h"
 #include "shared/base/utf8.h"
 #include "shared/net/agent_record.h"
@@ -134,8 +134,13 @@ static const struct option options[] = {
     {"chat-template", OPTION_STRING, FIELD(chat_template), .arg = "NAME|FILE", .group = "Engine",
      .help = "instead of the model's own chat template: a file of Jinja or of LMDeploy's JSON, or "
              "the name of one of LMDeploy's templates"},
-    {"list-chat-templates", OPTION_FLAG, FIELD(list_chat_templates), .group = "Engine",
-     .help = "print the names that --chat-template knows, and exit"},
+    {"tool-call-parser", OPTION_STRING, FIELD(tool_call_parser), .arg = "NAME", .group = "Engine",
+     .help = "how the model writes calls of tools, by LMDeploy's or vLLM's names (a wrong one "
+             "lists them), or none; by "
+             "default as its chat template has them"},
+    {"reasoning-parser", OPTION_STRING, FIELD(reasoning_parser), .arg = "NAME", .group = "Engine",
+     .help = "how the model marks what it thinks before it answers, or none; by default as its "
+             "chat template has it"},
     {"escape-special", OPTION_FLAG, FIELD(escape_special), .group = "Engine",
      .help = "the text of a special token in messages stays text; by default it becomes the token, "
              "as in other servers"},
@@ -290,17 +295,19 @@ static int check_names(const struct agent_config *c, struct error *err)
     return 0;
 }
 
-static int print_chat_templates(struct error *err)
+static int check_parsers(const struct agent_config *c, struct error *err)
 {
-    struct buf names;
-    buf_init(&names, BUF_MAX_INTERNAL);
-    lmdeploy_template_list(&names);
-    struct str left = buf_str(&names), name;
-    while (str_split(&left, ',', &name))
-        printf(STR_FMT "\n", STR_ARG(str_trim(name)));
-    buf_deinit(&names);
-    if (fflush(stdout) == 0) return CONFIG_EXIT;
-    return error_set(err, -EIO, "cannot write to standard output");
+    const char *tools = c->tool_call_parser, *reasoning = c->reasoning_parser;
+    if (tools && strcmp(tools, REPLY_PARSER_NONE) != 0 && !tool_format_find(tools)) {
+        return error_set(err, E_INVALID, "--tool-call-parser: '%.64s' is not %s or none", tools,
+                         tool_format_names());
+    }
+    if (reasoning && strcmp(reasoning, REPLY_PARSER_NONE) != 0 &&
+        !reasoning_format_find(reasoning)) {
+        return error_set(err, E_INVALID, "--reasoning-parser: '%.64s' is not %s or none", reasoning,
+                         reasoning_format_names());
+    }
+    return 0;
 }
 
 /* What one agent can't do alone, and what only a launcher can. */
@@ -331,7 +338,7 @@ int agent_config_parse(int argc, char **argv, struct agent_config *config, struc
     if (!config->model_name) config->model_name = agent_model_name(config->model_path);
     if ((rc = check_log_level(config, err)) != 0 || (rc = check_urls(config, err)) != 0 ||
         (rc = check_names(config, err)) != 0 || (rc = apply_quant_policy(config, err)) != 0 ||
-        (rc = check_launcher(config, err)) != 0) {
+        (rc = check_parsers(config, err)) != 0 || (rc = check_launcher(config, err)) != 0) {
         return rc;
     }
     return CONFIG_RUN;

@@ -58,7 +58,7 @@ struct agent_config {
     bool dry_run;
     int generation_config; // 0: auto, 1: none
     char *chat_template;
-    bool list_chat_templates;
+    char *tool_call_parser, *reasoning_parser; // NULL: by the chat template; "none"
     bool escape_special;
     int device; // enum agent_device
     int64_t tp; // ranks

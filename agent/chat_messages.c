@@ -152,12 +152,26 @@ static bool is_string(const struct json *v)
 }
 
 /* OpenAI's clients send a call's arguments as JSON in a string. */
-static bool has_spelled_arguments(const struct json *calls)
+static int check_arguments(struct cursor *at, const struct json *calls, bool *must_rewrite)
 {
-    for (const struct json *c = json_first(calls); c; c = json_next(c)) {
-        if (is_string(json_get(json_get(c, "function"), "arguments"))) return true;
+    size_t index = 0;
+    for (const struct json *c = json_first(calls); c; c = json_next(c), index++) {
+        const struct json *arguments = json_get(json_get(c, "function"), "arguments");
+        if (!is_string(arguments)) continue;
+        *must_rewrite = true;
+        struct str text = str_trim(field_str(arguments));
+        struct error err = {0};
+        struct json *value = text.len > 0 ? json_parse(text.data, text.len, &err) : NULL;
+        json_destroy(value);
+        if (value || text.len == 0) continue;
+        char member[64];
+        snprintf(member, sizeof member, "tool_calls[%zu].function.arguments", index);
+        path_of(at, member);
+        return api_error_set(at->error, 400, "invalid_value", at->path,
+                             "Invalid '%s': a call's arguments must be JSON in a string: %s.",
+                             at->path, err.text);
     }
-    return false;
+    return 0;
 }
 
 static int check_message(struct cursor *at, const struct json *message, bool *calls_open,
@@ -181,8 +195,7 @@ static int check_message(struct cursor *at, const struct json *message, bool *ca
     }
     const struct json *calls = role == ROLE_ASSISTANT ? json_get(message, "tool_calls") : NULL;
     *calls_open = json_len(calls) > 0;
-    if (has_spelled_arguments(calls)) *must_rewrite = true;
-    return 0;
+    return check_arguments(at, calls, must_rewrite);
 }
 
 int chat_messages_check(const struct json *messages, bool *must_rewrite, struct api_error *e)
@@ -221,7 +234,7 @@ static void write_content(struct json_writer *w, const struct json *content, enu
     buf_deinit(&text);
 }
 
-/* What isn't an object in its string stays as it is: the template may know what to do with it. */
+/* JSON that isn't an object stays in its string: the template may know what to do with it. */
 static void write_arguments(struct json_writer *w, const struct json *arguments)
 {
     struct str text = str_trim(field_str(arguments));

@@ -119,33 +119,6 @@ static int parse_output(const struct json *body, struct chat_request *r, struct 
 
 /* ---- features that are not built: neutral values pass, anything else gets a clear 400 ---- */
 
-static int refuse_tools(const struct json *body, struct api_error *e)
-{
-    static const char *const lists[] = {"tools", "functions"};
-    static const char *const choices[] = {"tool_choice", "function_call"};
-    for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
-        const struct json *list;
-        if (field_typed(body, lists[i], JSON_ARRAY, &list, e) != 0) return -1;
-        if (json_len(list) > 0) return field_unsupported_error(e, lists[i]);
-    }
-    for (size_t i = 0; i < ARRAY_LEN(choices); i++) {
-        const struct json *choice = json_get_set(body, choices[i]);
-        if (!choice) continue;
-        if (json_type(choice) == JSON_OBJECT) return field_unsupported_error(e, choices[i]);
-        if (json_type(choice) != JSON_STRING) {
-            return field_type_error(e, choices[i], "a string or an object", choice);
-        }
-        const char *text = json_string(choice, NULL);
-        if (strcmp(text, "none") == 0 || strcmp(text, "auto") == 0) continue;
-        if (strcmp(text, "required") == 0) return field_unsupported_error(e, choices[i]);
-        return api_error_set(e, 400, "invalid_value", choices[i],
-                             "Invalid value: '%.64s'. Supported values are: 'none', 'auto', and "
-                             "'required'.",
-                             text);
-    }
-    return 0;
-}
-
 static int refuse_modalities(const struct json *body, struct api_error *e)
 {
     const struct json *list;
@@ -179,7 +152,6 @@ static int refuse_unbuilt(const struct json *body, enum completion_kind kind, st
                              "Unsupported parameter: 'suffix' needs a model that was trained to "
                              "fill in the middle, which this one was not.");
     }
-    if (refuse_tools(body, e) != 0) return -1;
     return refuse_modalities(body, e);
 }
 
@@ -190,9 +162,7 @@ static int parse_messages(const struct json *body, struct chat_request *r, struc
     const struct json *messages = json_get_set(body, "messages");
     if (!messages) return field_missing_error(e, "messages");
     r->prompt_count = 1;
-    if (field_typed(body, "chat_template_kwargs", JSON_OBJECT, &r->template_kwargs, e) != 0) {
-        return -1;
-    }
+    if (template_fields_parse(body, &r->template_fields, e) != 0) return -1;
     if (json_type(messages) == JSON_STRING) { // LMDeploy: a raw prompt, no template
         r->form = PROMPT_TEXT;
         r->text = field_str(messages);
@@ -304,8 +274,10 @@ static int parse_body(struct chat_request *r, const struct request_limits *limit
         return -1;
     }
     if (parse_session(body, r, e) != 0) return -1;
-    if (r->kind == COMPLETION_CHAT && response_format_parse(body, &r->response_format, e) != 0)
+    if (r->kind == COMPLETION_CHAT && (response_format_parse(body, &r->response_format, e) != 0 ||
+                                       tool_request_parse(body, &r->tools, e) != 0)) {
         return -1;
+    }
     return refuse_unbuilt(body, r->kind, e);
 }
 
@@ -333,6 +305,8 @@ int chat_request_parse(enum completion_kind kind, struct str body,
 void chat_request_deinit(struct chat_request *r)
 {
     sampling_fields_deinit(&r->fields);
+    template_fields_deinit(&r->template_fields);
+    tool_request_deinit(&r->tools);
     json_destroy(r->rewritten);
     json_destroy(r->document);
     memset(r, 0, sizeof *r);

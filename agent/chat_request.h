@@ -11,6 +11,8 @@
 
 #include "agent/response_format.h"
 #include "agent/sampling_fields.h"
+#include "agent/template_fields.h"
+#include "agent/tool_request.h"
 #include "shared/base/json.h"
 #include "shared/base/str.h"
 #include "shared/net/api_error.h"
@@ -45,10 +47,11 @@ struct chat_request {
 
     struct str model;
     enum prompt_form form;
-    struct str text;                    // PROMPT_TEXT
-    const struct json *messages;        // PROMPT_MESSAGES
-    const struct json *template_kwargs; // object or NULL
-    const struct json *prompts;         // PROMPT_TEXTS, _TOKENS, _TOKEN_LISTS
+    struct str text;             // PROMPT_TEXT
+    const struct json *messages; // PROMPT_MESSAGES
+    struct template_fields template_fields;
+    struct tool_request tools;  // chat
+    const struct json *prompts; // PROMPT_TEXTS, _TOKENS, _TOKEN_LISTS
     size_t prompt_count;
     int n;          // choices for each prompt
     int candidates; // >= n: answers of which the n best become choices

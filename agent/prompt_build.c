@@ -1,7 +1,9 @@
 #include "agent/prompt_build.h"
 
 #include "agent/prompt_guard.h"
+#include "agent/reply_grammar.h"
 #include "agent/request_field.h"
+#include "agent/tool_prompt.h"
 #include "shared/base/check.h"
 
 #include <stdlib.h>
@@ -13,6 +15,7 @@ void prompt_context_init(struct prompt_context *c, const struct tokenizer *token
     c->chat_template = chat_template;
     c->context_len = context_len;
     c->grammars = NULL;
+    c->formats = NULL;
     c->escape_special = false;
     c->token_bytes_max = 1;
     for (int32_t id = 0; id < tokenizer_vocab_size(tokenizer); id++) {
@@ -85,15 +88,42 @@ static int encode(const struct chat_request *r, const struct prompt_context *c, 
     return check_length(r, c, out, e);
 }
 
+static void plan_reply(const struct chat_request *r, const struct prompt_context *c,
+                       struct str prompt, struct prompt_set *out)
+{
+    if (!c->formats) return;
+    reply_formats_plan(c->formats, &r->tools.list, prompt, r->template_fields.thinking, &out->plan);
+}
+
+/* Templates that know no tools get messages that say it all. *rewritten is the caller's. */
+static int put_tools(const struct chat_request *r, const struct prompt_context *c,
+                     struct chat_template_input *in, struct json **rewritten, struct api_error *e)
+{
+    const struct reply_formats *f = c->formats;
+    in->tools = r->tools.offered;
+    if (!f || f->template_has_tools) return 0;
+    if (!in->tools && !tool_prompt_is_needed(in->messages)) return 0;
+    struct error err = {0};
+    bool explains = f->tools == tool_format_find(REPLY_GENERIC_FORMAT);
+    *rewritten = tool_prompt_rewrite(in->messages, in->tools, explains, &err);
+    if (!*rewritten)
+        return api_error_set(e, 400, NULL, "messages", "Invalid 'messages': %s.", err.text);
+    in->messages = *rewritten;
+    in->tools = NULL;
+    return 0;
+}
+
 static int encode_chat(const struct chat_request *r, const struct prompt_context *c, int64_t now,
-                       struct token_list *out, struct api_error *e)
+                       struct prompt_set *out, struct api_error *e)
 {
     struct chat_template_input input = {.messages = r->messages,
-                                        .kwargs = r->template_kwargs,
+                                        .kwargs = r->template_fields.kwargs,
                                         .add_generation_prompt = true,
                                         .now = now};
     struct buf text;
     struct error err = {0};
+    struct json *rewritten = NULL;
+    if (put_tools(r, c, &input, &rewritten, e) != 0) return -1;
     buf_init(&text, BUF_MAX_INTERNAL);
     int rc;
     if (prompt_context_render(c, &input, &text, &err) != 0) {
@@ -101,9 +131,11 @@ static int encode_chat(const struct chat_request *r, const struct prompt_context
                            "The model's chat template refused the messages: %s.", err.text);
     } else {
         // The template itself writes bos where the model wants one.
-        rc = encode(r, c, buf_str(&text), TOKENIZER_SPECIAL, out, e);
+        rc = encode(r, c, buf_str(&text), TOKENIZER_SPECIAL, &out->items[0], e);
     }
+    if (rc == 0) plan_reply(r, c, buf_str(&text), out);
     buf_deinit(&text);
+    json_destroy(rewritten);
     return rc;
 }
 
@@ -188,6 +220,14 @@ static void build_texts(const struct chat_request *r, const struct prompt_contex
     }
 }
 
+static int compile_grammar(const struct chat_request *r, const struct prompt_context *c,
+                           struct prompt_set *out, struct api_error *e)
+{
+    if (r->kind == COMPLETION_CHAT && c->formats)
+        return reply_grammar_compile(r, c->formats, &out->plan, c->grammars, &out->grammar, e);
+    return response_format_compile(&r->response_format, c->grammars, &out->grammar, e);
+}
+
 int prompt_build(const struct chat_request *request, const struct prompt_context *context,
                  int64_t now, struct prompt_set *out, struct api_error *e)
 {
@@ -196,10 +236,11 @@ int prompt_build(const struct chat_request *request, const struct prompt_context
     int rc = -1;
     switch (request->form) {
     case PROMPT_MESSAGES:
-        rc = encode_chat(request, context, now, &out->items[0], e);
+        rc = encode_chat(request, context, now, out, e);
         break;
     case PROMPT_TEXT:
         rc = encode_text(request, context, request->text, &out->items[0], e);
+        if (request->kind == COMPLETION_CHAT) plan_reply(request, context, request->text, out);
         break;
     case PROMPT_TOKENS:
         rc = copy_ids(request, context, request->prompts, &out->items[0], e);
@@ -209,9 +250,7 @@ int prompt_build(const struct chat_request *request, const struct prompt_context
         rc = build_each(request, context, out, e);
         break;
     }
-    if (rc == 0)
-        rc =
-            response_format_compile(&request->response_format, context->grammars, &out->grammar, e);
+    if (rc == 0) rc = compile_grammar(request, context, out, e);
     if (rc != 0) {
         prompt_set_deinit(out);
     } else if (request->kind == COMPLETION_TEXT && (request->echo || request->logprobs)) {

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #include "agent/chat_request.h"
-#include "agent/reply.h"
+#include "agent/reply_formats.h"
 #include "engine/chat_template.h"
 #include "engine/tokenizer.h"
 #include "shared/net/api_error.h"
@@ -16,13 +16,14 @@
 struct prompt_context {
     const struct tokenizer *tokenizer;
     const struct chat_template *chat_template;
-    int context_len;                // tokens of prompt and answer together
-    size_t token_bytes_max;         // bytes that the longest token stands for
-    struct grammar_cache *grammars; // for answers that have to look like something
-    bool escape_special;            // messages can't write control tokens (prompt_guard.h)
+    int context_len;                     // tokens of prompt and answer together
+    size_t token_bytes_max;              // bytes that the longest token stands for
+    struct grammar_cache *grammars;      // for answers that have to look like something
+    const struct reply_formats *formats; // how the model calls tools and thinks; NULL: not known
+    bool escape_special;                 // messages can't write control tokens (prompt_guard.h)
 };
 
-/* escape_special is false, there are no grammars; token_bytes_max comes from the tokenizer. Walks the vocabulary: once, at start. */
+/* escape_special is false, there are no grammars and no formats; token_bytes_max comes from the tokenizer. Walks the vocabulary: once, at start. */
 void prompt_context_init(struct prompt_context *c, const struct tokenizer *tokenizer,
                          const struct chat_template *chat_template, int context_len);
 

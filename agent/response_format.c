@@ -72,6 +72,12 @@ int response_format_parse(const struct json *body, struct response_format *out, 
                          text);
 }
 
+const char *response_format_param(const struct response_format *f)
+{
+    return f->kind == GRAMMAR_REGEX ? "response_format.regex_schema"
+                                    : "response_format.json_schema.schema";
+}
+
 int response_format_compile(const struct response_format *f, struct grammar_cache *cache,
                             struct grammar **out, struct api_error *e)
 {
@@ -85,8 +91,7 @@ int response_format_compile(const struct response_format *f, struct grammar_cach
     int rc = grammar_cache_get(cache, f->kind, buf_str(&source), out, &err);
     buf_deinit(&source);
     if (rc == 0) return 0;
-    const char *param = f->kind == GRAMMAR_REGEX ? "response_format.regex_schema"
-                                                 : "response_format.json_schema.schema";
+    const char *param = response_format_param(f);
     return api_error_set(e, 400, rc == E_UNSUPPORTED ? "unsupported_value" : "invalid_value", param,
                          "Invalid '%s': %s.", param, err.text);
 }

@@ -26,5 +26,7 @@ FALLIBLE int response_format_parse(const struct json *body, struct response_form
  * threads. -1 and *e: the schema is none, or asks for what can't be enforced. */
 FALLIBLE int response_format_compile(const struct response_format *f, struct grammar_cache *cache,
                                      struct grammar **out, struct api_error *e);
+/* What errors of its grammar call it. */
+const char *response_format_param(const struct response_format *f);
 
 #endif

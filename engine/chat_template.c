@@ -7,7 +7,8 @@
 
 struct chat_template {
     struct jinja *jinja; // NULL: the plain fallback
-    struct str bos, eos; // owned
+    struct str bos, eos; // owned, like the next
+    struct str source;   // empty: the plain fallback
     char name[64];       // "": none
 };
 
@@ -23,7 +24,7 @@ int chat_template_create(struct str source, struct str bos, struct str eos,
     int rc = jinja_create(source, &jinja, err);
     if (rc) return rc;
     struct chat_template *t = xcalloc(1, sizeof *t);
-    *t = (struct chat_template){jinja, copy(bos), copy(eos), ""};
+    *t = (struct chat_template){jinja, copy(bos), copy(eos), copy(source), ""};
     *out = t;
     return 0;
 }
@@ -31,7 +32,7 @@ int chat_template_create(struct str source, struct str bos, struct str eos,
 struct chat_template *chat_template_create_plain(void)
 {
     struct chat_template *t = xcalloc(1, sizeof *t);
-    *t = (struct chat_template){NULL, copy(STR("")), copy(STR("")), ""};
+    *t = (struct chat_template){NULL, copy(STR("")), copy(STR("")), copy(STR("")), ""};
     return t;
 }
 
@@ -47,7 +48,13 @@ void chat_template_destroy(struct chat_template *t)
     jinja_destroy(t->jinja);
     free((char *)t->bos.data);
     free((char *)t->eos.data);
+    free((char *)t->source.data);
     free(t);
+}
+
+struct str chat_template_source(const struct chat_template *t)
+{
+    return t->source;
 }
 
 /* ---- plain ---- */

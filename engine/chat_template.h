@@ -10,8 +10,8 @@
 struct chat_template; // opaque
 
 /* Parse Jinja source. E_FORMAT with line and column when it is not valid, E_UNSUPPORTED for tags
- * that load other templates. The source isn't kept. bos/eos: texts of those tokens, copied; ""
- * where there is none. */
+ * that load other templates. source, bos, eos (the texts of those tokens, "" where there is none):
+ * copied. */
 FALLIBLE int chat_template_create(struct str source, struct str bos, struct str eos,
                                   struct chat_template **out, struct error *err);
 /* What errors of rendering call it ("chat template NAME:line:column: ..."): the last part of a path.
@@ -19,7 +19,8 @@ FALLIBLE int chat_template_create(struct str source, struct str bos, struct str 
 void chat_template_set_name(struct chat_template *t, const char *name);
 /* The fallback where a model has no template: roles and contents, one after the other. */
 struct chat_template *chat_template_create_plain(void);
-void chat_template_destroy(struct chat_template *t); // NULL is fine
+void chat_template_destroy(struct chat_template *t);            // NULL is fine
+struct str chat_template_source(const struct chat_template *t); // "" of the plain one
 
 struct chat_template_input {
     const struct json *messages; // array of objects; content that is null or missing is empty text

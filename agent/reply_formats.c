@@ -1,0 +1,102 @@
+#define LOG_MODULE "template"
+#include "agent/reply_formats.h"
+
+#include "shared/base/check.h"
+#include "shared/base/log.h"
+
+#include <string.h>
+
+/* Whether a prompt with a tool has its name. */
+static bool shows_tools(const struct chat_template *t)
+{
+    static const char name[] = "lm_probe_of_tools";
+    static const char messages_text[] = "[{\"role\":\"user\",\"content\":\"x\"}]";
+    static const char tools_text[] =
+        "[{\"type\":\"function\",\"function\":{\"name\":\"lm_probe_of_tools\",\"description\":"
+        "\"x\","
+        "\"parameters\":{\"type\":\"object\",\"properties\":{\"x\":{\"type\":\"string\","
+        "\"description\":\"x\"}},\"required\":[\"x\"]}}}]";
+    struct json *messages = json_parse(messages_text, sizeof messages_text - 1, NULL);
+    struct json *tools = json_parse(tools_text, sizeof tools_text - 1, NULL);
+    CHECK(messages && tools);
+    struct chat_template_input in = {
+        .messages = messages, .tools = tools, .add_generation_prompt = true};
+    struct buf text;
+    struct error err = {0};
+    buf_init(&text, BUF_MAX_INTERNAL);
+    int rc = chat_template_render(t, &in, &text, &err);
+    /* One that refuses this prompt may take others: then its source has to do. */
+    struct str source = chat_template_source(t);
+    bool shows = rc == 0 ? text.len > 0 && strstr(text.data, name)
+                         : source.len > 0 && memmem(source.data, source.len, "tools", 5);
+    buf_deinit(&text);
+    json_destroy(messages);
+    json_destroy(tools);
+    return shows;
+}
+
+static const struct tool_format *choose_tools(const char *name, const struct chat_template *t,
+                                              bool template_has_tools)
+{
+    if (name) return strcmp(name, REPLY_PARSER_NONE) == 0 ? NULL : tool_format_find(name);
+    const struct tool_format *format = NULL;
+    if (template_has_tools) {
+        format = tool_format_of_template(chat_template_source(t));
+        if (!format)
+            log_warn("calls of tools have an unknown form",
+                     "parser=" REPLY_GENERIC_FORMAT " --tool-call-parser=\"%s\"",
+                     tool_format_names());
+    }
+    return format ? format : tool_format_find(REPLY_GENERIC_FORMAT);
+}
+
+static void show(struct reply_formats *f, const struct tokenizer *t, const char *tag)
+{
+    int32_t id = tokenizer_find(t, str_of(tag));
+    if (id < 0 || !tokenizer_is_special(t, id)) return;
+    for (int i = 0; i < f->shown_count; i++)
+        if (f->shown[i] == id) return;
+    if (f->shown_count < SHOWN_TOKENS_MAX) f->shown[f->shown_count++] = id;
+}
+
+void reply_formats_init(struct reply_formats *f, const char *tool_parser,
+                        const char *reasoning_parser, const struct chat_template *chat_template,
+                        const struct tokenizer *tokenizer)
+{
+    *f = (struct reply_formats){.template_has_tools = shows_tools(chat_template)};
+    f->tools = choose_tools(tool_parser, chat_template, f->template_has_tools);
+    if (!reasoning_parser)
+        f->reasoning = reasoning_format_of_template(chat_template_source(chat_template));
+    else if (strcmp(reasoning_parser, REPLY_PARSER_NONE) != 0)
+        f->reasoning = reasoning_format_find(reasoning_parser);
+    if (f->reasoning) {
+        show(f, tokenizer, f->reasoning->open);
+        show(f, tokenizer, f->reasoning->close);
+    }
+    f->shown_reasoning = f->shown_count;
+    for (int i = 0; f->tools && f->tools->tokens[i]; i++)
+        show(f, tokenizer, f->tools->tokens[i]);
+    log_info("answers are taken apart", "tools=%s reasoning=%s template_has_tools=%d",
+             f->tools ? f->tools->name : REPLY_PARSER_NONE,
+             f->reasoning ? f->reasoning->name : REPLY_PARSER_NONE, f->template_has_tools);
+}
+
+void reply_formats_plan(const struct reply_formats *f, const struct tool_list *tools,
+                        struct str prompt, int thinking, struct reply_plan *out)
+{
+    bool may_call = f->tools && tools->choice != TOOL_CHOICE_NONE;
+    *out = (struct reply_plan){
+        .options = {.reasoning = f->reasoning,
+                    .starts_in_reasoning =
+                        f->reasoning && reasoning_format_starts_in(f->reasoning, prompt, thinking),
+                    .tools = may_call ? f->tools : NULL,
+                    .list = tools},
+        .is_parsed = f->reasoning || may_call,
+        .calls_max = tools->calls_max,
+        .must_call = may_call && tools->choice == TOOL_CHOICE_REQUIRED,
+        .is_named = may_call && tools->is_named,
+    };
+    /* What is reasoning's comes first: without calls theirs aren't shown. */
+    out->shown = f->shown;
+    out->shown_count = may_call ? f->shown_count : f->shown_reasoning;
+}

@@ -1,0 +1,37 @@
+/* reply_formats.h - in which forms this model thinks and calls tools: chosen once, at start. Immutable
+ * afterwards: any thread. */
+#ifndef LM_AGENT_REPLY_FORMATS_H
+#define LM_AGENT_REPLY_FORMATS_H
+
+#include "agent/reasoning_format.h"
+#include "agent/reply.h"
+#include "agent/tool_format.h"
+#include "engine/chat_template.h"
+#include "engine/engine.h"
+#include "engine/tokenizer.h"
+
+#define REPLY_PARSER_NONE    "none" // of --tool-call-parser and --reasoning-parser: turned off
+#define REPLY_GENERIC_FORMAT "hermes"
+
+struct reply_formats {
+    const struct tool_format *tools;          // NULL: calls aren't looked for
+    const struct reasoning_format *reasoning; // NULL: nor is reasoning
+    /* The chat template shows tools, calls and their results. Else messages have to (tool_prompt.h). */
+    bool template_has_tools;
+    /* Special tokens that the parsers have to see, reasoning's first. */
+    int32_t shown[SHOWN_TOKENS_MAX];
+    int shown_count, shown_reasoning;
+};
+
+/* Parsers by name, known ones (or REPLY_PARSER_NONE); NULL: by the template. Calls of models whose
+ * format is unknown are written and read as Hermes' are: what most are trained on, one way or other. */
+void reply_formats_init(struct reply_formats *f, const char *tool_parser,
+                        const char *reasoning_parser, const struct chat_template *chat_template,
+                        const struct tokenizer *tokenizer);
+
+/* How answers to a request with those tools and that prompt are taken apart. thinking: as in struct
+ * template_fields. */
+void reply_formats_plan(const struct reply_formats *f, const struct tool_list *tools,
+                        struct str prompt, int thinking, struct reply_plan *out);
+
+#endif
