@@ -60,6 +60,7 @@ static void close_all(struct agent *a)
     close_timer(&a->drain_timer);
     close_timer(&a->news_timer);
     a->service.on_idle = NULL;
+    request_gate_close(&a->gate);
     http_server_close(a->server, on_server_closed, a);
 }
 
@@ -101,6 +102,7 @@ static void on_drain_timeout(uv_timer_t *timer)
 static void drain(struct agent *a)
 {
     a->service.phase = SERVICE_DRAINING;
+    request_gate_refuse_all(&a->gate);
     registration_beat(a->registration);
     if (a->service.live_count == 0) {
         leave(a);
@@ -120,6 +122,14 @@ static void on_signal(void *arg, int signo)
         _exit(0); // nothing was promised to anybody, and a load can't be interrupted
     }
     log_info("draining", "signal=%s unfinished=%d", strsignal(signo), a->service.live_count);
+    drain(a);
+}
+
+void agent_terminate(struct agent *a)
+{
+    CHECK(!engine_bridge_is_opening(a->bridge));
+    if (a->service.phase != SERVICE_OPEN) return; // it does already
+    log_info("draining", "signal=none reason=/terminate unfinished=%d", a->service.live_count);
     drain(a);
 }
 
@@ -152,11 +162,13 @@ static void fill_record(void *arg, struct agent_record *record)
     snprintf(record->models[0], sizeof record->models[0], "%s", a->config->model_name);
     record->context_len = info->context_len;
     record->capacity = info->max_batch_size;
+    if (a->gate.max > 0 && a->gate.max < record->capacity) record->capacity = a->gate.max;
     record->queue_max = (int)a->config->queue_max;
     record->draining = a->service.phase != SERVICE_OPEN || !agent_is_healthy(a);
     agent_update_prefixes(a);
     record->load = (struct agent_load){0};
     engine_load(&stats, &record->load);
+    record->load.waiting += a->gate.waiting_count;
     a->tokens_reported = stats.prefill_tokens_waiting;
     dispatch_table_report(&a->service.dispatches, clock_ms(), &record->load);
     record->load.prefix_version = agent_config_keeps_prefixes(a->config) ? a->prefixes.version : 0;
@@ -226,6 +238,7 @@ static void on_watch(uv_timer_t *timer)
     struct agent *a = timer->data;
     struct engine_stats stats;
     session_service_tick(&a->sessions);
+    request_gate_tick(&a->gate);
     agent_update_prefixes(a);
     engine_stats(engine_bridge_engine(a->bridge), &stats);
     engine_progress_update(&a->progress, &stats, clock_ms());
@@ -256,6 +269,7 @@ static void open_service(struct agent *a, const struct engine *engine)
     a->service.max_batch_size = info->max_batch_size;
     a->service.rope_by_length = info->rope_by_length;
     a->service.request_timeout_s = (int)a->config->request_timeout_s;
+    a->service.max_log_len = a->config->max_log_len;
     a->service.fingerprint = a->fingerprint;
     a->service.join_key = a->config->join_key;
     a->service.limits = (struct request_limits){
@@ -365,6 +379,8 @@ static int start(struct agent *a, struct error *err)
     uv_timer_init(a->loop, &a->watch);
     uv_timer_init(a->loop, &a->drain_timer);
     uv_timer_init(a->loop, &a->news_timer);
+    request_gate_init(&a->gate, a->loop, &a->service, (int)a->config->max_concurrent_requests,
+                      (int)a->config->queue_max);
     a->watch.data = a->drain_timer.data = a->news_timer.data = a;
 
     struct engine_options options;

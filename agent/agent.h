@@ -12,6 +12,7 @@
 #include "agent/guard.h"
 #include "agent/prefix_index.h"
 #include "agent/registration.h"
+#include "agent/request_gate.h"
 #include "agent/session_service.h"
 #include "agent/text_worker.h"
 #include "shared/net/http_router.h"
@@ -31,6 +32,7 @@ struct agent {
     struct reply_formats formats; // of the model's answers; valid once the service is open
     struct completion_service service;
     struct session_service sessions;
+    struct request_gate gate;
     struct engine_progress progress;
     struct prefix_index prefixes;
     struct loop_signals signals;
@@ -54,6 +56,9 @@ int agent_run(struct agent *a, const struct agent_config *config);
 
 /* Take what the engine says of marks into `prefixes`. */
 void agent_update_prefixes(struct agent *a);
+
+/* POST /terminate: as SIGTERM does. Not while loading. */
+void agent_terminate(struct agent *a);
 
 /* Its engine answers: no device has failed, and work moves. Not while loading. */
 bool agent_is_healthy(const struct agent *a);

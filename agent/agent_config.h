@@ -23,11 +23,14 @@ struct agent_config {
     struct option_list allow_origins, allow_methods, allow_headers;
     bool allow_credentials;
     int64_t queue_max;
+    int64_t max_concurrent_requests; // 0: no bound
     int64_t text_threads;
     int64_t request_timeout_s;
     int64_t drain_timeout_s;
     char *log_level;
     enum log_level log_level_value;
+    int64_t max_log_len; // -1: no bound
+    bool enable_abort_handling, allow_terminate_by_client;
     struct option_list api_keys;
     char *api_key_file;
     // Fleet

@@ -28,6 +28,7 @@
     X(COUNTER, session_turns_undurable_total, "of those, not written down as they should be") \
     X(COUNTER, sessions_adopted_total, "conversations taken over from other agents")          \
     X(COUNTER, registration_failures_total, "heartbeats that a proxy or Redis did not take")  \
+    X(GAUGE, requests_held, "requests that --max-concurrent-requests lets wait")              \
     X(GAUGE, completions_live, "HTTP requests being worked on")                               \
     X(GAUGE, running, "sequences in the batch")                                               \
     X(GAUGE, waiting, "sequences that wait for the batch")                                    \

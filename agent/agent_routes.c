@@ -1,5 +1,6 @@
 #include "agent/agent_routes.h"
 
+#include "agent/abort_request.h"
 #include "agent/agent.h"
 #include "agent/agent_metrics.h"
 #include "agent/interactive.h"
@@ -70,18 +71,28 @@ static void get_model(struct http_exchange *x, struct str param, void *arg)
 
 /* ---- completions ---- */
 
+static void start_chat(void *arg, struct http_exchange *x)
+{
+    completion_start(arg, x, COMPLETION_CHAT);
+}
+
+static void start_completions(void *arg, struct http_exchange *x)
+{
+    completion_start(arg, x, COMPLETION_TEXT);
+}
+
 static void post_chat(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
     struct agent *a = arg;
-    completion_start(&a->service, x, &completion_chat);
+    request_gate_enter(&a->gate, x, start_chat, &a->service);
 }
 
 static void post_completions(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
     struct agent *a = arg;
-    completion_start(&a->service, x, &completion_text);
+    request_gate_enter(&a->gate, x, start_completions, &a->service);
 }
 
 /* ---- text ---- */
@@ -118,11 +129,21 @@ static void post_apply_template(struct http_exchange *x, struct str param, void 
 
 /* ---- conversations ---- */
 
+static void start_interactive(void *arg, struct http_exchange *x)
+{
+    interactive_start(arg, x);
+}
+
+/* What stops a turn doesn't wait for it to end. */
 static void post_interactive(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
     struct agent *a = arg;
-    interactive_start(&a->sessions, x);
+    if (a->gate.max > 0 && interactive_request_is_cancel(http_exchange_request(x)->body)) {
+        interactive_start(&a->sessions, x);
+    } else {
+        request_gate_enter(&a->gate, x, start_interactive, &a->sessions);
+    }
 }
 
 static void get_sessions(struct http_exchange *x, struct str param, void *arg)
@@ -255,6 +276,43 @@ static void get_metrics(struct http_exchange *x, struct str param, void *arg)
     buf_deinit(&body);
 }
 
+/* ---- operators ---- */
+
+static void post_abort(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    abort_request_handle(arg, x);
+}
+
+/* Without keys any page that a browser of this network shows could ask for it. */
+static bool is_from_page(const struct http_request *r)
+{
+    return http_headers_get(&r->headers, "origin").data ||
+           http_headers_get(&r->headers, "sec-fetch-site").data;
+}
+
+static void terminate(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct agent *a = arg;
+    struct api_error e = {0};
+    if (!a->config->allow_terminate_by_client) { // LMDeploy's words
+        api_error_set(&e, 400, NULL, NULL,
+                      "The server can not be terminated. Please add --allow-terminate-by-client "
+                      "when start the server.");
+        api_error_respond(x, &e);
+    } else if (!a->guard.is_required && is_from_page(http_exchange_request(x))) {
+        api_error_set(&e, 403, "browser_refused", NULL,
+                      "A page in a browser may end this server only if it has API keys.");
+        api_error_respond(x, &e);
+    } else if (a->service.phase == SERVICE_LOADING) {
+        completion_refuse(&a->service, x);
+    } else {
+        http_respond(x, 200, NULL, STR(""));
+        agent_terminate(a);
+    }
+}
+
 static const struct http_route routes[] = {
     {"GET", "/v1/models", get_models},
     {"GET", "/v1/models/{id}", get_model},
@@ -268,6 +326,9 @@ static const struct http_route routes[] = {
     {"GET", "/v1/sessions", get_sessions},
     {"GET", "/v1/sessions/{id}", get_session},
     {"DELETE", "/v1/sessions/{id}", delete_session},
+    {"POST", "/abort_request", post_abort},
+    {"GET", "/terminate", terminate}, // LMDeploy's
+    {"POST", "/terminate", terminate},
     {"GET", "/lm/prefixes", get_prefixes},
     {"GET", "/health", get_health},
     {"GET", "/ready", get_ready},

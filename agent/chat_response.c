@@ -18,8 +18,8 @@ static const char *finish_name(const struct response_head *head,
         return choice->reply->calls > 0 && !head->is_named ? "tool_calls" : "stop";
     case FINISH_LENGTH:
         return "length";
-    case FINISH_CANCELLED: // nobody is there to read it
-        break;
+    case FINISH_CANCELLED: // LMDeploy's, of POST /abort_request; else nobody is there to read it
+        return "abort";
     }
     UNREACHABLE();
 }

@@ -21,12 +21,14 @@
 #define LOG_MODULE "completion"
 #include "agent/completion.h"
 
+#include "agent/abort_target.h"
 #include "agent/agent_metrics.h"
 #include "agent/answer.h"
 #include "agent/chat_response.h"
 #include "agent/engine_state.h"
 #include "agent/prefix_index.h"
 #include "agent/resume_record.h"
+#include "agent/text_log.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
@@ -52,6 +54,7 @@ struct completion_call {
     struct completion *owner;
     size_t index;       // its candidate in the answer
     uint64_t engine_id; // 0: not with the engine
+    struct text_log log;
 };
 
 struct completion {
@@ -73,6 +76,7 @@ struct completion {
 
     char id[48];
     uint64_t tenant;
+    int64_t session_id; // once accepted; -1: none
     struct dispatch_ticket dispatch;
     bool was_begun;                // the engine has seen it
     char *prefix_header;           // x-lm-prefix, owned; NULL: none
@@ -81,6 +85,7 @@ struct completion {
     struct buf out;                // scratch for what is written next
     bool is_stream;                // once accepted
     bool is_blocked;               // rule 6
+    bool is_aborted;               // POST /abort_request: it ends with what it has
 
     struct resume_headers hop;
     struct resume_record record; // the job's; with hop.is_resume
@@ -112,6 +117,7 @@ void completion_service_leave(struct completion_service *s)
 {
     s->live_count--;
     metric_set(&agent_metrics.completions_live, s->live_count);
+    if (s->on_leave) s->on_leave(s->leave_arg);
     if (s->live_count == 0 && s->on_idle) s->on_idle(s->arg);
 }
 
@@ -358,13 +364,15 @@ static void on_event(void *arg, const struct engine_event *event)
         dispatch_leave_engine(&c->dispatch);
     }
     bool was_cut = event->kind == ENGINE_EVENT_DONE && event->finish == FINISH_CANCELLED;
-    if (event->kind == ENGINE_EVENT_FAILED || was_cut) {
+    if (event->kind == ENGINE_EVENT_FAILED || (was_cut && !c->is_aborted)) {
         struct api_error e = {0};
         completion_error_event(c->service, event, &e);
         completion_fail(c, &e);
         return;
     }
     answer_record(&c->answer, call->index, event);
+    text_log_write(&call->log, "output", http_router_request_id(c->exchange),
+                   (struct str){event->text, event->text_len});
     if (c->answer.is_contradicted) {
         struct api_error e = {0};
         resume_contradiction_error(&e);
@@ -445,8 +453,10 @@ static int submit_all(struct completion *c, struct api_error *e)
 {
     size_t per_prompt = (size_t)c->request.candidates;
     c->calls = xcalloc(c->answer.count, sizeof *c->calls);
-    for (size_t i = 0; i < c->answer.count; i++)
-        c->calls[i] = (struct completion_call){.owner = c, .index = i};
+    for (size_t i = 0; i < c->answer.count; i++) {
+        struct text_log log = {.id = c->id, .left = c->service->max_log_len};
+        c->calls[i] = (struct completion_call){.owner = c, .index = i, .log = log};
+    }
     for (size_t i = 0; i < c->answer.count; i++) {
         struct error err = {0};
         if (i % per_prompt == 0) c->service->groups++;
@@ -503,9 +513,20 @@ static int init_answer(struct completion *c, struct api_error *e)
     return 0;
 }
 
+static void log_prompts(const struct completion *c)
+{
+    for (size_t i = 0; text_log_is_on() && i < c->prompts.count; i++) {
+        struct text_log log = {.id = c->id, .left = c->service->max_log_len};
+        text_log_tokens(&log, "prompt", http_router_request_id(c->exchange),
+                        c->service->prompts.tokenizer, c->prompts.items[i].ids,
+                        c->prompts.items[i].count);
+    }
+}
+
 static void completion_accept(struct completion *c)
 {
     struct chat_request *r = &c->request;
+    log_prompts(c);
     struct api_error e = {0};
     if (is_occupied(c, &e) || init_answer(c, &e) != 0 || submit_all(c, &e) != 0) {
         completion_fail(c, &e);
@@ -513,6 +534,7 @@ static void completion_accept(struct completion *c)
     }
     c->state = COMPLETION_RUNNING;
     c->is_stream = r->stream;
+    c->session_id = r->session_id;
     chat_request_deinit(r); // a long conversation's tree isn't kept while its answer is written
     if (c->record.ids.count > 0) return; // rule 5
     // At once: clients time the wait for the head, and the queue may be long.
@@ -623,6 +645,7 @@ void completion_start(struct completion_service *s, struct http_exchange *x,
     c->prefix_header = prefix_header(s, request);
     c->route = route;
     c->exchange = x;
+    c->session_id = -1;
     c->started_ms = clock_ms();
     buf_init(&c->out, BUF_MAX_INTERNAL);
     buf_init(&c->body, BUF_MAX_INTERNAL);
@@ -668,4 +691,44 @@ void completion_service_abort(struct completion_service *s)
         completion_error_unavailable(s, &e);
         completion_fail(c, &e);
     }
+}
+
+/* ---- aborting ---- */
+
+void completion_error_aborted(struct api_error *e)
+{
+    api_error_set(e, 499, "request_aborted", NULL,
+                  "The request was aborted (POST /abort_request).");
+}
+
+static void completion_stop(struct completion *c)
+{
+    if (c->state == COMPLETION_PREPARING) {
+        struct api_error e = {0};
+        completion_error_aborted(&e);
+        c->was_begun = true; // nobody shall try it elsewhere
+        completion_fail(c, &e);
+        return;
+    }
+    c->is_aborted = true;
+    for (size_t i = 0; i < c->answer.count; i++) {
+        if (c->calls[i].engine_id) engine_bridge_stop(c->service->bridge, c->calls[i].engine_id);
+    }
+}
+
+int completion_service_stop(struct completion_service *s, const struct abort_target *target)
+{
+    int count = 0;
+    list_each_safe (c, &s->live, struct completion, link) {
+        struct abort_candidate candidate = {
+            .tenant = c->tenant,
+            .session_id = c->session_id,
+            .id = str_of(c->id),
+            .request_id = http_router_request_id(c->exchange),
+        };
+        if (!abort_target_matches(target, &candidate)) continue;
+        completion_stop(c);
+        count++;
+    }
+    return count;
 }

@@ -40,6 +40,7 @@ struct completion_service {
     enum service_phase phase;
     int max_batch_size;           // for Retry-After
     int request_timeout_s;        // 0: no bound
+    int64_t max_log_len;          // characters of prompts and outputs in the log; -1: all
     struct request_limits limits; // from here on: valid once open
     struct prompt_context prompts;
     bool rope_by_length; // as in struct engine_info
@@ -52,6 +53,8 @@ struct completion_service {
     int live_count;             // of those and of turns of conversations
     void (*on_idle)(void *arg); // the last live completion ended; NULL: nobody cares
     void *arg;
+    void (*on_leave)(void *arg); // any ended; NULL: nobody cares. It may not begin another
+    void *leave_arg;
     /* Whether a conversation has that id, which a stateless request must not use; NULL: none has. */
     bool (*session_is_held)(void *arg, const struct http_request *request, int64_t id);
     void *session_arg;
@@ -66,6 +69,10 @@ void completion_start(struct completion_service *s, struct http_exchange *x,
 /* 503 with Retry-After, as completion_start answers while `phase` isn't SERVICE_OPEN. */
 void completion_refuse(const struct completion_service *s, struct http_exchange *x);
 
+struct abort_target; // agent/abort_target.h
+/* End those that are meant with what they have: finish_reason "abort", or 499 for those that have not
+ * begun. The number of them. */
+int completion_service_stop(struct completion_service *s, const struct abort_target *target);
 /* End all that live with a server error; the service is draining. */
 void completion_service_abort(struct completion_service *s);
 
@@ -98,6 +105,7 @@ uint64_t completion_deadline(const struct completion_service *s);
 /* True: the error is this agent's, and the proxy will have the stream resumed by another one once it
  * is cut; the client needn't hear of it. */
 bool completion_is_left_to_hop(const struct stream_marks *marks, const struct api_error *e);
+void completion_error_aborted(struct api_error *e); // 499, of what has not begun
 void completion_error_queue_full(const struct completion_service *s, struct api_error *e);
 void completion_error_submit(const struct completion_service *s, int code, const struct error *err,
                              struct api_error *e);

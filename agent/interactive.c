@@ -16,12 +16,14 @@
 #define LOG_MODULE "interactive"
 #include "agent/interactive.h"
 
+#include "agent/abort_target.h"
 #include "agent/agent_metrics.h"
 #include "agent/interactive_turn.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
 #include "shared/net/api_error.h"
+#include "shared/net/http_router.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -177,6 +179,24 @@ static void cancel(struct interactive *t)
         if (front->on_turn == interactive_on_turn) stop_turn(front->arg);
     }
     interactive_respond_nothing(t);
+}
+
+int interactive_stop(struct session_service *s, const struct abort_target *target)
+{
+    int count = 0;
+    list_each (t, &s->turns, struct interactive, link) {
+        bool is_read = t->state > INTERACTIVE_PARSING && t->state <= INTERACTIVE_RUNNING;
+        struct abort_candidate candidate = {
+            .tenant = t->caller.queue_tenant,
+            .session_id = is_read ? t->request.session_id : -1,
+            .request_id = t->exchange ? http_router_request_id(t->exchange) : STR(""),
+        };
+        if (t->is_delete || t->state > INTERACTIVE_RUNNING) continue;
+        if (!abort_target_matches(target, &candidate)) continue;
+        stop_turn(t);
+        count++;
+    }
+    return count;
 }
 
 static void on_gone(void *arg)

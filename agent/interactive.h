@@ -13,6 +13,9 @@ void interactive_start(struct session_service *s, struct http_exchange *x);
 void interactive_delete(struct session_service *s, struct http_exchange *x, int64_t id);
 /* Turns that wait for a session busy elsewhere ask again. */
 void interactive_tick(struct session_service *s);
+struct abort_target; // agent/abort_target.h
+/* End the turns that are meant, as `cancel` does; the number of them. */
+int interactive_stop(struct session_service *s, const struct abort_target *target);
 /* End all that live with a server error; conversations stay as they were before those turns. */
 void interactive_abort(struct session_service *s);
 

@@ -3,6 +3,7 @@
 #include "agent/chat_messages.h"
 #include "agent/request_field.h"
 #include "shared/base/check.h"
+#include "shared/base/json_cursor.h"
 
 #include <float.h>
 #include <limits.h>
@@ -190,4 +191,25 @@ void interactive_request_deinit(struct interactive_request *r)
     json_destroy(r->document);
     free(r->messages);
     memset(r, 0, sizeof *r);
+}
+
+bool interactive_request_is_cancel(struct str body)
+{
+    static const char member[] = "\"cancel\"";
+    if (body.len == 0 || !memmem(body.data, body.len, member, sizeof member - 1)) return false;
+    struct json_cursor c;
+    struct buf words;
+    struct str name, value;
+    bool is_cancel = false;
+    buf_init(&words, BUF_MAX_INTERNAL);
+    int rc = json_cursor_init(&c, body, &words, NULL);
+    if (rc == 0) rc = json_cursor_open_object(&c);
+    while (rc == 0 && (rc = json_cursor_next_name(&c, &name)) > 0) {
+        bool is_it = str_equal(name, STR("cancel"));
+        rc = json_cursor_skip(&c, &value);
+        if (is_it && rc == 0)
+            is_cancel = !str_equal(value, STR("false")) && !str_equal(value, STR("null"));
+    }
+    buf_deinit(&words);
+    return rc == 0 && is_cancel;
 }

@@ -34,6 +34,10 @@ static inline bool interactive_request_is_end(const struct interactive_request *
     return !r->messages && !r->interactive_mode && !r->cancel;
 }
 
+/* A look at a body that nobody has parsed: does it ask to stop a turn? Any true value counts; what isn't
+ * JSON doesn't. */
+bool interactive_request_is_cancel(struct str body);
+
 /* 0 and *out (interactive_request_deinit it), or -1 and *e. */
 FALLIBLE int interactive_request_parse(struct str body, const struct request_limits *limits,
                                        struct interactive_request *out, struct api_error *e);

@@ -19,6 +19,7 @@
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
 #include "shared/base/rng.h"
+#include "shared/net/http_router.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -290,6 +291,11 @@ static void turn_ended(struct interactive *t)
 
 /* ---- the engine ---- */
 
+static struct str request_id_of(const struct interactive *t)
+{
+    return t->exchange ? http_router_request_id(t->exchange) : STR("");
+}
+
 static void record_event(struct interactive *t, const struct engine_event *event)
 {
     size_t skip = event->text_len < t->skip_bytes ? event->text_len : t->skip_bytes;
@@ -329,6 +335,7 @@ static void on_event(void *arg, const struct engine_event *event)
         return;
     }
     record_event(t, event);
+    text_log_write(&t->log, "output", request_id_of(t), (struct str){event->text, event->text_len});
     bool is_cut = t->hop.is_resume && t->text.len > 0 && (*t->text.data & 0xc0) == 0x80;
     if (t->skip_bytes > 0 || is_cut) { // all that the client has had comes at once
         t->engine_id = event->kind == ENGINE_EVENT_TOKENS ? t->engine_id : 0;
@@ -352,6 +359,14 @@ static void on_event(void *arg, const struct engine_event *event)
     }
 }
 
+static void log_prompt(struct interactive *t)
+{
+    struct text_log log = {.id = "turn", .left = t->service->completions->max_log_len};
+    t->log = log;
+    text_log_tokens(&log, "prompt", request_id_of(t), t->service->completions->prompts.tokenizer,
+                    t->prompt.ids.ids, t->prompt.ids.count);
+}
+
 static int submit(struct interactive *t, struct error *err)
 {
     const struct interactive_request *r = &t->request;
@@ -367,6 +382,7 @@ static int submit(struct interactive *t, struct error *err)
     request.resumed = t->record.ids.ids;
     request.resumed_count = t->record.ids.count;
     request.rope_positions = t->record.rope;
+    log_prompt(t);
     int rc = engine_bridge_submit(t->service->completions->bridge, &request, on_event, t, err);
     if (rc != 0) return rc;
     t->engine_id = request.id;

@@ -12,6 +12,7 @@
 #include "agent/interactive_response.h"
 #include "agent/session_service.h"
 #include "agent/stream_marks.h"
+#include "agent/text_log.h"
 
 enum interactive_state {
     INTERACTIVE_PARSING,
@@ -60,6 +61,7 @@ struct interactive {
     struct token_list tokens; // sampled
     int cached_tokens;        // of the prompt
     enum finish_reason finish;
+    struct text_log log; // of the answer
 
     struct buf written; // the turn, as it is written down
     int saves_pending;

@@ -1,9 +1,11 @@
 /* The state machine of completions, with everything around it played by this file: the exchange,
  * the worker, the engine, the tokenizer. What is linked is completion.c and the printers. */
+#include "agent/abort_target.h"
 #include "agent/completion.h"
 
 #include "shared/base/check.h"
 #include "shared/net/api_error.h"
+#include "shared/net/http_router.h"
 #include "tests/test.h"
 #include "tests/unit/agent/no_grammars.h"
 
@@ -24,6 +26,12 @@ struct http_exchange {
 const struct http_request *http_exchange_request(const struct http_exchange *x)
 {
     return &x->request;
+}
+
+struct str http_router_request_id(const struct http_exchange *x)
+{
+    (void)x;
+    return STR("req-of-test");
 }
 
 void http_exchange_watch(struct http_exchange *x, void (*on_gone)(void *arg),
@@ -158,6 +166,13 @@ struct str tokenizer_token_bytes(const struct tokenizer *t, int32_t id, bool kee
     return STR("x");
 }
 
+void tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t count,
+                      bool keep_special, struct buf *out)
+{
+    (void)t, (void)ids, (void)count, (void)keep_special, (void)out;
+    NEED(false); // only for the log, at trace level
+}
+
 int tokenizer_vocab_size(const struct tokenizer *t)
 {
     (void)t;
@@ -214,6 +229,15 @@ int engine_bridge_submit(struct engine_bridge *b, struct engine_request *r,
     requests[request_count].cancelled = false;
     request_count++;
     return 0;
+}
+
+static int stopped_count;
+
+void engine_bridge_stop(struct engine_bridge *b, uint64_t id)
+{
+    (void)b;
+    NEED(id >= 1 && id <= (uint64_t)request_count && !requests[id - 1].cancelled);
+    stopped_count++;
 }
 
 void engine_bridge_cancel(struct engine_bridge *b, uint64_t id)
@@ -536,6 +560,60 @@ static void test_abort(void)
     end();
 }
 
+/* POST /abort_request: what there is goes out, and says why it ends. */
+static void test_stop(void)
+{
+    struct abort_target all = {.all = true, .session_id = -1};
+    stopped_count = 0;
+    begin(COMPLETION_TEXT, "{\"model\":\"m\",\"prompt\":[\"a\",\"b\"]}");
+    finish_job();
+    send_event(0, ENGINE_EVENT_DONE, "whole", 1, FINISH_STOP);
+    send_event(1, ENGINE_EVENT_TOKENS, "ha", 1, FINISH_NONE);
+    EXPECT_INT(completion_service_stop(&service, &all), 1);
+    EXPECT_INT(stopped_count, 1); // what has ended needs no stop
+    EXPECT(!x.has_ended);
+    send_event(1, ENGINE_EVENT_DONE, "lf", 1, FINISH_CANCELLED);
+    EXPECT(x.has_ended && x.status == 200);
+    EXPECT(body_has("\"text\":\"whole\",\"logprobs\":null,\"finish_reason\":\"stop\""));
+    EXPECT(body_has("\"text\":\"half\",\"logprobs\":null,\"finish_reason\":\"abort\""));
+    end();
+
+    begin(COMPLETION_CHAT, STREAM);
+    finish_job();
+    EXPECT_INT(completion_service_stop(&service, &all), 1);
+    send_event(0, ENGINE_EVENT_DONE, "", 0, FINISH_CANCELLED);
+    EXPECT(x.has_ended && body_has("\"finish_reason\":\"abort\"") && body_has("[DONE]"));
+    end();
+
+    begin(COMPLETION_CHAT, PLAIN); // still with the worker: nothing has begun, and nothing shall
+    EXPECT_INT(completion_service_stop(&service, &all), 1);
+    EXPECT(x.has_ended && x.status == 499 && body_has("\"code\":\"request_aborted\""));
+    EXPECT(!x.headers.data || !strstr(x.headers.data, "x-lm-not-started"));
+    finish_job();
+    EXPECT_INT(request_count, 0);
+    end();
+}
+
+static void test_stop_finds(void)
+{
+    stopped_count = 0;
+    begin(COMPLETION_CHAT, "{" CHAT ",\"session_id\":7}");
+    struct abort_target target = {.session_id = 7};
+    EXPECT_INT(completion_service_stop(&service, &target), 0); // not read yet
+    finish_job();
+    EXPECT_INT(completion_service_stop(&service, &target), 1);
+    target.is_bound = true; // to another tenant than nobody
+    target.tenant = 1;
+    EXPECT_INT(completion_service_stop(&service, &target), 0);
+    target = (struct abort_target){.session_id = 8, .id = STR("chatcmpl-")};
+    EXPECT_INT(completion_service_stop(&service, &target), 0);
+    target.id = STR("req-of-test");
+    EXPECT_INT(completion_service_stop(&service, &target), 1);
+    send_event(0, ENGINE_EVENT_DONE, "", 0, FINISH_CANCELLED);
+    EXPECT(x.has_ended);
+    end();
+}
+
 static void test_nothing_to_generate(void)
 {
     begin(COMPLETION_TEXT, "{\"model\":\"m\",\"prompt\":\"ab\",\"max_tokens\":0}");
@@ -689,6 +767,8 @@ int main(void)
     RUN(test_engine_fails);
     RUN(test_phases);
     RUN(test_abort);
+    RUN(test_stop);
+    RUN(test_stop_finds);
     RUN(test_nothing_to_generate);
     return TEST_END();
 }

@@ -110,6 +110,27 @@ static void test_refused(void)
     interactive_request_deinit(&r);
 }
 
+/* Before anything is parsed: such a request mustn't wait behind the turn that it stops. */
+static void test_is_cancel(void)
+{
+    static const struct {
+        const char *body;
+        bool is_cancel;
+    } rows[] = {
+        {"{\"cancel\":true,\"session_id\":1}", true},
+        {"{\"prompt\":\"\",\"cancel\": 1}", true},
+        {"{\"cancel\":false}", false},
+        {"{\"cancel\":null,\"prompt\":\"x\"}", false},
+        {"{\"prompt\":{\"cancel\":true}}", false},
+        {"{\"prompt\":\"\\\"cancel\\\":true\"}", false},
+        {"{\"cancel\":true", false},
+        {"[\"cancel\"]", false},
+        {"", false},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        EXPECT(interactive_request_is_cancel(str_of(rows[i].body)) == rows[i].is_cancel);
+}
+
 int main(void)
 {
     RUN(test_defaults);
@@ -118,5 +139,6 @@ int main(void)
     RUN(test_ends);
     RUN(test_cancel);
     RUN(test_refused);
+    RUN(test_is_cancel);
     return TEST_END();
 }
