@@ -93,7 +93,7 @@ int advertise_init(struct advertise *a, const char *text, const char *listen_hos
 bool advertise_learn(struct advertise *a, const char *address)
 {
     if (a->is_fixed || !address || is_wildcard(address)) return false;
-    struct advertise learned = {.port = a->port};
+    struct advertise learned = {.port = a->port, .is_tls = a->is_tls};
     if (!set_host(&learned, str_of(address))) return false;
     bool is_better = a->host[0] == 0 || (is_loopback(a->host) && !is_loopback(learned.host));
     if (is_better) *a = learned;
@@ -107,5 +107,5 @@ bool advertise_is_known(const struct advertise *a)
 
 void advertise_url(const struct advertise *a, char url[AGENT_URL_BYTES])
 {
-    snprintf(url, AGENT_URL_BYTES, "http://%s:%d", a->host, a->port);
+    snprintf(url, AGENT_URL_BYTES, "%s://%s:%d", a->is_tls ? "https" : "http", a->host, a->port);
 }

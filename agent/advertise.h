@@ -13,6 +13,7 @@ struct advertise {
     char host[200]; // as in a URL: IPv6 in brackets; "" while unknown
     int port;
     bool is_fixed; // told, not learned
+    bool is_tls;   // https
 };
 
 /* "HOST", "HOST:PORT", "[v6]:PORT"; text NULL: not told. `listen_host` and `listen_port`: the

@@ -21,6 +21,7 @@
 #include "shared/base/clock.h"
 #include "shared/base/hash.h"
 #include "shared/base/log.h"
+#include "shared/net/http_client.h"
 
 #include <inttypes.h>
 #include <signal.h>
@@ -202,6 +203,7 @@ static int create_registration(struct agent *a, struct error *err)
         .redis_url = c->redis_url,
         .join_key = c->join_key,
         .agent_id = c->agent_id,
+        .tls = a->tls,
         .fill = fill_record,
         .arg = a,
     };
@@ -335,14 +337,14 @@ static int listen_first(struct agent *a, struct error *err)
     struct http_server_options options = {
         .host = c->server_name,
         .port = (int)c->server_port,
+        .tls = a->tls,
         .on_request = http_router_dispatch,
         .arg = &a->router,
     };
     int rc = http_server_open(a->loop, &options, &a->server, err);
     if (rc != 0) return rc;
-    bool is_ipv6 = strchr(c->server_name, ':') && c->server_name[0] != '[';
-    snprintf(a->url, sizeof a->url, is_ipv6 ? "http://[%s]:%d" : "http://%s:%d", c->server_name,
-             http_server_port(a->server));
+    http_url_print_origin(a->url, sizeof a->url, tls_serves(a->tls) ? HTTP_TLS : HTTP_PLAIN,
+                          c->server_name, http_server_port(a->server));
     return 0;
 }
 
@@ -356,13 +358,13 @@ static void on_reload(uv_signal_t *handle, int signo)
 {
     struct agent *a = handle->data;
     (void)signo;
-    agent_config_reload(a->config, take_keys, a);
+    agent_config_reload(a->config, a->tls);
 }
 
 static int start(struct agent *a, struct error *err)
 {
     int rc;
-    if ((rc = guard_load(&a->guard, a->config, err)) != 0 || (rc = listen_first(a, err)) != 0 ||
+    if ((rc = tls_create(&a->config->tls, &a->tls, err)) != 0 || (rc = listen_first(a, err)) != 0 ||
         (rc = create_registration(a, err)) != 0 || (rc = create_sessions(a, err)) != 0) {
         return rc;
     }
@@ -416,7 +418,7 @@ int agent_run(struct agent *a, const struct agent_config *config)
     loop_close_all(&loop);
     completion_service_deinit(&a->service);
     prefix_index_deinit(&a->prefixes);
-    guard_deinit(&a->guard);
+    tls_destroy(a->tls);
     free(a->cors_origins);
     free(a->cors_methods);
     free(a->cors_headers);

@@ -22,6 +22,7 @@
 struct agent {
     uv_loop_t *loop;
     const struct agent_config *config;
+    struct tls *tls; // owned
     struct http_server *server;
     struct http_router router;
     struct guard guard;

@@ -64,6 +64,9 @@ static const struct option options[] = {
     {"allow-terminate-by-client", OPTION_FLAG, FIELD(allow_terminate_by_client), .group = "Server",
      .help = "serve /terminate, which drains this agent and ends it"},
 
+    TLS_SERVER_OPTIONS(FIELD(tls)),
+    TLS_CA_OPTION(FIELD(tls), "proxies"),
+
     {"proxy-url", OPTION_LIST, FIELD(proxy_urls), .arg = "URL", .group = "Fleet",
      .help = "lm-proxy to register at; repeat for several"},
     {"redis-url", OPTION_STRING, FIELD(redis_url), .arg = "URL", .group = "Fleet",
@@ -349,7 +352,8 @@ int agent_config_parse(int argc, char **argv, struct agent_config *config, struc
     if (!config->model_name) config->model_name = agent_model_name(config->model_path);
     if ((rc = check_log_level(config, err)) != 0 || (rc = check_urls(config, err)) != 0 ||
         (rc = check_names(config, err)) != 0 || (rc = apply_quant_policy(config, err)) != 0 ||
-        (rc = check_parsers(config, err)) != 0 || (rc = check_launcher(config, err)) != 0) {
+        (rc = check_launcher(config, err)) != 0 ||
+        (rc = tls_settings_complete(&config->tls, err)) != 0) {
         return rc;
     }
     return CONFIG_RUN;
@@ -360,13 +364,15 @@ void agent_config_deinit(struct agent_config *config)
     config_deinit(&agent_program, config);
 }
 
-void agent_config_reload(const struct agent_config *config, agent_config_take *take, void *arg)
+void agent_config_reload(const struct agent_config *config, struct tls *tls)
 {
     struct agent_config fresh = {0};
     struct error err = {0};
+    struct tls *fresh_tls = NULL;
     int rc = agent_config_parse(config->argc, config->argv, &fresh, &err);
-    if (rc == CONFIG_RUN && take) rc = take(arg, &fresh, &err);
+    if (rc == CONFIG_RUN && tls) rc = tls_create(&fresh.tls, &fresh_tls, &err);
     if (rc == CONFIG_RUN) {
+        if (fresh_tls) tls_take(tls, fresh_tls);
         log_level_max = fresh.log_level_value;
         log_info("reloaded", "log_level=%s", fresh.log_level);
     } else {

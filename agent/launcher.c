@@ -85,6 +85,7 @@ struct launcher {
     uv_signal_t term, interrupt, hangup;
     uv_timer_t kill_timer;
     struct http_client *client; // of the probes
+    struct tls *tls;            // of the probes, and to see early whether the files are good
     uint64_t started_ms;
     bool has_been_ready; // some replica, ever
     bool is_stopping;
@@ -449,7 +450,7 @@ static void on_end_signal(uv_signal_t *handle, int signo)
 static void on_hangup(uv_signal_t *handle, int signo)
 {
     const struct launcher *l = handle->data;
-    agent_config_reload(l->config, NULL, NULL);
+    agent_config_reload(l->config, NULL);
     for (size_t i = 0; i < l->plan.count; i++) {
         // One that isn't ready has read its settings just now, and may not handle the signal yet.
         if (l->replicas[i].state == REPLICA_READY)
@@ -510,7 +511,7 @@ static void supervise(struct launcher *l)
     watch(l, &l->hangup, on_hangup, SIGHUP);
     uv_timer_init(&l->loop, &l->kill_timer);
     l->kill_timer.data = l;
-    l->client = http_client_create(&l->loop, &(struct http_client_options){0});
+    l->client = http_client_create(&l->loop, &(struct http_client_options){.tls = l->tls});
     l->started_ms = clock_ms();
     l->replicas = xcalloc(l->plan.count, sizeof *l->replicas);
     for (size_t i = 0; i < l->plan.count; i++) {
@@ -521,7 +522,8 @@ static void supervise(struct launcher *l)
         r->restart.delay_ms = (uint64_t)(l->config->restart_delay_s * 1000);
         uv_timer_init(&l->loop, &r->due);
         r->due.data = r;
-        launcher_probe_init(&r->probe, &l->loop, l->client, l->config->server_name, r->plan->port,
+        launcher_probe_init(&r->probe, &l->loop, l->client, tls_serves(l->tls),
+                            l->config->server_name, r->plan->port,
                             (uint64_t)(l->config->health_timeout_s * 1000), on_sick, r);
     }
     pump(l);
@@ -539,9 +541,11 @@ int launcher_run(char **argv, const struct agent_config *config)
     int rc = make_plan(&l, &err);
     if (rc == 0 && config->dry_run) {
         print_plan(&l.plan);
-    } else if (rc == 0 && (rc = make_session_dir(config, &err)) == 0) {
+    } else if (rc == 0 && (rc = make_session_dir(config, &err)) == 0 &&
+               (rc = tls_create(&config->tls, &l.tls, &err)) == 0) {
         supervise(&l);
     }
+    tls_destroy(l.tls);
     launcher_plan_deinit(&l.plan);
     if (rc == 0) return l.exit_code;
     fprintf(stderr, "lm-agent: %s\n", err.text);

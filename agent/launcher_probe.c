@@ -47,6 +47,7 @@ static void on_tick(uv_timer_t *timer)
     struct launcher_probe *p = timer->data;
     if (p->call) return; // its deadline is near
     struct http_call_options options = {
+        .scheme = p->scheme,
         .host = p->host,
         .port = p->port,
         .method = "GET",
@@ -71,11 +72,12 @@ static const char *reachable(const char *host)
 }
 
 void launcher_probe_init(struct launcher_probe *p, uv_loop_t *loop, struct http_client *client,
-                         const char *host, int port, uint64_t timeout_ms,
+                         bool is_tls, const char *host, int port, uint64_t timeout_ms,
                          void (*on_sick)(void *arg, const char *why), void *arg)
 {
     *p = (struct launcher_probe){
         .client = client,
+        .scheme = is_tls ? HTTP_TLS_UNVERIFIED : HTTP_PLAIN,
         .host = reachable(host),
         .port = port,
         .period_ms = timeout_ms > 0 && timeout_ms < MISSES_MAX ? 1 : timeout_ms / MISSES_MAX,

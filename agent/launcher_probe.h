@@ -10,7 +10,8 @@
 
 struct launcher_probe {
     struct http_client *client; // borrowed
-    const char *host;           // borrowed
+    enum http_scheme scheme;
+    const char *host; // borrowed
     int port;
     uint64_t period_ms; // from one question to the next, and the deadline of each
     int misses;         // in a row
@@ -22,9 +23,10 @@ struct launcher_probe {
 };
 
 /* on_sick comes once, about `timeout_ms` after the last good answer, from the loop. The name a server
- * listens on, `host`, may be a wildcard. timeout_ms 0: nothing is asked. Close `tick` at the end. */
+ * listens on, `host`, may be a wildcard. With TLS any certificate will do: it names what others call
+ * the replica. timeout_ms 0: nothing is asked. Close `tick` at the end. */
 void launcher_probe_init(struct launcher_probe *p, uv_loop_t *loop, struct http_client *client,
-                         const char *host, int port, uint64_t timeout_ms,
+                         bool is_tls, const char *host, int port, uint64_t timeout_ms,
                          void (*on_sick)(void *arg, const char *why), void *arg);
 void launcher_probe_start(struct launcher_probe *p);
 void launcher_probe_stop(struct launcher_probe *p); // also when it isn't started

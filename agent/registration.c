@@ -195,6 +195,7 @@ static void start_call(struct proxy *p, const char *method, const char *path)
     snprintf(p->target, sizeof p->target, "%s%s", p->url.path, path);
     buf_clear(&p->answer);
     struct http_call_options options = {
+        .scheme = p->url.scheme,
         .host = p->url.host,
         .port = p->url.port,
         .method = method,
@@ -304,10 +305,12 @@ int registration_create(uv_loop_t *loop, const struct registration_options *opti
     r->loop = loop;
     r->options = *options;
     r->advertise = options->advertise;
+    r->advertise.is_tls = tls_serves(options->tls);
     random_id(r->record.incarnation, sizeof r->record.incarnation - 1);
     r->record.start_ms = clock_wall_ms();
     make_id(r);
-    r->client = http_client_create(loop, &(struct http_client_options){.idle_per_origin_max = 1});
+    struct http_client_options client = {.idle_per_origin_max = 1, .tls = options->tls};
+    r->client = http_client_create(loop, &client);
     uv_timer_init(loop, &r->tick);
     uv_timer_init(loop, &r->leave_timer);
     r->tick.data = r->leave_timer.data = r;

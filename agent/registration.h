@@ -18,6 +18,7 @@ struct registration_options {
     const char *redis_url;                // NULL: none
     const char *join_key;                 // NULL: none
     const char *agent_id;                 // NULL: host name and port
+    struct tls *tls;                      // for proxies with https; outlives the registration
     struct advertise advertise;
     /* What to say now: models, context_len, capacity, queue_max, draining, load. The rest of the
      * record is the registration's. */

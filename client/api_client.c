@@ -29,6 +29,7 @@ struct api_client {
     uv_loop_t loop;
     struct http_client *http;
     struct http_url url;
+    struct tls *tls;     // owned
     char *shown_url;     // owned
     char *authorization; // owned; NULL: none
     uv_signal_t interrupt;
@@ -53,8 +54,8 @@ static const char *url_without_v1(struct http_url *url)
     return url->path;
 }
 
-int api_client_open(const char *url, const char *api_key, struct api_client **out,
-                    struct error *err)
+int api_client_open(const char *url, const char *api_key, const char *ca_file,
+                    struct api_client **out, struct error *err)
 {
     struct http_url parsed;
     char *full = strstr(url, "://") ? xstrdup(url) : xasprintf("http://%s", url);
@@ -65,16 +66,20 @@ int api_client_open(const char *url, const char *api_key, struct api_client **ou
         return error_set(err, E_INVALID, "an API key is one line");
     }
 
+    struct tls *tls;
+    rc = tls_create(&(struct tls_settings){.ca_file = (char *)ca_file}, &tls, err);
+    if (rc < 0) return rc;
+
     struct api_client *c = xcalloc(1, sizeof *c);
     c->url = parsed;
+    c->tls = tls;
     CHECK(uv_loop_init(&c->loop) == 0);
     CHECK(uv_signal_init(&c->loop, &c->interrupt) == 0);
-    struct http_client_options options = {.idle_per_origin_max = 1};
+    struct http_client_options options = {.idle_per_origin_max = 1, .tls = tls};
     c->http = http_client_create(&c->loop, &options);
-    bool is_v6 = strchr(parsed.host, ':') != NULL;
-    const char *path = url_without_v1(&c->url);
-    c->shown_url = xasprintf("http://%s%s%s:%d%s", is_v6 ? "[" : "", parsed.host, is_v6 ? "]" : "",
-                             parsed.port, path);
+    char origin[300];
+    http_url_print_origin(origin, sizeof origin, parsed.scheme, parsed.host, parsed.port);
+    c->shown_url = xasprintf("%s%s", origin, url_without_v1(&c->url));
     if (api_key) c->authorization = xasprintf("Bearer %s", api_key);
     *out = c;
     return 0;
@@ -93,6 +98,7 @@ void api_client_close(struct api_client *c)
     while (!is_closed)
         uv_run(&c->loop, UV_RUN_ONCE);
     loop_close_all(&c->loop);
+    tls_destroy(c->tls);
     free(c->shown_url);
     free(c->authorization);
     free(c);
@@ -226,6 +232,7 @@ static struct http_call *start_call(struct waiting *w)
         headers[count++] = (struct http_header){STR("Authorization"), str_of(c->authorization)};
     }
     struct http_call_options options = {
+        .scheme = c->url.scheme,
         .host = c->url.host,
         .port = c->url.port,
         .method = is_post ? "POST" : "GET",

@@ -11,10 +11,10 @@
 
 struct api_client;
 
-/* url: "http://host:port", with or without "http://", a trailing slash or "/v1". api_key may be
- * NULL. Connects to nothing yet. E_INVALID, E_UNSUPPORTED: the URL. */
-FALLIBLE int api_client_open(const char *url, const char *api_key, struct api_client **out,
-                             struct error *err);
+/* url: "http://host:port" or https, with or without "http://", a trailing slash or "/v1".
+ * api_key may be NULL; ca_file: see tls.h. Connects to nothing yet. E_INVALID: the URL, or ca_file. */
+FALLIBLE int api_client_open(const char *url, const char *api_key, const char *ca_file,
+                             struct api_client **out, struct error *err);
 void api_client_close(struct api_client *c); // NULL is fine
 
 /* "http://127.0.0.1:8000", for messages. */

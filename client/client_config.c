@@ -30,6 +30,8 @@ static const struct option client_options[] = {
      .group = "Top", .help = "looks, then it ends; 0: until q or Ctrl-C"},
     {"api-key", OPTION_STRING, FIELD(api_key), .arg = "KEY", .group = "Server", .secret = true,
      .help = "key that the server wants; safer in the environment, as LM_CLIENT_API_KEY"},
+    {"ssl-ca", OPTION_STRING, FIELD(ssl_ca), .arg = "FILE", .group = "Server",
+     .help = "certificates to trust, PEM, with an https URL; by default those of the system"},
 };
 
 static const struct config_program client_program = {

@@ -22,6 +22,7 @@ struct client_config {
     double interval_s;  // of top
     int64_t count;      // of top: looks, 0: without end
     char *api_key;      // NULL: none
+    char *ssl_ca;       // NULL: the system's store
     char *history_file; // NULL: the default place; "": none
 };
 

@@ -80,7 +80,8 @@ static int run_interactive(struct api_client *api, const struct client_config *c
 static int run(const struct client_config *config, struct error *err)
 {
     struct api_client *api;
-    if (api_client_open(config->url, config->api_key, &api, err) < 0) return E_INVALID;
+    if (api_client_open(config->url, config->api_key, config->ssl_ca, &api, err) < 0)
+        return E_INVALID;
     int rc = 0;
     switch (config->verb) {
     case CLIENT_CHAT:

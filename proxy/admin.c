@@ -246,6 +246,7 @@ static void start_call(struct termination *t, const char *url_text)
     const char *authorization = t->worker->proxy->agent_authorization;
     struct http_header key = {STR("authorization"), str_of(authorization)};
     struct http_call_options options = {
+        .scheme = url.scheme,
         .host = url.host,
         .port = url.port,
         .method = "GET",

@@ -167,6 +167,7 @@ void exchange_call(struct exchange *e, struct fleet_agent *agent, bool is_probe)
     prepare_headers(e, agent);
     note_prefix(e, agent);
     struct http_call_options options = {
+        .scheme = agent->scheme,
         .host = agent->host,
         .port = agent->port,
         .method = "POST",

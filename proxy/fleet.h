@@ -14,6 +14,7 @@
 
 #include "proxy/fleet_cell.h"
 #include "shared/base/str.h"
+#include "shared/net/http_client.h"
 
 #define FLEET_AGENTS_MAX 1024
 
@@ -36,7 +37,8 @@ struct fleet_agent {
     struct fleet_cell *cell; // one reference
     const char *id;          // all strings are owned by the struct
     const char *url;         // as registered
-    const char *host;        // for http_call_start
+    enum http_scheme scheme; // for http_call_start
+    const char *host;
     const char *incarnation; // of the process; "" for foreign nodes (NULL is "" for create)
     const char *path;        // "" or "/prefix": stands before the request's own target
     int port;

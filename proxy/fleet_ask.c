@@ -97,6 +97,7 @@ static void start_one(struct fleet_ask *k, const struct fleet_ask_options *optio
     buf_init(&target, BUF_MAX_INTERNAL);
     buf_printf(&target, "%s" STR_FMT, agent->path, STR_ARG(options->target));
     struct http_call_options call = {
+        .scheme = agent->scheme,
         .host = agent->host,
         .port = agent->port,
         .method = options->method,

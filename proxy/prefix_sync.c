@@ -242,6 +242,7 @@ static void start_pull(struct prefix_peer *p, uint64_t now_ms)
     p->lines = 0;
     p->line_len = 0;
     struct http_call_options options = {
+        .scheme = url.scheme,
         .host = url.host,
         .port = url.port,
         .method = "GET",

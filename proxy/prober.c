@@ -148,6 +148,7 @@ static struct probe *start(struct prober *p, const char *url_text, bool wants_mo
     bool shows_key = p->authorization && !callback;
     struct http_header key = {STR("authorization"), str_of(p->authorization)};
     struct http_call_options options = {
+        .scheme = url.scheme,
         .host = url.host,
         .port = url.port,
         .method = "GET",

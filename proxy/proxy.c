@@ -106,6 +106,7 @@ void proxy_deinit(struct proxy *p)
     free(p->cors_origins);
     free(p->cors_methods);
     free(p->cors_headers);
+    tls_destroy(p->tls);
 }
 
 /* ---- phases ---- */
@@ -170,6 +171,16 @@ static bool has_drained(const struct proxy *p)
     return sum_connections(p) == 0;
 }
 
+static void log_ready(const struct proxy *p)
+{
+    const struct worker *first = &p->workers[0];
+    char url[320];
+    http_url_print_origin(url, sizeof url, tls_serves(p->tls) ? HTTP_TLS : HTTP_PLAIN,
+                          p->config->server_name, http_server_port(first->server));
+    log_info("ready", "url=%s agents=%d routing=%s threads=%d", url, first->fleet->count,
+             p->policy->name, p->worker_count);
+}
+
 static void advance_phase(struct proxy *p, uint64_t now_ms)
 {
     const struct worker *first = &p->workers[0];
@@ -178,9 +189,7 @@ static void advance_phase(struct proxy *p, uint64_t now_ms)
         if (!(knows_fleet(p) && knows_keys(p)) && now_ms - p->started_ms < START_MS) return;
         atomic_store(&p->phase, PROXY_READY);
         upgrade_confirm();
-        log_info("ready", "url=http://%s:%d agents=%d routing=%s threads=%d",
-                 p->config->server_name, http_server_port(first->server), first->fleet->count,
-                 p->policy->name, p->worker_count);
+        log_ready(p);
         return;
     case PROXY_READY:
         return;
@@ -253,8 +262,14 @@ int proxy_upgrade(struct proxy *p, struct error *err)
 
 int proxy_reload(struct proxy *p, const struct proxy_config *fresh, struct error *err)
 {
-    int rc = api_key_ring_reload(&p->keys, fresh, err);
-    if (rc < 0) return rc;
+    struct tls *tls = NULL;
+    int rc = tls_create(&fresh->tls, &tls, err);
+    if (rc == 0) rc = api_key_ring_reload(&p->keys, fresh, err);
+    if (rc < 0) {
+        tls_destroy(tls);
+        return rc;
+    }
+    tls_take(p->tls, tls);
     struct api_key_view view = {0};
     limits_retain(&p->limits, api_key_ring_current(&p->keys, &view));
     api_key_view_deinit(&view);
@@ -379,6 +394,7 @@ static int open_admin(struct proxy *p, uv_loop_t *loop, struct error *err)
         .port = (int)p->config->admin_port,
         .listen_fd = inherited > 0 ? inherited : 0,
         .connections_max = 64,
+        .tls = p->tls,
         .on_request = http_router_dispatch,
         .arg = &p->admin_router,
     };
@@ -409,6 +425,7 @@ int proxy_start(struct proxy *p, uv_loop_t *loop, const struct proxy_config *con
     CHECK(uv_timer_init(loop, &p->tick) == 0);
     p->tick.data = p;
     int rc = init_shared(p, loop, err);
+    if (rc == 0) rc = tls_create(&config->tls, &p->tls, err);
     if (rc == 0) snapshot_open(loop, config->state_file, &p->registry, clock_ms(), &p->snapshot);
     if (rc == 0) recall_parent(p);
     if (rc == 0) rc = add_nodes(p, err);

@@ -50,6 +50,7 @@ struct proxy {
                                                       // request that shows it loops
     char *cors_origins, *cors_methods, *cors_headers; // comma-separated, owned
     const struct route_policy *policy;
+    struct tls *tls;
 
     /* shared */
     atomic_int phase;         // enum proxy_phase; the main thread writes
@@ -92,8 +93,8 @@ FALLIBLE int proxy_start(struct proxy *p, uv_loop_t *loop, const struct proxy_co
 void proxy_drain(struct proxy *p, void (*on_stopped)(void *arg), void *arg);
 void proxy_deinit(struct proxy *p); // after on_stopped
 
-/* SIGHUP: API keys and their limits as `fresh` has them, the access log in a new file. On failure all
- * stays as it was. */
+/* SIGHUP: API keys and their limits as `fresh` has them, the files of TLS, the access log in a new
+ * file. On failure all stays as it was. */
 FALLIBLE int proxy_reload(struct proxy *p, const struct proxy_config *fresh, struct error *err);
 /* SIGUSR2: see upgrade.h. */
 FALLIBLE int proxy_upgrade(struct proxy *p, struct error *err);

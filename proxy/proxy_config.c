@@ -50,6 +50,9 @@ static const struct option options[] = {
     {"log-level", OPTION_STRING, FIELD(log_level), .def = "info", .arg = "LEVEL", .group = "Server",
      .help = "error, warn, info, debug or trace; LMDeploy's names work too"},
 
+    TLS_SERVER_OPTIONS(FIELD(tls)),
+    TLS_CA_OPTION(FIELD(tls), "agents and nodes"),
+
     {"redis-url", OPTION_STRING, FIELD(redis_url), .arg = "URL", .group = "Fleet",
      .help = "registry that proxies share, redis://[[user]:password@]host:port/db", .secret = true},
     {"join-key", OPTION_STRING, FIELD(join_key), .arg = "KEY", .group = "Fleet",
@@ -173,6 +176,7 @@ int proxy_config_parse(int argc, char **argv, struct proxy_config *config, struc
     if (rc == CONFIG_RUN) rc = check_session_header(config, err);
     if (rc == CONFIG_RUN) rc = check_nodes(config, err);
     if (rc == CONFIG_RUN) rc = check_keys(config, err);
+    if (rc == CONFIG_RUN) rc = tls_settings_complete(&config->tls, err);
     return rc;
 }
 

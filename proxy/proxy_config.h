@@ -8,6 +8,7 @@
 #include "shared/base/config.h"
 #include "shared/base/error.h"
 #include "shared/base/log.h"
+#include "shared/net/tls.h"
 
 struct proxy_config {
     // Server
@@ -25,6 +26,7 @@ struct proxy_config {
     int64_t drain_timeout_s, drain_delay_s;
     struct option_list allow_origins, allow_methods, allow_headers;
     bool allow_credentials;
+    struct tls_settings tls; // complete
     // Fleet
     char *redis_url;
     char *join_key;

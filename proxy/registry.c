@@ -107,6 +107,7 @@ static struct fleet_agent *publish_member(const struct registry_member *m)
     struct fleet_agent facts = {
         .id = m->record.id,
         .url = m->record.url,
+        .scheme = url.scheme,
         .host = url.host,
         .incarnation = m->foreign ? "" : m->record.incarnation,
         .path = url.path,

@@ -92,10 +92,10 @@ static int read_url(struct foreign *f, const struct json *root, struct error *er
     if (strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0) {
         host = http_exchange_request(f->client)->peer;
     }
-    bool v6 = strchr(host, ':') != NULL;
-    int len = snprintf(f->url, sizeof f->url, "http://%s%s%s:%d%s", v6 ? "[" : "", host,
-                       v6 ? "]" : "", url.port, url.path);
-    if (len < 0 || (size_t)len >= sizeof f->url) {
+    int len = http_url_print_origin(f->url, sizeof f->url, url.scheme, host, url.port);
+    bool fits = len >= 0 && (size_t)len + strlen(url.path) < sizeof f->url;
+    if (fits) memcpy(f->url + len, url.path, strlen(url.path) + 1);
+    if (!fits) {
         return error_set(err, E_INVALID, "'url' is too long");
     }
     return 0;

@@ -190,6 +190,7 @@ static int open_server(struct worker *w, int port, struct error *err)
         .connections_max = (int)config->connections_max / threads + 1,
         .body_bytes_total = config->body_bytes_total / (uint64_t)threads,
         .limits = {.body_bytes = config->body_bytes},
+        .tls = w->proxy->tls,
         .on_request = http_router_dispatch,
         .arg = &w->router,
     };
@@ -227,6 +228,7 @@ int worker_open(struct worker *w, struct proxy *p, int index, uv_loop_t *loop, i
     w->is_open = true;
     struct http_client_options options = {
         .idle_per_origin_max = (int)p->config->idle_connections,
+        .tls = p->tls,
     };
     w->client = http_client_create(w->loop, &options);
     prober_init(&w->prober, w->client, &p->registry, p->agent_authorization);

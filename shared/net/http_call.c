@@ -90,11 +90,16 @@ bool http_failure_is_ours(const struct http_failure *failure)
     }
 }
 
+static const char *text_of(int code)
+{
+    return code > -4096 ? uv_strerror(code) : error_text(code);
+}
+
 void http_call_fail_deferred(struct http_call *call)
 {
     int code = call->failure;
     if (code != E_TIMEOUT) {
-        http_call_fail(call, code, "%s", code > -4096 ? uv_strerror(code) : error_text(code));
+        http_call_fail(call, code, "%s", text_of(code));
     } else if (!call->connected) {
         http_call_fail(call, code, "no answer within %d ms", call->connect_timeout_ms);
     } else if (!call->head_received) {
@@ -189,8 +194,9 @@ void http_call_on_lost(struct http_call *call, int status)
         end(call, false);
         return;
     }
+    const char *why = net_socket_why(&c->socket);
     if (status != UV_EOF) {
-        http_call_fail(call, status, "%s", uv_strerror(status));
+        http_call_fail(call, status, "%s", why ? why : text_of(status));
     } else if (call->head_received) {
         http_call_fail(call, E_CLOSED, "connection closed inside the response");
     } else {
@@ -242,10 +248,11 @@ static int connect_next(struct http_call *call, int status)
     return status;
 }
 
-void http_call_on_connect_failed(struct http_call *call, int status)
+void http_call_on_connect_failed(struct http_call *call, int status, const char *why)
 {
+    bool was_last = call->next_address == NULL;
     status = connect_next(call, status);
-    if (status != 0) http_call_fail(call, status, "%s", uv_strerror(status));
+    if (status != 0) http_call_fail(call, status, "%s", why && was_last ? why : text_of(status));
 }
 
 static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *info)
@@ -263,7 +270,7 @@ static void on_resolved(uv_getaddrinfo_t *request, int status, struct addrinfo *
     call->lookup = NULL;
     call->addresses = call->next_address = info;
     if (status == 0) status = connect_next(call, UV_EAI_NONAME);
-    if (status != 0) http_call_fail(call, status, "%s", uv_strerror(status));
+    if (status != 0) http_call_fail(call, status, "%s", text_of(status));
 }
 
 static int resolve(struct http_call *call)
@@ -320,7 +327,8 @@ static int build_head(struct http_call *call, const struct http_call_options *o)
     buf_append_char(head, ' ');
     buf_append(head, o->target.data, o->target.len);
     struct str host = str_of(call->origin->key);
-    if (o->port == 80) host.len -= 3; // ":80"
+    if (o->scheme == HTTP_PLAIN && o->port == 80) host.len -= 3; // ":80"
+    if (o->scheme != HTTP_PLAIN && o->port == 443) host.len -= 4;
     buf_append_str(head, " HTTP/1.1\r\n");
     http_put_header(head, STR("host"), host);
     for (int i = 0; i < o->header_count; i++) {
@@ -355,7 +363,7 @@ struct http_call *http_call_start(struct http_client *client,
     call->on_fail = options->on_fail;
     call->arg = options->arg;
     call->is_head_request = strcmp(options->method, "HEAD") == 0;
-    call->origin = http_origin_ref(client, options->host, options->port);
+    call->origin = http_origin_ref(client, options->scheme, options->host, options->port);
     buf_init(&call->head, BUF_MAX_INTERNAL);
     list_init(&call->failed_link);
     list_push_back(&client->calls, &call->link);

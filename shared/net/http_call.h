@@ -17,9 +17,9 @@ struct http_client {
     uv_idle_t turn;   // failures found inside http_call_start
     int handles_open; // these two
     struct list calls;
-    struct list failed;      // calls to fail on the next turn
-    struct list connections; // all
-    struct hash_map origins; // "host:port" -> struct http_origin
+    struct list failed;                               // calls to fail on the next turn
+    struct list connections;                          // all
+    struct hash_map origins[HTTP_TLS_UNVERIFIED + 1]; // by scheme: "host:port" -> http_origin
     int connection_count;
     int lookups;
     uint64_t sweep_ms; // current period; 0: stopped
@@ -38,6 +38,7 @@ struct http_origin {
     struct http_client *client;
     char *key; // "127.0.0.1:23333", "[::1]:80"
     char *host;
+    enum http_scheme scheme;
     int port;
     int refs;         // calls and connections
     struct list idle; // newest first
@@ -103,7 +104,8 @@ struct http_call {
 
 /* http_call.c: what happens to a connection's call */
 void http_call_on_connected(struct http_call *call);
-void http_call_on_connect_failed(struct http_call *call, int status);
+/* why: for people; NULL: the status says it */
+void http_call_on_connect_failed(struct http_call *call, int status, const char *why);
 void http_call_on_sent(struct http_call *call);
 void http_call_on_lost(struct http_call *call, int status); // EOF or error
 void http_call_on_bytes(struct http_client_connection *c, const char *data, size_t len);
@@ -114,7 +116,8 @@ void http_call_sweep(struct http_call *call, uint64_t now_ms);
 void http_call_init_parser(struct http_client_connection *c);
 
 /* http_pool.c */
-struct http_origin *http_origin_ref(struct http_client *client, const char *host, int port);
+struct http_origin *http_origin_ref(struct http_client *client, enum http_scheme scheme,
+                                    const char *host, int port);
 void http_origin_unref(struct http_origin *o);
 /* The newest idle connection that still lives, or NULL. */
 struct http_client_connection *http_pool_take(struct http_origin *o);

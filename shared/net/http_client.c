@@ -62,7 +62,8 @@ static void on_released(void *arg)
     struct http_client *client = arg;
     void (*on_closed)(void *arg) = client->on_closed;
     void *on_closed_arg = client->on_closed_arg;
-    hash_map_deinit(&client->origins);
+    for (size_t i = 0; i < ARRAY_LEN(client->origins); i++)
+        hash_map_deinit(&client->origins[i]);
     buf_deinit(&client->spare);
     http_parser_memory_destroy(client->parser_spare);
     free(client);
@@ -126,7 +127,8 @@ struct http_client *http_client_create(uv_loop_t *loop, const struct http_client
     list_init(&client->calls);
     list_init(&client->failed);
     list_init(&client->connections);
-    hash_map_init(&client->origins);
+    for (size_t i = 0; i < ARRAY_LEN(client->origins); i++)
+        hash_map_init(&client->origins[i]);
     CHECK(uv_timer_init(loop, &client->sweep) == 0);
     CHECK(uv_idle_init(loop, &client->turn) == 0);
     client->sweep.data = client->turn.data = client;

@@ -11,6 +11,7 @@
 
 #include "shared/base/error.h"
 #include "shared/net/http_message.h"
+#include "shared/net/tls.h"
 
 struct http_client;
 struct http_call;
@@ -19,18 +20,29 @@ struct http_client_options {
     int idle_per_origin_max;   // 0: 64; newest is reused first
     int idle_timeout_ms;       // 0: 50 s, below the agents' 75 s
     struct http_limits limits; // of responses' heads; body_bytes unused
+    struct tls *tls;           // for https; NULL: such calls fail. Outlives the client
 };
 
 struct http_client *http_client_create(uv_loop_t *loop, const struct http_client_options *options);
 /* Fails live calls with E_CANCELLED, closes all connections; on_closed when all is freed. */
 void http_client_destroy(struct http_client *c, void (*on_closed)(void *arg), void *arg);
 
-/* "http://host[:port][/path]". host may be a name or [v6]. */
+enum http_scheme {
+    HTTP_PLAIN,
+    HTTP_TLS,            // the peer's certificate is verified, and names the host
+    HTTP_TLS_UNVERIFIED, // encrypted with whoever it is: for what we started on this machine
+};
+
+/* "http://host[:port][/path]", or https. host may be a name or [v6]. */
 struct http_url {
+    enum http_scheme scheme; // the first two
     char host[256];
     int port;
     char path[512]; // "" or "/..." without a trailing slash
 };
+/* "https://[::1]:443": all but the path. Returns what snprintf would. */
+int http_url_print_origin(char *out, size_t size, enum http_scheme scheme, const char *host,
+                          int port);
 FALLIBLE int http_url_parse(const char *text, struct http_url *url, struct error *err);
 
 struct http_failure {
@@ -46,6 +58,7 @@ struct http_failure {
 bool http_failure_is_ours(const struct http_failure *failure);
 
 struct http_call_options {
+    enum http_scheme scheme;
     const char *host; // copied
     int port;
     const char *method;
@@ -53,7 +66,7 @@ struct http_call_options {
     const struct http_header *headers; // copied; Host, Content-Length and Connection are added here
     int header_count;
     struct str body;        // borrowed until the call ends
-    int connect_timeout_ms; // 0: 1 s
+    int connect_timeout_ms; // with the handshake; 0: 1 s
     int head_timeout_ms;    // request sent to response head; 0: 600 s
     int idle_timeout_ms;    // between body bytes; 0: 120 s
     bool fresh;             // don't reuse a pooled connection

@@ -177,7 +177,8 @@ static void settle(struct http_connection *c)
 
 static bool is_flushed(const struct http_connection *c)
 {
-    return c->state == HTTP_CONNECTION_FLUSH && !c->error && http_connection_pending(c) == 0;
+    return c->state == HTTP_CONNECTION_FLUSH && !c->error && http_connection_pending(c) == 0 &&
+           !c->socket.blocked; // TLS holds a piece itself
 }
 
 static void tell_drained(struct http_connection *c)
@@ -366,13 +367,26 @@ static void dispatch(struct http_connection *c)
     c->server->options.on_request(x, c->server->options.arg);
 }
 
+#define TLS_HANDSHAKE 0x16 // the first byte of a client that speaks TLS; no method begins so
+
+static void fail_request(struct http_connection *c, bool is_tls)
+{
+    if (is_tls) {
+        http_server_note_protocol(c->server, c->peer);
+        c->parser->fail_text = "this port speaks HTTP, not HTTPS: the URL begins with http://";
+    }
+    refuse(c, c->parser->fail_status, c->parser->fail_text);
+}
+
 /* Returns how many bytes were used; stops where a request is handed over. */
 static size_t feed(struct http_connection *c, const char *data, size_t len)
 {
     size_t total = 0;
     c->feeding = true;
     while (total < len && reads_requests(c) && !c->error) {
-        if (c->state == HTTP_CONNECTION_IDLE) {
+        bool begins = c->state == HTTP_CONNECTION_IDLE;
+        bool is_tls = begins && data[total] == TLS_HANDSHAKE;
+        if (begins) {
             c->state = HTTP_CONNECTION_HEAD;
             take_parser(c);
             c->deadline_ms = in_ms(c, c->server->options.header_timeout_ms);
@@ -381,7 +395,7 @@ static size_t feed(struct http_connection *c, const char *data, size_t len)
         enum http_parse result = http_parser_feed(c->parser, data + total, len - total, &used);
         total += used;
         if (result == HTTP_PARSE_DONE) dispatch(c);
-        if (result == HTTP_PARSE_FAILED) refuse(c, c->parser->fail_status, c->parser->fail_text);
+        if (result == HTTP_PARSE_FAILED) fail_request(c, is_tls);
     }
     c->feeding = false;
     return total;
@@ -443,6 +457,24 @@ static void on_data(struct net_socket *socket, const char *data, size_t len)
     size_t used = reads_requests(c) ? feed(c, data, len) : 0;
     bool keep = c->state == HTTP_CONNECTION_EXCHANGE || c->state == HTTP_CONNECTION_FLUSH;
     if (used < len && keep && !c->close_after) stash(c, data + used, len - used);
+}
+
+/* TLS is set up, or won't be. */
+static void on_connected(struct net_socket *socket, int status)
+{
+    struct http_connection *c = of(socket);
+    const struct http_server *s = c->server;
+    if (status == 0) {
+        c->deadline_ms =
+            in_ms(c, s->draining ? s->options.drain_idle_ms : s->options.idle_timeout_ms);
+    } else if (status == UV_EPROTONOSUPPORT) {
+        http_server_note_protocol(c->server, c->peer);
+        refuse(c, 400, "this port speaks HTTPS, not HTTP: the URL begins with https://");
+    } else {
+        const char *why = net_socket_why(socket);
+        log_debug("no TLS", "peer=%s reason=\"%s\"", c->peer, why ? why : uv_strerror(status));
+        lose(c);
+    }
 }
 
 /* ---- the parser's callbacks ---- */
@@ -518,6 +550,7 @@ static void name_peer(struct http_connection *c, const struct sockaddr_storage *
 bool http_connection_accept(struct http_server *s)
 {
     static const struct net_socket_events events = {
+        .on_connected = on_connected,
         .on_data = on_data,
         .on_lost = on_lost,
         .on_writable = on_writable,
@@ -539,6 +572,10 @@ bool http_connection_accept(struct http_server *s)
     net_socket_open(&c->socket, s->sockets, fd, &events);
     name_peer(c, &peer);
     c->deadline_ms = in_ms(c, s->options.idle_timeout_ms);
+    if (tls_serves(s->options.tls)) {
+        net_socket_secure(&c->socket, tls_accept(s->options.tls));
+        c->deadline_ms = in_ms(c, s->options.header_timeout_ms);
+    }
     read_start(c);
     return true;
 }
@@ -601,6 +638,7 @@ void http_connection_sweep(struct http_connection *c, uint64_t now_ms)
     if (c->state == HTTP_CONNECTION_HEAD || c->state == HTTP_CONNECTION_BODY) {
         refuse(c, 408, "it took too long to arrive");
     } else {
+        if (c->socket.securing) log_debug("no TLS in time", "peer=%s", c->peer);
         lose(c);
     }
 }

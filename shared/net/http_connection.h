@@ -14,7 +14,7 @@
 #define HTTP_PENDING_LOW  ((size_t)64 << 10)
 
 enum http_connection_state {
-    HTTP_CONNECTION_IDLE,     // between requests
+    HTTP_CONNECTION_IDLE,     // between requests, or in TLS's handshake
     HTTP_CONNECTION_HEAD,     // a request's first bytes are in
     HTTP_CONNECTION_BODY,     // its head is in
     HTTP_CONNECTION_EXCHANGE, // the handler has it
@@ -38,7 +38,7 @@ struct http_server {
     int sweep_ms;
     uint64_t body_bytes; // memory that request bodies take now
     bool listening, draining, closing, accept_waits;
-    uint64_t accept_logged_ms;
+    uint64_t accept_logged_ms, protocol_logged_ms;
     void (*on_closed)(void *arg);
     void *on_closed_arg;
     struct buf spare; // memory for whoever writes next: nothing is pending on most connections
@@ -110,6 +110,7 @@ void http_connection_answered(struct http_connection *c); // its exchange ended
 /* http_server.c */
 void http_server_forget(struct http_server *s, struct http_connection *c); // c is about to be freed
 void http_server_note_accept(struct http_server *s, int status); // why there is no connection
+void http_server_note_protocol(struct http_server *s, const char *peer); // one that isn't ours
 
 /* http_exchange.c */
 struct http_exchange *http_exchange_create(struct http_connection *c);

@@ -7,7 +7,9 @@
  *     been read yet.
  *  3. A failed write is not the end: a server that answers early and closes has sent its answer,
  *     and reading will find it, or the reset. */
+#define LOG_MODULE "http"
 #include "shared/base/check.h"
+#include "shared/base/log.h"
 #include "shared/net/http_call.h"
 
 #include <stdlib.h>
@@ -40,19 +42,21 @@ static struct str print_key(char out[ORIGIN_KEY_BYTES], const char *host, int po
     return (struct str){out, at + digits};
 }
 
-struct http_origin *http_origin_ref(struct http_client *client, const char *host, int port)
+struct http_origin *http_origin_ref(struct http_client *client, enum http_scheme scheme,
+                                    const char *host, int port)
 {
     char text[ORIGIN_KEY_BYTES];
     struct str key = print_key(text, host, port);
-    struct http_origin *o = hash_map_get(&client->origins, key);
+    struct http_origin *o = hash_map_get(&client->origins[scheme], key);
     if (!o) {
         o = xcalloc(1, sizeof *o);
         o->client = client;
         o->key = xstrdup(text);
         o->host = xstrdup(host);
+        o->scheme = scheme;
         o->port = port;
         list_init(&o->idle);
-        hash_map_put(&client->origins, key, o);
+        hash_map_put(&client->origins[scheme], key, o);
     }
     o->refs++;
     return o;
@@ -61,7 +65,7 @@ struct http_origin *http_origin_ref(struct http_client *client, const char *host
 void http_origin_unref(struct http_origin *o)
 {
     if (--o->refs > 0) return;
-    hash_map_remove(&o->client->origins, str_of(o->key));
+    hash_map_remove(&o->client->origins[o->scheme], str_of(o->key));
     free(o->key);
     free(o->host);
     free(o);
@@ -201,13 +205,29 @@ static void on_connected(struct net_socket *socket, int status)
     struct http_call *call = c->call;
     if (!call) return;
     if (status < 0) {
+        const char *said = net_socket_why(socket);
+        char *why = said ? xstrdup(said) : NULL;
         http_client_connection_close(c);
         call->connection = NULL;
-        http_call_on_connect_failed(call, status);
+        http_call_on_connect_failed(call, status, why);
+        free(why);
         return;
     }
     http_client_connection_read(c, true);
     http_call_on_connected(call);
+}
+
+/* NULL in *session: plain. */
+static int begin_tls(const struct http_origin *o, struct ssl_st **session)
+{
+    struct tls *tls = o->client->options.tls;
+    struct error err = {0};
+    *session = NULL;
+    if (o->scheme == HTTP_PLAIN) return 0;
+    if (!tls) return E_UNSUPPORTED;
+    int rc = tls_connect(tls, o->host, o->scheme == HTTP_TLS, session, &err);
+    if (rc != 0) log_error("no TLS", "peer=%s reason=\"%s\"", o->key, err.text);
+    return rc;
 }
 
 struct http_client_connection *http_client_connection_open(struct http_origin *o,
@@ -223,12 +243,17 @@ struct http_client_connection *http_client_connection_open(struct http_origin *o
         .on_closed = on_closed,
     };
     struct http_client *client = o->client;
+    struct ssl_st *session;
+    *status = begin_tls(o, &session);
+    if (*status != 0) return NULL;
     struct http_client_connection *c = xcalloc(1, sizeof *c);
     *status = net_socket_connect(&c->socket, client->sockets, address, &events);
     if (*status != 0) {
+        tls_discard(session);
         free(c);
         return NULL;
     }
+    if (session) net_socket_secure(&c->socket, session);
     c->client = client;
     c->origin = o;
     o->refs++;

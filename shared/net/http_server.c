@@ -139,6 +139,17 @@ void http_server_note_accept(struct http_server *s, int status)
     }
 }
 
+/* TLS to a plain port, or the other way round: a wrong URL somewhere, and asked for again and again. */
+void http_server_note_protocol(struct http_server *s, const char *peer)
+{
+    uint64_t now = uv_now(s->loop);
+    if (s->protocol_logged_ms && now - s->protocol_logged_ms < 1000) return;
+    s->protocol_logged_ms = now;
+    log_warn(tls_serves(s->options.tls) ? "plain HTTP to a port that speaks HTTPS"
+                                        : "TLS to a port that speaks plain HTTP",
+             "peer=%s port=%d", peer, http_server_port(s));
+}
+
 static void on_acceptable(struct net_socket *listener)
 {
     struct http_server *s = list_entry(listener, struct http_server, listener);

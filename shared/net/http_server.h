@@ -19,6 +19,7 @@
 
 #include "shared/base/error.h"
 #include "shared/net/http_message.h"
+#include "shared/net/tls.h"
 
 struct http_server;
 struct http_exchange;
@@ -39,6 +40,9 @@ struct http_server_options {
      * lost. It is served, and told Connection: close. 0: not at all. */
     int drain_idle_ms;
     struct http_limits limits; // zeroed: http_limits_default
+    /* Serves HTTPS where tls_serves() it; a client that speaks plain HTTP to it is told with 400. The
+     * handshake must be over within header_timeout_ms. NULL: HTTP. Outlives the server. */
+    struct tls *tls;
     void (*on_request)(struct http_exchange *x, void *arg);
     void *arg;
 };

@@ -1,5 +1,6 @@
 #include "shared/net/http_client.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -28,7 +29,7 @@ static int parse_host(struct str *rest, struct http_url *url)
 
 static int parse_port(struct str *rest, struct http_url *url)
 {
-    url->port = 80;
+    url->port = url->scheme == HTTP_PLAIN ? 80 : 443;
     if (rest->len == 0 || rest->data[0] != ':') return 0;
     size_t end = 1;
     while (end < rest->len && rest->data[end] >= '0' && rest->data[end] <= '9')
@@ -59,17 +60,23 @@ static int parse_path(struct str rest, struct http_url *url)
 int http_url_parse(const char *text, struct http_url *url, struct error *err)
 {
     memset(url, 0, sizeof *url);
-    if (strncasecmp(text, "https://", 8) == 0) {
-        return error_set(err, E_UNSUPPORTED, "https is not supported: '%s'", text);
-    }
-    struct str rest = str_of(text);
-    if (strncasecmp(text, "http://", 7) == 0) {
-        rest = (struct str){rest.data + 7, rest.len - 7};
+    bool is_tls = strncasecmp(text, "https://", 8) == 0;
+    if (is_tls || strncasecmp(text, "http://", 7) == 0) {
+        struct str rest = str_of(text + (is_tls ? 8 : 7));
+        url->scheme = is_tls ? HTTP_TLS : HTTP_PLAIN;
         if (parse_host(&rest, url) == 0 && parse_port(&rest, url) == 0 &&
             parse_path(rest, url) == 0) {
             return 0;
         }
     }
-    return error_set(err, E_INVALID, "'%s' is not a URL of the form http://host[:port][/path]",
+    return error_set(err, E_INVALID, "'%s' is not a URL of the form http[s]://host[:port][/path]",
                      text);
+}
+
+int http_url_print_origin(char *out, size_t size, enum http_scheme scheme, const char *host,
+                          int port)
+{
+    bool is_v6 = strchr(host, ':') != NULL;
+    return snprintf(out, size, "%s://%s%s%s:%d", scheme == HTTP_PLAIN ? "http" : "https",
+                    is_v6 ? "[" : "", host, is_v6 ? "]" : "", port);
 }

@@ -16,6 +16,7 @@
 
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
+#include "shared/net/net_tls.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -60,9 +61,33 @@ static void fail_connect(struct net_socket *s)
     s->events->on_connected(s, status ? -status : UV_ECONNABORTED);
 }
 
+/* True: done, and the user may have what comes. */
+static bool shake_hands(struct net_socket *s)
+{
+    int rc = net_tls_handshake(s);
+    if (rc == UV_EAGAIN) return false;
+    s->securing = false;
+    if (rc == UV_EPROTONOSUPPORT) net_tls_destroy(s, true);
+    s->events->on_connected(s, rc);
+    return rc == 0 && s->fd >= 0;
+}
+
+static void read_tls(struct net_socket *s)
+{
+    ssize_t n = net_tls_read(s, s->set->buffer, sizeof s->set->buffer);
+    if (n > 0) s->events->on_data(s, s->set->buffer, (size_t)n);
+    if (n > 0 || n == UV_EAGAIN) return;
+    s->reading = false;
+    s->events->on_lost(s, (int)n);
+}
+
 static void read_once(struct net_socket *s)
 {
     struct net_sockets *set = s->set;
+    if (s->tls) {
+        read_tls(s);
+        return;
+    }
     ssize_t n = recv(s->fd, set->buffer, sizeof set->buffer, 0);
     if (n > 0) {
         if ((size_t)n < sizeof set->buffer && !s->hung_up) s->readable = false;
@@ -84,8 +109,9 @@ static void be_due(struct net_socket *s)
 
 static void serve(struct net_socket *s)
 {
-    if (s->readable && s->reading) read_once(s);
-    if (s->fd >= 0 && s->readable && s->reading) be_due(s); // rule 2
+    bool is_ready = !s->securing || shake_hands(s);
+    if (is_ready && s->readable && s->reading) read_once(s);
+    if (s->fd >= 0 && s->readable && s->reading && !s->securing) be_due(s); // rule 2
 }
 
 static void on_event(struct net_socket *s, uint32_t events)
@@ -102,12 +128,12 @@ static void on_event(struct net_socket *s, uint32_t events)
         }
         if (!(events & EPOLLOUT)) return;
         s->connecting = false;
-        s->events->on_connected(s, 0);
+        if (!s->securing) s->events->on_connected(s, 0);
         if (s->fd < 0) return;
     }
     if (s->blocked && events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) {
-        s->blocked = false;
-        s->events->on_writable(s);
+        s->blocked = s->tls && !net_tls_flush(s);
+        if (!s->blocked && !s->securing) s->events->on_writable(s);
         if (s->fd < 0) return;
     }
     serve(s);
@@ -282,6 +308,17 @@ int net_socket_connect(struct net_socket *s, struct net_sockets *set,
     return 0;
 }
 
+void net_socket_secure(struct net_socket *s, struct ssl_st *session)
+{
+    s->tls = net_tls_create(s, session);
+    s->securing = true;
+}
+
+const char *net_socket_why(const struct net_socket *s)
+{
+    return s->tls ? s->tls->why : NULL;
+}
+
 void net_listener_open(struct net_socket *s, struct net_sockets *set, int fd,
                        const struct net_socket_events *events)
 {
@@ -310,7 +347,7 @@ void net_socket_read(struct net_socket *s, bool on)
 {
     if (s->fd < 0 || s->reading == on) return;
     s->reading = on;
-    if (!on || !s->readable || s->connecting) return;
+    if (!on || !s->readable || s->connecting || s->securing) return;
     be_due(s);
     need_turn(s->set);
 }
@@ -318,6 +355,7 @@ void net_socket_read(struct net_socket *s, bool on)
 ssize_t net_socket_send(struct net_socket *s, const struct iovec *pieces, int count)
 {
     if (s->blocked) return 0;
+    if (s->tls) return net_tls_send(s, pieces, count);
     ssize_t total = 0, n;
     for (int i = 0; i < count; i++)
         total += (ssize_t)pieces[i].iov_len;
@@ -334,12 +372,15 @@ ssize_t net_socket_send(struct net_socket *s, const struct iovec *pieces, int co
 
 int net_socket_shutdown(struct net_socket *s)
 {
+    if (s->tls) return net_tls_shutdown(s);
     return shutdown(s->fd, SHUT_WR) == 0 ? 0 : -errno;
 }
 
 void net_socket_close(struct net_socket *s, bool reset)
 {
     if (s->fd < 0) return;
+    if (s->tls) net_tls_destroy(s, reset);
+    s->securing = false;
     struct linger now = {1, 0};
     if (reset) setsockopt(s->fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
     struct net_sockets *set = s->set;

@@ -13,9 +13,12 @@ int bench_http_open(struct bench_http *h, const char *url, int connections, stru
 {
     int rc = http_url_parse(url, &h->url, err);
     if (rc < 0) return rc;
+    /* For https the certificates that SSL_CERT_FILE names, or the system's. */
+    rc = tls_create(&(struct tls_settings){0}, &h->tls, err);
+    if (rc < 0) return rc;
     uv_loop_init(&h->loop);
-    h->client = http_client_create(
-        &h->loop, &(struct http_client_options){.idle_per_origin_max = connections});
+    struct http_client_options options = {.idle_per_origin_max = connections, .tls = h->tls};
+    h->client = http_client_create(&h->loop, &options);
     return 0;
 }
 
@@ -33,6 +36,7 @@ void bench_http_close(struct bench_http *h)
         uv_run(&h->loop, UV_RUN_ONCE);
     loop_close_all(&h->loop);
     uv_loop_close(&h->loop);
+    tls_destroy(h->tls);
 }
 
 struct fetch {
@@ -72,7 +76,8 @@ bool bench_http_get(struct bench_http *h, const char *path, struct buf *body)
 
     buf_init(body, BODY_MAX);
     snprintf(target, sizeof target, "%s%s", h->url.path, path);
-    http_call_start(h->client, &(struct http_call_options){.host = h->url.host,
+    http_call_start(h->client, &(struct http_call_options){.scheme = h->url.scheme,
+                                                           .host = h->url.host,
                                                            .port = h->url.port,
                                                            .method = "GET",
                                                            .target = str_of(target),

@@ -11,6 +11,7 @@ struct bench_http {
     uv_loop_t loop;
     struct http_client *client;
     struct http_url url;
+    struct tls *tls;
 };
 
 /* E_INVALID: no URL. */

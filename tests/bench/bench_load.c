@@ -134,6 +134,7 @@ static void next_stream(struct load *l, struct load_stream *s)
     const struct http_header header = {STR("Content-Type"), STR("application/json")};
     snprintf(target, sizeof target, "%s/v1/chat/completions", l->http.url.path);
     http_call_start(l->http.client, &(struct http_call_options){
+                                        .scheme = l->http.url.scheme,
                                         .host = l->http.url.host,
                                         .port = l->http.url.port,
                                         .method = "POST",

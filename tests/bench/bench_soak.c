@@ -185,7 +185,8 @@ static void client_start(struct client *c, const struct soak_request *request)
     snprintf(target, sizeof target, "%s/v1/completions", s->http.url.path);
     s->live++;
     c->call =
-        http_call_start(s->http.client, &(struct http_call_options){.host = s->http.url.host,
+        http_call_start(s->http.client, &(struct http_call_options){.scheme = s->http.url.scheme,
+                                                                    .host = s->http.url.host,
                                                                     .port = s->http.url.port,
                                                                     .method = "POST",
                                                                     .target = str_of(target),

@@ -235,7 +235,7 @@ def package_flags():
     if not shutil.which("pkg-config"):
         return []
     flags = []
-    for package in ("libuv", "hiredis", "libcrypto", "libpcre2-8", "libcjson", "libedit"):  # one may be missing
+    for package in ("libuv", "hiredis", "libssl", "libcrypto", "libpcre2-8", "libcjson", "libedit"):  # one may be missing
         found = subprocess.run(["pkg-config", "--cflags", package], capture_output=True, text=True)
         flags += found.stdout.split()
     return flags

@@ -62,7 +62,8 @@ static void run(struct fixture *f, const int *statuses, int count, uint64_t time
         f->server = NULL;
     }
     f->client = http_client_create(&f->loop, &(struct http_client_options){0});
-    launcher_probe_init(&f->probe, &f->loop, f->client, "0.0.0.0", port, timeout_ms, on_sick, f);
+    launcher_probe_init(&f->probe, &f->loop, f->client, false, "0.0.0.0", port, timeout_ms, on_sick,
+                        f);
     uv_timer_init(&f->loop, &f->end);
     launcher_probe_start(&f->probe);
     uv_timer_start(&f->end, on_end, ms, 0);
