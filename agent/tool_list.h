@@ -34,4 +34,8 @@ struct tool_list {
 /* NULL: there is none of that name. */
 const struct tool *tool_list_find(const struct tool_list *l, struct str name);
 
+/* A copy that owns its names and, with_parameters, its schemas. */
+struct tool_list *tool_list_create_copy(const struct tool_list *l, bool with_parameters);
+void tool_list_destroy_copy(struct tool_list *copy); // NULL is fine
+
 #endif
