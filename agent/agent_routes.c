@@ -333,6 +333,7 @@ static const struct http_route routes[] = {
     {"GET", "/health", get_health},
     {"GET", "/ready", get_ready},
     {"GET", "/metrics", get_metrics},
+    {"GET", "/chat", web_pages_handle},
     {"GET", "/web/{file}", web_pages_handle},
 };
 

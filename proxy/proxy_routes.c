@@ -65,6 +65,7 @@ static const struct http_route routes[] = {
     {"GET", "/ready", get_ready},
     {"GET", "/metrics", proxy_metrics_handle},
     {"GET", "/lm/status", proxy_status_handle},
+    {"GET", "/chat", web_pages_handle},
     {"GET", "/web/{file}", web_pages_handle},
     {"GET", "/nodes/status", registry_embedded_status},
     {"POST", "/nodes/add", registry_embedded_add},
