@@ -1,117 +1,6 @@
 #include "shared/net/http_client.h"
 
-#include "tests/unit/net/server_test.h"
-
-static struct http_client *client;
-static bool client_closed;
-
-/* What came of one call. */
-struct outcome {
-    struct http_call *call;
-    int heads, ends, fails;
-    int status;
-    struct buf body;
-    char header[128]; // value of x-test
-    char local[64];
-    struct http_failure failure;
-    char failure_text[256];
-    bool cancel_in_head, cancel_in_body, pause_in_body;
-};
-
-static void on_head(void *arg, int status, const struct http_headers *headers)
-{
-    struct outcome *o = arg;
-    o->heads++;
-    o->status = status;
-    struct str value = http_headers_get(headers, "x-test");
-    snprintf(o->header, sizeof o->header, "%.*s", (int)value.len, value.data ? value.data : "");
-    snprintf(o->local, sizeof o->local, "%s", http_call_local_address(o->call));
-    if (o->cancel_in_head) {
-        http_call_cancel(o->call);
-        o->call = NULL;
-    }
-}
-
-static void on_body(void *arg, const char *data, size_t len)
-{
-    struct outcome *o = arg;
-    buf_append(&o->body, data, len);
-    if (o->pause_in_body) http_call_pause(o->call);
-    if (o->cancel_in_body) {
-        http_call_cancel(o->call);
-        o->call = NULL;
-    }
-}
-
-static void on_end(void *arg)
-{
-    struct outcome *o = arg;
-    o->ends++;
-    o->call = NULL;
-}
-
-static void on_fail(void *arg, const struct http_failure *failure)
-{
-    struct outcome *o = arg;
-    o->fails++;
-    o->call = NULL;
-    o->failure = *failure;
-    snprintf(o->failure_text, sizeof o->failure_text, "%s", failure->text);
-    o->failure.text = o->failure_text;
-}
-
-static struct http_call_options options_for(struct outcome *o, int port, const char *target)
-{
-    memset(o, 0, sizeof *o);
-    buf_init(&o->body, BUF_MAX_INTERNAL);
-    return (struct http_call_options){
-        .host = "127.0.0.1",
-        .port = port,
-        .method = "GET",
-        .target = str_of(target),
-        .on_head = on_head,
-        .on_body = on_body,
-        .on_end = on_end,
-        .on_fail = on_fail,
-        .arg = o,
-    };
-}
-
-static void get(struct outcome *o, int port, const char *target)
-{
-    struct http_call_options options = options_for(o, port, target);
-    o->call = http_call_start(client, &options);
-    EXPECT_INT(o->heads + o->ends + o->fails, 0); // callbacks never run inside
-}
-
-static bool is_done(const struct outcome *o)
-{
-    return o->ends + o->fails > 0;
-}
-
-static const char *body_of(const struct outcome *o)
-{
-    return o->body.len ? o->body.data : "";
-}
-
-static void on_client_closed(void *arg)
-{
-    (void)arg;
-    client_closed = true;
-}
-
-static void start_client(struct http_client_options options)
-{
-    client_closed = false;
-    client = http_client_create(&loop, &options);
-}
-
-static void stop_client(void)
-{
-    http_client_destroy(client, on_client_closed, NULL);
-    EXPECT(!client_closed);
-    EXPECT(SPIN_UNTIL(client_closed, 5000));
-}
+#include "tests/unit/net/client_test.h"
 
 static void start_both(void)
 {
@@ -643,6 +532,9 @@ static void test_url(void)
         "http://a/b#c",
         "http://a/b c",
         "ftp://a",
+        "https://",
+        "https:/a",
+        "httpss://a",
         "http://a:80:80",
         "http://a\r\nb",
         "http://[1.2.3.4]/",
@@ -653,7 +545,18 @@ static void test_url(void)
         EXPECT(refused);
         if (!refused) printf("accepted: %s\n", bad[i]);
     }
-    EXPECT_INT(http_url_parse("https://a", &url, &err), E_UNSUPPORTED);
+    EXPECT_INT(http_url_parse("http://a", &url, &err), 0);
+    EXPECT_INT(url.scheme, HTTP_PLAIN);
+    EXPECT_INT(http_url_parse("HTTPS://a/v1", &url, &err), 0);
+    EXPECT_INT(url.scheme, HTTP_TLS);
+    EXPECT_INT(url.port, 443);
+    EXPECT_INT(http_url_parse("https://[::1]:8443", &url, &err), 0);
+    EXPECT_INT(url.port, 8443);
+    char origin[64];
+    http_url_print_origin(origin, sizeof origin, url.scheme, url.host, url.port);
+    EXPECT_STR(origin, "https://[::1]:8443");
+    http_url_print_origin(origin, sizeof origin, HTTP_PLAIN, "a", 80);
+    EXPECT_STR(origin, "http://a:80");
 }
 
 int main(void)
