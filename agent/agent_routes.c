@@ -95,6 +95,20 @@ static void post_completions(struct http_exchange *x, struct str param, void *ar
     request_gate_enter(&a->gate, x, start_completions, &a->service);
 }
 
+static void post_responses(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct agent *a = arg;
+    completion_start(&a->service, x, &completion_responses);
+}
+
+static void post_messages(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct agent *a = arg;
+    completion_start(&a->service, x, &completion_messages);
+}
+
 /* ---- text ---- */
 
 static void post_text(struct http_exchange *x, void *arg, enum text_request_kind kind)
@@ -125,6 +139,12 @@ static void post_apply_template(struct http_exchange *x, struct str param, void 
 {
     (void)param;
     post_text(x, arg, TEXT_APPLY_TEMPLATE);
+}
+
+static void post_count_tokens(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    post_text(x, arg, TEXT_COUNT_TOKENS);
 }
 
 /* ---- conversations ---- */
@@ -319,6 +339,9 @@ static const struct http_route routes[] = {
     {"POST", "/v1/chat/completions", post_chat},
     {"POST", "/v1/completions", post_completions},
     {"POST", "/v1/chat/interactive", post_interactive},
+    {"POST", "/v1/responses", post_responses},
+    {"POST", "/v1/messages", post_messages},
+    {"POST", "/v1/messages/count_tokens", post_count_tokens},
     {"POST", "/v1/encode", post_encode},
     {"POST", "/tokenize", post_tokenize},
     {"POST", "/detokenize", post_detokenize},
@@ -351,9 +374,13 @@ static bool is_open(struct str path)
 /* Routes whose handler asks for a dispatch itself. */
 static bool is_dispatched(const struct http_request *r)
 {
-    return str_equal(r->method, STR("POST")) && (str_equal(r->path, STR("/v1/chat/completions")) ||
-                                                 str_equal(r->path, STR("/v1/completions")) ||
-                                                 str_equal(r->path, STR("/v1/chat/interactive")));
+    static const char *const paths[] = {"/v1/chat/completions", "/v1/completions",
+                                        "/v1/chat/interactive", "/v1/responses", "/v1/messages"};
+    if (!str_equal(r->method, STR("POST"))) return false;
+    for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
+        if (str_equal(r->path, str_of(paths[i]))) return true;
+    }
+    return false;
 }
 
 static bool admit(struct http_exchange *x, void *arg)

@@ -129,6 +129,7 @@ void answer_deinit(struct answer *a)
     if (a->head.state && a->head.printer->state_deinit)
         a->head.printer->state_deinit(a->head.state);
     free(a->head.state);
+    free(a->head.repeats);
     *a = (struct answer){0};
 }
 

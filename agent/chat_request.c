@@ -6,6 +6,7 @@
 
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- fields that both routes share ---- */
@@ -309,5 +310,6 @@ void chat_request_deinit(struct chat_request *r)
     tool_request_deinit(&r->tools);
     json_destroy(r->rewritten);
     json_destroy(r->document);
+    free(r->repeats);
     memset(r, 0, sizeof *r);
 }

@@ -237,7 +237,10 @@ static void completion_fail(struct completion *c, const struct api_error *e)
         http_respond_abort(c->exchange);
     } else if (http_respond_has_begun(c->exchange)) {
         buf_clear(&c->out);
-        api_error_print_event(&c->out, e);
+        if (c->route->printer->error)
+            c->route->printer->error(&c->out, &c->answer.head, e);
+        else
+            api_error_print_event(&c->out, e);
         http_respond_end(c->exchange, c->out.data, c->out.len);
     } else {
         set_processing_header(c);
@@ -502,7 +505,9 @@ static int init_answer(struct completion *c, struct api_error *e)
         .created = is_dated ? record->created_s : clock_wall_ms() / 1000,
         .model = str_of(c->service->limits.model),
         .fingerprint = c->service->fingerprint,
+        .repeats = r->repeats,
     };
+    r->repeats = NULL;
     answer_init(&c->answer, &head, r, &c->prompts, c->service->prompts.tokenizer);
     if (is_resume && !answer_is_resumable(&c->answer))
         return resume_unsupported_error(e, "An answer with several choices, without stream, or "

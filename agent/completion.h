@@ -32,6 +32,9 @@ struct completion_route {
 };
 extern const struct completion_route completion_chat; // /v1/chat/completions
 extern const struct completion_route completion_text; // /v1/completions
+/* agent/completion_dialects.c */
+extern const struct completion_route completion_responses; // /v1/responses
+extern const struct completion_route completion_messages;  // /v1/messages
 
 /* What all completions share; the agent owns it. */
 struct completion_service {

@@ -36,6 +36,7 @@ struct response_head {
     bool service_tier;                 // "service_tier": "default"
     bool must_call;                    // choices are calls, without content
     bool is_named;                     // of the one tool that the client named
+    char *repeats; // what the answer repeats of its request (responses_request.h); owned by the answer
 };
 
 /* How likely tokens were. Of each, a row: the token itself, then the likeliest. */
@@ -87,6 +88,8 @@ struct response_printer {
     void (*usage)(struct buf *out, const struct response_head *head,
                   const struct response_usage *usage);
     void (*done)(struct buf *out, const struct response_head *head);
+    /* The stream ends with an error; NULL: as the chat's do. */
+    void (*error)(struct buf *out, const struct response_head *head, const struct api_error *e);
     size_t state_size;                 // of head->state, zeroed at first
     void (*state_deinit)(void *state); // NULL: it owns nothing
     bool is_resumable;                 // events say nothing but what the rest of the tokens is

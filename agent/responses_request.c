@@ -385,7 +385,7 @@ static const char *const shared_members[] = {
     "enable_thinking",
 };
 
-static void put_echo(struct buf *echo, const struct json *body)
+static void put_repeats(struct buf *repeats, const struct json *body)
 {
     static const struct {
         const char *name, *otherwise;
@@ -405,16 +405,16 @@ static void put_echo(struct buf *echo, const struct json *body)
     };
     for (size_t i = 0; i < ARRAY_LEN(members); i++) {
         const struct json *v = json_get_set(body, members[i].name);
-        buf_printf(echo, "\"%s\":", members[i].name);
+        buf_printf(repeats, "\"%s\":", members[i].name);
         if (v)
-            json_print(v, echo, false);
+            json_print(v, repeats, false);
         else
-            buf_append(echo, members[i].otherwise, strlen(members[i].otherwise));
-        buf_append(echo, ",", 1);
+            buf_append(repeats, members[i].otherwise, strlen(members[i].otherwise));
+        buf_append(repeats, ",", 1);
     }
 }
 
-int responses_request_to_chat(const struct json *body, struct buf *chat, struct buf *echo,
+int responses_request_to_chat(const struct json *body, struct buf *chat, struct buf *repeats,
                               struct api_error *e)
 {
     struct json_writer w;
@@ -432,8 +432,8 @@ int responses_request_to_chat(const struct json *body, struct buf *chat, struct 
         return -1;
     }
     json_object_end(&w);
-    put_echo(echo, body);
-    if (chat->overflow || echo->overflow)
+    put_repeats(repeats, body);
+    if (chat->overflow || repeats->overflow)
         return api_error_set(e, 413, NULL, NULL, "The request is too large.");
     return 0;
 }

@@ -10,10 +10,10 @@
 #include "shared/base/json.h"
 #include "shared/net/api_error.h"
 
-/* chat: the body for the chat. echo: what the answer repeats of the request, as members of an object
+/* chat: the body for the chat. repeats: what the answer repeats of the request, as members of an object
  * without its braces, each followed by a comma. Both init'ed, empty. -1 and *e: paths are those of this
  * body. */
-FALLIBLE int responses_request_to_chat(const struct json *body, struct buf *chat, struct buf *echo,
+FALLIBLE int responses_request_to_chat(const struct json *body, struct buf *chat, struct buf *repeats,
                                        struct api_error *e);
 
 #endif

@@ -13,7 +13,6 @@
 #include "shared/base/json.h"
 #include "shared/net/sse.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 
 /* What an answer has come to. */
@@ -276,9 +275,9 @@ static void put_response(struct json_writer *w, const struct response_head *head
         put_usage(w, usage);
     else
         json_put_null(w);
-    if (head->echo.len > 0) { // members, each with its comma behind it
+    if (head->repeats) { // members, each with its comma behind it
         buf_append_char(w->out, ',');
-        buf_append(w->out, head->echo.data, head->echo.len - 1);
+        buf_append(w->out, head->repeats, strlen(head->repeats) - 1);
     }
     json_object_end(w);
 }
@@ -345,6 +344,21 @@ static void print_finish(struct buf *out, const struct response_head *head,
                   choice->finish, usage);
 }
 
+/* The last event had it. */
+static void print_usage(struct buf *out, const struct response_head *head,
+                        const struct response_usage *usage)
+{
+    (void)out;
+    (void)head;
+    (void)usage;
+}
+
+static void print_done(struct buf *out, const struct response_head *head)
+{
+    (void)out;
+    (void)head;
+}
+
 static void print_error(struct buf *out, const struct response_head *head,
                         const struct api_error *e)
 {
@@ -362,6 +376,8 @@ const struct response_printer responses_printer = {
     .begin = print_begin,
     .piece = print_piece,
     .finish = print_finish,
+    .usage = print_usage,
+    .done = print_done,
     .error = print_error,
     .state_size = sizeof(struct state),
     .state_deinit = state_deinit,

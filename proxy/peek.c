@@ -270,6 +270,7 @@ static void take_number(struct scan *s, enum peek_field field, struct str raw)
     case PEEK_FIELD_MAX_TOKENS:
     case PEEK_FIELD_MAX_COMPLETION_TOKENS:
     case PEEK_FIELD_REQUEST_OUTPUT_LEN:
+    case PEEK_FIELD_MAX_OUTPUT_TOKENS:
         slot = &out->max_tokens;
         break;
     case PEEK_FIELD_SESSION_ID:
@@ -440,6 +441,8 @@ enum peek_route peek_route_of(struct str path)
     if (str_equal(path, STR("/v1/chat/completions"))) return PEEK_CHAT;
     if (str_equal(path, STR("/v1/completions"))) return PEEK_COMPLETIONS;
     if (str_equal(path, STR("/v1/chat/interactive"))) return PEEK_INTERACTIVE;
+    if (str_equal(path, STR("/v1/messages"))) return PEEK_MESSAGES;
+    if (str_equal(path, STR("/v1/responses"))) return PEEK_RESPONSES;
     return PEEK_OTHER;
 }
 
@@ -451,6 +454,8 @@ static void scan_init(struct scan *s, struct arena *a, struct str body, enum pee
         [PEEK_CHAT] = PEEK_FIELD_MESSAGES,
         [PEEK_COMPLETIONS] = PEEK_FIELD_PROMPT,
         [PEEK_INTERACTIVE] = PEEK_FIELD_PROMPT,
+        [PEEK_MESSAGES] = PEEK_FIELD_MESSAGES,
+        [PEEK_RESPONSES] = PEEK_FIELD_INPUT,
         [PEEK_OTHER] = PEEK_FIELD_INPUT,
     };
     s->lex = (struct peek_scan){body.data, body.data + body.len, body.data, error};

@@ -21,6 +21,8 @@ enum peek_route {
     PEEK_CHAT,        // the conversation is in `messages`
     PEEK_COMPLETIONS, // `prompt`
     PEEK_INTERACTIVE, // `prompt`, a string or messages; `model` is optional
+    PEEK_MESSAGES,    // `messages`, Anthropic's: the system's stands beside them
+    PEEK_RESPONSES,   // `input`, a string or items: messages, calls, their outputs
     PEEK_OTHER,       // `input`: counted, but nobody caches its beginning
 };
 
@@ -38,8 +40,8 @@ struct peek {
 
     /* How much is asked for. */
     int64_t choices;    // n, or best_of if that is more; at least 1
-    int64_t max_tokens; // the last of max_tokens, max_completion_tokens and
-                        // request_output_len; -1: not said
+    int64_t max_tokens; // the last of max_tokens, max_completion_tokens, max_output_tokens
+                        // and request_output_len; -1: not said
 
     /* Whose turn it is. Texts are decoded; data NULL: not said, or not a string. */
     bool has_session_id;

@@ -16,6 +16,7 @@ static const struct name top[] = {
     {STR("max_tokens"), PEEK_FIELD_MAX_TOKENS},
     {STR("max_completion_tokens"), PEEK_FIELD_MAX_COMPLETION_TOKENS},
     {STR("request_output_len"), PEEK_FIELD_REQUEST_OUTPUT_LEN},
+    {STR("max_output_tokens"), PEEK_FIELD_MAX_OUTPUT_TOKENS},
     {STR("n"), PEEK_FIELD_N},
     {STR("best_of"), PEEK_FIELD_BEST_OF},
     {STR("session_id"), PEEK_FIELD_SESSION_ID},
@@ -38,6 +39,8 @@ static const struct name top[] = {
     {STR("enable_thinking"), PEEK_FIELD_ENABLE_THINKING},
     {STR("adapter_name"), PEEK_FIELD_ADAPTER_NAME},
     {STR("cache_salt"), PEEK_FIELD_CACHE_SALT},
+    {STR("instructions"), PEEK_FIELD_INSTRUCTIONS},
+    {STR("system"), PEEK_FIELD_SYSTEM},
 };
 
 static const struct name message[] = {
@@ -48,6 +51,9 @@ static const struct name message[] = {
     {STR("tool_call_id"), PEEK_FIELD_TOOL_CALL_ID},
     {STR("function_call"), PEEK_FIELD_FUNCTION_CALL},
     {STR("reasoning_content"), PEEK_FIELD_REASONING},
+    {STR("call_id"), PEEK_FIELD_CALL_ID},
+    {STR("arguments"), PEEK_FIELD_ARGUMENTS},
+    {STR("output"), PEEK_FIELD_OUTPUT},
 };
 
 static const struct name part[] = {

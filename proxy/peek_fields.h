@@ -31,7 +31,7 @@ enum peek_field {
     PEEK_FIELD_STREAM,
     PEEK_FIELD_N,
     PEEK_FIELD_BEST_OF,
-    PEEK_FIELD_MAX_TOKENS, // three names for it, of which more than one may stand there
+    PEEK_FIELD_MAX_TOKENS, // four names for it, of which more than one may stand there
     PEEK_FIELD_MAX_COMPLETION_TOKENS,
     PEEK_FIELD_REQUEST_OUTPUT_LEN,
     PEEK_FIELD_SESSION_ID,
@@ -45,6 +45,7 @@ enum peek_field {
     PEEK_FIELD_MESSAGES,
     PEEK_FIELD_PROMPT,
     PEEK_FIELD_INPUT,
+    PEEK_FIELD_MAX_OUTPUT_TOKENS,
 
     /* options: they change what the model reads before the conversation, or whose it is */
     PEEK_FIELD_TOOLS = 20,
@@ -57,6 +58,8 @@ enum peek_field {
     PEEK_FIELD_ENABLE_THINKING,
     PEEK_FIELD_ADAPTER_NAME,
     PEEK_FIELD_CACHE_SALT,
+    PEEK_FIELD_INSTRUCTIONS, // Responses: what the system says
+    PEEK_FIELD_SYSTEM,       // Messages: likewise
 
     /* of a message */
     PEEK_FIELD_ROLE = 36,
@@ -66,6 +69,9 @@ enum peek_field {
     PEEK_FIELD_TOOL_CALL_ID,
     PEEK_FIELD_FUNCTION_CALL,
     PEEK_FIELD_REASONING,
+    PEEK_FIELD_CALL_ID, // of an item of Responses, like the next
+    PEEK_FIELD_ARGUMENTS,
+    PEEK_FIELD_OUTPUT,
 
     /* of a part */
     PEEK_FIELD_TEXT = 48,
@@ -79,19 +85,20 @@ enum peek_field peek_field_find(enum peek_place place, struct str name);
 
 static inline bool peek_field_is_option(enum peek_field f)
 {
-    return f >= PEEK_FIELD_TOOLS && f <= PEEK_FIELD_CACHE_SALT;
+    return f >= PEEK_FIELD_TOOLS && f <= PEEK_FIELD_SYSTEM;
 }
 
 /* An option whose text the model reads. */
 static inline bool peek_field_is_read(enum peek_field f)
 {
-    return f >= PEEK_FIELD_TOOLS && f <= PEEK_FIELD_DOCUMENTS;
+    return (f >= PEEK_FIELD_TOOLS && f <= PEEK_FIELD_DOCUMENTS) || f == PEEK_FIELD_INSTRUCTIONS ||
+           f == PEEK_FIELD_SYSTEM;
 }
 
 /* Of a message, and hashed whole. */
 static inline bool peek_field_is_member(enum peek_field f)
 {
-    return f >= PEEK_FIELD_NAME && f <= PEEK_FIELD_REASONING;
+    return f >= PEEK_FIELD_NAME && f <= PEEK_FIELD_OUTPUT;
 }
 
 static inline bool peek_field_is_media(enum peek_field f)

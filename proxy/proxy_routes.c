@@ -50,8 +50,9 @@ static const struct http_route routes[] = {
     {"GET", "/v1/sessions/{id}", session_routes_one},
     {"DELETE", "/v1/sessions/{id}", session_routes_one},
     {"POST", "/v1/embeddings", exchange_handle},
-    {"POST", "/v1/responses", exchange_handle}, // what our agents don't have, others' may
+    {"POST", "/v1/responses", exchange_handle},
     {"POST", "/v1/messages", exchange_handle},
+    {"POST", "/v1/messages/count_tokens", exchange_handle},
     {"POST", "/v1/encode", exchange_handle},
     {"POST", "/v1/rerank", exchange_handle},
     {"POST", "/v1/score", exchange_handle},

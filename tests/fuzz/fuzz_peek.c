@@ -4,7 +4,8 @@
 #include "shared/base/json.h"
 #include "tests/fuzz/fuzz.h"
 
-static const enum peek_route routes[] = {PEEK_CHAT, PEEK_COMPLETIONS, PEEK_INTERACTIVE, PEEK_OTHER};
+static const enum peek_route routes[] = {PEEK_CHAT,     PEEK_COMPLETIONS, PEEK_INTERACTIVE,
+                                         PEEK_MESSAGES, PEEK_RESPONSES,   PEEK_OTHER};
 
 static void compare_text(const struct json *root, const char *name, struct str got)
 {

@@ -412,6 +412,29 @@ static void test_images(void)
     EXPECT_INT(p.images, 0);
 }
 
+/* OpenAI's Responses and Anthropic's Messages are conversations, too. */
+static void test_dialects(void)
+{
+    static const char *const responses[] = {
+        "{\"model\":\"m\",\"instructions\":\"be "
+        "brief\",\"max_output_tokens\":7,\"input\":\"hello\"}",
+        "{\"model\":\"m\",\"instructions\":\"be brief\",\"max_output_tokens\":7,\"input\":"
+        "[{\"role\":\"user\",\"content\":[{\"type\":\"input_text\",\"text\":\"hello\"}]},"
+        "{\"type\":\"function_call\",\"call_id\":\"c\",\"name\":\"f\",\"arguments\":\"{}\"},"
+        "{\"type\":\"function_call_output\",\"call_id\":\"c\",\"output\":\"12\"}]}",
+    };
+    struct peek p = fields(PEEK_RESPONSES, responses[0]);
+    EXPECT_INT(p.max_tokens, 7);
+    EXPECT(p.bytes >= 13 && p.bytes < 20);
+    p = fields(PEEK_RESPONSES, responses[1]);
+    EXPECT(p.bytes >= 17 && p.fingerprint != 0);
+    p = fields(PEEK_MESSAGES,
+               "{\"model\":\"m\",\"max_tokens\":3,\"system\":[{\"type\":\"text\",\"text\":\"x\"}],"
+               "\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]}");
+    EXPECT(p.bytes > 5 && p.fingerprint != 0);
+    EXPECT_INT(p.max_tokens, 3);
+}
+
 static void test_twice_is_refused(void)
 {
     static const char *const bodies[] = {
@@ -439,6 +462,9 @@ static void test_routes(void)
     EXPECT_INT(peek_route_of(STR("/v1/completions")), PEEK_COMPLETIONS);
     EXPECT_INT(peek_route_of(STR("/v1/chat/interactive")), PEEK_INTERACTIVE);
     EXPECT_INT(peek_route_of(STR("/v1/embeddings")), PEEK_OTHER);
+    EXPECT_INT(peek_route_of(STR("/v1/messages")), PEEK_MESSAGES);
+    EXPECT_INT(peek_route_of(STR("/v1/messages/count_tokens")), PEEK_OTHER);
+    EXPECT_INT(peek_route_of(STR("/v1/responses")), PEEK_RESPONSES);
 }
 
 int main(void)
@@ -456,6 +482,7 @@ int main(void)
     RUN(test_amounts);
     RUN(test_sessions);
     RUN(test_images);
+    RUN(test_dialects);
     RUN(test_twice_is_refused);
     RUN(test_routes);
     arena_deinit(&fields_arena);
