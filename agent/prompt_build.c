@@ -92,7 +92,7 @@ static void plan_reply(const struct chat_request *r, const struct prompt_context
                        struct str prompt, struct prompt_set *out)
 {
     if (!c->formats) return;
-    reply_formats_plan(c->formats, &r->tools.list, prompt, r->template_fields.thinking, &out->plan);
+    reply_plan_make(c->formats, &r->tools.list, prompt, r->template_fields.thinking, &out->plan);
 }
 
 /* Templates that know no tools get messages that say it all. *rewritten is the caller's. */

@@ -9,6 +9,7 @@
 
 #include "agent/chat_request.h"
 #include "agent/reply_formats.h"
+#include "agent/reply_plan.h"
 #include "engine/chat_template.h"
 #include "engine/tokenizer.h"
 #include "shared/net/api_error.h"

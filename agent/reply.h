@@ -7,22 +7,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "agent/reply_parser.h"
+#include "agent/reply_plan.h"
 #include "shared/base/buf.h"
 #include "shared/base/str.h"
 
 #define REPLY_CALL_ID_BYTES 30 // "call_" and 24 characters, terminated
-
-/* How replies to a prompt are taken apart. */
-struct reply_plan {
-    struct reply_options options; // its list is borrowed during reply_init only
-    bool is_parsed;               // else all is content, and options are nothing
-    const int32_t *shown;         // special tokens that the parser has to see; outlive the reply
-    int shown_count;
-    int calls_max;  // what comes beyond is dropped; 0: nothing is
-    bool must_call; // the grammar allows calls only
-    bool is_named;  // of a tool that the client named
-};
 
 struct reply_part {
     enum reply_piece_kind kind;

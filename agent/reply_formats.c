@@ -50,6 +50,12 @@ static const struct tool_format *choose_tools(const char *name, const struct cha
     return format ? format : tool_format_find(REPLY_GENERIC_FORMAT);
 }
 
+/* A form that has reasoning, content and calls in one has its own reader. */
+static const struct tool_format *whole_of(const struct reply_formats *f)
+{
+    return f->reasoning ? f->reasoning->whole : NULL;
+}
+
 static void show(struct reply_formats *f, const struct tokenizer *t, const char *tag)
 {
     int32_t id = tokenizer_find(t, str_of(tag));
@@ -69,34 +75,18 @@ void reply_formats_init(struct reply_formats *f, const char *tool_parser,
         f->reasoning = reasoning_format_of_template(chat_template_source(chat_template));
     else if (strcmp(reasoning_parser, REPLY_PARSER_NONE) != 0)
         f->reasoning = reasoning_format_find(reasoning_parser);
-    if (f->reasoning) {
+    const struct tool_format *whole = whole_of(f);
+    if (whole && f->tools) f->tools = whole;
+    if (f->reasoning && f->reasoning->close) {
         show(f, tokenizer, f->reasoning->open);
         show(f, tokenizer, f->reasoning->close);
     }
+    for (int i = 0; whole && whole->tokens[i]; i++)
+        show(f, tokenizer, whole->tokens[i]);
     f->shown_reasoning = f->shown_count;
     for (int i = 0; f->tools && f->tools->tokens[i]; i++)
         show(f, tokenizer, f->tools->tokens[i]);
     log_info("answers are taken apart", "tools=%s reasoning=%s template_has_tools=%d",
              f->tools ? f->tools->name : REPLY_PARSER_NONE,
              f->reasoning ? f->reasoning->name : REPLY_PARSER_NONE, f->template_has_tools);
-}
-
-void reply_formats_plan(const struct reply_formats *f, const struct tool_list *tools,
-                        struct str prompt, int thinking, struct reply_plan *out)
-{
-    bool may_call = f->tools && tools->choice != TOOL_CHOICE_NONE;
-    *out = (struct reply_plan){
-        .options = {.reasoning = f->reasoning,
-                    .starts_in_reasoning =
-                        f->reasoning && reasoning_format_starts_in(f->reasoning, prompt, thinking),
-                    .tools = may_call ? f->tools : NULL,
-                    .list = tools},
-        .is_parsed = f->reasoning || may_call,
-        .calls_max = tools->calls_max,
-        .must_call = may_call && tools->choice == TOOL_CHOICE_REQUIRED,
-        .is_named = may_call && tools->is_named,
-    };
-    /* What is reasoning's comes first: without calls theirs aren't shown. */
-    out->shown = f->shown;
-    out->shown_count = may_call ? f->shown_count : f->shown_reasoning;
 }

@@ -4,7 +4,6 @@
 #define LM_AGENT_REPLY_FORMATS_H
 
 #include "agent/reasoning_format.h"
-#include "agent/reply.h"
 #include "agent/tool_format.h"
 #include "engine/chat_template.h"
 #include "engine/engine.h"
@@ -28,10 +27,5 @@ struct reply_formats {
 void reply_formats_init(struct reply_formats *f, const char *tool_parser,
                         const char *reasoning_parser, const struct chat_template *chat_template,
                         const struct tokenizer *tokenizer);
-
-/* How answers to a request with those tools and that prompt are taken apart. thinking: as in struct
- * template_fields. */
-void reply_formats_plan(const struct reply_formats *f, const struct tool_list *tools,
-                        struct str prompt, int thinking, struct reply_plan *out);
 
 #endif

@@ -109,7 +109,7 @@ static void put_reply(const struct composer *c, struct str answer, struct json_w
 {
     const struct reasoning_format *f = c->plan->options.reasoning;
     bool is_open = c->plan->options.starts_in_reasoning;
-    if (!f || (!is_open && c->thinking == 0)) {
+    if (!f || !f->close || (!is_open && c->thinking == 0)) {
         json_put_raw(w, answer);
         return;
     }

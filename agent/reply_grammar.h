@@ -5,6 +5,7 @@
 
 #include "agent/chat_request.h"
 #include "agent/reply_formats.h"
+#include "agent/reply_plan.h"
 #include "engine/grammar_cache.h"
 
 /* A reference of the caller's, NULL where any text will do. Slow where the grammar is new: for worker

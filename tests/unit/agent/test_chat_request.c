@@ -85,6 +85,10 @@ static const struct bad bad_chats[] = {
     {MESSAGES(
          "[{\"role\":\"assistant\",\"tool_calls\":[{}]},{\"role\":\"tool\",\"content\":\"x\"}]"),
      400, "missing_required_parameter", "messages[1].tool_call_id", ""},
+    {MESSAGES("[{\"role\":\"assistant\",\"tool_calls\":[{},{\"function\":{\"arguments\":\"{"
+              "\\\"a\\\":\"}}]}]"),
+     400, "invalid_value", "messages[0].tool_calls[1].function.arguments",
+     "must be JSON in a string"},
     {CHAT("\"chat_template_kwargs\":[]"), 400, "invalid_type", "chat_template_kwargs", "an object"},
     // numbers
     {CHAT("\"temperature\":\"0.7\""), 400, "invalid_type", "temperature",
@@ -152,12 +156,90 @@ static const struct bad bad_chats[] = {
     {CHAT("\"include_stop_str_in_output\":true"), 400, "unsupported_parameter",
      "include_stop_str_in_output", ""},
     {CHAT("\"top_logprobs\":2"), 400, NULL, "top_logprobs", "only allowed when 'logprobs'"},
-    {CHAT("\"tools\":[{\"type\":\"function\"}]"), 400, "unsupported_parameter", "tools", ""},
     {CHAT("\"tools\":{}"), 400, "invalid_type", "tools", "an array"},
-    {CHAT("\"functions\":[{}]"), 400, "unsupported_parameter", "functions", ""},
-    {CHAT("\"tool_choice\":\"required\""), 400, "unsupported_parameter", "tool_choice", ""},
-    {CHAT("\"tool_choice\":{}"), 400, "unsupported_parameter", "tool_choice", ""},
+    {CHAT("\"tools\":[7]"), 400, "invalid_type", "tools[0]", "an object"},
+    {CHAT("\"tools\":[{\"type\":\"function\"}]"), 400, "missing_required_parameter",
+     "tools[0].function", ""},
+    {CHAT("\"tools\":[{\"type\":\"custom\",\"custom\":{\"name\":\"x\"}}]"), 400,
+     "unsupported_parameter", "tools[0].type", "'custom'"},
+    {CHAT("\"tools\":[{\"type\":\"retrieval\"}]"), 400, "invalid_value", "tools[0].type",
+     "'retrieval'"},
+    {CHAT("\"tools\":[{\"type\":1}]"), 400, "invalid_type", "tools[0].type", "a string"},
+    {CHAT("\"tools\":[{\"function\":[]}]"), 400, "invalid_type", "tools[0].function", "an object"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{}}]"), 400, "missing_required_parameter",
+     "tools[0].function.name", ""},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":5}}]"), 400, "invalid_type",
+     "tools[0].function.name", "a string"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"\"}}]"), 400, "invalid_value",
+     "tools[0].function.name", "1 to 64"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"a b\"}}]"), 400,
+     "invalid_value", "tools[0].function.name", "1 to 64"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"a\\u0007\"}}]"), 400,
+     "invalid_value", "tools[0].function.name", "1 to 64"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":"
+          "\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"}}]"),
+     400, "invalid_value", "tools[0].function.name", "1 to 64"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}},{\"type\":\"function\","
+          "\"function\":{\"name\":\"f\"}}]"),
+     400, "invalid_value", "tools[1].function.name", "two tools of the name"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"description\":3}}]"),
+     400, "invalid_type", "tools[0].function.description", "a string"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"strict\":3}}]"), 400,
+     "invalid_type", "tools[0].function.strict", "a boolean"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":[]}}]"),
+     400, "invalid_type", "tools[0].function.parameters", "an object"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":"
+          "\"string\"}}}]"),
+     400, "invalid_function_parameters", "tools[0].function.parameters",
+     "must be of 'type: \"object\"'"},
+    {CHAT("\"functions\":[{}]"), 400, "unsupported_parameter", "functions", "Send 'tools'"},
+    {CHAT("\"function_call\":{\"name\":\"f\"}"), 400, "unsupported_parameter", "function_call",
+     "Send 'tools'"},
+    {CHAT("\"function_call\":3"), 400, "invalid_type", "function_call", "a string or an object"},
+    {CHAT("\"tool_choice\":\"required\""), 400, "invalid_value", "tool_choice",
+     "only allowed when 'tools'"},
+    {CHAT("\"tool_choice\":{}"), 400, "invalid_value", "tool_choice", "only allowed when 'tools'"},
     {CHAT("\"tool_choice\":\"maybe\""), 400, "invalid_value", "tool_choice", "'maybe'"},
+    {CHAT("\"tool_choice\":7"), 400, "invalid_type", "tool_choice", "a string or an object"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":{}"),
+     400, "missing_required_parameter", "tool_choice.function", ""},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":{"
+          "\"type\":\"custom\"}"),
+     400, "unsupported_parameter", "tool_choice.type", ""},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":{"
+          "\"type\":\"any\"}"),
+     400, "invalid_value", "tool_choice.type", "'allowed_tools'"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":{"
+          "\"type\":\"function\",\"function\":1}"),
+     400, "invalid_type", "tool_choice.function", "an object"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":{"
+          "\"type\":\"function\",\"function\":{\"name\":\"g\"}}"),
+     400, "invalid_value", "tool_choice.function.name", "no function 'g'"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":{"
+          "\"type\":\"allowed_tools\"}"),
+     400, "missing_required_parameter", "tool_choice.allowed_tools", ""},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":{"
+          "\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"none\"}}"),
+     400, "invalid_value", "tool_choice.allowed_tools.mode", "'auto' and 'required'"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":{"
+          "\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"auto\",\"tools\":[]}}"),
+     400, "empty_array", "tool_choice.allowed_tools.tools", ""},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":{"
+          "\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"auto\",\"tools\":[{"
+          "\"function\":{\"name\":\"g\"}}]}}"),
+     400, "invalid_value", "tool_choice.allowed_tools.tools[0].function.name", "no function 'g'"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"parallel_tool_"
+          "calls\":2"),
+     400, "invalid_type", "parallel_tool_calls", "a boolean"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"reasoning_effort\":"
+          "\"huge\""),
+     400, "invalid_value", "reasoning_effort", "'huge'"},
+    {CHAT("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"reasoning_effort\":"
+          "3"),
+     400, "invalid_type", "reasoning_effort", "a string"},
+    {CHAT(
+         "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"enable_thinking\":3"),
+     400, "invalid_type", "enable_thinking", "a boolean"},
     {CHAT("\"response_format\":{}"), 400, "missing_required_parameter", "response_format.type", ""},
     {CHAT("\"response_format\":{\"type\":\"json_schema\"}"), 400, "missing_required_parameter",
      "response_format.json_schema", ""},
@@ -294,7 +376,7 @@ static void test_values(void)
            r.fields.stop_len[1] == 2);
     EXPECT(r.stream && r.include_usage && r.fields.ignore_eos && !r.fields.skip_special &&
            r.return_token_ids);
-    EXPECT(r.service_tier && json_len(r.template_kwargs) == 1);
+    EXPECT(r.service_tier && json_len(r.template_fields.kwargs) == 1);
     chat_request_deinit(&r);
 }
 
