@@ -24,8 +24,8 @@ void prompt_context_init(struct prompt_context *c, const struct tokenizer *token
     }
 }
 
-int prompt_context_render(const struct prompt_context *c, const struct chat_template_input *in,
-                          struct buf *out, struct error *err)
+static int render(const struct prompt_context *c, const struct chat_template_input *in,
+                  struct buf *out, struct error *err)
 {
     if (!c->escape_special) return chat_template_render(c->chat_template, in, out, err);
     const struct json *sent[] = {in->messages, in->tools, in->kwargs};
@@ -43,6 +43,25 @@ int prompt_context_render(const struct prompt_context *c, const struct chat_temp
     if (rc == 0) rc = chat_template_render(c->chat_template, &input, out, err);
     for (size_t i = 0; i < ARRAY_LEN(sent); i++)
         json_destroy(marked[i]);
+    return rc;
+}
+
+/* Templates that know no tools get messages that say it all. */
+int prompt_context_render(const struct prompt_context *c, const struct chat_template_input *in,
+                          struct buf *out, struct error *err)
+{
+    const struct reply_formats *f = c->formats;
+    bool is_told = !f || f->template_has_tools;
+    if (is_told || (json_len(in->tools) == 0 && !tool_prompt_is_needed(in->messages)))
+        return render(c, in, out, err);
+    struct chat_template_input plain = *in;
+    bool explains = f->tools == tool_format_find(REPLY_GENERIC_FORMAT);
+    struct json *messages = tool_prompt_rewrite(in->messages, in->tools, explains, err);
+    if (!messages) return err->code;
+    plain.messages = messages;
+    plain.tools = NULL;
+    int rc = render(c, &plain, out, err);
+    json_destroy(messages);
     return rc;
 }
 
@@ -95,35 +114,16 @@ static void plan_reply(const struct chat_request *r, const struct prompt_context
     reply_plan_make(c->formats, &r->tools.list, prompt, r->template_fields.thinking, &out->plan);
 }
 
-/* Templates that know no tools get messages that say it all. *rewritten is the caller's. */
-static int put_tools(const struct chat_request *r, const struct prompt_context *c,
-                     struct chat_template_input *in, struct json **rewritten, struct api_error *e)
-{
-    const struct reply_formats *f = c->formats;
-    in->tools = r->tools.offered;
-    if (!f || f->template_has_tools) return 0;
-    if (!in->tools && !tool_prompt_is_needed(in->messages)) return 0;
-    struct error err = {0};
-    bool explains = f->tools == tool_format_find(REPLY_GENERIC_FORMAT);
-    *rewritten = tool_prompt_rewrite(in->messages, in->tools, explains, &err);
-    if (!*rewritten)
-        return api_error_set(e, 400, NULL, "messages", "Invalid 'messages': %s.", err.text);
-    in->messages = *rewritten;
-    in->tools = NULL;
-    return 0;
-}
-
 static int encode_chat(const struct chat_request *r, const struct prompt_context *c, int64_t now,
                        struct prompt_set *out, struct api_error *e)
 {
     struct chat_template_input input = {.messages = r->messages,
+                                        .tools = r->tools.offered,
                                         .kwargs = r->template_fields.kwargs,
                                         .add_generation_prompt = true,
                                         .now = now};
     struct buf text;
     struct error err = {0};
-    struct json *rewritten = NULL;
-    if (put_tools(r, c, &input, &rewritten, e) != 0) return -1;
     buf_init(&text, BUF_MAX_INTERNAL);
     int rc;
     if (prompt_context_render(c, &input, &text, &err) != 0) {
@@ -135,7 +135,6 @@ static int encode_chat(const struct chat_request *r, const struct prompt_context
     }
     if (rc == 0) plan_reply(r, c, buf_str(&text), out);
     buf_deinit(&text);
-    json_destroy(rewritten);
     return rc;
 }
 

@@ -14,6 +14,7 @@ void reply_init(struct reply *r, const struct reply_plan *plan)
     r->parser = reply_parser_create(&plan->options);
     if (plan->options.reasoning) r->counter = reply_parser_create(&plan->options);
     r->calls_max = plan->calls_max;
+    r->drops_content = plan->must_call;
 }
 
 void reply_deinit(struct reply *r)
@@ -61,6 +62,7 @@ static void take(struct reply *r, const struct reply_piece *piece)
 {
     bool is_of_call = piece->kind == REPLY_CALL || piece->kind == REPLY_ARGUMENTS;
     if (is_of_call && r->calls_max > 0 && piece->call >= r->calls_max) return;
+    if (piece->kind == REPLY_CONTENT && r->drops_content) return;
     if (piece->kind == REPLY_CALL) r->calls = piece->call + 1;
     if (piece->kind == REPLY_CONTENT && piece->text.len > 0) r->has_content = true;
     if (piece->kind == REPLY_REASONING && piece->text.len > 0) r->has_reasoning = true;

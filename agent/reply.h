@@ -23,6 +23,7 @@ struct reply {
     struct reply_parser *parser;  // NULL: all is content
     struct reply_parser *counter; // of reasoning, fed token by token; NULL: there is none
     int calls_max;
+    bool drops_content;       // what is no call is the beginning of one that was cut
     struct buf text;          // of the parts, one after the other
     struct reply_part *parts; // neighbours differ in kind or call
     size_t count, cap;

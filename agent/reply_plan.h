@@ -15,7 +15,7 @@ struct reply_plan {
     const int32_t *shown;         // special tokens that the parser has to see; outlive the reply
     int shown_count;
     int calls_max;  // what comes beyond is dropped; 0: nothing is
-    bool must_call; // the grammar allows calls only
+    bool must_call; // the grammar allows calls only: content is a beginning of one
     bool is_named;  // of a tool that the client named
 };
 
