@@ -19,12 +19,15 @@ struct fleet_ask {
     void *arg;
     int count, open;
     bool is_over;
+    struct buf body; // of the request, for all of them
     struct asked asked[];
 };
 
 static void on_closed(uv_handle_t *handle)
 {
-    free(handle->data);
+    struct fleet_ask *k = handle->data;
+    buf_deinit(&k->body);
+    free(k);
 }
 
 static void destroy(struct fleet_ask *k)
@@ -104,6 +107,7 @@ static void start_one(struct fleet_ask *k, const struct fleet_ask_options *optio
         .target = buf_str(&target),
         .headers = options->headers,
         .header_count = options->header_count,
+        .body = buf_str(&k->body),
         .connect_timeout_ms = options->timeout_ms,
         .head_timeout_ms = options->timeout_ms,
         .idle_timeout_ms = options->timeout_ms,
@@ -126,6 +130,8 @@ struct fleet_ask *fleet_ask_start(uv_loop_t *loop, const struct fleet_ask_option
     k->arg = options->arg;
     uv_timer_init(loop, &k->timer);
     k->timer.data = k;
+    buf_init(&k->body, BUF_MAX_INTERNAL);
+    buf_append(&k->body, options->body.data, options->body.len);
     for (int i = 0; i < count; i++)
         start_one(k, options, options->agents[i]);
     uv_timer_start(&k->timer, on_timer, count ? (uint64_t)options->timeout_ms : 0, 0);

@@ -26,6 +26,7 @@ struct fleet_ask_options {
     struct str target; // "/v1/sessions/77"; behind each agent's own path
     const struct http_header *headers;
     int header_count;
+    struct str body; // copied
     int timeout_ms;
     /* Once, never from inside the start; the ask is gone when it returns. */
     void (*on_done)(void *arg, const struct fleet_answer *answers, int count);

@@ -1,5 +1,6 @@
 #include "proxy/proxy_routes.h"
 
+#include "proxy/abort_routes.h"
 #include "proxy/admin.h"
 #include "proxy/exchange.h"
 #include "proxy/model_list.h"
@@ -60,6 +61,7 @@ static const struct http_route routes[] = {
     {"POST", "/tokenize", exchange_handle},
     {"POST", "/detokenize", exchange_handle},
     {"POST", "/apply-template", exchange_handle},
+    {"POST", "/abort_request", abort_routes_handle},
     {"GET", "/v1/models", model_list_handle},
     {"GET", "/v1/models/{id}", model_list_handle_one},
     {"GET", "/health", get_health},
