@@ -10,13 +10,13 @@ struct tool_format;
 
 enum reasoning_start {
     REASONING_BY_PROMPT, // the prompt ends with the opening tag, or the model writes it, or doesn't think
-    REASONING_IF_ASKED,  // the same, and the answer begins inside where thinking was turned on
-    REASONING_ALWAYS,    // the answer begins inside unless thinking was turned off
+    REASONING_IF_ASKED, // the same, and the answer begins inside where thinking was turned on
+    REASONING_ALWAYS,   // the answer begins inside unless thinking was turned off
 };
 
 struct reasoning_format {
-    const char *name;       // of --reasoning-parser
-    const char *aliases[8]; // NULL-terminated
+    const char *name;         // of --reasoning-parser
+    const char *aliases[8];   // NULL-terminated
     const char *open, *close; // NULL: `whole` tells them apart
     enum reasoning_start start;
     bool keeps_special; // tags are special tokens, which the text must show

@@ -18,10 +18,10 @@
  *     newline that ends reasoning) is told only if it says that it is none. */
 #include "agent/reply_parser.h"
 
+#include "agent/json_stream.h"
 #include "agent/reasoning_format.h"
 #include "agent/reply_tag.h"
 #include "agent/tool_format.h"
-#include "agent/json_stream.h"
 #include "shared/base/buf.h"
 #include "shared/base/check.h"
 #include "shared/base/utf8.h"
@@ -40,14 +40,14 @@ struct reply_parser {
     bool hides_reasoning;   // it is content
 
     enum mode mode;
-    bool is_start;      // nothing was told, or only reasoning
-    bool strips;        // of FRESH: newlines aren't content, reasoning has just ended
-    bool was_cut;       // of FRESH: reasoning was, by a call: its closing tag may follow
+    bool is_start;       // nothing was told, or only reasoning
+    bool strips;         // of FRESH: newlines aren't content, reasoning has just ended
+    bool was_cut;        // of FRESH: reasoning was, by a call: its closing tag may follow
     bool from_reasoning; // of BLOCK
-    size_t before;      // of BLOCK: bytes in front of the opening that are held
-    size_t opening;     // of BLOCK: bytes
-    void *state;        // of BLOCK: the reader's
-    int calls;          // begun, beyond calls_max too
+    size_t before;       // of BLOCK: bytes in front of the opening that are held
+    size_t opening;      // of BLOCK: bytes
+    void *state;         // of BLOCK: the reader's
+    int calls;           // begun, beyond calls_max too
 
     struct buf held; // rule 1
     size_t at;

@@ -12,12 +12,12 @@
 #define TOOL_FORMAT_OPENS_MAX 4
 /* Of what has to be held until it is known whether it is a call, or of which type a value is. Beyond
  * it, the text is content, the value is a string. */
-#define TOOL_HELD_MAX ((size_t)1 << 20)
+#define TOOL_HELD_MAX         ((size_t)1 << 20)
 
 /* What a format's reader gets: all text from the opening on that it hasn't consumed yet. */
 struct tool_input {
     struct str text;
-    bool is_last; // nothing follows
+    bool is_last;                 // nothing follows
     const struct tool_list *list; // NULL: any name is a tool
 };
 
@@ -25,7 +25,8 @@ struct tool_output {
     const struct reply_sink *sink;
     int calls;    // begun so far in the answer; the reader counts
     bool is_over; // the block has ended; what follows is content, or another opening
-    bool is_none; // it was no call after all: the opening is content. Only while nothing was consumed
+    bool
+        is_none; // it was no call after all: the opening is content. Only while nothing was consumed
 };
 
 struct tool_format {
@@ -37,9 +38,9 @@ struct tool_format {
     const char *opens[TOOL_FORMAT_OPENS_MAX + 1]; // NULL-terminated
     char opens_at_start; // or this is the answer's first character, though no tag came; 0: no such
     const char *text_begin; // then: a regular expression for how a text begins that is no call
-    bool keeps_special;  // tags are special tokens, which the text must show
-    bool needs_parameters; // the reader looks at the tools' schemas
-    size_t state_size;     // of a reader, zeroed where a block begins; it owns nothing
+    bool keeps_special;     // tags are special tokens, which the text must show
+    bool needs_parameters;  // the reader looks at the tools' schemas
+    size_t state_size;      // of a reader, zeroed where a block begins; it owns nothing
     /* Consume a prefix of the input, which begins with the opening in the first call, say what it is, and
      * return its length. Nothing is consumed until a call's name is out, or it is clear that none will
      * be. With is_last: all of it, or is_none, or is_over. */
@@ -54,7 +55,7 @@ struct tool_format {
     const char *tokens[8];
 };
 
-const struct tool_format *tool_format_find(const char *name); // NULL: no such
+const struct tool_format *tool_format_find(const char *name);                // NULL: no such
 const struct tool_format *tool_format_of_template(struct str chat_template); // NULL: none is known
 /* "hermes, qwen3-coder, ..." for --help and errors. */
 const char *tool_format_names(void);

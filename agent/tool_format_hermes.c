@@ -3,8 +3,8 @@
  *     <tool_call>
  *     {"name": "NAME", "arguments": {...}}
  *     </tool_call>                                  for each call */
-#include "agent/tool_json.h"
 #include "agent/tool_formats.h"
+#include "agent/tool_json.h"
 
 static bool is_of_template(struct str t)
 {

@@ -214,7 +214,8 @@ size_t tool_block_read(struct tool_block *b, const struct tool_block_tags *tags,
         r = read_block(b, tags, in, out);
     while (r == TOOL_READ_DONE);
     if (out->is_over) return tool_scan_take(&b->scan);
-    return r == TOOL_READ_NONE ? tool_scan_fail(&b->scan, out) : tool_scan_finish(&b->scan, in, out);
+    return r == TOOL_READ_NONE ? tool_scan_fail(&b->scan, out)
+                               : tool_scan_finish(&b->scan, in, out);
 }
 
 void tool_object_write(struct json_writer *w, const struct tool *tool, const char *key)

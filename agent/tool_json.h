@@ -10,7 +10,7 @@
 /* One object. Zeroed where it begins. */
 struct tool_object {
     int state;
-    struct json_text text;          // of a key or the name
+    struct json_text text; // of a key or the name
     char name[TOOL_NAME_BYTES + JSON_TEXT_BYTES], key[TOOL_KEY_BYTES + JSON_TEXT_BYTES];
     size_t name_len, key_len;
     struct json_stream value; // of a member that means nothing
@@ -25,9 +25,9 @@ enum tool_read tool_object_read(struct tool_object *o, struct tool_scan *s,
 
 /* A block: a tag, objects, a tag. */
 struct tool_block_tags {
-    const char *begin;     // behind the opening, where it is there: "["
-    char separator;        // between objects; 0: there is one object
-    const char *ends[3];   // one after the other, as far as they are there; NULL-terminated
+    const char *begin;   // behind the opening, where it is there: "["
+    char separator;      // between objects; 0: there is one object
+    const char *ends[3]; // one after the other, as far as they are there; NULL-terminated
 };
 
 struct tool_block {
