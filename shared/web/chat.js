@@ -7,6 +7,7 @@
 import { getJson, getKey, onKeyWanted, setKey } from "./api.js";
 import { MessageView } from "./chat_view.js";
 import { byId, el, formatCount, formatSeconds, showLinks } from "./dom.js";
+import { askKey } from "./key_dialog.js";
 import {
   loadConversation, loadConversations, loadSettings, newConversation, removeConversation, saveConversation,
   saveSettings, titleOf,
@@ -333,27 +334,6 @@ async function showSessions() {
   hint.hidden = !hint.textContent;
 }
 
-// One dialog at a time; all who wait for it get its answer.
-let asking = null;
-function askKey(why) {
-  asking ??= new Promise((resolve) => {
-    const dialog = byId("key-dialog");
-    byId("key-why").textContent = why;
-    byId("key-input").value = "";
-    dialog.returnValue = "";
-    dialog.addEventListener("close", () => {
-      asking = null;
-      const key = byId("key-input").value.trim();
-      const given = dialog.returnValue === "use" && key !== "";
-      if (given) setKey(key);
-      byId("key").value = getKey();
-      resolve(given);
-    }, { once: true });
-    dialog.showModal();
-  });
-  return asking;
-}
-
 // ---- controls ----
 
 function setDrawer(name, open) {
@@ -384,7 +364,7 @@ function submit() {
 }
 
 function onKey(event) {
-  if (event.key !== "Escape" || event.defaultPrevented || byId("key-dialog").open) return;
+  if (event.key !== "Escape" || event.defaultPrevented || document.querySelector("dialog[open]")) return;
   if (runs.has(current.id)) stop();
   else if (isNarrow()) closeDrawers();
 }
@@ -451,7 +431,11 @@ function connect() {
   window.addEventListener("hashchange", () => openConversation(location.hash.slice(1)));
 }
 
-onKeyWanted(askKey);
+onKeyWanted(async (why) => {
+  const given = await askKey(why);
+  byId("key").value = getKey();
+  return given;
+});
 connect();
 startNew();
 if (location.hash) openConversation(location.hash.slice(1));
