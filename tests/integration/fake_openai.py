@@ -80,6 +80,9 @@ class FakeHandler(BaseHTTPRequestHandler):
         if not self.is_allowed():
             return
         self.server_state.requests.append(body)
+        if self.path == "/v1/chat/interactive":
+            self.interactive(body)
+            return
         text = body["messages"][-1]["content"]
         script = getattr(self, "script_" + text.split()[0].lower(), None)
         if script:
@@ -122,6 +125,72 @@ class FakeHandler(BaseHTTPRequestHandler):
             self.send_text(word if i == 0 else " " + word)
         self.send_text("", reason)
         self.end_stream()
+
+    # ---- LMDeploy's conversations: lines of JSON under the name of an event stream ----
+
+    def send_object(self, text, tokens, reason=None, **more):
+        self.send(json.dumps({"text": text, "tokens": tokens, "input_tokens": 9, "history_tokens": 0,
+                              "finish_reason": reason, **more}) + "\n")
+
+    def interactive(self, body):
+        if not body["interactive_mode"]:
+            self.answer(200, {"text": "", "tokens": 0, "input_tokens": 0, "history_tokens": 0, "finish_reason": "stop"})
+            return
+        script = getattr(self, "turn_" + body["prompt"].split()[0].lower(), None)
+        if not body["stream"]:
+            self.answer(200, {"text": body["prompt"], "tokens": 1, "input_tokens": 9, "history_tokens": 0,
+                              "finish_reason": "stop"})
+            return
+        self.begin_stream()
+        if script:
+            script()
+            return
+        for n, word in enumerate(body["prompt"].split(" ")):
+            self.send_object(word if n == 0 else " " + word, n + 1)
+        self.send_object("", n + 1, "stop")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def turn_forever(self):
+        try:
+            for n in range(2000):
+                self.send_object("and on ", n)
+                time.sleep(0.02)
+        except ConnectionAbortedError:
+            self.close_connection = True
+
+    def turn_full(self):
+        self.send_object("", 0, "length")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def turn_length(self):
+        self.send_object("too lo", 2)
+        self.send_object("", 2, "length")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def turn_failing(self):
+        self.send_object("so far", 1)
+        self.send_object("", 1, "error", error={"message": "the engine lost a device"})
+        self.wfile.write(b"0\r\n\r\n")
+
+    def turn_unfinished(self):
+        self.send_object("half an ans", 1)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def turn_garbage(self):
+        self.send("{not json\n")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def turn_torn(self):
+        """One object in two pieces, and the last without its line end."""
+        self.send('{"text": "in two pie')
+        self.send('ces", "tokens": 1, "finish_reason": null}\n{"text": "", "tokens": 1, ')
+        self.send('"finish_reason": "stop"}')
+        self.wfile.write(b"0\r\n\r\n")
+
+    def turn_escape(self):
+        self.send_object("red \x1b[31m end", 1)
+        self.send_object("", 1, "stop")
+        self.wfile.write(b"0\r\n\r\n")
 
     # ---- scripts: what a message beginning with that word asks for ----
 

@@ -18,9 +18,9 @@ CTRL_C, CTRL_D, UP, LEFT, BACKSPACE = "\x03", "\x04", "\x1b[A", "\x1b[D", "\x7f"
 
 
 class Terminal:
-    """lm-client on a pty of its own, with the screen's text so far."""
+    """lm-client (or another program) on a pty of its own, with the screen's text so far."""
 
-    def __init__(self, *arguments, home, locale="C.UTF-8"):
+    def __init__(self, *arguments, home, locale="C.UTF-8", program=CLIENT):
         self.text = ""
         self.seen = 0
         environment = {k: v for k, v in os.environ.items()
@@ -28,7 +28,7 @@ class Terminal:
         environment.update(HOME=str(home), TERM="xterm", LANG=locale)
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            os.execve(CLIENT, [str(CLIENT), *arguments], environment)
+            os.execve(program, [str(program), *arguments], environment)
 
     def read_more(self, timeout):
         ready, _, _ = select.select([self.fd], [], [], timeout)

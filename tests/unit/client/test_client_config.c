@@ -42,6 +42,10 @@ static void test_verbs_and_options(void)
     EXPECT_INT(config.verb, CLIENT_STATUS);
     EXPECT_STR(config.api_key, "k");
     client_config_deinit(&config);
+    NEED(PARSE("interactive", "h:1", "--session_id", "7") == CONFIG_RUN);
+    EXPECT_INT(config.verb, CLIENT_INTERACTIVE);
+    EXPECT_INT(config.session_id, 7);
+    client_config_deinit(&config);
     NEED(PARSE("--temperature", "0", "--max_tokens=5", "--no-stream", "--history-file=", "chat",
                "h:1") == CONFIG_RUN);
     EXPECT_INT(config.verb, CLIENT_CHAT);
