@@ -33,7 +33,7 @@ struct grammar {
     int32_t *path; // states of the walk, by depth
 };
 
-/* ---- compile ---- */
+/* ---- sources ---- */
 
 static int emit_schema(struct grammar_nfa *n, struct str source, struct error *err)
 {
@@ -82,29 +82,7 @@ static int emit(enum grammar_kind kind, struct str source, const struct grammar_
     UNREACHABLE();
 }
 
-int grammar_compile(enum grammar_kind kind, struct str source, const struct grammar_vocab *vocab,
-                    struct grammar **out, struct error *err)
-{
-    struct error own = {0};
-    struct grammar_nfa nfa;
-    if (!err) err = &own;
-    nfa_init(&nfa);
-    int rc = emit(kind, source, vocab, &nfa, err);
-    if (rc == 0) rc = nfa_finish(&nfa, err);
-    if (rc < 0) {
-        nfa_deinit(&nfa);
-        return rc;
-    }
-    struct grammar *g = xcalloc(1, sizeof *g);
-    g->references = 1;
-    g->vocab = vocab;
-    g->nfa = nfa;
-    pthread_mutex_init(&g->lock, NULL);
-    g->automaton = automaton_create(&g->nfa);
-    g->path = xcalloc((size_t)vocab->all.depth_max + 1, sizeof *g->path);
-    *out = g;
-    return 0;
-}
+/* ---- references ---- */
 
 struct grammar *grammar_ref(struct grammar *g)
 {
@@ -266,6 +244,7 @@ static void allow_stops(const struct grammar *g, uint32_t *mask)
         mask[g->vocab->stops[i] / 32] |= 1u << (g->vocab->stops[i] % 32);
 }
 
+/* By a walk of all that may come. */
 static uint32_t *make_whole_mask(struct grammar *g, int state)
 {
     const struct grammar_vocab *v = g->vocab;
@@ -278,7 +257,7 @@ static uint32_t *make_whole_mask(struct grammar *g, int state)
     return mask;
 }
 
-/* Nodes of the tokens whose first byte leads to the same state as most others', and that state. */
+/* The state that most tokens' first bytes lead to; AUTOMATON_DEAD: no byte leads anywhere. */
 static int find_home(struct grammar *g, int state)
 {
     const struct token_trie *all = &g->vocab->all;
@@ -314,31 +293,6 @@ static bool tells_apart(struct grammar *g, int state, int home, bool apart[256])
     return weight < all->count / 4;
 }
 
-static void keep_mask(struct grammar *g, int state, uint32_t *mask);
-
-static uint32_t *make_mask(struct grammar *g, int state)
-{
-    const struct token_trie *all = &g->vocab->all;
-    bool apart[256];
-    int home =
-        automaton_state(g->automaton, state)->only_plain ? AUTOMATON_DEAD : find_home(g, state);
-    if (home == AUTOMATON_DEAD || home == state ||
-        automaton_state(g->automaton, home)->accepts !=
-            automaton_state(g->automaton, state)->accepts ||
-        !tells_apart(g, state, home, apart))
-        return make_whole_mask(g, state);
-    if (!automaton_state(g->automaton, home)->mask) keep_mask(g, home, make_whole_mask(g, home));
-    uint32_t *mask = copy_mask(g, automaton_state(g->automaton, home)->mask);
-    for (int byte = 0; byte < 256; byte++) {
-        if (!apart[byte]) continue;
-        int begin = all->first[byte], end = all->node[begin].next;
-        forbid_nodes(g->vocab, begin, end, mask);
-        walk_nodes(g, all, begin, end, state, mask);
-    }
-    if (automaton_state(g->automaton, state)->accepts) allow_stops(g, mask);
-    return mask;
-}
-
 static void keep_mask(struct grammar *g, int state, uint32_t *mask)
 {
     size_t bytes = (size_t)g->vocab->words * sizeof *mask;
@@ -352,6 +306,28 @@ static void keep_mask(struct grammar *g, int state, uint32_t *mask)
     }
     automaton_state(g->automaton, state)->mask = mask;
     g->mask_bytes += bytes;
+}
+
+static uint32_t *make_mask(struct grammar *g, int state)
+{
+    const struct token_trie *all = &g->vocab->all;
+    struct automaton_state s = *automaton_state(g->automaton, state);
+    bool apart[256];
+    int home = s.only_plain ? AUTOMATON_DEAD : find_home(g, state);
+    if (home == AUTOMATON_DEAD || home == state ||
+        automaton_state(g->automaton, home)->accepts != s.accepts ||
+        !tells_apart(g, state, home, apart))
+        return make_whole_mask(g, state);
+    if (!automaton_state(g->automaton, home)->mask) keep_mask(g, home, make_whole_mask(g, home));
+    uint32_t *mask = copy_mask(g, automaton_state(g->automaton, home)->mask);
+    for (int byte = 0; byte < 256; byte++) {
+        if (!apart[byte]) continue;
+        int begin = all->first[byte], end = all->node[begin].next;
+        forbid_nodes(g->vocab, begin, end, mask);
+        walk_nodes(g, all, begin, end, state, mask);
+    }
+    if (s.accepts) allow_stops(g, mask);
+    return mask;
 }
 
 int grammar_mask(struct grammar_matcher *m, uint32_t *out)
@@ -368,4 +344,31 @@ int grammar_mask(struct grammar_matcher *m, uint32_t *out)
     for (size_t i = 0; i < words; i++)
         any |= out[i];
     return any ? 0 : E_UNSUPPORTED;
+}
+
+/* ---- compile ---- */
+
+int grammar_compile(enum grammar_kind kind, struct str source, const struct grammar_vocab *vocab,
+                    struct grammar **out, struct error *err)
+{
+    struct error own = {0};
+    struct grammar_nfa nfa;
+    if (!err) err = &own;
+    nfa_init(&nfa);
+    int rc = emit(kind, source, vocab, &nfa, err);
+    if (rc == 0) rc = nfa_finish(&nfa, err);
+    if (rc < 0) {
+        nfa_deinit(&nfa);
+        return rc;
+    }
+    struct grammar *g = xcalloc(1, sizeof *g);
+    g->references = 1;
+    g->vocab = vocab;
+    g->nfa = nfa;
+    pthread_mutex_init(&g->lock, NULL);
+    g->automaton = automaton_create(&g->nfa);
+    g->path = xcalloc((size_t)vocab->all.depth_max + 1, sizeof *g->path);
+    keep_mask(g, AUTOMATON_START, make_mask(g, AUTOMATON_START)); // here no answer waits for it
+    *out = g;
+    return 0;
 }

@@ -1,10 +1,14 @@
 /* bench_grammar.c - what it costs to find the tokens that a grammar allows, over the schemas of a
  * file, one in each line: compiling, the first time that a state is met, and afterwards. Answers are
- * drawn at random from what is allowed, and are written out with --texts for others to check. */
+ * drawn at random from what is allowed, and are written out with --texts for others to check.
+ *
+ * A line {"part": {...}, "texts": [...]} is a text in parts (engine/grammar.h), whose answers are those
+ * texts: drawn ones would never meet a tag. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "tests/bench/bench.h"
 
@@ -12,7 +16,6 @@
 #include "engine/tokenizer.h"
 #include "engine/tokenizer_folder.h"
 #include "shared/base/check.h"
-#include "shared/base/clock.h"
 #include "shared/base/json.h"
 #include "shared/base/rng.h"
 
@@ -37,6 +40,14 @@ struct trial {
     size_t schemas, refused, answers, cut;
     bool prints_texts;
 };
+
+/* Processor time: other programs of a shared machine don't count. */
+static uint64_t cpu_ns(void)
+{
+    struct timespec t;
+    CHECK(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
 
 static void add_time(struct times *t, uint64_t ns)
 {
@@ -85,23 +96,54 @@ static int32_t draw(struct trial *t, const struct grammar_matcher *m, int step, 
     return -1;
 }
 
-/* One answer into m->text. False: it was cut. */
+static bool follow(const struct trial *t, struct grammar_matcher *m, int32_t id)
+{
+    struct str text = tokenizer_token_bytes(t->tokenizer, id, true);
+    return tokenizer_is_special(t->tokenizer, id) ? grammar_accept_special(m, text)
+                                                  : grammar_accept(m, text);
+}
+
+/* One answer into m->text. *ended: it wasn't cut. */
 static int write_answer(struct trial *t, struct grammar_matcher *m, struct times *times,
                         bool *ended)
 {
     for (int step = 0; step < t->options->max_tokens; step++) {
-        uint64_t begun = clock_ns();
+        uint64_t begun = cpu_ns();
         if (grammar_mask(m, t->mask) < 0) return E_UNSUPPORTED;
-        add_time(times, clock_ns() - begun);
+        add_time(times, cpu_ns() - begun);
         bool may_end = grammar_may_end(m);
         int32_t id = draw(t, m, step, may_end);
         *ended = id < 0 && may_end;
         if (id < 0) return 0;
-        bool follows = grammar_accept(m, tokenizer_token_bytes(t->tokenizer, id, false));
+        bool follows = follow(t, m, id);
         CHECK(follows); // the mask said so
     }
     *ended = false;
     return 0;
+}
+
+/* One of the given answers. */
+static int read_answer(struct trial *t, struct grammar_matcher *m, struct times *times,
+                       const struct json *texts, int64_t index, struct error *err)
+{
+    const struct json *v = json_first(texts);
+    for (index %= (int64_t)json_len(texts); index > 0; index--)
+        v = json_next(v);
+    struct token_list tokens = {0};
+    struct str text;
+    text.data = json_string(v, &text.len);
+    int rc = tokenizer_encode(t->tokenizer, text.data, text.len, TOKENIZER_SPECIAL, &tokens, err);
+    for (size_t i = 0; i < tokens.count && rc == 0; i++) {
+        uint64_t begun = cpu_ns();
+        rc = grammar_mask(m, t->mask);
+        add_time(times, cpu_ns() - begun);
+        if (!is_allowed(t, tokens.ids[i]) || !follow(t, m, tokens.ids[i]))
+            rc = error_set(err, E_INVALID, "'%s' isn't what the part accepts", text.data);
+    }
+    if (rc == 0 && !grammar_may_end(m))
+        rc = error_set(err, E_INVALID, "'%s' isn't all that the part wants", text.data);
+    token_list_deinit(&tokens);
+    return rc;
 }
 
 static void print_answers(struct grammar_matcher *m, int64_t count, const bool *ended)
@@ -135,13 +177,36 @@ static void print_refusal(const struct error *err)
     buf_deinit(&out);
 }
 
-static int run_schema(struct trial *t, struct str schema, struct error *err)
+/* Answers to a grammar: the given ones in turn, or drawn without any. */
+static int run_grammar(struct trial *t, struct grammar *g, const struct json *texts,
+                       struct error *err)
 {
     struct grammar_matcher m[BENCH_SAMPLES_MAX] = {0};
     bool ended[BENCH_SAMPLES_MAX] = {0};
+    int rc = 0;
+    t->mask = xrealloc_array(t->mask, (size_t)grammar_mask_words(g), sizeof *t->mask);
+    for (int64_t i = 0; i < t->options->rounds && rc == 0; i++) {
+        struct times *times = i < (texts ? (int64_t)json_len(texts) : 1) ? &t->cold : &t->warm;
+        grammar_matcher_init(&m[i], g);
+        ended[i] = true;
+        rc = texts ? read_answer(t, &m[i], times, texts, i, err)
+                   : write_answer(t, &m[i], times, &ended[i]);
+        t->answers++;
+        t->cut += !ended[i];
+    }
+    if (rc == E_UNSUPPORTED) error_set(err, rc, "the vocabulary can't spell what must come");
+    if (rc == 0 && t->prints_texts) print_answers(m, t->options->rounds, ended);
+    for (int64_t i = 0; i < t->options->rounds; i++)
+        grammar_matcher_deinit(&m[i]);
+    return rc;
+}
+
+static int run_source(struct trial *t, enum grammar_kind kind, struct str source,
+                      const struct json *texts, struct error *err)
+{
     struct grammar *g;
-    uint64_t begun = clock_ns();
-    int rc = grammar_cache_get(t->cache, GRAMMAR_JSON_SCHEMA, schema, &g, err);
+    uint64_t begun = cpu_ns();
+    int rc = grammar_cache_get(t->cache, kind, source, &g, err);
     t->schemas++;
     if (rc < 0) {
         t->refused++;
@@ -149,19 +214,27 @@ static int run_schema(struct trial *t, struct str schema, struct error *err)
         if (t->prints_texts) print_refusal(err);
         return 0;
     }
-    add_time(&t->compile, clock_ns() - begun);
-    t->mask = xrealloc_array(t->mask, (size_t)grammar_mask_words(g), sizeof *t->mask);
-    for (int64_t i = 0; i < t->options->rounds && rc == 0; i++) {
-        grammar_matcher_init(&m[i], g);
-        rc = write_answer(t, &m[i], i == 0 ? &t->cold : &t->warm, &ended[i]);
-        t->answers++;
-        t->cut += !ended[i];
-    }
-    if (rc < 0) error_set(err, rc, "the vocabulary can't spell what a schema demands");
-    if (rc == 0 && t->prints_texts) print_answers(m, t->options->rounds, ended);
-    for (int64_t i = 0; i < t->options->rounds; i++)
-        grammar_matcher_deinit(&m[i]);
+    add_time(&t->compile, cpu_ns() - begun);
+    rc = run_grammar(t, g, texts, err);
     grammar_unref(g);
+    return rc;
+}
+
+static int run_line(struct trial *t, struct str line, struct error *err)
+{
+    if (!str_starts_with(line, STR("{\"part\":")))
+        return run_source(t, GRAMMAR_JSON_SCHEMA, line, NULL, err);
+    struct json *root = json_parse(line.data, line.len, err);
+    if (!root) return err->code;
+    const struct json *texts = json_get(root, "texts");
+    struct buf source;
+    buf_init(&source, BUF_MAX_INTERNAL);
+    json_print(json_get(root, "part"), &source, false);
+    int rc = json_len(texts) > 0
+                 ? run_source(t, GRAMMAR_PARTS, buf_str(&source), texts, err)
+                 : error_set(err, E_INVALID, "a part has no texts that answers could be");
+    buf_deinit(&source);
+    json_destroy(root);
     return rc;
 }
 
@@ -181,8 +254,8 @@ static int run_file(struct trial *t, const char *path, struct error *err)
     int rc = 0;
     if (!file) return error_set(err, -errno, "can't open '%s'", path);
     while (rc == 0 && (len = getline(&line, &cap, file)) > 0) {
-        struct str schema = str_trim((struct str){line, (size_t)len});
-        if (schema.len > 0) rc = run_schema(t, schema, err);
+        struct str source = str_trim((struct str){line, (size_t)len});
+        if (source.len > 0) rc = run_line(t, source, err);
     }
     free(line);
     fclose(file);
