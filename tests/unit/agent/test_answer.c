@@ -3,7 +3,10 @@
 #include "agent/answer.h"
 
 #include "agent/chat_response.h"
+#include "agent/reasoning_format.h"
 #include "agent/response_logprobs.h"
+#include "agent/resume_record.h"
+#include "agent/tool_format.h"
 #include "shared/base/check.h"
 #include "tests/test.h"
 
@@ -318,6 +321,439 @@ static void test_streamed_echo(void)
     answer_deinit(&answer);
 }
 
+/* ---- answers that are taken apart ---- */
+
+static const struct tool two_tools[] = {{.name = {"get_weather", 11}}, {.name = {"add", 3}}};
+static struct tool_list tool_list;
+
+/* As a request with both tools has it, for models of those forms; NULL: none. */
+static struct reply_plan plan_of(const char *tools, const char *reasoning)
+{
+    tool_list = (struct tool_list){.items = two_tools, .count = 2, .choice = TOOL_CHOICE_AUTO};
+    struct reply_plan plan = {.is_parsed = true, .options = {.list = &tool_list}};
+    if (tools) plan.options.tools = tool_format_find(tools);
+    if (reasoning) plan.options.reasoning = reasoning_format_find(reasoning);
+    NEED((!tools || plan.options.tools) && (!reasoning || plan.options.reasoning));
+    return plan;
+}
+
+static void begin_planned(const struct chat_request *r, const struct reply_plan *plan)
+{
+    begin(r, 1);
+    prompts.plan = *plan;
+    answer_deinit(&answer);
+    struct response_head head = {.printer = &chat_response_printer,
+                                 .id = "i",
+                                 .created = 5,
+                                 .model = STR("m"),
+                                 .fingerprint = "fp"};
+    answer_init(&answer, &head, r, &prompts, NULL);
+}
+
+/* A text, a token for each byte, so many of them in each event. */
+static void say(size_t index, const char *text, size_t step, enum finish_reason finish)
+{
+    size_t len = strlen(text);
+    for (size_t at = 0; at < len; at += step) {
+        int32_t ids[512];
+        size_t count = len - at < step ? len - at : step;
+        NEED(count <= ARRAY_LEN(ids));
+        for (size_t i = 0; i < count; i++)
+            ids[i] = (unsigned char)text[at + i];
+        bool is_last = at + count == len && finish != FINISH_NONE;
+        struct engine_event event = {
+            .kind = is_last ? ENGINE_EVENT_DONE : ENGINE_EVENT_TOKENS,
+            .tokens = ids,
+            .token_count = (int)count,
+            .text = (char *)text + at,
+            .text_len = count,
+            .finish = is_last ? finish : FINISH_NONE,
+            .completion_tokens = answer.candidates[index].completion_tokens + (int)count,
+        };
+        answer_record(&answer, index, &event);
+        if (answer.head.is_stream) answer_print_events(&answer, &out);
+    }
+}
+
+#define HERMES_CALLS                                                                             \
+    "Let me see.\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Bonn\"}}" \
+    "\n</tool_call>\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": [1, "               \
+    "2]}}\n</tool_call>"
+
+static void test_calls(void)
+{
+    struct chat_request r = request_of(COMPLETION_CHAT, 2);
+    struct reply_plan plan = plan_of("hermes", NULL);
+    begin_planned(&r, &plan);
+    ask(0, true);
+    ask(1, true);
+    say(0, HERMES_CALLS, 7, FINISH_STOP);
+    say(1, strstr(HERMES_CALLS, "<tool_call>"), 200, FINISH_STOP);
+    answer_print_whole(&answer, &out);
+    char ids[4][REPLY_CALL_ID_BYTES], text[600];
+    for (int i = 0; i < 4; i++)
+        reply_call_id("i", i / 2, i % 2, ids[i]);
+    snprintf(
+        text, sizeof text,
+        "{\"role\":\"assistant\",\"content\":\"Let me see.\\n\",\"refusal\":null,\"tool_calls\":["
+        "{\"id\":\"%s\",\"type\":\"function\",\"function\":{\"name\":\"get_weather\","
+        "\"arguments\":\"{\\\"city\\\": \\\"Bonn\\\"}\"}},"
+        "{\"id\":\"%s\",\"type\":\"function\",\"function\":{\"name\":\"add\","
+        "\"arguments\":\"{\\\"a\\\": [1, 2]}\"}}]},\"logprobs\":null,"
+        "\"finish_reason\":\"tool_calls\"}",
+        ids[0], ids[1]);
+    EXPECT(has(text));
+    snprintf(text, sizeof text, "\"content\":null,\"refusal\":null,\"tool_calls\":[{\"id\":\"%s\"",
+             ids[2]);
+    EXPECT(has(text));
+    for (int i = 0; i < 4; i++) {
+        EXPECT(strlen(ids[i]) == 29 && memcmp(ids[i], "call_", 5) == 0);
+        for (int k = 0; k < i; k++)
+            EXPECT(strcmp(ids[i], ids[k]) != 0);
+    }
+    answer_deinit(&answer);
+}
+
+/* How the choice ends, and what of it comes out, depends on what was asked for. */
+static void test_choices_of_tools(void)
+{
+    struct chat_request r = request_of(COMPLETION_CHAT, 1);
+    struct reply_plan plan = plan_of("hermes", NULL);
+    plan.calls_max = 1;
+    begin_planned(&r, &plan);
+    ask(0, true);
+    say(0, HERMES_CALLS, 9, FINISH_STOP);
+    answer_print_whole(&answer, &out);
+    EXPECT(has("get_weather") && !strstr(out.data, "\"add\""));
+    answer_deinit(&answer);
+
+    plan.must_call = plan.is_named = true; // OpenAI: then it ends with "stop"
+    begin_planned(&r, &plan);
+    ask(0, true);
+    say(0, strstr(HERMES_CALLS, "<tool_call>"), 9, FINISH_STOP);
+    answer_print_whole(&answer, &out);
+    EXPECT(has("\"content\":null") && has("\"finish_reason\":\"stop\""));
+    answer_deinit(&answer);
+
+    plan = plan_of("hermes", NULL); // cut: the arguments so far, but no beginning of a call
+    plan.must_call = true;
+    begin_planned(&r, &plan);
+    ask(0, true);
+    say(0, "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\"", 9, FINISH_LENGTH);
+    answer_print_whole(&answer, &out);
+    EXPECT(has("\"content\":null") && has("\"arguments\":\"{\\\"a\\\"\""));
+    EXPECT(has("\"finish_reason\":\"length\""));
+    answer_deinit(&answer);
+    begin_planned(&r, &plan);
+    ask(0, true);
+    say(0, "<tool_call>\n{\"na", 9, FINISH_LENGTH);
+    answer_print_whole(&answer, &out);
+    EXPECT(has("\"content\":\"\",\"refusal\":null},") && has("\"finish_reason\":\"length\""));
+    answer_deinit(&answer);
+}
+
+/* ---- streams of parts ---- */
+
+/* What clients make of a stream's deltas. */
+struct gathered {
+    struct buf content, reasoning, calls; // calls: "id name(arguments)" each
+    int roles, finishes, events;
+    bool is_open; // the last call
+};
+
+static void gather_text(struct buf *to, const struct json *v)
+{
+    if (!v || json_type(v) != JSON_STRING) return;
+    size_t len;
+    const char *text = json_string(v, &len);
+    buf_append(to, text, len);
+}
+
+static void gather_delta(struct gathered *g, const struct json *delta)
+{
+    if (json_get(delta, "role")) g->roles++;
+    gather_text(&g->content, json_get(delta, "content"));
+    gather_text(&g->reasoning, json_get(delta, "reasoning_content"));
+    for (const struct json *c = json_first(json_get(delta, "tool_calls")); c; c = json_next(c)) {
+        const struct json *function = json_get(c, "function");
+        EXPECT(json_get(c, "index") && function);
+        bool begins = json_get(c, "id") != NULL;
+        EXPECT(begins == (json_get(c, "type") != NULL));
+        EXPECT(begins == (json_get(function, "name") != NULL));
+        if (begins) {
+            buf_printf(&g->calls, "%s%d ", g->calls.len ? "\n" : "",
+                       (int)json_number(json_get(c, "index")));
+            gather_text(&g->calls, json_get(c, "id"));
+            buf_append_char(&g->calls, ' ');
+            gather_text(&g->calls, json_get(function, "name"));
+            buf_append_char(&g->calls, ' ');
+        }
+        gather_text(&g->calls, json_get(function, "arguments"));
+    }
+}
+
+/* All events of `text`, which may have marks. */
+static void gather(struct gathered *g, struct str text)
+{
+    struct str line;
+    while (str_split(&text, '\n', &line)) {
+        if (!str_starts_with(line, STR("data: {"))) continue;
+        struct json *event = json_parse(line.data + 6, line.len - 6, NULL);
+        NEED(event);
+        const struct json *choice = json_first(json_get(event, "choices"));
+        g->events++;
+        gather_delta(g, json_get(choice, "delta"));
+        if (json_get_set(choice, "finish_reason")) g->finishes++;
+        json_destroy(event);
+    }
+}
+
+static struct gathered gathered_new(void)
+{
+    struct gathered g = {0};
+    buf_init(&g.content, 1 << 16);
+    buf_init(&g.reasoning, 1 << 16);
+    buf_init(&g.calls, 1 << 16);
+    return g;
+}
+
+static void gathered_deinit(struct gathered *g)
+{
+    buf_deinit(&g->content);
+    buf_deinit(&g->reasoning);
+    buf_deinit(&g->calls);
+}
+
+/* What models of several forms say, with what it is. */
+static const struct {
+    const char *tools, *reasoning;
+    bool starts_in;
+    const char *text, *thought, *content;
+    const char *calls[2]; // behind their ids
+    int thought_tokens;
+} sayings[] = {
+    {"hermes",
+     NULL,
+     false,
+     HERMES_CALLS,
+     "",
+     "Let me see.\n",
+     {"get_weather {\"city\": \"Bonn\"}", "add {\"a\": [1, 2]}"},
+     0},
+    {"hermes",
+     "qwen3",
+     false,
+     "<think>\nIt asks\nfor Bonn.\n</think>\n\n<tool_call>\n{\"name\": \"add\", \"arguments\": "
+     "{}}\n"
+     "</tool_call>",
+     "It asks\nfor Bonn.",
+     "",
+     {"add {}", NULL},
+     28}, // of the opening tag, the last byte
+    {"hermes",
+     "default",
+     true,
+     "Hm \xc3\xa9.\n</think>\n\nGr\xc3\xbc\xc3\x9f dich.",
+     "Hm \xc3\xa9.",
+     "Gr\xc3\xbc\xc3\x9f dich.",
+     {NULL, NULL},
+     15},
+    {"hermes", NULL, false, "a < b <tool_cal> c", "", "a < b <tool_cal> c", {NULL, NULL}, 0},
+    {"llama3",
+     NULL,
+     false,
+     "{\"name\": \"add\", \"parameters\": {\"a\": 1}}",
+     "",
+     "",
+     {"add {\"a\": 1}", NULL},
+     0},
+    {NULL, "default", true, "no end", "no end", "", {NULL, NULL}, 6},
+};
+
+static void expect_saying(size_t row, const struct gathered *g)
+{
+    struct buf calls;
+    char id[REPLY_CALL_ID_BYTES];
+    buf_init(&calls, 1 << 16);
+    buf_append_str(&calls, "");
+    for (int i = 0; i < 2 && sayings[row].calls[i]; i++) {
+        reply_call_id("i", 0, i, id);
+        buf_printf(&calls, "%s%d %s %s", i ? "\n" : "", i, id, sayings[row].calls[i]);
+    }
+    EXPECT_STR(g->content.data ? g->content.data : "", sayings[row].content);
+    EXPECT_STR(g->reasoning.data ? g->reasoning.data : "", sayings[row].thought);
+    EXPECT_STR(g->calls.data ? g->calls.data : "", calls.data ? calls.data : "");
+    buf_deinit(&calls);
+}
+
+static struct reply_plan plan_of_saying(size_t row)
+{
+    struct reply_plan plan = plan_of(sayings[row].tools, sayings[row].reasoning);
+    plan.options.starts_in_reasoning = sayings[row].starts_in;
+    return plan;
+}
+
+/* However it is cut, clients put the same message together. */
+static void test_streamed_parts(void)
+{
+    static const size_t steps[] = {1, 2, 3, 7, 50, 500};
+    struct chat_request r = request_of(COMPLETION_CHAT, 1);
+    r.stream = true;
+    for (size_t i = 0; i < ARRAY_LEN(sayings) * ARRAY_LEN(steps); i++) {
+        size_t row = i / ARRAY_LEN(steps);
+        struct reply_plan plan = plan_of_saying(row);
+        struct gathered g = gathered_new();
+        begin_planned(&r, &plan);
+        ask(0, true);
+        say(0, sayings[row].text, steps[i % ARRAY_LEN(steps)], FINISH_STOP);
+        gather(&g, buf_str(&out));
+        expect_saying(row, &g);
+        EXPECT(g.roles == 1 && g.finishes == 1);
+        EXPECT_INT(answer_usage(&answer).reasoning_tokens, sayings[row].thought_tokens);
+        EXPECT(has(sayings[row].calls[0] ? "\"delta\":{},\"logprobs\":null,\"finish_reason\":"
+                                           "\"tool_calls\""
+                                         : "\"delta\":{\"content\":\"\"},\"logprobs\":null,"
+                                           "\"finish_reason\":\"stop\""));
+        gathered_deinit(&g);
+        answer_deinit(&answer);
+    }
+}
+
+/* A mark before an event: ids announced so far, bytes and phase with it. */
+static bool read_mark(struct str line, struct resume_record *record)
+{
+    if (!str_starts_with(line, STR(": lm t="))) return false;
+    struct str rest = {line.data + 7, line.len - 7}, word, id;
+    NEED(str_split(&rest, ' ', &word));
+    while (str_split(&word, ',', &id)) {
+        int64_t value;
+        if (id.len == 0) continue;
+        NEED(str_to_int(id, &value) == 0);
+        token_list_push(&record->ids, (int32_t)value);
+    }
+    char text[64];
+    unsigned long bytes, phase;
+    snprintf(text, sizeof text, STR_FMT, STR_ARG(rest));
+    NEED(sscanf(text, "b=%lu p=%lu", &bytes, &phase) == 2);
+    record->bytes = bytes;
+    record->phase = (enum resume_phase)phase;
+    return true;
+}
+
+/* The rest of the answer as another agent tells it, into g. */
+static void resume(size_t row, const struct chat_request *r, const struct resume_record *record,
+                   size_t step, struct gathered *g)
+{
+    struct reply_plan plan = plan_of_saying(row);
+    const char *text = sayings[row].text;
+    size_t len = strlen(text), known = record->ids.count;
+    begin_planned(r, &plan);
+    answer_mark(&answer, 1, false);
+    answer_resume(&answer, record);
+    ask(0, true);
+    if (known > 0) {
+        bool is_whole = known == len;
+        struct engine_event event = {.kind = is_whole ? ENGINE_EVENT_DONE : ENGINE_EVENT_TOKENS,
+                                     .tokens = record->ids.ids,
+                                     .token_count = (int)known,
+                                     .text = (char *)text,
+                                     .text_len = known,
+                                     .finish = is_whole ? FINISH_STOP : FINISH_NONE,
+                                     .completion_tokens = (int)known,
+                                     .resumed_tokens = (int)known};
+        answer_record(&answer, 0, &event);
+        answer_print_events(&answer, &out);
+    }
+    say(0, text + known, step, FINISH_STOP);
+    EXPECT(!answer.is_contradicted);
+    gather(g, buf_str(&out));
+    EXPECT_INT(answer_usage(&answer).reasoning_tokens, sayings[row].thought_tokens);
+    answer_deinit(&answer);
+}
+
+/* Cut before any event, the stream goes on elsewhere: the client can't tell. */
+static void test_resumed_parts(void)
+{
+    struct chat_request r = request_of(COMPLETION_CHAT, 1);
+    r.stream = true;
+    for (size_t i = 0; i < ARRAY_LEN(sayings) * 2; i++) {
+        size_t row = i / 2;
+        struct reply_plan plan = plan_of_saying(row);
+        begin_planned(&r, &plan);
+        answer_mark(&answer, 1, false);
+        ask(0, true);
+        say(0, sayings[row].text, i % 2 ? 5 : 1, FINISH_STOP);
+        answer_deinit(&answer);
+        struct buf whole = out;
+        out = (struct buf){0};
+        struct resume_record record = {.now_s = 1}, next = {.now_s = 1};
+        struct str rest = buf_str(&whole), line;
+        int cuts = 0;
+        while (str_split(&rest, '\n', &line)) {
+            size_t before = record.ids.count;
+            if (!read_mark(line, &next)) continue;
+            if (record.phase >= RESUME_FINISHED) break;
+            struct gathered g = gathered_new();
+            gather(&g, (struct str){whole.data, (size_t)(line.data - whole.data)});
+            resume(row, &r, &record, cuts % 2 ? 3 : 200, &g);
+            expect_saying(row, &g);
+            EXPECT(g.roles == 1 && g.finishes == 1);
+            gathered_deinit(&g);
+            for (size_t k = before; k < next.ids.count; k++)
+                token_list_push(&record.ids, next.ids.ids[k]);
+            record.bytes = next.bytes;
+            record.phase = next.phase;
+            cuts++;
+        }
+        EXPECT(cuts >= 3);
+        token_list_deinit(&record.ids);
+        token_list_deinit(&next.ids);
+        buf_deinit(&whole);
+    }
+    /* A record that isn't of this answer: more than the tokens make. */
+    struct resume_record record = {.now_s = 1, .phase = RESUME_BEGUN, .bytes = 100};
+    int32_t id = 'L';
+    token_list_push(&record.ids, id);
+    struct reply_plan plan = plan_of_saying(0);
+    begin_planned(&r, &plan);
+    answer_resume(&answer, &record);
+    ask(0, true);
+    answer_record(&answer, 0,
+                  &(struct engine_event){.kind = ENGINE_EVENT_TOKENS,
+                                         .tokens = &id,
+                                         .token_count = 1,
+                                         .text = (char[]){"L"},
+                                         .text_len = 1,
+                                         .completion_tokens = 1,
+                                         .resumed_tokens = 1});
+    EXPECT(answer.is_contradicted);
+    answer_deinit(&answer);
+    token_list_deinit(&record.ids);
+}
+
+/* Log-probabilities are of all that the model said, once. */
+static void test_parts_with_logprobs(void)
+{
+    struct chat_request r = request_of(COMPLETION_CHAT, 1);
+    struct reply_plan plan = plan_of("hermes", "default");
+    plan.options.starts_in_reasoning = true;
+    r.stream = r.logprobs = true;
+    begin_planned(&r, &plan);
+    ask(0, true);
+    static const char text[] = "ok</think>yes";
+    size_t entries = 0;
+    for (size_t i = 0; text[i]; i++) {
+        record(0, text[i], -1, (char[]){text[i], 0}, (int)i + 1,
+               text[i + 1] ? FINISH_NONE : FINISH_STOP);
+        answer_print_events(&answer, &out);
+    }
+    for (const char *at = out.data; (at = strstr(at, "{\"token\":\"")) != NULL; at++)
+        entries++;
+    EXPECT_INT(entries, strlen(text));
+    EXPECT(has("\"delta\":{\"reasoning_content\":\"o\"}") && has("\"delta\":{\"content\":\"y\"}"));
+    answer_deinit(&answer);
+}
+
 static void test_characters(void)
 {
     EXPECT_INT(response_count_characters(STR("")), 0);
@@ -333,6 +769,11 @@ int main(void)
     RUN(test_chat_logprobs);
     RUN(test_streamed_logprobs);
     RUN(test_streamed_echo);
+    RUN(test_calls);
+    RUN(test_choices_of_tools);
+    RUN(test_streamed_parts);
+    RUN(test_resumed_parts);
+    RUN(test_parts_with_logprobs);
     RUN(test_characters);
     for (int i = 0; i < 2; i++)
         buf_deinit(&texts[i].text);
