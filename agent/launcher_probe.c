@@ -1,5 +1,7 @@
+#define LOG_MODULE "launcher"
 #include "agent/launcher_probe.h"
 
+#include "shared/base/log.h"
 #include "shared/base/str.h"
 
 #include <stdio.h>
@@ -22,6 +24,7 @@ static void on_head(void *arg, int status, const struct http_headers *headers)
     (void)headers;
     if (status == 200) {
         p->misses = 0;
+        log_debug("replica is well", "port=%d", p->port);
         return;
     }
     char why[64];

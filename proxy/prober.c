@@ -12,6 +12,7 @@
 
 #define PROBE_MS        1000 // connecting, and waiting for the head
 #define PROBE_TOTAL_MS  2500 // all of it: a node that sends its list byte by byte is no use
+#define TLS_LOG_MS      10000 // an agent that is not trusted is asked again and again
 #define PROBES_MAX      256
 #define QUESTIONS_MAX   64 // apart from these: whoever asks must not keep the registry from asking
 #define STARTS_PER_TICK 64
@@ -118,11 +119,24 @@ static void on_end(void *arg)
     finish(q, ok ? REGISTRY_PROBE_OK : REGISTRY_PROBE_FAILED);
 }
 
+/* A certificate stays wrong until somebody has read that it is. */
+static void note_failure(const struct probe *q, const struct http_failure *failure)
+{
+    struct prober *p = q->prober;
+    uint64_t now_ms = clock_ms();
+    if (failure->code != UV_EPROTO || now_ms < p->tls_logged_ms + TLS_LOG_MS) {
+        log_debug("probe failed", "agent=%s reason=\"%s\"", q->id, failure->text);
+        return;
+    }
+    p->tls_logged_ms = now_ms;
+    log_warn("no TLS with an agent", "agent=%s reason=\"%s\"", q->id, failure->text);
+}
+
 static void on_fail(void *arg, const struct http_failure *failure)
 {
     struct probe *q = arg;
     q->call = NULL;
-    log_debug("probe failed", "agent=%s reason=\"%s\"", q->id, failure->text);
+    note_failure(q, failure);
     bool refused = !failure->connected && failure->code == UV_ECONNREFUSED;
     enum registry_probe result = refused ? REGISTRY_PROBE_REFUSED : REGISTRY_PROBE_FAILED;
     finish(q, http_failure_is_ours(failure) ? REGISTRY_PROBE_NOT_MADE : result);

@@ -16,6 +16,7 @@ struct prober {
     struct list probes;         // in flight
     int count;                  // of these, the registry's
     int questions;              // and those of others
+    uint64_t tls_logged_ms;     // when a failure of TLS was last told; 0: never
 };
 
 /* What a node said; models: valid during the callback, count -1 where they weren't asked for. */

@@ -18,6 +18,8 @@
  *  7. Where connects are refused the machine lives, and its kernel tells our open connections what
  *     became of the process (it may be draining). Where nothing answers nobody will tell them:
  *     the cell says so, and exchanges that wait there go elsewhere.
+ *  8. An agent at an https URL is asked once when it comes: its beat doesn't show that we trust its
+ *     certificate.
  *
  *     beat ──► UP ──lease out──► SUSPECT ──probe failed──► DEAD ──time──► forgotten
  *              ▲ ▲───probe ok───────┘                       │
@@ -350,6 +352,12 @@ static void copy_facts(struct registry_member *m, const struct agent_record *rec
     m->record.load = load;
 }
 
+static bool is_https(const char *url)
+{
+    struct http_url parsed;
+    return http_url_parse(url, &parsed, NULL) == 0 && parsed.scheme == HTTP_TLS;
+}
+
 int registry_hear(struct registry *r, enum registry_source source,
                   const struct agent_record *record, uint64_t lease_ms, uint64_t mark,
                   uint64_t now_ms, struct error *err)
@@ -381,6 +389,10 @@ int registry_hear(struct registry *r, enum registry_source source,
         atomic_store(&m->cell->gone, false);
         m->probe_failures = 0;
         m->doubted = false;
+    }
+    if ((is_new || other || !same_url) && is_https(record->url)) { // rule 8
+        m->doubted = true;
+        m->next_probe_ms = now_ms;
     }
     if (!same_facts(&m->record, record)) facts_changed(r, m);
     copy_facts(m, record);

@@ -373,7 +373,7 @@ static void fail_request(struct http_connection *c, bool is_tls)
 {
     if (is_tls) {
         http_server_note_protocol(c->server, c->peer);
-        c->parser->fail_text = "this port speaks HTTP, not HTTPS: the URL begins with http://";
+        c->parser->fail_text = "this port speaks plain HTTP, not HTTPS";
     }
     refuse(c, c->parser->fail_status, c->parser->fail_text);
 }
@@ -469,7 +469,7 @@ static void on_connected(struct net_socket *socket, int status)
             in_ms(c, s->draining ? s->options.drain_idle_ms : s->options.idle_timeout_ms);
     } else if (status == UV_EPROTONOSUPPORT) {
         http_server_note_protocol(c->server, c->peer);
-        refuse(c, 400, "this port speaks HTTPS, not HTTP: the URL begins with https://");
+        refuse(c, 400, "this port speaks HTTPS: begin the URL with https://");
     } else {
         const char *why = net_socket_why(socket);
         log_debug("no TLS", "peer=%s reason=\"%s\"", c->peer, why ? why : uv_strerror(status));

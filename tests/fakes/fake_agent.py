@@ -32,7 +32,7 @@ class Request:
 
 class FakeAgent:
     def __init__(self, name="fake", proxies=(), models=("fake-model",), behave="answer", port=0,
-                 capacity=4, beat_s=0.5, join_key=None, redis_port=None):
+                 capacity=4, beat_s=0.5, join_key=None, redis_port=None, tls=None, trust=None):
         self.name = name
         self.proxies = list(proxies)
         self.models = list(models)
@@ -41,6 +41,8 @@ class FakeAgent:
         self.beat_s = beat_s
         self.join_key = join_key
         self.redis_port = redis_port  # beats there too, without lm-agent's fence
+        self.tls = tls      # an ssl.SSLContext: it serves https
+        self.trust = trust  # another: for proxies with https
         self.load = {"running": 0, "waiting": 0}
         self.draining = False
         self.healthy = True
@@ -62,7 +64,7 @@ class FakeAgent:
         self.accepted = 0
         self.listener = socket.create_server(("127.0.0.1", port), backlog=256)
         self.port = self.listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self.threads = [threading.Thread(target=self.accept_all, daemon=True)]
         if self.proxies or redis_port:
             self.threads.append(threading.Thread(target=self.beat_all, daemon=True))
@@ -108,7 +110,7 @@ class FakeAgent:
         request = urllib.request.Request(proxy_url + "/nodes/add", json.dumps(self.record()).encode(),
                                          headers)
         try:
-            with urllib.request.urlopen(request, timeout=2) as answer:
+            with urllib.request.urlopen(request, timeout=2, context=self.trust) as answer:
                 return answer.status
         except urllib.error.HTTPError as refusal:
             return refusal.code
@@ -141,6 +143,8 @@ class FakeAgent:
             except OSError:
                 return
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.tls:  # the handshake is the thread's, with its first read
+                connection = self.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             self.accepted += 1
             with self.lock:
                 self.connections.add(connection)

@@ -21,7 +21,7 @@ from lm_process import Process, ProcessError, Server  # noqa: E402
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 # httpx reads all certificates of the system for every client, which takes a core 30 ms: too long for what asks ten
-# times a second, on a machine that has better things to do. Nothing here speaks TLS.
+# times a second, on a machine that has better things to do. Who speaks TLS has a context of its own.
 ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 # Of the shared agents. A short context bounds what a request without max_tokens costs.

@@ -11,7 +11,7 @@ import time
 
 import httpx
 
-READY_URL = re.compile(r"\bready url=http://(\S+):(\d+)")
+READY_URL = re.compile(r"\bready url=https?://(\S+):(\d+)")
 COMPLAINTS = re.compile(r"AddressSanitizer|LeakSanitizer|ThreadSanitizer|runtime error:|CHECK\(.*failed|out of memory:")
 READY_S = 90  # a sanitizer build loads slowly on a busy machine
 
@@ -120,6 +120,7 @@ class Server(Process):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.port = None
+        self.trust = None  # an ssl.SSLContext: it serves https
 
     def wait_ready(self, timeout=READY_S):
         match = self.wait_log(READY_URL, timeout)
@@ -129,13 +130,13 @@ class Server(Process):
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.trust else 'http'}://127.0.0.1:{self.port}"
 
     def get(self, path, **kwargs):
-        return httpx.get(self.url + path, timeout=60, **kwargs)
+        return httpx.get(self.url + path, timeout=60, verify=self.trust or True, **kwargs)
 
     def post(self, path, body, **kwargs):
-        return httpx.post(self.url + path, json=body, timeout=120, **kwargs)
+        return httpx.post(self.url + path, json=body, timeout=120, verify=self.trust or True, **kwargs)
 
     def post_raw(self, path, text, headers):
         return httpx.post(self.url + path, content=text.encode(), timeout=120,

@@ -183,7 +183,7 @@ def test_unknown_model_and_no_model(server):
 
 @pytest.mark.parametrize("arguments", [
     [], ["models"], ["nonsense", "http://127.0.0.1:1"], ["http://127.0.0.1:1", "--bogus"],
-    ["https://127.0.0.1:1"], ["http://"], ["http://127.0.0.1:99999"], ["ftp://x"],
+    ["https://"], ["http://"], ["http://127.0.0.1:99999"], ["ftp://x"],
     ["--temperature", "9", "http://127.0.0.1:1"],
 ])
 def test_usage_errors(arguments):

@@ -120,7 +120,7 @@ def add(proxy, body, **headers):
 
 def test_malformed_registrations(proxy, fakes):
     record = fakes("a").record()
-    bad = [[], {}, {"url": 7}, {"url": "ftp://x"}, {"url": "https://x"}, {"url": "http://x y"},
+    bad = [[], {}, {"url": 7}, {"url": "ftp://x"}, {"url": "https://"}, {"url": "http://x y"},
            {"url": "http://x", "status": {"models": "m"}}, {"url": "http://x", "status": {"models": [7]}},
            {"url": "http://x", "status": {"models": ["m"], "speed": 0}},
            {"url": "http://x", "status": {"models": ["m"], "speed": -1}},

@@ -303,9 +303,39 @@ static void test_one_url_is_one_agent(void)
     struct agent_record moved = record_of("c", 4);
     EXPECT_INT(hear_record(REGISTRY_HTTP, &moved, 0), 0);
     EXPECT_INT(in_fleet("c")->port, 4);
-    snprintf(moved.url, sizeof moved.url, "https://x");
+    snprintf(moved.url, sizeof moved.url, "ftp://x");
     EXPECT(hear_record(REGISTRY_HTTP, &moved, 0) < 0);
     EXPECT_INT(in_fleet("c")->port, 4);
+    end();
+}
+
+/* Its beat doesn't show that its certificate is trusted: it is asked, once, and again where it is
+ * another process. */
+static void test_https_is_asked_first(void)
+{
+    begin();
+    struct agent_record a = record_of("a", 1);
+    snprintf(a.url, sizeof a.url, "https://127.0.0.1:1");
+    EXPECT_INT(hear_record(REGISTRY_HTTP, &a, 0), 0);
+    EXPECT_INT(in_fleet("a")->scheme, HTTP_TLS);
+    EXPECT(registry_next_probe(&r, now) == registry_find(&r, "a"));
+    registry_probed(&r, "a", REGISTRY_PROBE_FAILED, NULL, -1, now);
+    EXPECT_STR(state("a"), "suspect");
+    now += REGISTRY_PROBE_MS;
+    EXPECT_INT(hear_record(REGISTRY_HTTP, &a, 0), 0); // it beats, and stays suspect
+    EXPECT_STR(state("a"), "suspect");
+    EXPECT(registry_next_probe(&r, now) == registry_find(&r, "a"));
+    registry_probed(&r, "a", REGISTRY_PROBE_OK, NULL, -1, now);
+    EXPECT_STR(state("a"), "up");
+    now += 2 * REGISTRY_PROBE_MS;
+    EXPECT_INT(hear_record(REGISTRY_HTTP, &a, 0), 0);
+    EXPECT(!registry_next_probe(&r, now)); // a beat is enough from here on
+    snprintf(a.incarnation, sizeof a.incarnation, "later");
+    a.start_ms++;
+    EXPECT_INT(hear_record(REGISTRY_HTTP, &a, 0), 0);
+    EXPECT(registry_next_probe(&r, now) == registry_find(&r, "a"));
+    hear("b", 2); // plain: its beat is all that is needed
+    EXPECT(!registry_next_probe(&r, now));
     end();
 }
 
@@ -685,6 +715,7 @@ int main(void)
     RUN(test_the_dead_are_forgotten);
     RUN(test_incarnations);
     RUN(test_one_url_is_one_agent);
+    RUN(test_https_is_asked_first);
     RUN(test_two_sources);
     RUN(test_redis_lost);
     RUN(test_mass_loss_is_blamed_on_the_source);
