@@ -6,6 +6,7 @@
  */
 #include "agent/anthropic_request.h"
 
+#include "agent/chat_body.h"
 #include "agent/request_field.h"
 #include "shared/base/check.h"
 
@@ -18,15 +19,6 @@ struct converter {
     char path[96];
     size_t message; // its index
 };
-
-static void copy_member(struct json_writer *w, const struct json *body, const char *from,
-                        const char *to)
-{
-    const struct json *v = json_get_set(body, from);
-    if (!v) return;
-    json_key(w, to);
-    json_put_value(w, v);
-}
 
 static const char *path_of(struct converter *c, const char *member)
 {
@@ -150,15 +142,7 @@ static int put_call(struct converter *c, const struct json *block)
     buf_init(&input, BUF_MAX_INTERNAL);
     const struct json *v = json_get_set(block, "input");
     if (v) json_print(v, &input, false);
-    json_object_begin(c->w);
-    json_field_str(c->w, "id", id);
-    json_field_text(c->w, "type", "function");
-    json_key(c->w, "function");
-    json_object_begin(c->w);
-    json_field_str(c->w, "name", name);
-    json_field_str(c->w, "arguments", v ? buf_str(&input) : STR("{}"));
-    json_object_end(c->w);
-    json_object_end(c->w);
+    chat_body_put_call(c->w, id, name, v ? buf_str(&input) : STR("{}"));
     buf_deinit(&input);
     return 0;
 }
@@ -261,10 +245,10 @@ static int put_tools(struct json_writer *w, const struct json *body, struct api_
         json_field_text(w, "type", "function");
         json_key(w, "function");
         json_object_begin(w);
-        copy_member(w, t, "name", "name");
-        copy_member(w, t, "description", "description");
-        copy_member(w, t, "input_schema", "parameters");
-        copy_member(w, t, "strict", "strict");
+        chat_body_copy(w, t, "name", "name");
+        chat_body_copy(w, t, "description", "description");
+        chat_body_copy(w, t, "input_schema", "parameters");
+        chat_body_copy(w, t, "strict", "strict");
         json_object_end(w);
         json_object_end(w);
     }
@@ -286,14 +270,7 @@ static int put_tool_choice(struct json_writer *w, const struct json *body, struc
     }
     if (is_single) json_field_bool(w, "parallel_tool_calls", false);
     if (str_equal(type, STR("tool")) && name.data) {
-        json_key(w, "tool_choice");
-        json_object_begin(w);
-        json_field_text(w, "type", "function");
-        json_key(w, "function");
-        json_object_begin(w);
-        json_field_str(w, "name", name);
-        json_object_end(w);
-        json_object_end(w);
+        chat_body_put_named_choice(w, name);
         return 0;
     }
     bool is_any = str_equal(type, STR("any"));
@@ -328,9 +305,9 @@ int anthropic_request_to_chat(const struct json *body, bool is_count, struct buf
     struct converter c = {.w = &w, .e = e};
     json_object_begin(&w);
     for (size_t i = 0; i < ARRAY_LEN(same); i++)
-        copy_member(&w, body, same[i], same[i]);
-    copy_member(&w, body, "max_tokens", "max_completion_tokens");
-    copy_member(&w, body, "stop_sequences", "stop");
+        chat_body_copy(&w, body, same[i], same[i]);
+    chat_body_copy(&w, body, "max_tokens", "max_completion_tokens");
+    chat_body_copy(&w, body, "stop_sequences", "stop");
     if (put_tools(&w, body, e) != 0 || put_tool_choice(&w, body, e) != 0 ||
         put_thinking_switch(&w, body, e) != 0 || put_messages(&c, body) != 0) {
         return -1;

@@ -36,7 +36,8 @@ struct response_head {
     bool service_tier;                 // "service_tier": "default"
     bool must_call;                    // choices are calls, without content
     bool is_named;                     // of the one tool that the client named
-    char *repeats; // what the answer repeats of its request (responses_request.h); owned by the answer
+    char *
+        repeats; // what the answer repeats of its request (responses_request.h); owned by the answer
 };
 
 /* How likely tokens were. Of each, a row: the token itself, then the likeliest. */

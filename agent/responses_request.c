@@ -9,6 +9,7 @@
  */
 #include "agent/responses_request.h"
 
+#include "agent/chat_body.h"
 #include "agent/request_field.h"
 #include "shared/base/check.h"
 
@@ -26,15 +27,6 @@ struct converter {
     bool is_open, has_calls;    // an assistant message, its array of calls
     const struct json *thought; // reasoning item that the next assistant message gets
 };
-
-static void copy_member(struct json_writer *w, const struct json *body, const char *from,
-                        const char *to)
-{
-    const struct json *v = json_get_set(body, from);
-    if (!v) return;
-    json_key(w, to);
-    json_put_value(w, v);
-}
 
 static const char *path_of(struct converter *c, const char *member)
 {
@@ -163,15 +155,7 @@ static int put_call(struct converter *c, const struct json *item)
         json_array_begin(c->w);
         c->has_calls = true;
     }
-    json_object_begin(c->w);
-    json_field_str(c->w, "id", id);
-    json_field_text(c->w, "type", "function");
-    json_key(c->w, "function");
-    json_object_begin(c->w);
-    json_field_str(c->w, "name", name);
-    json_field_str(c->w, "arguments", arguments.data ? arguments : STR("{}"));
-    json_object_end(c->w);
-    json_object_end(c->w);
+    chat_body_put_call(c->w, id, name, arguments.data ? arguments : STR("{}"));
     return 0;
 }
 
@@ -219,17 +203,11 @@ static int put_messages(struct json_writer *w, const struct json *body, struct a
     json_key(w, "messages");
     json_array_begin(w);
     if (instructions.len > 0) {
-        json_object_begin(w);
-        json_field_text(w, "role", "system");
-        json_field_str(w, "content", instructions);
-        json_object_end(w);
+        chat_body_put_message(w, "system", instructions);
     }
     int rc = 0;
     if (json_type(input) == JSON_STRING) {
-        json_object_begin(w);
-        json_field_text(w, "role", "user");
-        json_field_str(w, "content", field_str(input));
-        json_object_end(w);
+        chat_body_put_message(w, "user", field_str(input));
     } else if (json_type(input) == JSON_ARRAY) {
         for (const struct json *i = json_first(input); i && rc == 0; i = json_next(i), c.index++)
             rc = put_item(&c, i);
@@ -286,18 +264,12 @@ static int put_tool_choice(struct json_writer *w, const struct json *body, struc
     if (json_type(choice) == JSON_OBJECT) {
         if (field_string(choice, "name", "tool_choice.name", &name, e) != 0) return -1;
     }
-    json_key(w, "tool_choice");
-    if (!name.data) {
+    if (name.data) {
+        chat_body_put_named_choice(w, name);
+    } else {
+        json_key(w, "tool_choice");
         json_put_value(w, choice);
-        return 0;
     }
-    json_object_begin(w);
-    json_field_text(w, "type", "function");
-    json_key(w, "function");
-    json_object_begin(w);
-    json_field_str(w, "name", name);
-    json_object_end(w);
-    json_object_end(w);
     return 0;
 }
 
@@ -333,7 +305,7 @@ static int put_reasoning(struct json_writer *w, const struct json *body, struct 
 {
     const struct json *reasoning;
     if (field_typed(body, "reasoning", JSON_OBJECT, &reasoning, e) != 0) return -1;
-    copy_member(w, reasoning, "effort", "reasoning_effort");
+    chat_body_copy(w, reasoning, "effort", "reasoning_effort");
     return 0;
 }
 
@@ -424,8 +396,8 @@ int responses_request_to_chat(const struct json *body, struct buf *chat, struct 
     json_writer_init(&w, chat);
     json_object_begin(&w);
     for (size_t i = 0; i < ARRAY_LEN(shared_members); i++)
-        copy_member(&w, body, shared_members[i], shared_members[i]);
-    copy_member(&w, body, "max_output_tokens", "max_completion_tokens");
+        chat_body_copy(&w, body, shared_members[i], shared_members[i]);
+    chat_body_copy(&w, body, "max_output_tokens", "max_completion_tokens");
     if (put_tools(&w, body, e) != 0 || put_tool_choice(&w, body, e) != 0 ||
         put_format(&w, body, e) != 0 || put_reasoning(&w, body, e) != 0 ||
         put_messages(&w, body, e) != 0) {

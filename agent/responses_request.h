@@ -13,7 +13,7 @@
 /* chat: the body for the chat. repeats: what the answer repeats of the request, as members of an object
  * without its braces, each followed by a comma. Both init'ed, empty. -1 and *e: paths are those of this
  * body. */
-FALLIBLE int responses_request_to_chat(const struct json *body, struct buf *chat, struct buf *repeats,
-                                       struct api_error *e);
+FALLIBLE int responses_request_to_chat(const struct json *body, struct buf *chat,
+                                       struct buf *repeats, struct api_error *e);
 
 #endif

@@ -451,12 +451,9 @@ static void scan_init(struct scan *s, struct arena *a, struct str body, enum pee
                       struct peek *out, struct api_error *error)
 {
     static const enum peek_field conversations[] = {
-        [PEEK_CHAT] = PEEK_FIELD_MESSAGES,
-        [PEEK_COMPLETIONS] = PEEK_FIELD_PROMPT,
-        [PEEK_INTERACTIVE] = PEEK_FIELD_PROMPT,
-        [PEEK_MESSAGES] = PEEK_FIELD_MESSAGES,
-        [PEEK_RESPONSES] = PEEK_FIELD_INPUT,
-        [PEEK_OTHER] = PEEK_FIELD_INPUT,
+        [PEEK_CHAT] = PEEK_FIELD_MESSAGES,      [PEEK_COMPLETIONS] = PEEK_FIELD_PROMPT,
+        [PEEK_INTERACTIVE] = PEEK_FIELD_PROMPT, [PEEK_MESSAGES] = PEEK_FIELD_MESSAGES,
+        [PEEK_RESPONSES] = PEEK_FIELD_INPUT,    [PEEK_OTHER] = PEEK_FIELD_INPUT,
     };
     s->lex = (struct peek_scan){body.data, body.data + body.len, body.data, error};
     s->objects = s->seen = s->message_seen = 0;

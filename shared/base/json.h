@@ -72,9 +72,9 @@ void json_put_int(struct json_writer *w, int64_t value);
 void json_put_uint(struct json_writer *w, uint64_t value);
 void json_put_double(struct json_writer *w,
                      double value); // shortest that reads back; null if not finite
-void json_put_str(struct json_writer *w, struct str value);   // invalid UTF-8 becomes U+FFFD
-void json_put_text(struct json_writer *w, const char *value); // NULL writes null
-void json_put_raw(struct json_writer *w, struct str json);    // already JSON
+void json_put_str(struct json_writer *w, struct str value);       // invalid UTF-8 becomes U+FFFD
+void json_put_text(struct json_writer *w, const char *value);     // NULL writes null
+void json_put_raw(struct json_writer *w, struct str json);        // already JSON
 void json_put_value(struct json_writer *w, const struct json *v); // a part of a tree, compactly
 
 /* key + value in one call, for flat objects */

@@ -14,6 +14,9 @@ ASK = [{"role": "user", "content": "Name three colours."}]
 COLOURS = {"type": "object", "properties": {"colours": {"type": "array", "items": {"enum": ["red", "green"]},
                                                         "minItems": 1, "maxItems": 2}},
            "required": ["colours"], "additionalProperties": False}
+CITY = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"],
+        "additionalProperties": False}
+WEATHER = [{"role": "user", "content": "What is the weather in Paris?"}]
 DRAWS = {"temperature": 0}
 
 
@@ -77,6 +80,23 @@ def test_a_response_with_a_schema(client):
     assert answer.text.format.name == "n"
 
 
+def test_a_response_with_a_call_and_what_it_gave(client):
+    tools = [{"type": "function", "name": "weather", "description": "Of a city.", "parameters": CITY, "strict": True}]
+    asked = {"model": MODEL, "tools": tools, "max_output_tokens": 80, "parallel_tool_calls": False, **DRAWS}
+    first = client.responses.create(input=WEATHER, tool_choice="required", **asked)
+    (call,) = first.output
+    assert call.type == "function_call" and call.name == "weather" and call.status == "completed"
+    assert set(json.loads(call.arguments)) == {"city"}
+    with client.responses.stream(input=WEATHER, tool_choice="required", **asked) as stream:
+        events = list(stream)
+    deltas = [e.delta for e in events if e.type == "response.function_call_arguments.delta"]
+    assert "".join(deltas) == call.arguments and len(deltas) > 1
+    assert events[-1].response.output[0].arguments == call.arguments
+    items = [*WEATHER, call.model_dump(), {"type": "function_call_output", "call_id": call.call_id, "output": "Rain."}]
+    second = client.responses.create(input=items, tool_choice="none", **{**asked, "max_output_tokens": 5})
+    assert second.output_text
+
+
 @pytest.mark.parametrize("fields, param", [
     ({"previous_response_id": "resp_1"}, "previous_response_id"),
     ({"background": True}, "background"),
@@ -112,6 +132,22 @@ def test_a_message_as_a_stream(claude):
         final = stream.get_final_message()
     assert text == final.content[0].text == whole.content[0].text
     assert final.stop_reason == "max_tokens" and final.usage.output_tokens == 12
+
+
+def test_a_message_with_a_call_and_what_it_gave(claude):
+    asked = {"model": MODEL, "max_tokens": 80, "tools": [{"name": "weather", "input_schema": CITY}], "extra_body": DRAWS}
+    choice = {"type": "tool", "name": "weather", "disable_parallel_tool_use": True}
+    first = claude.messages.create(messages=WEATHER, tool_choice=choice, **asked)
+    (call,) = first.content
+    assert call.type == "tool_use" and call.name == "weather" and set(call.input) == {"city"}
+    assert first.stop_reason == "tool_use"
+    with claude.messages.stream(messages=WEATHER, tool_choice=choice, **asked) as stream:
+        final = stream.get_final_message()
+    assert final.content[0].input == call.input and final.stop_reason == "tool_use"
+    turns = [*WEATHER, {"role": "assistant", "content": [call.model_dump()]},
+             {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "Rain."}]}]
+    second = claude.messages.create(messages=turns, tool_choice={"type": "none"}, **{**asked, "max_tokens": 5})
+    assert second.content[0].type == "text"
 
 
 def test_messages_stop_at_their_sequences(claude):
