@@ -51,9 +51,8 @@ static const struct option options[] = {
      .help = "keys of which requests must show one (Authorization: Bearer, or x-api-key); by "
              "default none is needed",
      .many = true, .secret = true},
-    {"api-key-file", OPTION_STRING, FIELD(api_key_file), .arg = "FILE", .group = "Server",
-     .help = "more of them, one a line or in the proxy's JSON; read again on SIGHUP",
-     .aliases = "api-keys-file"},
+    {"disable-fastapi-docs", OPTION_FLAG, FIELD(disable_fastapi_docs), .group = "Server",
+     .help = "don't serve the API's description: /, /redoc and /openapi.json"},
     {"log-level", OPTION_STRING, FIELD(log_level), .def = "info", .arg = "LEVEL", .group = "Server",
      .help = "error, warn, info, debug or trace; LMDeploy's names work too"},
     {"max-log-len", OPTION_INT, FIELD(max_log_len), .def = "-1", .min = -1, .max = 1e12,

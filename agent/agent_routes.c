@@ -6,6 +6,7 @@
 #include "agent/interactive.h"
 #include "agent/interactive_request.h"
 #include "agent/text_exchange.h"
+#include "shared/api/api_pages.h"
 #include "shared/base/check.h"
 #include "shared/base/json.h"
 #include "shared/net/api_error.h"
@@ -296,41 +297,37 @@ static void get_metrics(struct http_exchange *x, struct str param, void *arg)
     buf_deinit(&body);
 }
 
-/* ---- operators ---- */
+/* ---- what the API is ---- */
 
-static void post_abort(struct http_exchange *x, struct str param, void *arg)
+static bool has_key(const struct option_list *keys, const struct http_request *r)
 {
-    (void)param;
-    abort_request_handle(arg, x);
+    struct str given = peer_bearer_token(r);
+    bool found = false;
+    for (size_t i = 0; given.data && i < keys->count; i++)
+        found |= peer_secret_equals(given, str_of(keys->items[i])); // all, whichever it is
+    return found;
 }
 
-/* Without keys any page that a browser of this network shows could ask for it. */
-static bool is_from_page(const struct http_request *r)
-{
-    return http_headers_get(&r->headers, "origin").data ||
-           http_headers_get(&r->headers, "sec-fetch-site").data;
-}
-
-static void terminate(struct http_exchange *x, struct str param, void *arg)
+/* Strangers to a server with keys don't hear the model's name. */
+static void get_openapi(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
-    struct agent *a = arg;
-    struct api_error e = {0};
-    if (!a->config->allow_terminate_by_client) { // LMDeploy's words
-        api_error_set(&e, 400, NULL, NULL,
-                      "The server can not be terminated. Please add --allow-terminate-by-client "
-                      "when start the server.");
-        api_error_respond(x, &e);
-    } else if (!a->guard.is_required && is_from_page(http_exchange_request(x))) {
-        api_error_set(&e, 403, "browser_refused", NULL,
-                      "A page in a browser may end this server only if it has API keys.");
-        api_error_respond(x, &e);
-    } else if (a->service.phase == SERVICE_LOADING) {
-        completion_refuse(&a->service, x);
-    } else {
-        http_respond(x, 200, NULL, STR(""));
-        agent_terminate(a);
-    }
+    const struct agent *a = arg;
+    const struct option_list *keys = &a->config->api_keys;
+    bool is_known = keys->count == 0 || has_key(keys, http_exchange_request(x));
+    struct api_openapi_options options = {
+        .daemon = API_AGENT,
+        .model = is_known ? str_of(a->config->model_name) : (struct str){0},
+        .needs_key = keys->count > 0,
+    };
+    api_pages_openapi(x, &options);
+}
+
+static void get_reference(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    (void)arg;
+    api_pages_reference(x, API_AGENT);
 }
 
 static const struct http_route routes[] = {
@@ -358,6 +355,10 @@ static const struct http_route routes[] = {
     {"GET", "/metrics", get_metrics},
     {"GET", "/chat", web_pages_handle},
     {"GET", "/web/{file}", web_pages_handle},
+    {"GET", "/", api_pages_explorer}, // from here on API_PAGES_ROUTES
+    {"GET", "/explorer/{file}", api_pages_explorer},
+    {"GET", "/redoc", get_reference},
+    {"GET", "/openapi.json", get_openapi},
 };
 
 /* ---- who may ask ---- */
@@ -368,7 +369,7 @@ static bool is_open(struct str path)
 {
     return str_equal(path, STR("/health")) || str_equal(path, STR("/ready")) ||
            str_equal(path, STR("/metrics")) || str_starts_with(path, STR("/lm/")) ||
-           web_pages_have(path);
+           web_pages_have(path) || api_pages_have(path);
 }
 
 /* Routes whose handler asks for a dispatch itself. */
@@ -400,6 +401,7 @@ void agent_routes_init(struct http_router *router, struct agent *a)
 {
     router->routes = routes;
     router->count = ARRAY_LEN(routes);
+    if (a->config->disable_fastapi_docs) router->count -= API_PAGES_ROUTES;
     router->admit = admit;
     router->arg = a;
 }

@@ -4,7 +4,6 @@
 #include "agent/request_field.h"
 #include "shared/base/check.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,10 +12,11 @@
 
 static int parse_lengths(const struct json *body, struct chat_request *r, struct api_error *e)
 {
-    struct field_range range = {r->kind == COMPLETION_CHAT ? 1 : 0, INT_MAX, NULL, NULL};
+    const struct field_range *range =
+        r->kind == COMPLETION_CHAT ? &field_range_positive : &field_range_count;
     int64_t max_tokens = -1;
-    if (field_integer(body, "max_tokens", &range, &max_tokens, e) != 0 ||
-        field_integer(body, "max_completion_tokens", &range, &max_tokens, e) != 0) {
+    if (field_integer(body, "max_tokens", range, &max_tokens, e) != 0 ||
+        field_integer(body, "max_completion_tokens", range, &max_tokens, e) != 0) {
         return -1;
     }
     if (max_tokens < 0 && r->kind == COMPLETION_TEXT) max_tokens = 16;
@@ -27,10 +27,9 @@ static int parse_lengths(const struct json *body, struct chat_request *r, struct
 
 static int parse_chat_logprobs(const struct json *body, struct chat_request *r, struct api_error *e)
 {
-    static const struct field_range top_range = {0, 20, NULL, NULL};
     int64_t top = 0;
     if (field_bool(body, "logprobs", &r->logprobs, e) != 0 ||
-        field_integer(body, "top_logprobs", &top_range, &top, e) != 0) {
+        field_integer(body, "top_logprobs", &field_range_top_logprobs, &top, e) != 0) {
         return -1;
     }
     if (top > 0 && !r->logprobs) {
@@ -45,11 +44,10 @@ static int parse_chat_logprobs(const struct json *body, struct chat_request *r, 
 /* A number: 0 asks for the chosen tokens only. false (LMDeploy's clients) asks for none. */
 static int parse_text_logprobs(const struct json *body, struct chat_request *r, struct api_error *e)
 {
-    static const struct field_range range = {0, 5, NULL, NULL};
     const struct json *logprobs = json_get_set(body, "logprobs");
     int64_t top = 0;
     if (!logprobs || (json_type(logprobs) == JSON_BOOL && !json_is_true(logprobs))) return 0;
-    if (field_integer(body, "logprobs", &range, &top, e) != 0) return -1;
+    if (field_integer(body, "logprobs", &field_range_text_logprobs, &top, e) != 0) return -1;
     r->logprobs = true;
     r->top_logprobs = (int)top;
     return 0;
@@ -57,9 +55,8 @@ static int parse_text_logprobs(const struct json *body, struct chat_request *r, 
 
 static int parse_best_of(const struct json *body, struct chat_request *r, struct api_error *e)
 {
-    static const struct field_range range = {0, 20, NULL, NULL};
     int64_t best_of = 0; // as absent
-    if (field_integer(body, "best_of", &range, &best_of, e) != 0) return -1;
+    if (field_integer(body, "best_of", &field_range_best_of, &best_of, e) != 0) return -1;
     r->candidates = best_of > 0 ? (int)best_of : r->n;
     if (r->candidates < r->n) {
         return api_error_set(e, 400, "invalid_value", "best_of",
@@ -77,10 +74,8 @@ static int parse_best_of(const struct json *body, struct chat_request *r, struct
 static int parse_choices(const struct json *body, struct chat_request *r,
                          const struct request_limits *limits, struct api_error *e)
 {
-    static const struct field_range n_range = {1, CHOICES_MAX, "must be a positive int.",
-                                               "exceeds the maximum supported choices (128)."};
     int64_t n = 1;
-    if (field_integer(body, "n", &n_range, &n, e) != 0) return -1;
+    if (field_integer(body, "n", &field_range_n, &n, e) != 0) return -1;
     r->n = r->candidates = (int)n;
     if (r->kind == COMPLETION_CHAT) {
         if (parse_chat_logprobs(body, r, e) != 0) return -1;
@@ -138,9 +133,8 @@ static int refuse_modalities(const struct json *body, struct api_error *e)
 
 static int parse_session(const struct json *body, struct chat_request *r, struct api_error *e)
 {
-    static const struct field_range session_range = {-1, 9007199254740991.0, NULL, NULL};
     r->session_id = -1;
-    return field_integer(body, "session_id", &session_range, &r->session_id, e);
+    return field_integer(body, "session_id", &field_range_session_id, &r->session_id, e);
 }
 
 static int refuse_unbuilt(const struct json *body, enum completion_kind kind, struct api_error *e)

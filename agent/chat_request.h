@@ -19,8 +19,8 @@
 
 enum completion_kind { COMPLETION_CHAT, COMPLETION_TEXT };
 
-#define PROMPTS_MAX 128 // in one completions request
-#define CHOICES_MAX 128 // n
+#define PROMPTS_MAX FIELD_PROMPTS_MAX // in one completions request
+#define CHOICES_MAX FIELD_CHOICES_MAX // n
 
 /* What a request is checked against. */
 struct request_limits {

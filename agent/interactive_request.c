@@ -5,8 +5,6 @@
 #include "shared/base/check.h"
 #include "shared/base/json_cursor.h"
 
-#include <float.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,18 +13,15 @@
 static int parse_fields(const struct json *body, int vocab_size, struct interactive_request *r,
                         struct api_error *e)
 {
-    static const struct field_range range = {0, INT_MAX, NULL, NULL};
-    static const struct field_range top_p_range = {FLT_MIN, 1, "must be in (0, 1].",
-                                                   "must be in (0, 1]."}; // OpenAI's routes take 0
     struct sampling_params *sampling = &r->fields.sampling;
     sampling->temperature = 0.8f; // LMDeploy's
     sampling->top_p = 0.8f;
     sampling->top_k = 40;
     int64_t max_tokens = -1;
     double top_p = 0;
-    if (field_number(body, "top_p", &top_p_range, &top_p, e) != 0 ||
+    if (field_number(body, "top_p", &field_range_top_p_positive, &top_p, e) != 0 ||
         sampling_fields_parse(&r->fields, body, vocab_size, e) != 0 ||
-        field_integer(body, "request_output_len", &range, &max_tokens, e) != 0) {
+        field_integer(body, "request_output_len", &field_range_count, &max_tokens, e) != 0) {
         return -1;
     }
     r->wants_nothing = max_tokens == 0;
@@ -39,15 +34,12 @@ static int parse_fields(const struct json *body, int vocab_size, struct interact
 static int parse_session(const struct json *body, struct interactive_request *r,
                          struct api_error *e)
 {
-    static const struct field_range id_range = {-1, (double)SESSION_ID_MAX, NULL, NULL};
-    static const struct field_range fork_range = {0, (double)SESSION_ID_MAX, NULL, NULL};
-    static const struct field_range rewind_range = {0, INT_MAX, NULL, NULL};
     r->session_id = r->fork_of = r->rewind_to = -1;
-    if (field_integer(body, "session_id", &id_range, &r->session_id, e) != 0 ||
+    if (field_integer(body, "session_id", &field_range_session_id, &r->session_id, e) != 0 ||
         field_bool(body, "cancel", &r->cancel, e) != 0 ||
         field_bool(body, "interactive_mode", &r->interactive_mode, e) != 0 ||
-        field_integer(body, "fork_of", &fork_range, &r->fork_of, e) != 0 ||
-        field_integer(body, "rewind_to", &rewind_range, &r->rewind_to, e) != 0) {
+        field_integer(body, "fork_of", &field_range_named_session, &r->fork_of, e) != 0 ||
+        field_integer(body, "rewind_to", &field_range_count, &r->rewind_to, e) != 0) {
         return -1;
     }
     if (r->fork_of >= 0 && r->fork_of == r->session_id) {

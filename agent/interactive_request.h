@@ -13,7 +13,7 @@
 #include "shared/base/str.h"
 #include "shared/net/api_error.h"
 
-#define SESSION_ID_MAX INT64_C(9007199254740991) // 2^53 - 1: exact in any JSON reader
+#define SESSION_ID_MAX FIELD_SESSION_ID_MAX
 
 struct interactive_request {
     struct json *document; // owned; stop strings point into it

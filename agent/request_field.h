@@ -9,16 +9,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "shared/api/field_range.h"
 #include "shared/base/json.h"
 #include "shared/base/str.h"
 #include "shared/net/api_error.h"
-
-/* Bounds, inclusive. `rule` replaces OpenAI's sentence by LMDeploy's where it has one:
- * "The temperature `3.0` <rule>". */
-struct field_range {
-    double min, max;
-    const char *rule_below, *rule_above; // NULL: OpenAI's text
-};
 
 FALLIBLE int field_number(const struct json *object, const char *name,
                           const struct field_range *range, double *value, struct api_error *e);

@@ -42,21 +42,16 @@ static int parse_int(const struct json *body, const char *name, const struct fie
     return 0;
 }
 
+_Static_assert(FIELD_LOGIT_BIAS_MAX == LOGIT_BIAS_MAX, "the API promises what the engine takes");
+
 /* ---- how tokens are drawn ---- */
 
 static int parse_filters(struct sampling_params *s, const struct json *body, struct api_error *e)
 {
-    static const struct field_range temperature_range = {0, 2, "must be in [0, 2]",
-                                                         "must be in [0, 2]"};
-    static const struct field_range top_p_range = {0, 1, "must be in (0, 1].",
-                                                   "must be in (0, 1]."};
-    static const struct field_range top_k_range = {0, INT_MAX, "cannot be a negative integer.",
-                                                   NULL};
-    static const struct field_range min_p_range = {0, 1, NULL, NULL};
-    if (parse_float(body, "temperature", &temperature_range, &s->temperature, e) != 0 ||
-        parse_float(body, "top_p", &top_p_range, &s->top_p, e) != 0 ||
-        parse_int(body, "top_k", &top_k_range, &s->top_k, e) != 0 ||
-        parse_float(body, "min_p", &min_p_range, &s->min_p, e) != 0) {
+    if (parse_float(body, "temperature", &field_range_temperature, &s->temperature, e) != 0 ||
+        parse_float(body, "top_p", &field_range_top_p, &s->top_p, e) != 0 ||
+        parse_int(body, "top_k", &field_range_top_k, &s->top_k, e) != 0 ||
+        parse_float(body, "min_p", &field_range_share, &s->min_p, e) != 0) {
         return -1;
     }
     // OpenAI allows 0, which means the most likely token only; the engine wants a positive share.
@@ -66,13 +61,13 @@ static int parse_filters(struct sampling_params *s, const struct json *body, str
 
 static int parse_penalties(struct sampling_params *s, const struct json *body, struct api_error *e)
 {
-    static const struct field_range penalty_range = {-2, 2, NULL, NULL};
-    static const struct field_range repetition_range = {0.01, 100, NULL, NULL};
-    if (parse_float(body, "presence_penalty", &penalty_range, &s->presence_penalty, e) != 0 ||
-        parse_float(body, "frequency_penalty", &penalty_range, &s->frequency_penalty, e) != 0) {
+    if (parse_float(body, "presence_penalty", &field_range_penalty, &s->presence_penalty, e) != 0 ||
+        parse_float(body, "frequency_penalty", &field_range_penalty, &s->frequency_penalty, e) !=
+            0) {
         return -1;
     }
-    return parse_float(body, "repetition_penalty", &repetition_range, &s->repetition_penalty, e);
+    return parse_float(body, "repetition_penalty", &field_range_repetition_penalty,
+                       &s->repetition_penalty, e);
 }
 
 /* A member of logit_bias: its name is the token. */
@@ -101,7 +96,6 @@ static int parse_bias_token(const struct json *v, int vocab_size, int32_t *token
 static int parse_bias(struct sampling_fields *f, const struct json *body, int vocab_size,
                       struct api_error *e)
 {
-    static const struct field_range bias_range = {-100, 100, NULL, NULL};
     const struct json *object;
     if (field_typed(body, "logit_bias", JSON_OBJECT, &object, e) != 0) return -1;
     size_t count = json_len(object);
@@ -118,7 +112,7 @@ static int parse_bias(struct sampling_fields *f, const struct json *body, int vo
         struct logit_bias *bias = &f->bias[f->sampling.bias_count++];
         double value = 0;
         if (parse_bias_token(v, vocab_size, &bias->token, e) != 0) return -1;
-        if (field_number(object, json_name(v), &bias_range, &value, e) != 0) {
+        if (field_number(object, json_name(v), &field_range_logit_bias, &value, e) != 0) {
             snprintf(e->param, sizeof e->param, "logit_bias.%d", bias->token);
             return -1;
         }
@@ -203,18 +197,16 @@ static int parse_stop_ids(struct sampling_fields *f, const struct json *body, in
 int sampling_fields_parse(struct sampling_fields *f, const struct json *body, int vocab_size,
                           struct api_error *e)
 {
-    static const struct field_range min_tokens_range = {0, INT_MAX, NULL, NULL};
-    static const struct field_range priority_range = {INT_MIN, INT_MAX, NULL, NULL};
     bool keep_stop_text = false;
     if (parse_filters(&f->sampling, body, e) != 0 || parse_penalties(&f->sampling, body, e) != 0 ||
         parse_bias(f, body, vocab_size, e) != 0 ||
         field_seed(body, "seed", &f->sampling.seed, &f->has_seed, e) != 0 ||
-        parse_int(body, "min_new_tokens", &min_tokens_range, &f->min_tokens, e) != 0 ||
+        parse_int(body, "min_new_tokens", &field_range_count, &f->min_tokens, e) != 0 ||
         parse_stop(f, body, e) != 0 || parse_stop_ids(f, body, vocab_size, e) != 0 ||
         field_bool(body, "ignore_eos", &f->ignore_eos, e) != 0 ||
         field_bool(body, "skip_special_tokens", &f->skip_special, e) != 0 ||
         field_bool(body, "include_stop_str_in_output", &keep_stop_text, e) != 0 ||
-        parse_int(body, "priority", &priority_range, &f->priority, e) != 0) {
+        parse_int(body, "priority", &field_range_priority, &f->priority, e) != 0) {
         return -1;
     }
     return keep_stop_text ? field_unsupported_error(e, "include_stop_str_in_output") : 0;

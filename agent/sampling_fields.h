@@ -4,12 +4,13 @@
 #define LM_AGENT_SAMPLING_FIELDS_H
 
 #include "engine/engine.h"
+#include "shared/api/field_range.h"
 #include "shared/base/json.h"
 #include "shared/net/api_error.h"
 
-#define REQUEST_STOPS_MAX    32   // OpenAI: 4; LMDeploy: no limit
-#define REQUEST_STOP_IDS_MAX 128  // vLLM's extra
-#define STOP_BYTES_MAX       1024 // of one stop string: what the engine may have to hold back
+#define REQUEST_STOPS_MAX    FIELD_STOPS_MAX
+#define REQUEST_STOP_IDS_MAX FIELD_STOP_IDS_MAX
+#define STOP_BYTES_MAX       FIELD_STOP_BYTES_MAX // what the engine may have to hold back
 
 struct sampling_fields {
     struct sampling_params sampling; // its bias is `bias`

@@ -26,7 +26,7 @@ struct proxy_config {
     int64_t drain_timeout_s, drain_delay_s;
     struct option_list allow_origins, allow_methods, allow_headers;
     bool allow_credentials;
-    struct tls_settings tls; // complete
+    bool disable_fastapi_docs;
     // Fleet
     char *redis_url;
     char *join_key;

@@ -9,6 +9,7 @@
 #include "proxy/proxy_status.h"
 #include "proxy/registry_embedded.h"
 #include "proxy/session_routes.h"
+#include "shared/api/api_pages.h"
 #include "shared/base/check.h"
 #include "shared/base/json.h"
 #include "shared/web/web_pages.h"
@@ -41,6 +42,28 @@ static void get_ready(struct http_exchange *x, struct str param, void *arg)
     (void)param;
     struct worker *w = arg;
     respond_status(x, w, proxy_phase(w->proxy) == PROXY_READY);
+}
+
+/* Examples name a model that can be asked; not to strangers where clients need keys. */
+static void get_openapi(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct worker *w = arg;
+    const struct fleet *fleet = worker_fleet(w);
+    bool needs_key = w->proxy->keys.required;
+    struct api_openapi_options options = {
+        .daemon = API_PROXY,
+        .model = !needs_key && fleet->model_count > 0 ? fleet->models[0].name : (struct str){0},
+        .needs_key = needs_key,
+    };
+    api_pages_openapi(x, &options);
+}
+
+static void get_reference(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    (void)arg;
+    api_pages_reference(x, API_PROXY);
 }
 
 static const struct http_route routes[] = {
@@ -77,6 +100,10 @@ static const struct http_route routes[] = {
     {"POST", "/nodes/terminate", admin_terminate},
     {"POST", "/nodes/terminate_all", admin_terminate_all},
     {"GET", "/nodes/terminate_all", admin_terminate_all}, // LMDeploy's
+    {"GET", "/", api_pages_explorer},                     // from here on API_PAGES_ROUTES
+    {"GET", "/explorer/{file}", api_pages_explorer},
+    {"GET", "/redoc", get_reference},
+    {"GET", "/openapi.json", get_openapi},
 };
 
 static const struct http_route admin_routes[] = {
@@ -99,6 +126,7 @@ void proxy_routes_init(struct http_router *router, struct worker *w)
     const struct proxy *p = w->proxy;
     router->routes = routes;
     router->count = ARRAY_LEN(routes);
+    if (p->config->disable_fastapi_docs) router->count -= API_PAGES_ROUTES;
     router->arg = w;
     router->cors = (struct http_cors){
         .origins = p->cors_origins[0] ? p->cors_origins : NULL,

@@ -25,10 +25,11 @@ ARROWS = {
     "shared/base/": ["shared/base/"],
     "shared/net/": ["shared/net/", "shared/base/"],
     "shared/web/": ["shared/web/", "shared/net/", "shared/base/"],
+    "shared/api/": ["shared/api/", "shared/web/", "shared/net/", "shared/base/"],
     "kernels/": ["kernels/", "shared/base/"],
     "engine/": ["engine/", "shared/base/"] + KERNEL_LINE,
-    "agent/": ["agent/", "engine/", "shared/web/", "shared/net/", "shared/base/"],
-    "proxy/": ["proxy/", "shared/web/", "shared/net/", "shared/base/"],
+    "agent/": ["agent/", "engine/", "shared/api/", "shared/web/", "shared/net/", "shared/base/"],
+    "proxy/": ["proxy/", "shared/api/", "shared/web/", "shared/net/", "shared/base/"],
     "client/": ["client/", "shared/net/", "shared/base/"],
     "tests/": ["tests/", "agent/", "proxy/", "client/", "engine/", "kernels/", "shared/"],
 }
