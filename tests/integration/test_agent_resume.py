@@ -67,8 +67,11 @@ def add(total, part):
         total = total or {}
         return {key: add(total.get(key), part.get(key)) for key in {**total, **part}}
     if isinstance(part, list):
-        if part and isinstance(part[0], dict) and "index" in part[0]:  # choices
-            return [add(total[0] if total else None, part[0])]
+        if part and isinstance(part[0], dict) and "index" in part[0]:  # choices, calls
+            known = {item["index"]: item for item in total or []}
+            for item in part:
+                known[item["index"]] = {**add(known.get(item["index"]), item), "index": item["index"]}
+            return list(known.values())
         return (total or []) + part
     return part if total is None or part is None and not total else total if part is None else total + part
 
@@ -153,6 +156,8 @@ PENALTIES = {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_pena
 STOPS = ["tricate dancing", "lies into", "dance of light and c"]  # two are only begun
 CAT = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}, "legs": {"type": "integer", "maximum": 9},
                                          "kin": {"enum": ["lion", "lynx"]}}, "required": ["name", "legs", "kin"]}
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": {
+    "type": "object", "required": ["n"], "properties": {"n": {"enum": [1, 2, 33]}}}}} for name in ("add", "half")]
 CASES = {
     "greedy": (CHAT, chat("Why is the sky blue?", **USAGE)),
     "drawn": (CHAT, chat("Tell me a story.", temperature=1.0)),
@@ -168,6 +173,9 @@ CASES = {
     "token ids": (CHAT, chat("Why is the sky blue?", return_token_ids=True, **SEEDED)),
     "schema to its stop": (CHAT, chat("Describe a cat.", max_tokens=80, **SEEDED, response_format={
         "type": "json_schema", "json_schema": {"name": "cat", "schema": CAT}})),
+    "calls": (CHAT, chat("What is 2 + 3?", max_tokens=36, tools=TOOLS, tool_choice="required", **USAGE)),
+    "a call to its stop": (CHAT, chat("What is 2 + 3?", max_tokens=60, **SEEDED, tools=TOOLS, return_token_ids=True,
+                                      tool_choice={"type": "function", "function": {"name": "add"}})),
     "text": (TEXT, prompt("Once upon a time", **USAGE)),
     "text seeded": (TEXT, prompt("Once upon a time", **SEEDED, stop=["\n"], return_token_ids=True)),
     "text logprobs": (TEXT, prompt("Once upon a time", logprobs=2, **SEEDED, **USAGE)),
