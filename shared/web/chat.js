@@ -165,7 +165,9 @@ function errorOf(error) {
 function onChange(run) {
   run.drawing ??= requestAnimationFrame(() => {
     run.drawing = undefined;
-    if (current === run.conversation) showThread();
+    if (current !== run.conversation) return;
+    showThread();
+    if (current.kind === "session") showControls(); // it has got its number
   });
   if (Date.now() - run.savedAt > SAVE_EVERY_MS) {
     run.savedAt = Date.now();
@@ -437,7 +439,8 @@ onKeyWanted(async (why) => {
   return given;
 });
 connect();
+const wanted = location.hash.slice(1);
 startNew();
-if (location.hash) openConversation(location.hash.slice(1));
+if (wanted) openConversation(wanted);
 await loadModels();
 showLinks();

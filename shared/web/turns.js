@@ -41,6 +41,14 @@ function history(conversation, upTo) {
   return conversation.system?.trim() ? [{ role: "system", content: conversation.system }, ...told] : told;
 }
 
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new ApiError(0, "The server sent something that is not JSON.");
+  }
+}
+
 // ---- time ----
 
 class Clock {
@@ -92,6 +100,18 @@ function takeDelta(message, delta, clock) {
   if (Array.isArray(delta.tool_calls)) takeToolCalls(message, delta.tool_calls, clock);
 }
 
+// A chunk of a stream, or a whole answer: they differ in the name of the member that holds the text.
+function takeChunk(message, chunk, clock) {
+  if (chunk.error) throw new ApiError(0, chunk.error.message ?? "The server gave up.", chunk.error.code);
+  const choice = chunk.choices?.[0];
+  const delta = choice?.delta ?? choice?.message;
+  if (delta) takeDelta(message, delta, clock);
+  if (choice?.finish_reason) message.finish = choice.finish_reason;
+  if (!chunk.usage) return;
+  const { completion_tokens, prompt_tokens, prompt_tokens_details } = chunk.usage;
+  message.stats = clock.stats(completion_tokens, prompt_tokens, prompt_tokens_details?.cached_tokens ?? 0);
+}
+
 export async function runChat(conversation, message, settings, signal, changed) {
   const at = conversation.messages.indexOf(message);
   const clock = new Clock();
@@ -104,21 +124,15 @@ export async function runChat(conversation, message, settings, signal, changed) 
       ...extraFields(settings),
     },
   });
+  // A server may answer in one piece although a stream was asked for.
+  const isStream = !/^application\/json/.test(response.headers.get("content-type") ?? "");
   let done = false;
-  for await (const data of events(response)) {
+  for await (const data of isStream ? events(response) : [await response.text()]) {
     if (data === "[DONE]") {
       done = true;
       break;
     }
-    const chunk = JSON.parse(data);
-    if (chunk.error) throw new ApiError(0, chunk.error.message ?? "The server gave up.", chunk.error.code);
-    const choice = chunk.choices?.[0];
-    if (choice?.delta) takeDelta(message, choice.delta, clock);
-    if (choice?.finish_reason) message.finish = choice.finish_reason;
-    if (chunk.usage) {
-      const { completion_tokens, prompt_tokens, prompt_tokens_details } = chunk.usage;
-      message.stats = clock.stats(completion_tokens, prompt_tokens, prompt_tokens_details?.cached_tokens ?? 0);
-    }
+    takeChunk(message, parsed(data), clock);
     changed();
   }
   if (!done && !message.finish) throw new ApiError(0, "The answer was cut off: the connection was lost.");
@@ -221,9 +235,10 @@ export async function runSession(conversation, message, settings, signal, change
   takeSessionHead(conversation, message, response, continues && (at > 1 || conversation.unseen) && conversation.rewindTo !== 0);
   delete conversation.forkOf;
   delete conversation.rewindTo;
+  changed();
   for await (const line of lines(response)) {
     if (!line.trim()) continue;
-    const part = JSON.parse(line);
+    const part = parsed(line);
     if (part.text) {
       message.content += part.text;
       clock.token();

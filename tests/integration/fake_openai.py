@@ -16,6 +16,7 @@ class FakeOpenai:
         self.nodes = nodes  # what GET /nodes/status answers; None: 404, as an agent
         self.api_key = api_key
         self.requests = []
+        self.deltas = []
         self.client_left = threading.Event()  # a stream's client closed its connection
         fake = self
 
@@ -234,6 +235,14 @@ class FakeHandler(BaseHTTPRequestHandler):
     def script_garbage(self, body):
         self.begin_stream()
         self.send("data: {not json\n\n")
+        self.end_stream()
+
+    def script_deltas(self, body):
+        """What the test has put into `deltas`."""
+        self.begin_stream()
+        for delta in self.server_state.deltas:
+            self.send("data: " + json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}) + "\n\n")
+        self.send_text("", "stop")
         self.end_stream()
 
     def script_escape(self, body):
