@@ -5,6 +5,10 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define COMPILE_NICE 10 // a tenth of a core that others want
 
 struct cache_entry {
     enum grammar_kind kind;
@@ -82,6 +86,33 @@ static struct grammar *take_known(struct grammar_cache *c, enum grammar_kind kin
     return grammar_ref(e->grammar);
 }
 
+struct compile_job {
+    enum grammar_kind kind;
+    struct str source;
+    const struct grammar_vocab *vocab;
+    struct grammar **out;
+    struct error *err;
+    int rc;
+};
+
+static void *compile_main(void *arg)
+{
+    struct compile_job *job = arg;
+    setpriority(PRIO_PROCESS, (id_t)gettid(), COMPILE_NICE); // of the thread, on Linux
+    job->rc = grammar_compile(job->kind, job->source, job->vocab, job->out, job->err);
+    return NULL;
+}
+
+/* On a thread of its own, which gives way to those that answer: a thread can't have its priority back. */
+static int compile_aside(struct compile_job *job)
+{
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, compile_main, job) != 0)
+        return grammar_compile(job->kind, job->source, job->vocab, job->out, job->err);
+    pthread_join(thread, NULL);
+    return job->rc;
+}
+
 int grammar_cache_get(struct grammar_cache *c, enum grammar_kind kind, struct str source,
                       struct grammar **out, struct error *err)
 {
@@ -90,7 +121,7 @@ int grammar_cache_get(struct grammar_cache *c, enum grammar_kind kind, struct st
     *out = take_known(c, kind, source);
     pthread_mutex_unlock(&c->lock);
     if (*out) return 0;
-    int rc = grammar_compile(kind, source, c->vocab, out, err);
+    int rc = compile_aside(&(struct compile_job){kind, source, c->vocab, out, err, 0});
     if (rc < 0) return rc;
     pthread_mutex_lock(&c->lock);
     if (!find(c, kind, source)) add(c, kind, source, *out); // or another thread was faster

@@ -1,5 +1,6 @@
 /* grammar_cache.h - the grammars that were asked for last, compiled. Any thread; a grammar is compiled
- * on the thread that asks first, without keeping others from theirs. */
+ * while the thread that asks first waits, without keeping others from theirs, and with a low priority:
+ * it takes little from the answers that are being written. */
 #ifndef LM_ENGINE_GRAMMAR_CACHE_H
 #define LM_ENGINE_GRAMMAR_CACHE_H
 

@@ -89,7 +89,8 @@ int bench_prefix(void);
 /* folder: of a model; files: texts to encode. */
 int bench_tokenizer(const struct bench_options *o, const char *folder, const char **files,
                     size_t count);
-/* path: JSON schemas, one in each line. */
+int bench_compile(const struct bench_options *o);
+/* path: JSON schemas, or texts in parts and answers, one in each line. */
 int bench_grammar(const struct bench_options *o, const char *folder, const char *path);
 int bench_perplexity(const struct bench_options *o, const char *path);
 

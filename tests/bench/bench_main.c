@@ -77,7 +77,7 @@ static const struct option bench_option_table[] = {
 static const struct config_program bench_program = {
     .name = "lm-bench",
     .usage = "lm-bench [options] engine|cache|kernels|prefix|startup|perplexity FILE|tokenizer "
-             "FOLDER FILE...|grammar FOLDER FILE|proxy|load URL|soak [URL]",
+             "FOLDER FILE...|grammar FOLDER FILE|compile|proxy|load URL|soak [URL]",
     .summary =
         "Measure the engine, its caches, the kernels, types of KV pages, tokenizers, grammars, a "
         "router's "
@@ -109,7 +109,7 @@ static int run(const struct bench_options *o, const char **args, size_t count)
 {
     if (count == 0)
         return usage("say what to measure: engine, cache, kernels, prefix, startup, perplexity, "
-                     "tokenizer, grammar, proxy, load or soak");
+                     "tokenizer, grammar, compile, proxy, load or soak");
     bool takes_more = !strcmp(args[0], "tokenizer") || !strcmp(args[0], "grammar");
     if (count > 2 && !takes_more) return usage("too many arguments");
     if (!strcmp(args[0], "kernels")) return bench_kernels((int)o->threads, o->isa);
@@ -131,14 +131,16 @@ static int run(const struct bench_options *o, const char **args, size_t count)
         return count == 2 ? bench_load(o, args[1])
                           : usage("load wants the URL of an agent or proxy");
     }
-    bool perplexity = !strcmp(args[0], "perplexity"), cache = !strcmp(args[0], "cache");
+    bool perplexity = !strcmp(args[0], "perplexity"), compile = !strcmp(args[0], "compile");
+    bool cache = !strcmp(args[0], "cache");
     if (strcmp(args[0], "engine") != 0 && strcmp(args[0], "startup") != 0 && !perplexity &&
-        !cache) {
+        !cache && !compile) {
         return usage("unknown subject; it is one of engine, cache, kernels, prefix, startup, "
-                     "perplexity, tokenizer, grammar, proxy, load, soak");
+                     "perplexity, tokenizer, grammar, compile, proxy, load, soak");
     }
     if (!o->model) return usage("--model wants a GGUF file");
     if (cache) return bench_cache(o);
+    if (compile) return bench_compile(o);
     if (perplexity) {
         return count == 2 ? bench_perplexity(o, args[1]) : usage("perplexity wants a file of text");
     }
