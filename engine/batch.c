@@ -29,6 +29,7 @@ void batch_deinit(struct batch *b)
     free(b->row);
     free(b->row_info);
     free(b->logprobs);
+    free(b->hidden);
     free(b->blocks);
     kv_moves_deinit(&b->moves);
     *b = (struct batch){0};
@@ -37,7 +38,7 @@ void batch_deinit(struct batch *b)
 void batch_clear(struct batch *b, const struct batch *previous)
 {
     b->tokens = b->sequences = b->rows = b->links = b->scored_rows = 0;
-    b->answers = b->prefill_tokens = 0;
+    b->answers = b->prefill_tokens = b->pooled_rows = 0;
     b->blocks_len = 0;
     kv_moves_clear(&b->moves);
     b->previous = previous;
@@ -58,6 +59,15 @@ static void add_blocks(struct batch *b, const struct block_table *table, int cou
     b->blocks_len += (size_t)count;
 }
 
+static float *hidden_row(struct batch *b, int row)
+{
+    CHECK(b->hidden_len > 0);
+    size_t len = (size_t)b->hidden_len;
+    if (!b->hidden) b->hidden = xcalloc((size_t)b->limits.rows_max * len, sizeof *b->hidden);
+    b->pooled_rows++;
+    return b->hidden + (size_t)row * len;
+}
+
 /* The row of logits after the step's token at `index`. */
 static struct batch_row *add_row(struct batch *b, const struct request *r, int index)
 {
@@ -65,6 +75,7 @@ static struct batch_row *add_row(struct batch *b, const struct request *r, int i
     struct batch_row *row = &b->row_info[b->rows];
     *row = (struct batch_row){.input = {.params = &r->sampling}, .scored = -1};
     if (r->sampling.logprobs > 0) row->logprobs = &b->logprobs[b->rows * LOGPROBS_MAX];
+    if (r->pool != ENGINE_POOL_NONE) row->hidden = hidden_row(b, b->rows);
     b->row[b->rows++] = index;
     return row;
 }
@@ -101,7 +112,7 @@ static void add_scored_rows(struct batch *b, struct batch_entry *e, struct reque
 
 int batch_room(const struct batch *b, const struct request *r)
 {
-    if (!r->prompt_logprobs) return INT_MAX;
+    if (!request_reads_prompt(r)) return INT_MAX;
     int next = r->scored > r->computed ? r->scored : r->computed;
     int rows = b->limits.rows_max - b->limits.sequences_max - b->scored_rows;
     if (r->prompt_count - 1 - next <= rows) return INT_MAX;
@@ -118,7 +129,7 @@ void batch_add(struct batch *b, struct request *r, int count, bool sample)
         .first = b->tokens, .count = count, .past = r->computed, .rope_set = r->rope_set};
     *e = (struct batch_entry){.request = r, .count = count, .row = -1};
     add_blocks(b, &r->table, blocks_for(r->computed + count));
-    if (r->prompt_logprobs) add_scored_rows(b, e, r);
+    if (request_reads_prompt(r)) add_scored_rows(b, e, r);
     for (int i = 0; i < count; i++) {
         int position = r->computed + i;
         if (position < r->count) {
@@ -155,5 +166,6 @@ struct step batch_step(const struct batch *b, const int32_t *ids)
                          .sequences = b->sequences,
                          .sequence = b->sequence,
                          .rows = b->rows,
-                         .row = b->row};
+                         .row = b->row,
+                         .hidden_only = b->pooled_rows == b->rows};
 }

@@ -19,7 +19,7 @@ struct batch_entry {
     int count;               // tokens of this step
     int row;                 // of its sampled token; -1: a prefill that goes on
     int scored_row;          // the first of scored_rows rows, one after the other
-    int scored_rows;         // prompt tokens whose log-probabilities this step gives
+    int scored_rows; // prompt tokens whose log-probabilities, or hidden states, this step gives
 };
 
 /* One row of logits and the token drawn from it, or the prompt token scored by it. */
@@ -27,8 +27,9 @@ struct batch_row {
     struct sampler_input input;     // borrows from the request
     int32_t scored;                 // the prompt's token at input.position; -1: draw one
     struct token_logprob *logprobs; // result [input.params->logprobs], the batch's; NULL: not asked
-    int32_t token;                  // result
-    int status;                     // result: 0, or why this row has none
+    float *hidden; // result [batch.hidden_len], the batch's: nothing is drawn; NULL: not asked
+    int32_t token; // result
+    int status;    // result: 0, or why this row has none
 };
 
 /* Rows beside those of sampled tokens, with which a step scores prompts: each is a row of logits over
@@ -53,6 +54,9 @@ struct batch {
     struct batch_link *link;        // [limits.sequences_max]
     struct token_logprob *logprobs; // [limits.rows_max][LOGPROBS_MAX]
     int scored_rows;
+    int hidden_len;  // set by who uses pooling
+    float *hidden;   // [limits.rows_max][hidden_len]; NULL until a row was pooled
+    int pooled_rows; // those with `hidden`
     int32_t *blocks; // block tables, one after the other
     size_t blocks_len, blocks_cap;
     struct kv_moves moves;        // copies of pages that come before the step

@@ -13,6 +13,7 @@
 #include "engine/grammar_cache.h"
 #include "engine/host_memory.h"
 #include "engine/model_text.h"
+#include "engine/pooling.h"
 #include "engine/rank_cores.h"
 #include "engine/tokenizer.h"
 #include "engine/tp_shard.h"
@@ -43,6 +44,7 @@ struct engine {
     struct chat_template *template;
     struct grammar_cache *grammars;
     struct sampling_params sampling;
+    bool can_pool;
     struct executor *executor;
     struct engine_thread *thread;
 };
@@ -134,9 +136,10 @@ static struct scheduler_limits scheduler_limits(const struct engine_options *o)
 static struct step_limits step_limits(const struct engine_options *o)
 {
     struct scheduler_limits limits = scheduler_limits(o);
-    return (struct step_limits){.tokens_max = scheduler_tokens_max(&limits),
+    int tokens = scheduler_tokens_max(&limits), rows = o->max_batch_size + SCORED_ROWS_MAX;
+    return (struct step_limits){.tokens_max = tokens,
                                 .sequences_max = o->max_batch_size,
-                                .rows_max = o->max_batch_size + SCORED_ROWS_MAX,
+                                .rows_max = rows < tokens ? rows : tokens,
                                 .context_max = o->session_len};
 }
 
@@ -348,6 +351,7 @@ static int start(struct engine *e, const struct engine_parts *parts, struct erro
                    .ranks = e->info.ranks},
         .depth = e->options.pipeline_depth,
         .text = parts->text,
+        .hidden = parts->params->hidden,
         .on_events = e->options.on_events,
         .on_events_arg = e->options.on_events_arg,
     };
@@ -362,6 +366,8 @@ int engine_open_parts(const struct engine_options *options, const struct engine_
     generation_config_init(&e->sampling);
     e->vocab = parts->params->vocab;
     e->rope = parts->rope;
+    e->can_pool = parts->ops->hidden_row != NULL;
+    e->info.hidden_size = parts->params->hidden;
     e->info.rope_by_length = e->rope.original_len > 0;
     e->stop_id_count = parts->stop_id_count;
     if (e->stop_id_count > 0)
@@ -431,6 +437,7 @@ struct loaded {
     struct tokenizer *tokenizer;
     struct chat_template *template;
     struct sampling_params sampling;
+    enum engine_pool pooling;
 };
 
 static int load_template(const struct engine_options *options, struct loaded *l, struct error *err)
@@ -458,6 +465,7 @@ static int load(const struct engine_options *options, struct loaded *l, struct e
     rc = model_text_tokenizer(l->weights, &l->tokenizer, err);
     if (rc < 0) return error_prefix(err, rc, "can't use model '%s'", options->model_path);
     if ((rc = load_template(options, l, err)) < 0) return rc;
+    if ((rc = pooling_read(l->weights, &l->pooling, err)) < 0) return rc;
     const char *folder = l->weights->folder;
     if (!folder || options->no_generation_config) return 0;
     return generation_config_read(folder, &l->sampling, err);
@@ -496,6 +504,7 @@ static int open_loaded(const struct engine_options *options, struct loaded *l, s
     snprintf(e->architecture, sizeof e->architecture, "%s", config->architecture);
     snprintf(e->model_name, sizeof e->model_name, "%s", config->name);
     e->info.parameters = l->weights->parameters;
+    e->info.pooling = l->pooling;
     e->info.format = l->weights->format;
     e->tokenizer = l->tokenizer;
     e->template = l->template;
@@ -579,6 +588,8 @@ int engine_submit(struct engine *e, const struct engine_request *request, struct
 {
     int rc = request_validate(request, e->vocab, e->info.context_len, err);
     if (rc < 0) return rc;
+    if (request->pool != ENGINE_POOL_NONE && !e->can_pool)
+        return error_set(err, E_UNSUPPORTED, "the backend gives no hidden states");
     struct request *r = request_create(request, e->info.context_len, e->stop_ids, e->stop_id_count);
     int positions = request->rope_positions > 0 ? request->rope_positions : r->prompt_count;
     r->rope_set = rope_set_for(&e->rope, positions);
@@ -600,6 +611,7 @@ void engine_event_deinit(struct engine_event *event)
     free(event->tokens);
     free(event->logprobs);
     free(event->prompt_logprobs);
+    free(event->embedding);
     free(event->text);
     *event = (struct engine_event){0};
 }

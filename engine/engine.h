@@ -82,6 +82,13 @@ struct engine_rank_info {
     size_t weights_bytes, activations_bytes, kv_block_bytes;
 };
 
+/* One vector of a whole prompt: hidden states behind the final norm, made one, of length 1. */
+enum engine_pool {
+    ENGINE_POOL_NONE, // generate
+    ENGINE_POOL_MEAN, // of all tokens
+    ENGINE_POOL_LAST, // of the last token
+};
+
 struct engine_info {
     const char *architecture; // "llama"
     const char *model_name;   // from the file's metadata; "" if it has none
@@ -90,8 +97,10 @@ struct engine_info {
     const char *kv_dtype;     // "f16"
     int64_t parameters;
     int vocab_size;
-    int context_len;     // tokens of prompt + completion that one request may have
-    bool rope_by_length; // rope tables depend on the prompt's length (engine/rope_set.h)
+    int hidden_size;          // floats of an embedding
+    enum engine_pool pooling; // what the model's files say that it was trained for
+    int context_len;          // tokens of prompt + completion that one request may have
+    bool rope_by_length;      // rope tables depend on the prompt's length (engine/rope_set.h)
     size_t weights_bytes, activations_bytes; // of all ranks
     size_t kv_block_bytes;                   // of ENGINE_BLOCK_TOKENS tokens on all ranks
     int ranks;
@@ -164,6 +173,9 @@ struct engine_request {
     /* Of the prompt's tokens, too; sampling.logprobs says how many. Then nothing of the prompt is
      * taken from the prefix cache. */
     bool prompt_logprobs;
+    /* Not NONE: no answer is generated. The last event, DONE, has the embedding; sampling, limits and
+     * stops don't matter. With MEAN nothing of the prompt is taken from the prefix cache. */
+    enum engine_pool pool;
     const struct engine_mark *marks; // copied by submit; tokens ascending, at most prompt_count
     int mark_count;
     bool ignore_eos;
@@ -189,7 +201,7 @@ struct engine_request {
 };
 
 /* E_BUSY: queue full. E_CONTEXT_LENGTH: prompt leaves no room for a token. E_INVALID: an id out of
- * range. E_CLOSED: draining or failed. On success exactly one DONE or FAILED event will follow. */
+ * range. E_UNSUPPORTED: `pool` on a backend that can't. E_CLOSED: draining or failed. On success exactly one DONE or FAILED event will follow. */
 FALLIBLE int engine_submit(struct engine *e, const struct engine_request *request,
                            struct error *err);
 /* The request ends with DONE and FINISH_CANCELLED within a step, unless it ended before. */
@@ -224,7 +236,8 @@ struct engine_event {
      * all come before or with the first sampled token. */
     struct token_logprob *prompt_logprobs;
     int prompt_logprob_count; // prompt tokens
-    char *text; // text released since the last event: whole UTF-8 characters, no stop text
+    float *embedding; // [engine_info.hidden_size] of DONE, if `pool` asked for it; else NULL
+    char *text;       // text released since the last event: whole UTF-8 characters, no stop text
     size_t text_len;
     enum finish_reason finish;
     int prompt_tokens, cached_tokens,

@@ -16,6 +16,7 @@
 #include "engine/engine_thread.h"
 
 #include "engine/outbox.h"
+#include "engine/pooling.h"
 #include "engine/prefix_marks.h"
 #include "engine/step_cost.h"
 #include "engine/wake.h"
@@ -89,7 +90,7 @@ struct engine_thread {
 static void post(struct engine_thread *t, struct request *r, struct output_update *update)
 {
     update->cached_tokens = r->cached;
-    update->completion_tokens = request_generated(r);
+    update->completion_tokens = r->pool == ENGINE_POOL_NONE ? request_generated(r) : 0;
     update->resumed_tokens = r->resumed_count;
     bool last = update->kind != ENGINE_EVENT_TOKENS;
     /* Before the event: who reads it may submit the next one at once. */
@@ -201,6 +202,19 @@ static void on_token(struct engine_thread *t, struct request *r,
         t->counters.cached_tokens_total += (uint64_t)r->cached;
     }
     post_tokens(t, r, &update, take_token(t, r, &update));
+}
+
+/* The prompt's last row is there: its embedding is the answer. r may be gone afterwards. */
+static void on_pooled(struct engine_thread *t, struct request *r, const float *last)
+{
+    struct output_update update = {.embedding = pooling_finish(r, last, t->setup.hidden)};
+    t->counters.prompt_tokens_total += (uint64_t)r->prompt_count;
+    t->counters.cached_tokens_total += (uint64_t)r->cached;
+    buf_clear(&t->text);
+    if (update.embedding)
+        finish(t, r, &update, FINISH_STOP);
+    else
+        fail(t, r, E_FORMAT, "the model's hidden states are not finite numbers");
 }
 
 /* ---- answers that began elsewhere ---- */
@@ -358,13 +372,17 @@ static void fail_all(struct engine_thread *t, int code, const char *text)
         fail(t, r, code, text);
 }
 
-/* The log-probabilities of prompt tokens that a step gave, or why it didn't. */
+/* The log-probabilities or hidden states of prompt tokens that a step gave, or why it didn't. */
 static int post_scores(struct engine_thread *t, const struct batch *b, const struct batch_entry *e)
 {
     if (e->request->state == REQUEST_FINISHED) return 0;
     for (int i = 0; i < e->scored_rows; i++) {
         const struct batch_row *row = &b->row_info[e->scored_row + i];
         if (row->status < 0) return row->status;
+        if (row->hidden) {
+            pooling_add(e->request, row->hidden, t->setup.hidden);
+            continue;
+        }
         outbox_add_prompt_logprobs(&t->outbox, e->request->output, row->logprobs);
     }
     return 0;
@@ -386,6 +404,8 @@ static void finish_entry(struct engine_thread *t, struct batch *b, int index)
         fail(t, r, status,
              status == E_UNSUPPORTED ? "the vocabulary can't spell what its grammar demands"
                                      : "the model's logits are not finite numbers");
+    } else if (has_token && r->pool != ENGINE_POOL_NONE) {
+        on_pooled(t, r, b->row_info[e->row].hidden);
     } else if (has_token) {
         on_token(t, r, b->row_info[e->row].logprobs);
     }
@@ -477,8 +497,10 @@ static struct engine_thread *create(const struct engine_thread_setup *setup)
     memory.marks = &t->marks;
     kv_memory_init(&t->memory, &memory);
     scheduler_init(&t->scheduler, &setup->limits, &t->memory);
-    for (int i = 0; i <= setup->depth; i++)
+    for (int i = 0; i <= setup->depth; i++) {
         batch_init(&t->batches[i], &setup->step_limits);
+        t->batches[i].hidden_len = setup->hidden;
+    }
     list_init(&t->zombies);
     buf_init(&t->text, BUF_MAX_INTERNAL);
     t->stats.kv_blocks_total = setup->memory.blocks;

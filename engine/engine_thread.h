@@ -23,6 +23,7 @@ struct engine_thread_setup {
     struct kv_memory_setup memory;
     int depth; // steps in flight: 1 or 2
     struct token_text text;
+    int hidden;                   // floats of a hidden state
     void (*on_events)(void *arg); // may be NULL
     void *on_events_arg;
 };

@@ -195,6 +195,10 @@ static void sample_row(struct sampling *s, int row, struct sampler_scratch *scra
     struct batch_row *info = &s->batch->row_info[row];
     const float *logits = s->logits + (size_t)row * (size_t)s->x->row_len;
     int vocab = s->x->setup.vocab, token;
+    if (info->hidden) {
+        s->x->setup.ops->hidden_row(s->x->ranks[0].backend, row, info->hidden);
+        return; // token 0 and status 0, as executor_submit set them
+    }
     if (info->scored >= 0)
         token = sampler_score(info->scored, logits, vocab, scratch, info->logprobs,
                               info->input.params->logprobs);

@@ -48,7 +48,7 @@ void kv_memory_leave(struct kv_memory *m, struct request *r)
 
 int kv_memory_findable(const struct request *r)
 {
-    if (r->prompt_logprobs && r->scored < r->prompt_count - 1) return r->scored;
+    if (request_reads_prompt(r) && r->scored < r->prompt_count - 1) return r->scored;
     return r->count - 1;
 }
 

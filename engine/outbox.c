@@ -41,6 +41,7 @@ void output_destroy(struct output *out)
     free(out->event.tokens);
     free(out->event.logprobs);
     free(out->event.prompt_logprobs);
+    free(out->event.embedding);
     free(out);
 }
 
@@ -93,6 +94,7 @@ bool outbox_post(struct outbox *o, struct output *out, const struct output_updat
     e->cached_tokens = update->cached_tokens;
     e->completion_tokens = update->completion_tokens;
     e->error_code = update->error_code;
+    e->embedding = update->embedding; // of the last event only
     out->last = update->kind != ENGINE_EVENT_TOKENS;
     e->released_tokens = update->released_tokens;
     e->resumed_tokens = update->resumed_tokens;
@@ -119,6 +121,7 @@ bool outbox_take(struct outbox *o, struct engine_event *event)
     event->text = buf_detach(&out->text, &event->text_len);
     out->event.tokens = NULL;
     out->event.logprobs = out->event.prompt_logprobs = NULL;
+    out->event.embedding = NULL;
     out->event.token_count = out->token_cap = 0;
     out->event.prompt_logprob_count = out->prompt_cap = 0;
     bool last = out->last;

@@ -37,6 +37,7 @@ struct output_update {
     enum finish_reason finish;
     int cached_tokens, completion_tokens;
     int error_code;
+    float *embedding; // the event's from now on; NULL: none
 };
 bool outbox_post(struct outbox *o, struct output *out, const struct output_update *update);
 /* The log-probabilities of the prompt's next token; it goes out with what is posted next. */

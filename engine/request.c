@@ -122,6 +122,8 @@ int request_validate(const struct engine_request *in, int vocab, int context_len
     if (in->min_tokens < 0) return error_set(err, E_INVALID, "min_tokens must not be negative");
     if ((rc = validate_sampling(&in->sampling, err)) < 0) return rc;
     if ((rc = validate_bias(&in->sampling, vocab, err)) < 0) return rc;
+    if (in->pool != ENGINE_POOL_NONE && (in->prompt_logprobs || in->resumed_count > 0))
+        return error_set(err, E_INVALID, "an embedding has no answer");
     if (in->prompt_logprobs && in->sampling.logprobs == 0)
         return error_set(err, E_INVALID, "prompt_logprobs needs logprobs");
     if ((rc = validate_resumed(in, vocab, context_len, err)) < 0) return rc;
@@ -183,7 +185,8 @@ struct request *request_create(const struct engine_request *in, int context_len,
     r->resumed_count = (int)in->resumed_count;
     if (r->resumed_count > 0)
         r->resumed = xmemdup(in->resumed, in->resumed_count * sizeof *r->resumed);
-    r->max_tokens = allowed_tokens(in, context_len);
+    r->pool = in->pool;
+    r->max_tokens = r->pool == ENGINE_POOL_NONE ? allowed_tokens(in, context_len) : 1;
     r->min_tokens = in->min_tokens < r->max_tokens ? in->min_tokens : r->max_tokens;
     r->tenant = in->tenant;
     r->priority = in->priority;
@@ -219,6 +222,7 @@ void request_destroy(struct request *r)
     free(r->marks);
     free(r->stop_ids);
     free(r->resumed);
+    free(r->pooled);
     free(r->tokens);
     free(r);
 }

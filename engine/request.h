@@ -50,7 +50,9 @@ struct request {
     int32_t shown[SHOWN_TOKENS_MAX]; // special tokens that aren't skipped
     int shown_count;
     bool prompt_logprobs;
-    int scored; // prompt positions whose successor's log-probability is known or being computed
+    enum engine_pool pool;
+    double *pooled; // MEAN: the sum so far, owned; NULL: of nothing
+    int scored;     // prompt positions whose successor's log-probability is known or being computed
     struct sampling_params sampling;
     struct logit_bias *bias;        // what sampling.bias points at, owned
     struct engine_mark *marks;      // owned
@@ -85,6 +87,11 @@ FALLIBLE int request_validate(const struct engine_request *in, int vocab, int co
 void request_push_token(struct request *r, int32_t token);
 void request_restart(struct request *r); // back to the prompt; nothing of it was computed yet
 int request_generated(const struct request *r); // ids known, a closing stop token too
+/* Whether every position of the prompt gives a row: log-probabilities or hidden states. */
+static inline bool request_reads_prompt(const struct request *r)
+{
+    return r->prompt_logprobs || r->pool == ENGINE_POOL_MEAN;
+}
 /* Whether a token can be drawn only when the one before it is known. */
 bool request_draws_in_turn(const struct request *r);
 bool request_is_stop(const struct request *r, int32_t token);

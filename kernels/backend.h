@@ -236,6 +236,7 @@ struct step {
     const struct step_sequence *sequence;
     int rows;           // <= limits.rows_max
     const int32_t *row; // [rows] token indexes whose logits are wanted, ascending
+    bool hidden_only;   // of the rows only hidden_row() is wanted: logits needn't be made
 };
 
 enum residual_site { RESIDUAL_BEGIN, RESIDUAL_ATTENTION, RESIDUAL_FFN };
@@ -327,6 +328,11 @@ struct backend_ops {
     /* [rows][vocab] float32 of the last synced step, on the host; valid until the next step_begin.
      * Of rank 0 only. */
     const float *(*logits_host)(struct backend *b);
+
+    /* (optional) What the logits of a row of the last synced step are made of: its hidden state behind the
+     * final norm, [hidden] float32, whole on every rank. Valid until the next step_begin. Several
+     * threads may call it for rows of their own. */
+    void (*hidden_row)(struct backend *b, int row, float *out);
 
     /* (optional) Run fn(arg, part, parts) on the pool, for host work between steps (sampling). */
     void (*run_parallel)(struct backend *b, void (*fn)(void *arg, int part, int parts), void *arg);

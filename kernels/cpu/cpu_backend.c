@@ -122,6 +122,11 @@ static int cpu_sync(struct backend *b, struct error *err)
     return b->group ? cpu_comm_check(b->group, err) : 0;
 }
 
+static void cpu_hidden_row(struct backend *b, int row, float *out)
+{
+    memcpy(out, cpu_input_row(&b->last, row), (size_t)b->model.hidden * sizeof *out);
+}
+
 static const float *cpu_logits_host(struct backend *b)
 {
     return b->logits;
@@ -168,6 +173,7 @@ const struct backend_ops cpu_backend_ops = {
     .step_end = cpu_step_end,
     .sync = cpu_sync,
     .logits_host = cpu_logits_host,
+    .hidden_row = cpu_hidden_row,
     .run_parallel = cpu_run_parallel,
     .memory = cpu_memory,
 };

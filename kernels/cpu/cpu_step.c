@@ -293,6 +293,7 @@ void cpu_logits(struct backend *b)
 
     job.tokens = b->step->rows;
     cpu_for_tokens(b, job.tokens, last_row, 0);
+    if (b->step->hidden_only) return;
     cpu_gemm_job_add(&job, &b->head, own_logits(b, 0), NULL);
     job.part[0].out_stride = b->logits_stride;
     cpu_gemm_run(&job);

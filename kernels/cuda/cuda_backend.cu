@@ -171,6 +171,26 @@ static const float *cuda_logits_host(struct backend *b)
     return b->logits_host;
 }
 
+/* What gather left for the head: bfloat16 unless the compute type is exact. An error is noted, and the
+ * next sync reports it. */
+static void cuda_hidden_row(struct backend *b, int row, float *out)
+{
+    const struct cuda_rows *last = &b->last;
+    size_t hidden = (size_t)b->model.hidden, at = (size_t)row * (size_t)last->stride;
+    size_t size = last->is_float ? sizeof(float) : sizeof(uint16_t);
+    const char *from = (const char *)last->data + at * size;
+
+    cuda_note(b, cudaMemcpyAsync(out, from, hidden * size, cudaMemcpyDeviceToHost, b->stream));
+    cuda_note(b, cudaStreamSynchronize(b->stream));
+    if (last->is_float) return;
+    for (size_t i = hidden; i-- > 0;) { // in place, from the end: a float covers two halves
+        uint16_t half;
+        memcpy(&half, (const char *)out + i * sizeof half, sizeof half);
+        uint32_t bits = (uint32_t)half << 16;
+        memcpy(out + i, &bits, sizeof bits);
+    }
+}
+
 const struct backend_ops cuda_backend_ops = {
     .name = "cuda",
     .split = TP_SPLIT_INPUTS,
@@ -200,6 +220,7 @@ const struct backend_ops cuda_backend_ops = {
     .step_end = cuda_step_end,
     .sync = cuda_sync,
     .logits_host = cuda_logits_host,
+    .hidden_row = cuda_hidden_row,
     .run_parallel = NULL,
     .memory = cuda_memory,
     .memory_free = cuda_memory_free,

@@ -40,6 +40,7 @@ static int padded_tokens(const struct backend *b, const struct step *step)
 
     if (most > b->limits.rows_max) most = b->limits.rows_max;
     if (step->tokens != step->sequences || step->rows != step->tokens) return 0;
+    if (step->hidden_only) return 0; // graphs make logits
     return cuda_graph_tokens(&b->graphs, step->tokens, most);
 }
 
@@ -420,6 +421,7 @@ void cuda_step_logits(struct backend *b)
 
     if (skips(b)) return;
     cuda_gather(&b->last, &b->h, device_rows(b), b->rows, b->stream);
+    if (b->step->hidden_only) return;
     struct cuda_product p = product_of(b, &b->last, b->rows);
     if (b->share.vocab.count < m->vocab)
         cuda_note(b, cudaMemsetAsync(b->logits, 0, count * sizeof(float), b->stream));
@@ -432,7 +434,8 @@ void cuda_step_logits(struct backend *b)
 
 void cuda_step_end(struct backend *b)
 {
-    size_t bytes = (size_t)b->step->rows * (size_t)b->model.vocab * sizeof(float);
+    size_t rows = b->step->hidden_only ? 0 : (size_t)b->step->rows;
+    size_t bytes = rows * (size_t)b->model.vocab * sizeof(float);
 
     cuda_note(b, cuda_graph_end(&b->graphs, b->stream));
     if (bytes > 0 && b->comm.rank == 0)
