@@ -97,8 +97,8 @@ static void add_cookie(const struct affinity *a, const char *token, struct http_
     uint64_t ttl_ms = is_hard ? a->service->options->hard_ttl_ms : PIN_SOFT_TTL_MS;
     char cookie[SESSION_TOKEN_BYTES + 96];
     snprintf(cookie, sizeof cookie,
-             SESSION_COOKIE "=%s; Path=/; Max-Age=%" PRIu64 "; HttpOnly; SameSite=Lax", token,
-             ttl_ms / 1000);
+             SESSION_COOKIE "=%s; Path=/; Max-Age=%" PRIu64 "; HttpOnly; SameSite=Lax%s", token,
+             ttl_ms / 1000, http_exchange_request(x)->is_tls ? "; Secure" : "");
     http_exchange_add_header(x, STR("set-cookie"), str_of(cookie));
 }
 

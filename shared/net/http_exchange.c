@@ -73,6 +73,7 @@ struct http_exchange *http_exchange_create(struct http_connection *c)
     r->body = (struct str){"", 0};
     r->peer = arena_strndup(&x->arena, c->peer, strlen(c->peer));
     r->peer_is_loopback = c->peer_is_loopback;
+    r->is_tls = c->socket.tls != NULL;
     split_target(r);
     x->head_only = str_equal(r->method, STR("HEAD"));
     return x;

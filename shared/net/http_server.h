@@ -73,6 +73,7 @@ struct http_request {
     struct str body;  // whole; chunked bodies are joined; NUL-terminated behind its end
     const char *peer; // "127.0.0.1"
     bool peer_is_loopback;
+    bool is_tls;
     int minor; // HTTP/1.<minor>
 };
 

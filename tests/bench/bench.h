@@ -31,6 +31,7 @@ struct bench_options {
     char *proxy, *only;              // proxy: lm-proxy to start; parts to measure
     struct option_list proxy_args;   // proxy: more arguments for lm-proxy
     int64_t streams;                 // proxy: held open at once
+    bool tls;                        // proxy: also with TLS
     bool texts;                      // grammar: print the answers
     int64_t threads, rounds, prefill, decode, batch, concurrency, requests, max_tokens;
 };

@@ -70,6 +70,8 @@ static const struct option bench_option_table[] = {
      .group = "Proxy", .help = "streams held open at once, as far as descriptors allow"},
     {"proxy", OPTION_STRING, FIELD(proxy), .arg = "PATH", .group = "Proxy",
      .help = "lm-proxy to start; default: the one beside lm-bench"},
+    {"tls", OPTION_FLAG, FIELD(tls), .group = "Proxy",
+     .help = "each proxy a second time, with clients that speak TLS to it"},
     {"proxy-arg", OPTION_LIST, FIELD(proxy_args), .arg = "ARG", .group = "Proxy",
      .help = "one more argument for lm-proxy, as in --proxy-arg=--threads=2; repeat it"},
 };

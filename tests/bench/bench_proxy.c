@@ -90,6 +90,7 @@ static void wave_to(struct bench_wave *w, const struct bench_proxy_process *p)
     w->port[0] = p->port;
     w->port_count = 1;
     w->pid = p->pid;
+    w->tls = bench_proxy_is_tls(p->kind);
 }
 
 static int run_wave(struct proxy_bench *b, const struct bench_wave *w, const char *who,
@@ -234,13 +235,21 @@ static int one_round(struct proxy_bench *b, struct bench_proxy_process *all, str
     return b->modes[MODE_LATENCY] ? latency_round(b, all, err) : 0;
 }
 
+/* Those that are measured stand first. */
+static int kinds(const struct proxy_bench *b)
+{
+    return b->o->tls ? BENCH_PROXY_KINDS : BENCH_LM_PROXY_TLS;
+}
+
 static int start(struct proxy_bench *b, int kind, struct bench_proxy_process *p, struct error *err)
 {
     int rc = bench_proxy_start(b->o, kind, &b->mocks, b->proxy_cpu, p, err);
     b->here[kind] = rc == 0;
     if (rc < 0) {
         printf("%s: skipped: %s\n", bench_proxy_names[kind], err->text);
-        return kind == BENCH_LM_PROXY ? rc : 0; // without peers there are figures, but no ratios
+        return bench_proxy_program(kind) == BENCH_LM_PROXY
+                   ? rc
+                   : 0; // without peers there are figures, but no ratios
     }
     return 0;
 }
@@ -249,7 +258,7 @@ static int run_rounds(struct proxy_bench *b, struct error *err)
 {
     struct bench_proxy_process all[BENCH_PROXY_KINDS] = {{0}};
     int rc = 0;
-    for (int k = 0; k < BENCH_PROXY_KINDS && rc == 0; k++)
+    for (int k = 0; k < kinds(b) && rc == 0; k++)
         rc = start(b, k, &all[k], err);
     for (int64_t i = 0; i < b->o->rounds && rc == 0; i++)
         rc = one_round(b, all, err);
@@ -262,7 +271,7 @@ static int run_rounds(struct proxy_bench *b, struct error *err)
 static int run_held(struct proxy_bench *b, struct error *err)
 {
     int rc = 0;
-    for (int k = 0; k < BENCH_PROXY_KINDS && rc == 0; k++) {
+    for (int k = 0; k < kinds(b) && rc == 0; k++) {
         struct bench_proxy_process p = {0};
         rc = start(b, k, &p, err);
         if (rc == 0 && p.pid) rc = measure_held(b, &p, err);
@@ -276,24 +285,25 @@ static int run_held(struct proxy_bench *b, struct error *err)
 static void print_table(const struct proxy_bench *b)
 {
     printf("%-42s", "");
-    for (int k = 0; k < BENCH_PROXY_KINDS; k++)
+    for (int k = 0; k < kinds(b); k++)
         printf(" %9s", bench_proxy_names[k]);
-    printf("   of haproxy  of nginx  target\n");
+    printf("   of haproxy  of nginx%s  target\n", b->o->tls ? "  TLS/plain" : "");
     for (int f = 0; f < FIGURES; f++) {
         if (!b->modes[figures[f].mode]) continue;
         printf("%-42s", figures[f].name);
         double value[BENCH_PROXY_KINDS];
-        for (int k = 0; k < BENCH_PROXY_KINDS; k++) {
+        for (int k = 0; k < kinds(b); k++) {
             const struct bench_samples *s = &b->samples[f][k];
             value[k] = s->count ? bench_samples_median(s) : -1;
             bool large = value[k] >= 1000;
             if (s->count) printf(" %9.*f", large ? 0 : value[k] < 10 ? 3 : 2, value[k]);
             if (!s->count) printf(" %9s", "-");
         }
-        for (int k = BENCH_HAPROXY; k < BENCH_PROXY_KINDS; k++) {
+        for (int k = BENCH_HAPROXY; k <= BENCH_NGINX; k++) {
             if (value[k] > 0) printf("  %9.2f", value[BENCH_LM_PROXY] / value[k]);
             if (value[k] <= 0) printf("  %9s", "-");
         }
+        if (b->o->tls) printf("  %9.2f", value[BENCH_LM_PROXY_TLS] / value[BENCH_LM_PROXY]);
         printf("  %s\n", figures[f].target);
     }
 }

@@ -30,7 +30,24 @@ void bench_mocks_stop(struct bench_mocks *m);
 
 /* ---- proxies ---- */
 
-enum bench_proxy_kind { BENCH_LM_PROXY, BENCH_HAPROXY, BENCH_NGINX, BENCH_PROXY_KINDS };
+/* The second three are the first with TLS towards clients. */
+enum bench_proxy_kind {
+    BENCH_LM_PROXY,
+    BENCH_HAPROXY,
+    BENCH_NGINX,
+    BENCH_LM_PROXY_TLS,
+    BENCH_HAPROXY_TLS,
+    BENCH_NGINX_TLS,
+    BENCH_PROXY_KINDS,
+};
+static inline bool bench_proxy_is_tls(enum bench_proxy_kind kind)
+{
+    return kind >= BENCH_LM_PROXY_TLS;
+}
+static inline enum bench_proxy_kind bench_proxy_program(enum bench_proxy_kind kind)
+{
+    return bench_proxy_is_tls(kind) ? kind - BENCH_LM_PROXY_TLS : kind;
+}
 extern const char *const bench_proxy_names[BENCH_PROXY_KINDS];
 
 struct bench_proxy_process {
@@ -65,7 +82,7 @@ struct bench_wave {
     int port[BENCH_MOCKS]; // connections take them in turns
     int port_count;
     int connections;
-    bool stream;
+    bool stream, tls;
     int chunks, gap_ms;
     int requests;        // in all; 0: until the time is over
     int warm_ms, run_ms; // of time, where requests is 0: only run_ms counts

@@ -13,9 +13,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <openssl/ssl.h>
+
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 #include "shared/base/str.h"
+#include "tests/bench/bench_tls.h"
 
 #define LINE_BYTES      ((size_t)2 << 10) // of a head, a whole answer, an event
 #define READ_BYTES      ((size_t)64 << 10)
@@ -27,6 +30,7 @@
 
 enum wave_state {
     WAVE_CONNECTING,
+    WAVE_SHAKING, // TLS's handshake
     WAVE_HEAD,
     WAVE_LENGTH,     // a body of known length
     WAVE_CHUNK_SIZE, // the line before a chunk
@@ -39,6 +43,7 @@ enum wave_state {
 struct wave_connection {
     enum wave_state state;
     int fd;
+    SSL *ssl; // NULL: plain
     uint64_t start_ns;
     int tag;
     int next;             // number of the next chunk
@@ -125,10 +130,19 @@ static void lose(struct wave *v, struct wave_connection *c, const char *why)
 {
     v->r->failed++;
     if (!v->r->why[0]) snprintf(v->r->why, sizeof v->r->why, "%s", why);
+    bench_tls_close(c->ssl);
+    c->ssl = NULL;
     close(c->fd);
     c->fd = -1;
     c->state = WAVE_IDLE;
     v->running--;
+}
+
+static bool send_request(const struct wave *v, const struct wave_connection *c)
+{
+    int len = (int)v->request_len;
+    if (c->ssl) return SSL_write(c->ssl, v->request, len) == len;
+    return send(c->fd, v->request, v->request_len, MSG_NOSIGNAL) == len;
 }
 
 static void next_request(struct wave *v, struct wave_connection *c)
@@ -147,9 +161,7 @@ static void next_request(struct wave *v, struct wave_connection *c)
     c->next = 0;
     c->done = false;
     c->start_ns = clock_ns();
-    if (send(c->fd, v->request, v->request_len, MSG_NOSIGNAL) != (ssize_t)v->request_len) {
-        lose(v, c, "the proxy took no request");
-    }
+    if (!send_request(v, c)) lose(v, c, "the proxy took no request");
 }
 
 static void request_done(struct wave *v, struct wave_connection *c)
@@ -335,6 +347,7 @@ static bool take_bytes(struct wave *v, struct wave_connection *c, const char *p,
     while (n > 0 && ok) {
         switch (c->state) {
         case WAVE_CONNECTING:
+        case WAVE_SHAKING:
         case WAVE_IDLE: // nothing is asked for
             return false;
         case WAVE_HEAD:
@@ -376,6 +389,33 @@ static void open_connection(struct wave *v)
     CHECK(epoll_ctl(v->epoll, EPOLL_CTL_ADD, c->fd, &e) == 0);
 }
 
+static void shake_hands(struct wave *v, struct wave_connection *c)
+{
+    int rc = SSL_do_handshake(c->ssl);
+    if (rc == 1) {
+        next_request(v, c);
+    } else if (SSL_get_error(c->ssl, rc) != SSL_ERROR_WANT_READ) {
+        lose(v, c, "TLS's handshake failed");
+    }
+}
+
+static void take_or_lose(struct wave *v, struct wave_connection *c, size_t n)
+{
+    if (!take_bytes(v, c, v->read_buffer, n) && c->state != WAVE_IDLE) {
+        lose(v, c, "an answer was wrong: order, count, framing or another stream's chunk");
+    }
+}
+
+/* All that has come: epoll doesn't see what OpenSSL holds. */
+static void read_tls(struct wave *v, struct wave_connection *c)
+{
+    int n;
+    while (c->ssl && (n = SSL_read(c->ssl, v->read_buffer, READ_BYTES)) > 0)
+        take_or_lose(v, c, (size_t)n);
+    if (!c->ssl || SSL_get_error(c->ssl, n) == SSL_ERROR_WANT_READ) return;
+    if (c->state != WAVE_IDLE) lose(v, c, "closed inside an answer");
+}
+
 static void on_event(struct wave *v, struct wave_connection *c)
 {
     if (c->state == WAVE_CONNECTING) {
@@ -388,7 +428,21 @@ static void on_event(struct wave *v, struct wave_connection *c)
         }
         struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
         CHECK(epoll_ctl(v->epoll, EPOLL_CTL_MOD, c->fd, &e) == 0);
-        next_request(v, c);
+        if (v->w->tls) {
+            c->ssl = bench_tls_open(c->fd);
+            c->state = WAVE_SHAKING;
+            shake_hands(v, c);
+        } else {
+            next_request(v, c);
+        }
+        return;
+    }
+    if (c->state == WAVE_SHAKING) {
+        shake_hands(v, c);
+        return;
+    }
+    if (c->ssl) {
+        read_tls(v, c);
         return;
     }
     ssize_t n = recv(c->fd, v->read_buffer, READ_BYTES, MSG_DONTWAIT);
@@ -397,9 +451,7 @@ static void on_event(struct wave *v, struct wave_connection *c)
         if (c->state != WAVE_IDLE) lose(v, c, n == 0 ? "closed inside an answer" : strerror(errno));
         return;
     }
-    if (!take_bytes(v, c, v->read_buffer, (size_t)n) && c->state != WAVE_IDLE) {
-        lose(v, c, "an answer was wrong: order, count, framing or another stream's chunk");
-    }
+    take_or_lose(v, c, (size_t)n);
 }
 
 /* ---- the wave ---- */
@@ -472,6 +524,7 @@ int bench_wave_run(const struct bench_wave *w, struct bench_wave_result *r, stru
     if (w->requests > 0) end_counting(v, now);
     bool ended = v->running == 0;
     for (int i = 0; i < w->connections; i++) {
+        bench_tls_close(v->connections[i].ssl);
         if (v->connections[i].fd >= 0) close(v->connections[i].fd);
     }
     close(v->epoll);

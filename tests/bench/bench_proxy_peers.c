@@ -20,16 +20,20 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <openssl/ssl.h>
+
 #include "shared/base/buf.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 #include "shared/base/str.h"
 #include "shared/net/agent_record.h"
+#include "tests/bench/bench_tls.h"
 
 #define READY_NS (15ull * 1000000000)
 #define ARGS_MAX 48
 
-const char *const bench_proxy_names[BENCH_PROXY_KINDS] = {"lm-proxy", "haproxy", "nginx"};
+const char *const bench_proxy_names[BENCH_PROXY_KINDS] = {"lm-proxy",  "haproxy",  "nginx",
+                                                          "lm-p. TLS", "hap. TLS", "nginx TLS"};
 
 /* ---- /proc ---- */
 
@@ -107,22 +111,33 @@ static int write_file(const char *dir, const char *name, const struct buf *text,
 }
 
 /* http-no-delay: without it HAProxy lets the kernel hold small chunks back for up to 200 ms. */
-static void print_haproxy(struct buf *out, int port, const struct bench_mocks *mocks)
+static void print_haproxy(struct buf *out, const struct bench_proxy_process *p,
+                          const struct bench_mocks *mocks)
 {
+    char tls[128] = "";
+    if (bench_proxy_is_tls(p->kind)) snprintf(tls, sizeof tls, " ssl crt %s/pair.pem", p->dir);
     buf_printf(out,
                "global\n  nbthread 1\n  maxconn %d\n"
                "defaults\n  mode http\n  option http-no-delay\n  option http-keep-alive\n"
                "  timeout connect 5s\n  timeout client 600s\n  timeout server 600s\n"
                "  timeout http-keep-alive 75s\n"
-               "frontend clients\n  bind 127.0.0.1:%d backlog 4096\n  default_backend mocks\n"
+               "frontend clients\n  bind 127.0.0.1:%d backlog 4096%s\n  default_backend mocks\n"
                "backend mocks\n  balance leastconn\n  http-reuse always\n",
-               descriptors() / 2 - 60, port);
+               descriptors() / 2 - 60, p->port, tls);
     for (int i = 0; i < BENCH_MOCKS; i++)
         buf_printf(out, "  server mock%d 127.0.0.1:%d\n", i, mocks->port[i]);
 }
 
-static void print_nginx(struct buf *out, const char *dir, int port, const struct bench_mocks *mocks)
+static void print_nginx(struct buf *out, const struct bench_proxy_process *p,
+                        const struct bench_mocks *mocks)
 {
+    const char *dir = p->dir;
+    char tls[256] = "";
+    if (bench_proxy_is_tls(p->kind)) {
+        snprintf(tls, sizeof tls,
+                 "    ssl_certificate %s/cert.pem;\n    ssl_certificate_key %s/key.pem;\n", dir,
+                 dir);
+    }
     buf_printf(out,
                "daemon off;\nmaster_process off;\nworker_processes 1;\npid %s/pid;\n"
                "error_log stderr emerg;\nworker_rlimit_nofile %d;\n"
@@ -136,11 +151,11 @@ static void print_nginx(struct buf *out, const char *dir, int port, const struct
         buf_printf(out, "    server 127.0.0.1:%d;\n", mocks->port[i]);
     buf_printf(out,
                "    keepalive 512;\n    keepalive_requests 1000000000;\n  }\n"
-               "  server {\n    listen 127.0.0.1:%d backlog=4096;\n    location / {\n"
+               "  server {\n    listen 127.0.0.1:%d%s backlog=4096;\n%s    location / {\n"
                "      proxy_pass http://mocks;\n      proxy_http_version 1.1;\n"
                "      proxy_set_header Connection \"\";\n      proxy_buffering off;\n"
                "      proxy_read_timeout 600s;\n    }\n  }\n}\n",
-               port);
+               p->port, tls[0] ? " ssl" : "", tls);
 }
 
 static int write_files(struct bench_proxy_process *p, const struct bench_mocks *mocks,
@@ -151,14 +166,16 @@ static int write_files(struct bench_proxy_process *p, const struct bench_mocks *
         p->dir[0] = 0;
         return error_set(err, -errno, "cannot make a folder in /tmp: %s", strerror(errno));
     }
+    int rc = bench_proxy_is_tls(p->kind) ? bench_tls_write_files(p->dir, err) : 0;
+    if (rc < 0 || bench_proxy_program(p->kind) == BENCH_LM_PROXY) return rc;
     struct buf text;
     buf_init(&text, BUF_MAX_INTERNAL);
-    if (p->kind == BENCH_HAPROXY) {
-        print_haproxy(&text, p->port, mocks);
+    if (bench_proxy_program(p->kind) == BENCH_HAPROXY) {
+        print_haproxy(&text, p, mocks);
     } else {
-        print_nginx(&text, p->dir, p->port, mocks);
+        print_nginx(&text, p, mocks);
     }
-    int rc = write_file(p->dir, "conf", &text, err);
+    rc = write_file(p->dir, "conf", &text, err);
     buf_deinit(&text);
     return rc;
 }
@@ -169,6 +186,7 @@ static void remove_files(struct bench_proxy_process *p)
     static const char *const folders[] = {"body", "proxy", "fastcgi", "uwsgi", "scgi"};
     char path[128];
     if (!p->dir[0]) return;
+    bench_tls_remove_files(p->dir);
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         snprintf(path, sizeof path, "%s/%s", p->dir, names[i]);
         unlink(path);
@@ -203,13 +221,30 @@ static void print_beat(struct buf *body, int port, uint64_t sequence)
     agent_record_print_node(body, &r);
 }
 
+/* A connection that stays, as an agent's: new ones wait behind all clients that come. */
+struct beats {
+    int fd; // -1: none
+    bool is_tls;
+    SSL *ssl; // NULL: plain
+};
+
+static void hang_up(struct beats *b)
+{
+    bench_tls_close(b->ssl);
+    b->ssl = NULL;
+    if (b->fd >= 0) close(b->fd);
+    b->fd = -1;
+}
+
 /* True: a whole answer with status 200. */
-static bool read_answer(int fd)
+static bool read_answer(const struct beats *b)
 {
     char answer[2048] = "";
     size_t len = 0;
     for (;;) {
-        ssize_t n = recv(fd, answer + len, sizeof answer - 1 - len, 0);
+        size_t room = sizeof answer - 1 - len;
+        ssize_t n =
+            b->ssl ? SSL_read(b->ssl, answer + len, (int)room) : recv(b->fd, answer + len, room, 0);
         if (n <= 0) return false;
         len += (size_t)n;
         answer[len] = 0;
@@ -223,13 +258,30 @@ static bool read_answer(int fd)
     }
 }
 
-/* On a connection that stays, as an agent's: new ones wait behind all clients that come. False: it
- * was not taken. */
-static bool beat(int *fd, int proxy_port, int mock_port, uint64_t sequence)
+static bool dial(struct beats *b, int port)
 {
     struct sockaddr_in a = {.sin_family = AF_INET,
-                            .sin_port = htons((uint16_t)proxy_port),
+                            .sin_port = htons((uint16_t)port),
                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct timeval patience = {.tv_sec = 3};
+    b->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (b->fd < 0) return false;
+    setsockopt(b->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    if (connect(b->fd, (struct sockaddr *)&a, sizeof a) != 0) return false;
+    if (b->is_tls) b->ssl = bench_tls_open(b->fd);
+    return true;
+}
+
+static bool send_beat(const struct beats *b, const struct buf *request)
+{
+    ssize_t len = (ssize_t)request->len;
+    if (b->ssl) return SSL_write(b->ssl, request->data, (int)len) == len;
+    return send(b->fd, request->data, request->len, MSG_NOSIGNAL) == len;
+}
+
+/* False: it was not taken. */
+static bool beat(struct beats *b, int proxy_port, int mock_port, uint64_t sequence)
+{
     struct buf body, request;
     buf_init(&body, BUF_MAX_INTERNAL);
     buf_init(&request, BUF_MAX_INTERNAL);
@@ -239,15 +291,8 @@ static bool beat(int *fd, int proxy_port, int mock_port, uint64_t sequence)
                "Content-Length: %zu\r\n\r\n",
                body.len);
     buf_append(&request, body.data, body.len);
-    bool opened = *fd >= 0;
-    struct timeval patience = {.tv_sec = 3};
-    if (!opened) *fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (!opened) setsockopt(*fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    bool ok = *fd >= 0 && (opened || connect(*fd, (struct sockaddr *)&a, sizeof a) == 0) &&
-              send(*fd, request.data, request.len, MSG_NOSIGNAL) == (ssize_t)request.len;
-    ok = ok && read_answer(*fd);
-    if (!ok && *fd >= 0) close(*fd);
-    if (!ok) *fd = -1;
+    bool ok = (b->fd >= 0 || dial(b, proxy_port)) && send_beat(b, &request) && read_answer(b);
+    if (!ok) hang_up(b);
     buf_deinit(&body);
     buf_deinit(&request);
     return ok;
@@ -256,13 +301,12 @@ static bool beat(int *fd, int proxy_port, int mock_port, uint64_t sequence)
 static int start_beats(struct bench_proxy_process *p, const struct bench_mocks *mocks,
                        struct error *err)
 {
-    int fd = -1;
+    struct beats b = {.fd = -1, .is_tls = bench_proxy_is_tls(p->kind)};
     for (int i = 0; i < BENCH_MOCKS; i++) {
-        if (!beat(&fd, p->port, mocks->port[i], 1))
+        if (!beat(&b, p->port, mocks->port[i], 1))
             return error_set(err, E_UPSTREAM, "POST /nodes/add was refused");
     }
-    close(fd);
-    fd = -1;
+    hang_up(&b);
     p->beat_pid = fork();
     if (p->beat_pid < 0) return error_set(err, -errno, "fork: %s", strerror(errno));
     if (p->beat_pid > 0) return 0;
@@ -274,7 +318,7 @@ static int start_beats(struct bench_proxy_process *p, const struct bench_mocks *
     for (uint64_t sequence = 2;; sequence++) {
         nanosleep(&(struct timespec){.tv_nsec = AGENT_LOAD_MS * 1000000}, NULL);
         for (int i = 0; i < BENCH_MOCKS; i++)
-            beat(&fd, p->port, mocks->port[i], sequence);
+            beat(&b, p->port, mocks->port[i], sequence);
     }
 }
 
@@ -328,11 +372,11 @@ static int spawn_kind(const struct bench_options *o, struct bench_proxy_process 
     snprintf(conf, sizeof conf, "%s/conf", p->dir);
     snprintf(port, sizeof port, "%d", p->port);
     snprintf(most, sizeof most, "%d", descriptors());
-    if (p->kind == BENCH_HAPROXY) {
+    if (bench_proxy_program(p->kind) == BENCH_HAPROXY) {
         const char *argv[] = {"haproxy", "-q", "-db", "-f", conf, NULL};
         return spawn(argv, cpu, &p->pid, err);
     }
-    if (p->kind == BENCH_NGINX) {
+    if (bench_proxy_program(p->kind) == BENCH_NGINX) {
         const char *argv[] = {"nginx", "-p", p->dir, "-c", conf, NULL};
         return spawn(argv, cpu, &p->pid, err);
     }
@@ -341,6 +385,12 @@ static int spawn_kind(const struct bench_options *o, struct bench_proxy_process 
                                   port,   "--connections-max", most,        "--log-level",
                                   "error"};
     size_t n = 9;
+    char key[96], certificate[96];
+    snprintf(key, sizeof key, "%s/key.pem", p->dir);
+    snprintf(certificate, sizeof certificate, "%s/cert.pem", p->dir);
+    const char *tls[] = {"--ssl-keyfile", key, "--ssl-certfile", certificate};
+    for (size_t i = 0; bench_proxy_is_tls(p->kind) && i < ARRAY_LEN(tls); i++)
+        argv[n++] = tls[i];
     for (size_t i = 0; i < o->proxy_args.count && n < ARGS_MAX - 1; i++)
         argv[n++] = o->proxy_args.items[i];
     return spawn(argv, cpu, &p->pid, err);
@@ -354,8 +404,10 @@ static int wait_listening(struct bench_proxy_process *p, struct error *err)
             p->pid = 0;
             return error_set(err, E_UPSTREAM, "%s ended at its start", bench_proxy_names[p->kind]);
         }
-        int status = bench_agent_request(p->port, "GET /health HTTP/1.1\r\nHost: x\r\n"
-                                                  "Connection: close\r\n\r\n");
+        static const char question[] =
+            "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        int status = bench_proxy_is_tls(p->kind) ? bench_tls_request(p->port, question)
+                                                 : bench_agent_request(p->port, question);
         if (status == 200) return 0;
         nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
     }
@@ -367,10 +419,11 @@ int bench_proxy_start(const struct bench_options *o, enum bench_proxy_kind kind,
                       struct error *err)
 {
     *p = (struct bench_proxy_process){.kind = kind, .port = bench_free_port()};
+    bool is_ours = bench_proxy_program(kind) == BENCH_LM_PROXY;
     int rc = kind == BENCH_LM_PROXY ? 0 : write_files(p, mocks, err);
     if (rc == 0) rc = spawn_kind(o, p, cpu, err);
     if (rc == 0) rc = wait_listening(p, err);
-    if (rc == 0 && kind == BENCH_LM_PROXY) rc = start_beats(p, mocks, err);
+    if (rc == 0 && is_ours) rc = start_beats(p, mocks, err);
     if (rc < 0) bench_proxy_stop(p);
     return rc;
 }

@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 
-from conftest import Starter, program, wait_until
+from conftest import ROOT, Starter, program, wait_until
 from proxy_fixtures import FakeAgent, chat, status_of
 from test_launcher import Launcher
 from tls_fixtures import foreign_pki, pki, without_tls_environment  # noqa: F401
@@ -137,6 +137,20 @@ def test_client_that_leaves(server):
         agent.wait_metric("running", lambda n: n == 0)
 
 
+def test_healthcheck(server, start_proxy, pki):
+    """The script of the images."""
+    script = os.path.join(ROOT, "compose", "healthcheck")
+
+    def check(port, **env):
+        with without_tls_environment():
+            return subprocess.run([script, str(port)], env={**os.environ, **env}, timeout=30).returncode
+    assert check(server.port, **pki.env()) == 0
+    plain = start_proxy()
+    assert check(plain.port) == 0
+    assert check(plain.port, **pki.env()) == 1
+    assert check(server.port) == 1
+
+
 # ---- wrong protocol, slow handshake ----
 
 
@@ -170,6 +184,14 @@ def test_slow_handshake(server):
 
 
 # ---- between proxy and agent ----
+
+
+def test_cookie_is_for_tls_alone(serve, pki):
+    with FakeAgent("plain") as fake:
+        proxy = serve("--ssl", "--session-cookie", "--node", fake.url, trust=pki.trust(), env=pki.env())
+        wait_until(lambda: "fake-model" in proxy.get("/v1/models").text, 10, "the node")
+        cookie = proxy.post(CHAT, chat()).headers["set-cookie"]
+        assert cookie.startswith("lm_session=") and "Secure" in cookie.split("; ")
 
 
 def test_node_with_tls(serve, pki):
