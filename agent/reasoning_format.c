@@ -1,10 +1,16 @@
 #include "agent/reasoning_format.h"
 
+#include "agent/tool_formats.h"
 #include "shared/base/check.h"
 
 static bool has(struct str text, const char *part)
 {
     return memmem(text.data, text.len, part, strlen(part)) != NULL;
+}
+
+static bool is_gpt_oss(struct str t)
+{
+    return tool_format_gpt_oss.is_of_template(t);
 }
 
 static bool is_seed(struct str t)
@@ -35,6 +41,11 @@ static bool is_think(struct str t)
 
 /* In the order in which a template is asked about. */
 static const struct reasoning_format formats[] = {
+    {.name = "gpt-oss",
+     .aliases = {"gpt_oss", "openai_gptoss", "openai", "harmony"},
+     .keeps_special = true,
+     .whole = &tool_format_gpt_oss,
+     .is_of_template = is_gpt_oss},
     {.name = "seed-oss",
      .aliases = {"seed_oss"},
      .open = "<seed:think>",
@@ -91,7 +102,7 @@ const struct reasoning_format *reasoning_format_of_template(struct str chat_temp
 const char *reasoning_format_names(void)
 {
     return "default, deepseek-r1, qwen-qwq, qwen3, intern-s1, deepseek-v3, glm45, seed-oss, "
-           "mistral";
+           "mistral, gpt-oss";
 }
 
 bool reasoning_format_starts_in(const struct reasoning_format *f, struct str prompt, int thinking)

@@ -40,14 +40,15 @@ struct reply_parser {
     bool hides_reasoning;   // it is content
 
     enum mode mode;
-    bool is_start;       // nothing was told, or only reasoning
-    bool strips;         // of FRESH: newlines aren't content, reasoning has just ended
-    bool was_cut;        // of FRESH: reasoning was, by a call: its closing tag may follow
-    bool from_reasoning; // of BLOCK
-    size_t before;       // of BLOCK: bytes in front of the opening that are held
-    size_t opening;      // of BLOCK: bytes
-    void *state;         // of BLOCK: the reader's
-    int calls;           // begun, beyond calls_max too
+    bool is_start;        // nothing was told, or only reasoning
+    bool strips;          // of FRESH: newlines aren't content, reasoning has just ended
+    bool was_cut;         // of FRESH: reasoning was, by a call: its closing tag may follow
+    bool from_reasoning;  // of BLOCK
+    size_t before;        // of BLOCK: bytes in front of the opening that are held
+    size_t opening;       // of BLOCK: bytes
+    void *state;          // of BLOCK: the reader's
+    bool tells_reasoning; // of BLOCK: its last piece was
+    int calls;            // begun, beyond calls_max too
 
     struct buf held; // rule 1
     size_t at;
@@ -134,6 +135,7 @@ static void begin_block(struct step *s, size_t before, size_t opening)
     struct reply_parser *p = s->p;
     p->from_reasoning = p->mode == MODE_REASONING;
     p->mode = MODE_BLOCK;
+    p->tells_reasoning = false;
     p->before = before;
     p->opening = opening;
     memset(p->state, 0, p->tools->state_size);
@@ -260,7 +262,8 @@ static bool step_reasoning(struct step *s)
 static void take_piece(void *arg, const struct reply_piece *piece)
 {
     struct step *s = arg;
-    const struct reply_parser *p = s->p;
+    struct reply_parser *p = s->p;
+    p->tells_reasoning = piece->kind == REPLY_REASONING;
     bool is_call = piece->kind == REPLY_CALL || piece->kind == REPLY_ARGUMENTS;
     if (is_call && p->calls_max > 0 && piece->call >= p->calls_max) return;
     struct reply_piece told = *piece;
@@ -350,7 +353,7 @@ size_t reply_parser_held(const struct reply_parser *p)
 bool reply_parser_in_reasoning(const struct reply_parser *p)
 {
     return p->mode == MODE_THINKING || p->mode == MODE_REASONING ||
-           (p->mode == MODE_BLOCK && p->from_reasoning);
+           (p->mode == MODE_BLOCK && (p->from_reasoning || p->tells_reasoning));
 }
 
 int reply_parser_calls(const struct reply_parser *p)

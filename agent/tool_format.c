@@ -6,8 +6,10 @@
 
 /* In the order in which a template is asked about. */
 static const struct tool_format *const formats[] = {
-    &tool_format_hermes,
-    &tool_format_llama3,
+    &tool_format_gpt_oss,      &tool_format_deepseek_v4, &tool_format_deepseek_v32,
+    &tool_format_deepseek_v31, &tool_format_deepseek_v3, &tool_format_mistral,
+    &tool_format_mistral_list, &tool_format_internlm,    &tool_format_qwen3coder,
+    &tool_format_glm,          &tool_format_hermes,      &tool_format_llama3,
 };
 
 static bool is_named(const struct tool_format *f, const char *name)
@@ -34,7 +36,9 @@ const struct tool_format *tool_format_of_template(struct str chat_template)
 
 const char *tool_format_names(void)
 {
-    return "hermes, llama3";
+    return "hermes, qwen2d5, qwen3, qwen3coder, llama3, internlm, intern-s1, mistral, "
+           "mistral-list, "
+           "glm, glm47, deepseek-v3, deepseek-v3.1, deepseek-v3.2, deepseek-v4, gpt-oss";
 }
 
 static void write_all_begin(struct json_writer *w)
@@ -154,12 +158,15 @@ static bool is_any_strict(const struct tool_list *list)
 bool tool_format_write_grammar(const struct tool_format *f, const struct tool_list *list,
                                struct json_writer *w)
 {
-    if (list->choice == TOOL_CHOICE_REQUIRED) {
-        write_block(w, f, list);
+    if (list->choice == TOOL_CHOICE_NONE) return false;
+    if (list->choice == TOOL_CHOICE_AUTO && !is_any_strict(list)) return false;
+    if (f->write_grammar) {
+        f->write_grammar(w, list);
         return true;
     }
-    if (list->choice == TOOL_CHOICE_NONE || !is_any_strict(list)) return false;
-    if (f->opens_at_start)
+    if (list->choice == TOOL_CHOICE_REQUIRED)
+        write_block(w, f, list);
+    else if (f->opens_at_start)
         write_call_or_text(w, f, list);
     else
         write_mixed(w, f, list);

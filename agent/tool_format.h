@@ -49,6 +49,9 @@ struct tool_format {
      * is, whole with its tags. Arguments follow the tool's schema where it is strict, else they are any
      * object. */
     void (*write_call)(struct json_writer *w, const struct tool *tool);
+    /* Where an answer isn't text with blocks of calls in it: the whole grammar, of a choice that needs
+     * one. NULL: it is. */
+    void (*write_grammar)(struct json_writer *w, const struct tool_list *list);
     /* What stands before the first call and after the last one, and between two; NULL: nothing. */
     const char *before, *between, *after;
     /* Those of the tags that vocabularies have as a token of its own; NULL-terminated. */

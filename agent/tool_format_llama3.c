@@ -30,19 +30,15 @@ static bool is_of_template(struct str t)
     return tool_template_has(t, "<|start_header_id|>") && tool_template_has(t, "\"parameters\": ");
 }
 
-/* Behind the name, which is the text up to ">". */
 static enum tool_read read_name(struct tool_scan *s, const struct tool_input *in,
                                 struct tool_output *out)
 {
-    size_t begin = strlen(FUNCTION_TAG);
-    struct str name = str_from(in->text, begin);
-    for (; s->at < in->text.len; s->at++) {
-        if (s->at - begin >= TOOL_NAME_BYTES) return TOOL_READ_NONE;
-        if (in->text.data[s->at] != '>') continue;
-        name.len = s->at++ - begin;
-        return tool_put_call(s, in, out, name) ? TOOL_READ_DONE : TOOL_READ_NONE;
-    }
-    return TOOL_READ_MORE;
+    struct str name;
+    int which;
+    enum tool_read r = tool_scan_name(s, in, (const char *const[]){">", NULL}, &name, &which);
+    if (r != TOOL_READ_DONE) return r;
+    s->at++;
+    return tool_put_call(s, in, out, name) ? TOOL_READ_DONE : TOOL_READ_NONE;
 }
 
 static enum tool_read read_function_part(struct function *f, const struct tool_input *in,
@@ -62,8 +58,7 @@ static enum tool_read read_function_part(struct function *f, const struct tool_i
         break;
     case FUNCTION_END:
         r = tool_scan_tag(&f->scan, in, "</function>");
-        out->is_over = r != TOOL_READ_MORE;
-        return out->is_over ? TOOL_READ_NONE : r;
+        return r == TOOL_READ_MORE ? r : TOOL_READ_NONE;
     }
     if (r == TOOL_READ_DONE) f->state++;
     return r;
@@ -77,9 +72,8 @@ static size_t read_function(struct function *f, const struct tool_input *in,
     do
         r = read_function_part(f, in, out);
     while (r == TOOL_READ_DONE);
-    if (r == TOOL_READ_NONE && !f->scan.is_out) return tool_scan_fail(&f->scan, out);
-    if (r == TOOL_READ_NONE) out->is_over = true; // what follows is no call's
-    return out->is_over ? tool_scan_take(&f->scan) : tool_scan_finish(&f->scan, in, out);
+    if (r == TOOL_READ_NONE) return tool_scan_end(&f->scan, in, out);
+    return tool_scan_finish(&f->scan, in, out);
 }
 
 static size_t read_calls(void *state, const struct tool_input *in, struct tool_output *out)

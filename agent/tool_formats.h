@@ -6,6 +6,16 @@
 
 extern const struct tool_format tool_format_hermes;
 extern const struct tool_format tool_format_llama3;
+extern const struct tool_format tool_format_internlm;
+extern const struct tool_format tool_format_mistral;
+extern const struct tool_format tool_format_mistral_list;
+extern const struct tool_format tool_format_deepseek_v3;
+extern const struct tool_format tool_format_deepseek_v31;
+extern const struct tool_format tool_format_deepseek_v32;
+extern const struct tool_format tool_format_deepseek_v4;
+extern const struct tool_format tool_format_qwen3coder;
+extern const struct tool_format tool_format_glm;
+extern const struct tool_format tool_format_gpt_oss;
 
 /* Whether the template's text has that in it. Quotes in a template's literals may be escaped: a quote
  * stands for either. */

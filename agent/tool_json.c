@@ -201,7 +201,6 @@ static enum tool_read read_block(struct tool_block *b, const struct tool_block_t
     }
     r = tags->ends[b->ends] ? tool_scan_tag(&b->scan, in, tags->ends[b->ends]) : TOOL_READ_NONE;
     if (r == TOOL_READ_DONE) b->ends++;
-    if (r == TOOL_READ_NONE) out->is_over = true;
     return r;
 }
 
@@ -213,8 +212,7 @@ size_t tool_block_read(struct tool_block *b, const struct tool_block_tags *tags,
     do
         r = read_block(b, tags, in, out);
     while (r == TOOL_READ_DONE);
-    if (out->is_over) return tool_scan_take(&b->scan);
-    return r == TOOL_READ_NONE ? tool_scan_fail(&b->scan, out)
+    return r == TOOL_READ_NONE ? tool_scan_end(&b->scan, in, out)
                                : tool_scan_finish(&b->scan, in, out);
 }
 

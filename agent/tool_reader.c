@@ -23,6 +23,14 @@ size_t tool_scan_fail(struct tool_scan *s, struct tool_output *out)
     return taken;
 }
 
+size_t tool_scan_end(struct tool_scan *s, const struct tool_input *in, struct tool_output *out)
+{
+    if (!s->is_out) return tool_scan_fail(s, out);
+    if (in->is_last) s->at = in->text.len;
+    out->is_over = true;
+    return tool_scan_take(s);
+}
+
 size_t tool_scan_finish(struct tool_scan *s, const struct tool_input *in, struct tool_output *out)
 {
     if (!in->is_last) return tool_scan_take(s);
@@ -62,6 +70,28 @@ enum tool_read tool_scan_space(struct tool_scan *s, const struct tool_input *in)
     if (at == in->text.len) return TOOL_READ_MORE;
     s->at = at;
     return TOOL_READ_DONE;
+}
+
+enum tool_read tool_scan_until(struct tool_scan *s, const struct tool_input *in,
+                               const char *const *tags, size_t max, struct str *text, int *which)
+{
+    struct str rest = str_from(in->text, s->at);
+    enum reply_tag found;
+    size_t len = reply_tag_find(rest, tags, &found, which);
+    if (len > max) return TOOL_READ_NONE;
+    if (found != REPLY_TAG_WHOLE) return in->is_last ? TOOL_READ_NONE : TOOL_READ_MORE;
+    *text = (struct str){rest.data, len};
+    s->at += len;
+    return TOOL_READ_DONE;
+}
+
+enum tool_read tool_scan_name(struct tool_scan *s, const struct tool_input *in,
+                              const char *const *tags, struct str *name, int *which)
+{
+    enum tool_read r =
+        tool_scan_until(s, in, tags, TOOL_NAME_BYTES + 2 * TOOL_SPACE_MAX, name, which);
+    if (r == TOOL_READ_DONE) *name = str_trim(*name);
+    return r;
 }
 
 static bool is_name(struct str name)
@@ -167,6 +197,13 @@ void tool_write_text(struct json_writer *w, const char *const *tokens, const cha
         json_object_end(w);
         rest = str_from(rest, at > 0 ? at : strlen(tokens[which]));
     }
+}
+
+void tool_write_name(struct json_writer *w, const struct tool *tool)
+{
+    json_object_begin(w);
+    json_field_str(w, "text", tool->name);
+    json_object_end(w);
 }
 
 void tool_write_arguments(struct json_writer *w, const struct tool *tool)

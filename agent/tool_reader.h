@@ -32,6 +32,9 @@ size_t tool_scan_take(struct tool_scan *s);
 /* The call in hand is none: with none before it in this block, neither is the block; else the block is
  * over before it. Returns as above. */
 size_t tool_scan_fail(struct tool_scan *s, struct tool_output *out);
+/* What follows is no call's: as tool_scan_fail where the one in hand isn't out yet, else the block is
+ * over; at the text's end with what of a tag is there. Returns as above. */
+size_t tool_scan_end(struct tool_scan *s, const struct tool_input *in, struct tool_output *out);
 /* Nothing is left to say: the text was all of it. Returns as above. */
 size_t tool_scan_finish(struct tool_scan *s, const struct tool_input *in, struct tool_output *out);
 
@@ -39,6 +42,13 @@ size_t tool_scan_finish(struct tool_scan *s, const struct tool_input *in, struct
 enum tool_read tool_scan_tag(struct tool_scan *s, const struct tool_input *in, const char *tag);
 /* White space: before what follows it. MORE: nothing does yet. */
 enum tool_read tool_scan_space(struct tool_scan *s, const struct tool_input *in);
+
+/* Text of at most `max` bytes, up to the first of the tags; `at` is before that tag. */
+enum tool_read tool_scan_until(struct tool_scan *s, const struct tool_input *in,
+                               const char *const *tags, size_t max, struct str *text, int *which);
+/* The same for a name, without white space around it. */
+enum tool_read tool_scan_name(struct tool_scan *s, const struct tool_input *in,
+                              const char *const *tags, struct str *name, int *which);
 
 /* A call begins, if there is such a tool. */
 bool tool_put_call(struct tool_scan *s, const struct tool_input *in, struct tool_output *out,
@@ -64,6 +74,7 @@ void tool_end_arguments(struct tool_arguments *a, const struct tool_output *out)
 
 /* For grammars: a text, with the tags in it as tokens. */
 void tool_write_text(struct json_writer *w, const char *const *tokens, const char *text);
+void tool_write_name(struct json_writer *w, const struct tool *tool);
 /* The tool's schema if it is strict, else that of any object. */
 void tool_write_arguments(struct json_writer *w, const struct tool *tool);
 

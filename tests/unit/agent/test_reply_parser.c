@@ -122,6 +122,7 @@ static void expect_same(const char *where, struct str text, const struct told *g
     test_failures++;
     printf("%s: " STR_FMT "\n---- got:%s\n---- expected:%s\n", where, STR_ARG(text), got->text.data,
            want);
+    return false;
 }
 
 static void run_case(const char *where, const struct json *c, struct tools *tools)
@@ -141,9 +142,10 @@ static void run_case(const char *where, const struct json *c, struct tools *tool
     parse_bytes(&o, text, &t);
     expect_same(where, text, &t, want.data);
     buf_deinit(&t.text);
-    for (size_t cut = 0; cut <= text.len; cut++) {
+    bool is_same = true;
+    for (size_t cut = 0; cut <= text.len && is_same; cut++) {
         parse(&o, text, &cut, 1, &t);
-        expect_same(where, text, &t, want.data);
+        is_same = expect_same(where, text, &t, want.data);
         buf_deinit(&t.text);
     }
     buf_deinit(&want);
