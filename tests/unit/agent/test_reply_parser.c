@@ -115,10 +115,10 @@ static void print_want(const struct json *want, struct buf *out)
     }
 }
 
-static void expect_same(const char *where, struct str text, const struct told *got,
+static bool expect_same(const char *where, struct str text, const struct told *got,
                         const char *want)
 {
-    if (strcmp(got->text.data, want) == 0) return;
+    if (strcmp(got->text.data, want) == 0) return true;
     test_failures++;
     printf("%s: " STR_FMT "\n---- got:%s\n---- expected:%s\n", where, STR_ARG(text), got->text.data,
            want);
