@@ -118,8 +118,8 @@ engine_grammars(const struct engine *e); // grammars over the tokenizer's tokens
 /* ---- requests ---- */
 
 #define SHOWN_TOKENS_MAX 32
-#define LOGIT_BIAS_MAX 4096 // tokens of one request that may have one
-#define LOGPROBS_MAX   21   // of a sampled token and the 20 likeliest
+#define LOGIT_BIAS_MAX   4096 // tokens of one request that may have one
+#define LOGPROBS_MAX     21   // of a sampled token and the 20 likeliest
 
 struct logit_bias {
     int32_t token;
