@@ -146,40 +146,40 @@ static int end_session(struct conversation *c, struct error *err)
 
 /* ---- input ---- */
 
-/* LINE_READ and *line, borrowed until the next call. */
-static enum line_result read_line(struct conversation *c, const char *prompt, const char **line)
+/* LINE_READ and *line, without its end, borrowed until the next call. */
+static enum line_result read_line(struct conversation *c, const char *prompt, struct str *line)
 {
     if (c->editor) {
         free(c->line);
         c->line = NULL;
         enum line_result result = line_editor_read(c->editor, prompt, &c->line);
         if (result == LINE_READ && c->line[0]) line_editor_remember(c->editor, c->line);
-        *line = c->line;
+        *line = str_of(c->line);
         return result;
     }
     ssize_t n = getline(&c->line, &c->line_size, stdin);
     if (n < 0) return LINE_ENDED;
-    if (n > 0 && c->line[n - 1] == '\n') c->line[n - 1] = '\0';
-    *line = c->line;
+    if (n > 0 && c->line[n - 1] == '\n') n--;
+    *line = (struct str){c->line, (size_t)n};
     return LINE_READ;
 }
 
 /* Lines up to an empty one, or up to the end of the input, joined by line breaks. LINE_READ: a
- * message, perhaps an empty one. */
-static enum line_result read_message(struct conversation *c, struct buf *message)
+ * message, perhaps an empty one; *fits is false if it was too long and is lost. */
+static enum line_result read_message(struct conversation *c, struct buf *message, bool *fits)
 {
-    const char *line;
+    struct str line;
     size_t lines = 0;
     buf_clear(message);
+    *fits = true;
     for (;;) {
         const char *prompt = lines > 0 ? "" : "double enter to end input >>> ";
         enum line_result result = read_line(c, prompt, &line);
         if (result == LINE_ENDED && !c->editor && lines > 0) return LINE_READ;
         if (result != LINE_READ) return lines > 0 ? LINE_DROPPED : result;
-        if (line[0] == '\0') return LINE_READ;
-        if (lines++ > 0) buf_append_char(message, '\n');
-        if (buf_append_str(message, line) < 0)
-            screen_remark("[the message is cut: it is too long]");
+        if (line.len == 0) return LINE_READ;
+        if (lines++ > 0 && buf_append_char(message, '\n') < 0) *fits = false;
+        if (buf_append(message, line.data, line.len) < 0) *fits = false;
     }
 }
 
@@ -202,15 +202,16 @@ static int take_message(struct conversation *c, struct str message, bool *leaves
 static int converse(struct conversation *c, struct error *err)
 {
     struct buf message;
-    bool leaves = false;
+    bool leaves = false, fits;
     int rc = 0;
     buf_init(&message, MESSAGE_MAX);
     while (rc == 0 && !leaves) {
         if (c->editor) putchar('\n');
-        enum line_result result = read_message(c, &message);
+        enum line_result result = read_message(c, &message, &fits);
         if (result == LINE_DROPPED) continue;
         if (result != LINE_READ) break;
-        rc = take_message(c, buf_str(&message), &leaves, err);
+        rc = fits ? take_message(c, buf_str(&message), &leaves, err)
+                  : error_set(err, E_LIMIT, "a message is larger than %zu MiB", MESSAGE_MAX >> 20);
         if (rc < 0 && c->editor) {
             screen_remark(rc == E_CANCELLED ? "[stopped; what was said so far is kept]"
                                             : err->text);

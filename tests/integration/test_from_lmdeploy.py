@@ -53,7 +53,7 @@ def commands_of(text):
         commands.append(joined)
         pending = ""
     assert not pending, pending
-    return [c for c in commands if c.strip()]
+    return [c for c in commands if c.strip() and not c.startswith("#")]
 
 
 COMMANDS = [(line, c) for line, language, text in BLOCKS if language == "shell" for c in commands_of(text)]
@@ -177,7 +177,7 @@ RULES = [
     (r"cmake --preset release && cmake --build --preset release$", is_fine),
     (r"cmake --install build/release --prefix /usr/local$", is_installed),
     (r"docker build ", is_fine),
-    (r"docker run --runtime nvidia ", is_container),
+    (r"docker run -v ~/.cache/", is_container),
     (r"LM_MODEL=\S+ .*docker compose ", is_fine),
     (r"kubectl ", is_fine),
     (r"printf .*lmdeploy serve api_client ", is_said),

@@ -537,6 +537,13 @@ def test_how_turns_end(fake, word, status, out, error):
     assert error in done.stderr and bool(done.stderr) == bool(error)
 
 
+def test_what_is_no_message(fake):
+    for text, status, word in (("a\0b\n\n", 2, "not UTF-8"), ("long " * (4 << 20) + "\n\nexit\n\n", 1, "16 MiB")):
+        done = run("serve", "api_client", fake.url, stdin=text)
+        assert done.returncode == status and word in done.stderr
+    assert fake.requests == []
+
+
 def test_an_answer_is_stopped_by_ctrl_c(terminal, fake):
     t = terminal("serve", "api_client", fake.url)
     t.expect(PROMPT)
