@@ -191,6 +191,19 @@ static int relax(struct composer *c, bool *is_relaxed, struct api_error *e)
     return 0;
 }
 
+/* Together they are too large: likewise. False: none can give way. */
+static bool relax_all(struct composer *c)
+{
+    bool is_relaxed = false;
+    for (size_t i = 0; i < c->list.count; i++) {
+        struct tool *tool = &c->tools[i];
+        if (!tool->is_strict || c->request->tools.list.items[i].is_strict) continue;
+        tool->is_strict = false;
+        is_relaxed = true;
+    }
+    return is_relaxed;
+}
+
 static int compile_any(struct composer *c, struct grammar **out, struct api_error *e)
 {
     struct error err = {0};
@@ -199,6 +212,7 @@ static int compile_any(struct composer *c, struct grammar **out, struct api_erro
     if (rc == 0) return 0;
     if (relax(c, &is_relaxed, e) != 0) return -1;
     if (is_relaxed && (rc = compile(c, out, &err)) == 0) return 0;
+    if (rc == E_LIMIT && relax_all(c) && (rc = compile(c, out, &err)) == 0) return 0;
     const struct response_format *format = &c->request->response_format;
     return refuse_schema(rc, format->is_set ? response_format_param(format) : "tools", &err, e);
 }

@@ -40,6 +40,12 @@ static void check_accepted(const struct chat_request *r)
             CHECK(json_number(v) >= 0 && json_number(v) < limits.vocab_size);
         }
     }
+    const struct tool_list *tools = &r->tools.list;
+    CHECK(tools->count <= TOOLS_MAX && (tools->count > 0) == (r->tools.offered != NULL));
+    for (size_t i = 0; i < tools->count; i++) {
+        CHECK(tools->items[i].name.len >= 1 && tools->items[i].name.len <= 64);
+        CHECK(tool_list_find(tools, tools->items[i].name) == &tools->items[i]);
+    }
     for (const struct json *m = json_first(r->messages); m; m = json_next(m)) {
         CHECK(json_type(json_get(m, "role")) == JSON_STRING);
         enum json_type content = json_type(json_get(m, "content"));

@@ -283,6 +283,26 @@ static void test_released_tokens(void)
     engine_close(e);
 }
 
+/* Special tokens that whoever reads the text has to see, though others are skipped. */
+static void test_shown_tokens(void)
+{
+    static const int32_t shown[] = {61, 62};
+    static const struct logit_bias bias = {62, 100};
+    struct engine *e = open_engine(1, 0, false);
+    for (int i = 0; i < 3; i++) {
+        init_run(&runs[i], i, 5,
+                 (struct sampling_params){.top_p = 1, .bias = &bias, .bias_count = 1});
+        runs[i].request.max_tokens = 3;
+        runs[i].request.ignore_eos = true;
+        runs[i].request.shown = shown;
+        runs[i].request.shown_count = i;
+    }
+    run_all(e, runs, 3);
+    EXPECT(runs[0].text.len == 0 && runs[1].text.len == 0);
+    EXPECT(str_equal(buf_str(&runs[2].text), STR("<62><62><62>")));
+    engine_close(e);
+}
+
 static void test_refusals(void)
 {
     static const struct logit_bias unknown = {FAKE_VOCAB, 1}, steep = {1, 101}, none = {1, NAN};
@@ -320,6 +340,7 @@ int main(void)
     RUN(test_nothing_depends_on_the_batch);
     RUN(test_choices_differ);
     RUN(test_released_tokens);
+    RUN(test_shown_tokens);
     RUN(test_refusals);
     for (int i = 0; i < RUNS_MAX; i++)
         buf_deinit(&runs[i].text);
