@@ -179,10 +179,9 @@ static const struct api_schema token_logprob_schema = {
     .name = "TokenLogprob", .doc = "One token of the text.", .parts = {&token_logprob, &with_top}};
 static const struct api_schema top_logprob_schema = {
     .name = "TopLogprob", .doc = "A token that could have stood there.", .parts = {&token_logprob}};
-static const struct api_schema chat_chunk = {
-    .name = "ChatCompletionChunk",
-    .doc = "One event of a chat's stream, behind `data: `. The last event is `data: [DONE]`.",
-    .parts = {&head, &chunk}};
+static const struct api_schema chat_chunk = {.name = "ChatCompletionChunk",
+                                             .doc = "What an event of a chat's stream holds.",
+                                             .parts = {&head, &chunk}};
 static const struct api_schema chunk_choice_schema = {
     .name = "ChatChunkChoice", .doc = "More of one choice.", .parts = {&chunk_choice}};
 static const struct api_schema delta_schema = {
@@ -192,6 +191,23 @@ static const struct api_schema call_delta_schema = {
 static const struct api_schema function_delta_schema = {.name = "FunctionCallDelta",
                                                         .doc = "More of its name or arguments.",
                                                         .parts = {&function_delta}};
+
+/* What an event-stream's parser makes of it. The last event is no JSON. */
+#define EVENT(chunk)                                                                              \
+    "{'type':'object','required':['data'],'properties':{'data':{'type':'string','anyOf':["        \
+    "{'contentMediaType':'application/json','contentSchema':{'$ref':'#/components/schemas/" chunk \
+    "'}},{'pattern':'^.DONE.$'}]}}}"
+
+static const struct api_schema chat_event = {
+    .name = "ChatCompletionEvent",
+    .doc = "One event of a chat's stream: its data is a [ChatCompletionChunk], and `[DONE]` in the "
+           "last one.",
+    .schema = EVENT("ChatCompletionChunk")};
+static const struct api_schema text_event = {
+    .name = "CompletionEvent",
+    .doc = "One event of a stream: its data is a [CompletionResponse], and `[DONE]` in the last "
+           "one.",
+    .schema = EVENT("CompletionResponse")};
 
 /* ---- completions: a stream's chunks have the same form ---- */
 
@@ -231,8 +247,7 @@ static const struct api_fields text_logprobs = FIELDS(text_logprobs_rows);
 
 static const struct api_schema text_answer = {
     .name = "CompletionResponse",
-    .doc = "Text that goes on from a prompt; in a stream an event, behind `data: `, the last of "
-           "which is `data: [DONE]`.",
+    .doc = "Text that goes on from a prompt; in a stream more of it.",
     .parts = {&head, &text}};
 static const struct api_schema text_choice_schema = {
     .name = "CompletionChoice", .doc = "One answer to one prompt.", .parts = {&text_choice}};
@@ -273,7 +288,14 @@ static const struct api_field session_list_rows[] = {
     {"complete", API_BOOLEAN, .doc = "from a proxy: false when some agent didn't answer"},
 };
 
+static const struct api_field ended_rows[] = {
+    {"session_id", API_INTEGER, .required = true, .schema = "{'format':'int64'}"},
+    {"object", API_STRING, .required = true, .schema = "{'enum':['session.deleted']}"},
+    {"deleted", API_BOOLEAN, .required = true, .doc = "true"},
+};
+
 static const struct api_fields turn = FIELDS(turn_rows);
+static const struct api_fields ended = FIELDS(ended_rows);
 static const struct api_fields session = FIELDS(session_rows);
 static const struct api_fields session_list = FIELDS(session_list_rows);
 
@@ -283,6 +305,8 @@ static const struct api_schema turn_answer = {
     .parts = {&turn}};
 static const struct api_schema session_answer = {
     .name = "Session", .doc = "A conversation that the server keeps.", .parts = {&session}};
+static const struct api_schema ended_answer = {
+    .name = "SessionDeleted", .doc = "It has ended.", .parts = {&ended}};
 static const struct api_schema session_list_answer = {
     .name = "SessionList", .doc = "The conversations of whoever asks.", .parts = {&session_list}};
 
@@ -441,6 +465,7 @@ const struct api_schema *const api_answer_schemas[] = {
     &chat_logprobs_schema,
     &token_logprob_schema,
     &top_logprob_schema,
+    &chat_event,
     &chat_chunk,
     &chunk_choice_schema,
     &delta_schema,
@@ -449,6 +474,7 @@ const struct api_schema *const api_answer_schemas[] = {
     &call,
     &function_call,
     &text_answer,
+    &text_event,
     &text_choice_schema,
     &text_logprobs_schema,
     &usage,
@@ -457,6 +483,7 @@ const struct api_schema *const api_answer_schemas[] = {
     &turn_answer,
     &session_answer,
     &session_list_answer,
+    &ended_answer,
     &encode_answer,
     &tokenize_answer,
     &prompt_answer,
