@@ -145,6 +145,7 @@ SERVE = ("serve", "api_server", "org/model")
      ["--generation-config", "auto", "--device", "cuda", "--model-format", "awq"]),
     (["--redis-url", "redis://h", "--dry-run", "--gpus", "0-7"], ["--redis-url", "redis://h", "--dry-run", "--gpus", "0-7"]),
     (["--no-such-thing", "x"], ["--no-such-thing", "x"]),  # lm-agent's to judge
+    (["--=x", "--$(touch /nonexistent)", "--a]b", "--@"], ["--=x", "--$(touch /nonexistent)", "--a]b", "--@"]),
     (["--ssl", "--max-log-len", "10", "--reasoning-parser", "deepseek-r1"],
      ["--ssl", "--max-log-len", "10", "--reasoning-parser", "deepseek-r1"]),
 ])
