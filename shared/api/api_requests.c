@@ -21,15 +21,17 @@
 
 /* ---- what all routes that generate share ---- */
 
+/* Where it says "the model", that is its generation_config.json; a value here would be sent by generated
+ * clients whether their user wants it or not. */
 static const struct api_field sampling_rows[] = {
-    {"temperature", API_NUMBER, .range = &field_range_temperature, .def = "1",
+    {"temperature", API_NUMBER, .range = &field_range_temperature, .def = "the model's, or 1",
      .doc = "0 takes the most likely token, ties to the lowest id"},
-    {"top_p", API_NUMBER, .range = &field_range_top_p, .def = "1",
+    {"top_p", API_NUMBER, .range = &field_range_top_p, .def = "the model's, or 1",
      .doc = "the most likely tokens that have this share together; at least one is kept, so 0 is "
             "greedy too"},
-    {"top_k", API_INTEGER, .range = &field_range_top_k, .def = "0",
+    {"top_k", API_INTEGER, .range = &field_range_top_k, .def = "the model's, or 0",
      .doc = "so many of the most likely tokens; 0 is off"},
-    {"min_p", API_NUMBER, .range = &field_range_share, .def = "0",
+    {"min_p", API_NUMBER, .range = &field_range_share, .def = "the model's, or 0",
      .doc = "tokens that have at least this share of the most likely one's probability"},
 };
 
@@ -41,7 +43,8 @@ static const struct api_field drawing_rows[] = {
      .doc = "taken off the logit of each token that the answer has already"},
     {"frequency_penalty", API_NUMBER, .range = &field_range_penalty, .def = "0",
      .doc = "the same, times how often the answer has it"},
-    {"repetition_penalty", API_NUMBER, .range = &field_range_repetition_penalty, .def = "1",
+    {"repetition_penalty", API_NUMBER, .range = &field_range_repetition_penalty,
+     .def = "the model's, or 1",
      .doc = "divides positive logits of all tokens that prompt or answer have, multiplies negative "
             "ones"},
     {"logit_bias", API_OBJECT,
