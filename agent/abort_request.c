@@ -51,6 +51,7 @@ void abort_request_handle(struct agent *a, struct http_exchange *x)
     bind_tenant(a, request, &target);
     int count = request_gate_abort(&a->gate, &target);
     count += completion_service_stop(&a->service, &target);
+    count += embedding_stop(&a->embeddings, &target);
     count += interactive_stop(&a->sessions, &target);
     log_debug("aborted", "requests=%d", count);
     if (count > 0 || target.all) {

@@ -98,6 +98,7 @@ static void on_drain_timeout(uv_timer_t *timer)
      * and leave() is called. */
     completion_service_abort(&a->service);
     interactive_abort(&a->sessions);
+    embedding_abort(&a->embeddings);
 }
 
 static void drain(struct agent *a)
@@ -288,6 +289,8 @@ static void open_service(struct agent *a, const struct engine *engine)
                        engine_chat_template(engine), engine_tokenizer(engine));
     a->service.prompts.formats = &a->formats;
     a->service.prompts.escape_special = a->config->escape_special;
+    a->embeddings.pool = agent_config_pool(a->config, info->pooling);
+    a->embeddings.hidden = info->hidden_size;
     session_service_open(&a->sessions, info);
     a->service.phase = SERVICE_OPEN;
 }
@@ -402,6 +405,7 @@ int agent_run(struct agent *a, const struct agent_config *config)
     a->loop = &loop;
     a->config = config;
     completion_service_init(&a->service);
+    embedding_service_init(&a->embeddings, &a->service);
     prefix_index_init(&a->prefixes, (uint64_t)clock_wall_ms() * PREFIX_VERSIONS_PER_MS);
     loop_raise_nofile();
 

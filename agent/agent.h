@@ -7,6 +7,7 @@
 
 #include "agent/agent_config.h"
 #include "agent/completion.h"
+#include "agent/embedding.h"
 #include "agent/engine_bridge.h"
 #include "agent/engine_state.h"
 #include "agent/guard.h"
@@ -33,6 +34,7 @@ struct agent {
     struct reply_formats formats; // of the model's answers; valid once the service is open
     struct completion_service service;
     struct session_service sessions;
+    struct embedding_service embeddings;
     struct request_gate gate;
     struct engine_progress progress;
     struct prefix_index prefixes;

@@ -147,13 +147,10 @@ static const struct option options[] = {
     {"chat-template", OPTION_STRING, FIELD(chat_template), .arg = "NAME|FILE", .group = "Engine",
      .help = "instead of the model's own chat template: a file of Jinja or of LMDeploy's JSON, or "
              "the name of one of LMDeploy's templates"},
-    {"tool-call-parser", OPTION_STRING, FIELD(tool_call_parser), .arg = "NAME", .group = "Engine",
-     .help = "how the model writes calls of tools, by LMDeploy's or vLLM's names (a wrong one "
-             "lists them), or none; by "
-             "default as its chat template has them"},
-    {"reasoning-parser", OPTION_STRING, FIELD(reasoning_parser), .arg = "NAME", .group = "Engine",
-     .help = "how the model marks what it thinks before it answers, or none; by default as its "
-             "chat template has it"},
+    {"embedding", OPTION_CHOICE, FIELD(embedding), .def = "auto", .choices = "auto|off|mean|last",
+     .group = "Engine",
+     .help = "POST /v1/embeddings: how hidden states of a text's tokens become one vector; auto is "
+             "what the model's files say it was trained for, or none"},
     {"escape-special", OPTION_FLAG, FIELD(escape_special), .group = "Engine",
      .help = "the text of a special token in messages stays text; by default it becomes the token, "
              "as in other servers"},
@@ -388,6 +385,13 @@ bool agent_config_is_launcher(const struct agent_config *config)
 bool agent_config_keeps_prefixes(const struct agent_config *config)
 {
     return config->enable_prefix_caching && !config->disable_prefix_caching;
+}
+
+enum engine_pool agent_config_pool(const struct agent_config *config, enum engine_pool of_model)
+{
+    const enum engine_pool pools[] = {of_model, ENGINE_POOL_NONE, ENGINE_POOL_MEAN,
+                                      ENGINE_POOL_LAST};
+    return pools[config->embedding];
 }
 
 void agent_config_engine_options(const struct agent_config *config, struct engine_options *out)

@@ -63,7 +63,7 @@ struct agent_config {
     bool dry_run;
     int generation_config; // 0: auto, 1: none
     char *chat_template;
-    char *tool_call_parser, *reasoning_parser; // NULL: by the chat template; "none"
+    int embedding; // index of --embedding's choices
     bool escape_special;
     int device; // enum agent_device
     int64_t tp; // ranks
@@ -99,6 +99,9 @@ bool agent_config_is_launcher(const struct agent_config *config);
 
 /* Pages of ended requests are kept for prompts that begin alike. */
 bool agent_config_keeps_prefixes(const struct agent_config *config);
+
+/* How /v1/embeddings pools: as --embedding says, else as the model's files do. */
+enum engine_pool agent_config_pool(const struct agent_config *config, enum engine_pool of_model);
 
 /* Strings are borrowed from config. */
 void agent_config_engine_options(const struct agent_config *config, struct engine_options *out);

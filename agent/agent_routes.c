@@ -96,18 +96,16 @@ static void post_completions(struct http_exchange *x, struct str param, void *ar
     request_gate_enter(&a->gate, x, start_completions, &a->service);
 }
 
-static void post_responses(struct http_exchange *x, struct str param, void *arg)
+static void start_embeddings(void *arg, struct http_exchange *x)
 {
-    (void)param;
-    struct agent *a = arg;
-    completion_start(&a->service, x, &completion_responses);
+    embedding_start(arg, x);
 }
 
-static void post_messages(struct http_exchange *x, struct str param, void *arg)
+static void post_embeddings(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
     struct agent *a = arg;
-    completion_start(&a->service, x, &completion_messages);
+    request_gate_enter(&a->gate, x, start_embeddings, &a->embeddings);
 }
 
 /* ---- text ---- */
@@ -336,9 +334,7 @@ static const struct http_route routes[] = {
     {"POST", "/v1/chat/completions", post_chat},
     {"POST", "/v1/completions", post_completions},
     {"POST", "/v1/chat/interactive", post_interactive},
-    {"POST", "/v1/responses", post_responses},
-    {"POST", "/v1/messages", post_messages},
-    {"POST", "/v1/messages/count_tokens", post_count_tokens},
+    {"POST", "/v1/embeddings", post_embeddings},
     {"POST", "/v1/encode", post_encode},
     {"POST", "/tokenize", post_tokenize},
     {"POST", "/detokenize", post_detokenize},
@@ -376,11 +372,10 @@ static bool is_open(struct str path)
 static bool is_dispatched(const struct http_request *r)
 {
     static const char *const paths[] = {"/v1/chat/completions", "/v1/completions",
-                                        "/v1/chat/interactive", "/v1/responses", "/v1/messages"};
+                                        "/v1/chat/interactive", "/v1/embeddings"};
     if (!str_equal(r->method, STR("POST"))) return false;
-    for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(paths); i++)
         if (str_equal(r->path, str_of(paths[i]))) return true;
-    }
     return false;
 }
 
