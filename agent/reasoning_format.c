@@ -25,7 +25,7 @@ static bool is_mistral(struct str t)
 
 static bool is_deepseek_v3(struct str t)
 {
-    return has(t, "<｜Assistant｜>") && has(t, "thinking") && has(t, "</think>");
+    return has(t, "<｜Assistant｜>") && has(t, "thinking is defined") && has(t, "</think>");
 }
 
 /* R1's first template takes out what was thought, and the model writes the opening tag or doesn't. */

@@ -14,6 +14,7 @@ extern const struct tool_format tool_format_deepseek_v31;
 extern const struct tool_format tool_format_deepseek_v32;
 extern const struct tool_format tool_format_deepseek_v4;
 extern const struct tool_format tool_format_qwen3coder;
+extern const struct tool_format tool_format_seed;
 extern const struct tool_format tool_format_glm;
 extern const struct tool_format tool_format_gpt_oss;
 
