@@ -51,8 +51,8 @@ static const struct option options[] = {
      .help = "keys of which requests must show one (Authorization: Bearer, or x-api-key); by "
              "default none is needed",
      .many = true, .secret = true},
-    {"disable-fastapi-docs", OPTION_FLAG, FIELD(disable_fastapi_docs), .group = "Server",
-     .help = "don't serve the API's description: /, /redoc and /openapi.json"},
+    {"web-pages", OPTION_FLAG, FIELD(web_pages), .def = "true", .group = "Server",
+     .help = "serve the page /chat"},
     {"log-level", OPTION_STRING, FIELD(log_level), .def = "info", .arg = "LEVEL", .group = "Server",
      .help = "error, warn, info, debug or trace; LMDeploy's names work too"},
     {"max-log-len", OPTION_INT, FIELD(max_log_len), .def = "-1", .min = -1, .max = 1e12,

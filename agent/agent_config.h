@@ -23,7 +23,7 @@ struct agent_config {
     char *model_name; // never NULL after agent_config_parse
     struct option_list allow_origins, allow_methods, allow_headers;
     bool allow_credentials;
-    bool disable_fastapi_docs;
+    bool web_pages;
     int64_t queue_max;
     int64_t max_concurrent_requests; // 0: no bound
     int64_t text_threads;

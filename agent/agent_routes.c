@@ -295,7 +295,44 @@ static void get_metrics(struct http_exchange *x, struct str param, void *arg)
     buf_deinit(&body);
 }
 
-/* ---- what the API is ---- */
+static void get_page(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    const struct agent *a = arg;
+    web_pages_respond(x, a->config->web_pages);
+}
+
+static const struct http_route routes[] = {
+    {"GET", "/v1/models", get_models},
+    {"GET", "/v1/models/{id}", get_model},
+    {"POST", "/v1/chat/completions", post_chat},
+    {"POST", "/v1/completions", post_completions},
+    {"POST", "/v1/chat/interactive", post_interactive},
+    {"POST", "/v1/encode", post_encode},
+    {"POST", "/tokenize", post_tokenize},
+    {"POST", "/detokenize", post_detokenize},
+    {"POST", "/apply-template", post_apply_template},
+    {"GET", "/v1/sessions", get_sessions},
+    {"GET", "/v1/sessions/{id}", get_session},
+    {"DELETE", "/v1/sessions/{id}", delete_session},
+    {"GET", "/lm/prefixes", get_prefixes},
+    {"GET", "/health", get_health},
+    {"GET", "/ready", get_ready},
+    {"GET", "/metrics", get_metrics},
+    {"GET", "/chat", get_page},
+    {"GET", "/web/{file}", get_page},
+};
+
+/* ---- who may ask ---- */
+
+/* Probes and scrapers have no keys, nor has a browser that opens a page; what is for the fleet asks
+ * for the join key. */
+static bool is_open(struct str path)
+{
+    return str_equal(path, STR("/health")) || str_equal(path, STR("/ready")) ||
+           str_equal(path, STR("/metrics")) || str_starts_with(path, STR("/lm/")) ||
+           web_pages_have(path); // also where they are closed: 404 says more than 401
+}
 
 static bool has_key(const struct option_list *keys, const struct http_request *r)
 {

@@ -44,26 +44,19 @@ static void get_ready(struct http_exchange *x, struct str param, void *arg)
     respond_status(x, w, proxy_phase(w->proxy) == PROXY_READY);
 }
 
-/* Examples name a model that can be asked; not to strangers where clients need keys. */
-static void get_openapi(struct http_exchange *x, struct str param, void *arg)
+static void get_page(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
-    struct worker *w = arg;
-    const struct fleet *fleet = worker_fleet(w);
-    bool needs_key = w->proxy->keys.required;
-    struct api_openapi_options options = {
-        .daemon = API_PROXY,
-        .model = !needs_key && fleet->model_count > 0 ? fleet->models[0].name : (struct str){0},
-        .needs_key = needs_key,
-    };
-    api_pages_openapi(x, &options);
+    const struct worker *w = arg;
+    web_pages_respond(x, w->proxy->config->web_pages);
 }
 
-static void get_reference(struct http_exchange *x, struct str param, void *arg)
+/* Whoever reaches the admin port may see the fleet, whatever others may. */
+static void get_admin_page(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
     (void)arg;
-    api_pages_reference(x, API_PROXY);
+    web_pages_respond(x, true);
 }
 
 static const struct http_route routes[] = {
@@ -91,9 +84,9 @@ static const struct http_route routes[] = {
     {"GET", "/ready", get_ready},
     {"GET", "/metrics", proxy_metrics_handle},
     {"GET", "/lm/status", proxy_status_handle},
-    {"GET", "/chat", web_pages_handle},
-    {"GET", "/dashboard", web_pages_handle},
-    {"GET", "/web/{file}", web_pages_handle},
+    {"GET", "/chat", get_page},
+    {"GET", "/dashboard", get_page},
+    {"GET", "/web/{file}", get_page},
     {"GET", "/nodes/status", registry_embedded_status},
     {"POST", "/nodes/add", registry_embedded_add},
     {"POST", "/nodes/remove", admin_remove},
@@ -111,8 +104,8 @@ static const struct http_route admin_routes[] = {
     {"GET", "/ready", get_ready},
     {"GET", "/metrics", proxy_metrics_handle},
     {"GET", "/lm/status", proxy_status_handle},
-    {"GET", "/dashboard", web_pages_handle},
-    {"GET", "/web/{file}", web_pages_handle},
+    {"GET", "/dashboard", get_admin_page},
+    {"GET", "/web/{file}", get_admin_page},
     {"GET", "/nodes/status", registry_embedded_status},
     {"POST", "/nodes/add", registry_embedded_add_admin},
     {"POST", "/nodes/remove", admin_port_remove},

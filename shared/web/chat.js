@@ -15,6 +15,7 @@ import {
 import { beginAnew, branchOf, endSession, listSessions, rewindSession, runChat, runSession, stopTurn } from "./turns.js";
 
 const FIELDS = ["system", "temperature", "top_p", "max_tokens", "seed", "extra"];
+const MODELS_AGAIN_MS = 3000; // a fleet that serves none yet
 const SAVE_EVERY_MS = 1000;
 const NEAR_END_PX = 80;
 
@@ -283,7 +284,9 @@ async function loadModels() {
   }
   if (!models.includes(settings.model)) settings.model = models[0] ?? "";
   select.replaceChildren(...models.map((id) => el("option", { value: id, selected: id === settings.model }, id)));
-  if (!models.length) select.append(el("option", { value: "" }, "No model yet"));
+  if (models.length) return;
+  select.append(el("option", { value: "" }, "No model yet"));
+  setTimeout(loadModels, MODELS_AGAIN_MS);
 }
 
 function sessionItem(session) {

@@ -73,6 +73,7 @@ function makeRoom(characters, keep) {
 // False: it has no room, even alone.
 export function saveConversation(conversation) {
   const text = JSON.stringify(conversation);
+  if (text.length > CHARACTERS_MAX) return false; // it would drive out all others, for nothing
   try {
     makeRoom(text.length, conversation.id);
     localStorage.setItem(PREFIX + conversation.id, text);

@@ -212,7 +212,6 @@ function takeSessionHead(conversation, message, response, expected) {
     message.notes.push("The server had no history of this session: it began anew with this turn.");
   }
   if (response.headers.get("x-lm-session-moved") === "1") message.notes.push("Taken over by another agent.");
-  if (response.headers.get("x-lm-durable") === "0") message.notes.push("This turn is not written down yet.");
 }
 
 export async function runSession(conversation, message, settings, signal, changed) {

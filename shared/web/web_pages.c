@@ -10,12 +10,10 @@ bool web_pages_have(struct str path)
     return web_assets_find(&lm_web_files, path) != NULL;
 }
 
-void web_pages_handle(struct http_exchange *x, struct str param, void *arg)
+void web_pages_respond(struct http_exchange *x, bool open)
 {
-    (void)param;
-    (void)arg;
     const struct http_request *r = http_exchange_request(x);
-    const struct web_asset *asset = web_assets_find(&lm_web_files, r->path);
+    const struct web_asset *asset = open ? web_assets_find(&lm_web_files, r->path) : NULL;
     if (asset) {
         web_asset_respond(x, asset, web_policy_strict);
         return;

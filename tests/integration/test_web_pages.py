@@ -215,6 +215,29 @@ def test_failures_are_told(chat, node):
     assert page.questions == ["refuse"] and len(page.texts(".error")) == 1
 
 
+def test_storage_is_bounded(chat, agent):
+    page = chat(agent.url)
+    kept = page.driver.execute_async_script("""
+        const done = arguments[0];
+        import("./web/store.js").then(({ loadConversations, newConversation, saveConversation }) => {
+          const put = (n, text) => {
+            const made = { ...newConversation("chat", ""), title: String(n), updated: n };
+            made.messages.push({ role: "user", content: text });
+            return saveConversation(made);
+          };
+          const titles = () => loadConversations().map((c) => c.title);
+          for (let n = 1; n <= 205; n++) put(n, "x");
+          const many = titles();
+          const all = [put(300, "y".repeat(3 << 20)), put(301, "z".repeat(2 << 20))];
+          all.push(put(302, "w".repeat(20 << 20)));
+          localStorage.setItem("lm-chat:broken", "{");
+          localStorage.setItem("lm-chat:other", "[1]");
+          done([many, all, titles()]);
+        });""")
+    assert kept == [[str(n) for n in range(205, 5, -1)], [True, True, False], kept[2]]
+    assert "301" in kept[2] and "300" not in kept[2] and "302" not in kept[2]
+
+
 # ---- what models write ----
 
 HOSTILE = """<script>window.pwned = 1</script><img src=x onerror="window.pwned = 1">
@@ -454,8 +477,19 @@ def test_pages_need_no_key(start_agent):
     agent = start_agent("--api-keys", "k")
     for path in ("/chat", "/web/chat.js"):
         assert agent.get(path).status_code == 200
+    assert agent.get("/dashboard").status_code == 404  # that is a proxy's
     for path in ("/v1/models", "/web/", "/web/none", "/chat/x"):
         assert agent.get(path).status_code == 401
+
+
+def test_pages_can_be_closed(serve):
+    proxy = serve("--no-web-pages", "--admin-port", 0)
+    for path in ("/chat", "/dashboard", "/web/chat.js"):
+        answer = proxy.get(path)
+        assert answer.status_code == 404 and answer.json()["error"]["code"] == "unknown_url"
+    port = proxy.wait_log(r"admin.*\bport=(\d+)").group(1)
+    assert httpx.get(f"http://127.0.0.1:{port}/dashboard").status_code == 200
+    assert httpx.get(f"http://127.0.0.1:{port}/chat").status_code == 404
 
 
 # ---- looks and keys ----

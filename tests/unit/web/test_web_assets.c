@@ -6,7 +6,16 @@
 
 extern const struct web_asset_list lm_web_files;
 
-static const struct http_route routes[] = {{"GET", "/web/{file}", web_pages_handle}};
+static bool is_open = true;
+
+static void on_page(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    (void)arg;
+    web_pages_respond(x, is_open);
+}
+
+static const struct http_route routes[] = {{"GET", "/web/{file}", on_page}};
 static struct http_router router = {.routes = routes, .count = ARRAY_LEN(routes)};
 static struct raw_client client;
 
@@ -132,6 +141,9 @@ static void test_headers(void)
     answer = fetch("GET /web/none.js", "");
     EXPECT(has_status(answer, "404") && memmem(answer.data, answer.len, "unknown_url", 11));
     EXPECT(has_status(fetch("GET /web/", ""), "404"));
+    is_open = false;
+    EXPECT(has_status(fetch("GET /web/theme.js", ""), "404"));
+    is_open = true;
     stop();
 }
 
