@@ -3,7 +3,6 @@
 #include <arpa/inet.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -12,6 +11,7 @@
 #include <openssl/ssl.h>
 
 #include "shared/base/check.h"
+#include "shared/base/str.h"
 
 static const char *const names[] = {"key.pem", "cert.pem", "pair.pem"};
 
@@ -82,12 +82,14 @@ int bench_tls_request(int port, const char *text)
                                   .sin_port = htons((uint16_t)port),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     char answer[256] = "";
+    int64_t value;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), status = -1;
     if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0) {
         SSL *ssl = bench_tls_open(fd);
         if (SSL_write(ssl, text, (int)strlen(text)) > 0 &&
-            SSL_read(ssl, answer, sizeof answer - 1) > 12)
-            status = atoi(answer + 9);
+            SSL_read(ssl, answer, sizeof answer - 1) > 12 &&
+            str_to_int((struct str){answer + 9, 3}, &value) == 0)
+            status = (int)value;
         bench_tls_close(ssl);
     }
     if (fd >= 0) close(fd);

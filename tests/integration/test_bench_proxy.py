@@ -25,6 +25,15 @@ def test_every_part_gives_figures_of_lm_proxy():
     assert re.search(r"streams open at once +50\.", run.stdout), run.stdout
 
 
+def test_tls_beside_plain():
+    run = bench("--rounds", 1, "--streams", 20, "--tls", "--only", "requests,queued,held", "--proxy", program("lm-proxy"))
+    assert run.returncode == 0, run.stdout
+    assert " 0 requests failed" in run.stdout
+    ratios = re.findall(r"^us of CPU per .*?(\d+\.\d+)  <= \d+$", run.stdout, re.MULTILINE)
+    assert len(ratios) == 2 and all(float(ratio) > 0 for ratio in ratios), run.stdout
+    assert re.search(r"streams open at once +20\.0+ +- +- +20\.0", run.stdout), run.stdout
+
+
 # Takes registrations, and answers every chat with the words of the first one.
 FAKE = """#!{python}
 import http.server, sys

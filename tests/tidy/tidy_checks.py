@@ -41,7 +41,7 @@ THIRD_PARTY = [
     (r"llhttp\.h", r"shared/net/.*"),
     (r"(uv\.h|uv/.*)", r"(shared/net|agent|proxy|client|tests)/.*"),
     (r"pcre2\w*\.h", r"engine/.*"),
-    (r"openssl/.*", r"shared/net/.*"),
+    (r"openssl/.*", r"shared/net/.*|tests/unit/net/tls_test\.h|tests/bench/bench_(tls|proxy_\w+)\.c"),
     (r"(histedit|editline/.*|readline/.*)(\.h)?", r"client/.*"),
     (r"(cuda\w*|cublas\w*|nccl\w*)\.h(pp)?", r"(kernels/cuda|tests/kernels)/.*"),
 ]
