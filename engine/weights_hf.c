@@ -32,7 +32,11 @@ static bool kernel_type(enum safetensors_type type, enum dtype *out)
 static bool find(const void *file, const char *name, struct tensor_view *out)
 {
     size_t index;
+    static const char prefix[] = "model.";
     const struct safetensors_tensor *t = safetensors_find(file, name, &index);
+    /* Saved without its head, as embedding models are, a model isn't a part of another one. */
+    if (!t && strncmp(name, prefix, sizeof prefix - 1) == 0)
+        t = safetensors_find(file, name + sizeof prefix - 1, &index);
     if (!t) return false;
     *out = (struct tensor_view){
         .index = index,

@@ -102,7 +102,7 @@ static void on_events(void *arg)
 static struct engine *open_engine(const struct subject *s, int chunk, int depth)
 {
     struct engine_options o = {.model_path = s->folder,
-                               .backend = "cpu",
+                               .backend = golden_backend()->name,
                                .threads = 1,
                                .dtype = ENGINE_DTYPE_FLOAT32,
                                .kv_dtype = ENGINE_KV_F32,

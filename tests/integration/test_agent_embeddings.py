@@ -3,13 +3,17 @@ golden/test_golden_embeddings."""
 # ctest: PROCESSORS 1
 
 import base64
+import json
 import math
+import pathlib
+import shutil
 import struct
+import threading
 
 import httpx
 import openai
 import pytest
-from conftest import SHARED, Starter, client_options, wait_until
+from conftest import ROOT, SHARED, Starter, client_options, wait_until
 
 URL = "/v1/embeddings"
 MODEL = "smollm2"
@@ -152,6 +156,52 @@ def test_client_that_leaves(pair):
     agent.wait_metric("requests_gone_total", lambda n: n == before + 1)
     agent.wait_metric("completions_live", lambda n: n == 0)
     assert embed(agent, "Hello")
+
+
+def bare_folder(source, target):
+    """A folder as the sentence-transformers library writes one: names without their first part, and its own files."""
+    shutil.copytree(source, target)
+    path = target / "model.safetensors"
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + size])
+    renamed = json.dumps({name.removeprefix("model."): value for name, value in header.items()}).encode()
+    renamed += b" " * (-len(renamed) % 8)
+    path.write_bytes(struct.pack("<Q", len(renamed)) + renamed + data[8 + size:])
+    (target / "1_Pooling").mkdir()
+    (target / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}))
+    (target / "modules.json").write_text(json.dumps([{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]))
+
+
+def test_folders_that_say_how(start_agent, tmp_path):
+    """The same model, told by an option and by its own files."""
+    source = pathlib.Path(ROOT, "tests", "fixtures", "models", "llama3_rope")
+    bare_folder(source, tmp_path / "bare")
+    told = start_agent("--model-name", MODEL, "--embedding", "last", model=source)
+    own = start_agent("--model-name", MODEL, model=tmp_path / "bare")
+    off = start_agent("--model-name", MODEL, "--embedding", "off", model=tmp_path / "bare")
+    assert embed(own, ["Hello world", [5, 6, 7]]) == embed(told, ["Hello world", [5, 6, 7]])
+    assert off.post(URL, {"input": "a"}).status_code == 400
+
+
+def test_damaged_pooling_files(start_agent, tmp_path):
+    bare_folder(pathlib.Path(ROOT, "tests", "fixtures", "models", "llama3_rope"), tmp_path / "bare")
+    (tmp_path / "bare" / "modules.json").write_text("[{")
+    agent = start_agent(ready=False, model=tmp_path / "bare")
+    agent.expect_status = None
+    assert agent.wait() == 1 and "modules.json'" in agent.log
+
+
+def test_abort(pair):
+    agent = pair["agent"]
+    answers = []
+    body = {"model": MODEL, "input": ["A longer text. " * 60] * 200}
+    thread = threading.Thread(target=lambda: answers.append(agent.post(URL, body, headers={"x-request-id": "e-1"})))
+    thread.start()
+    agent.wait_metric("completions_live", lambda n: n == 1)
+    assert agent.post("/abort_request", {"request_id": "e-1"}).status_code == 200
+    thread.join(60)
+    assert answers[0].status_code == 499 and answers[0].json()["error"]["code"] == "request_aborted"
 
 
 def test_models_that_give_none(server):

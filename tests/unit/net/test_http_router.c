@@ -209,102 +209,101 @@ static void test_cors_listed(void)
 }
 
 /* Answers of Starlette 0.41, LMDeploy's CORS middleware, to the same preflights. */
+static const struct preflight {
+    struct http_cors cors;
+    const char *origin, *method, *headers;           // headers NULL: none
+    const char *allow_origin, *allow_headers, *text; // NULL: no such header
+    bool varies;
+} preflights[] = {
+    {{"*", "*", "*", false}, "http://a", "POST", "x-b", "*", "x-b", "OK", false},
+    {{"*", "*", "*", false}, "null", "GET", NULL, "*", NULL, "OK", false},
+    {{"*", "*", "*", true}, "http://a", "POST", "x-b", "http://a", "x-b", "OK", true},
+    {{"http://b,*", "*", "*", false}, "http://a", "POST", NULL, "*", NULL, "OK", false},
+    {{"http://a", "*", "*", false}, "http://a", "PUT", NULL, "http://a", NULL, "OK", true},
+    {{"http://a", "*", "*", false},
+     "http://A",
+     "PUT",
+     NULL,
+     NULL,
+     NULL,
+     "Disallowed CORS origin",
+     true},
+    {{"http://a", "*", "*", true},
+     "http://a.evil",
+     "PUT",
+     "x",
+     NULL,
+     "x",
+     "Disallowed CORS origin",
+     true},
+    {{"*", "GET", "*", false},
+     "http://a",
+     "POST",
+     NULL,
+     "*",
+     NULL,
+     "Disallowed CORS method",
+     false},
+    {{"*", "*", "*", false}, "http://a", "TRACE", NULL, "*", NULL, "Disallowed CORS method", false},
+    {{"*", "*", "x-c", false},
+     "http://a",
+     "GET",
+     "X-C, content-type",
+     "*",
+     "Accept, Accept-Language, Content-Language, Content-Type, x-c",
+     "OK",
+     false},
+    {{"*", "*", "x-c", false},
+     "http://a",
+     "GET",
+     "x-c, x-d",
+     "*",
+     "Accept, Accept-Language, Content-Language, Content-Type, x-c",
+     "Disallowed CORS headers",
+     false},
+    {{"http://b", "GET", "x-c", false},
+     "http://a",
+     "POST",
+     "x-d",
+     NULL,
+     "Accept, Accept-Language, Content-Language, Content-Type, x-c",
+     "Disallowed CORS origin, method, headers",
+     true},
+};
+
+static void expect_header(const char *text, const char *name, const char *value)
+{
+    char line[300];
+    snprintf(line, sizeof line, "%s: %s\r\n", name, value ? value : "");
+    if (value) EXPECT(has(text, line));
+    snprintf(line, sizeof line, "%s: ", name);
+    if (!value) EXPECT(!strstr(text, line));
+}
+
+static void check_preflight(const struct preflight *p)
+{
+    char asked[300], ending[100];
+    start_router(p->cors);
+    snprintf(asked, sizeof asked, "Origin: %s\r\nAccess-Control-Request-Method: %s\r\n%s%s%s",
+             p->origin, p->method, p->headers ? "Access-Control-Request-Headers: " : "",
+             p->headers ? p->headers : "", p->headers ? "\r\n" : "");
+    const char *text = fetch("OPTIONS /v1/chat", asked);
+    EXPECT_INT(first_status(text), strcmp(p->text, "OK") == 0 ? 200 : 400);
+    snprintf(ending, sizeof ending, "\r\n\r\n%s", p->text);
+    EXPECT(has(text, ending));
+    expect_header(text, "content-type", "text/plain; charset=utf-8");
+    expect_header(text, "access-control-max-age", "600");
+    expect_header(text, "vary", p->varies ? "Origin" : NULL);
+    expect_header(text, "access-control-allow-credentials", p->cors.credentials ? "true" : NULL);
+    expect_header(text, "access-control-allow-origin", p->allow_origin);
+    expect_header(text, "access-control-allow-headers", p->allow_headers);
+    stop_router();
+}
+
 static void test_preflights(void)
 {
-    static const struct {
-        struct http_cors cors;
-        const char *origin, *method, *headers;           // headers NULL: none
-        const char *allow_origin, *allow_headers, *text; // NULL: no such header
-        bool varies;
-    } rows[] = {
-        {{"*", "*", "*", false}, "http://a", "POST", "x-b", "*", "x-b", "OK", false},
-        {{"*", "*", "*", false}, "null", "GET", NULL, "*", NULL, "OK", false},
-        {{"*", "*", "*", true}, "http://a", "POST", "x-b", "http://a", "x-b", "OK", true},
-        {{"http://b,*", "*", "*", false}, "http://a", "POST", NULL, "*", NULL, "OK", false},
-        {{"http://a", "*", "*", false}, "http://a", "PUT", NULL, "http://a", NULL, "OK", true},
-        {{"http://a", "*", "*", false},
-         "http://A",
-         "PUT",
-         NULL,
-         NULL,
-         NULL,
-         "Disallowed CORS origin",
-         true},
-        {{"http://a", "*", "*", true},
-         "http://a.evil",
-         "PUT",
-         "x",
-         NULL,
-         "x",
-         "Disallowed CORS origin",
-         true},
-        {{"*", "GET", "*", false},
-         "http://a",
-         "POST",
-         NULL,
-         "*",
-         NULL,
-         "Disallowed CORS method",
-         false},
-        {{"*", "*", "*", false},
-         "http://a",
-         "TRACE",
-         NULL,
-         "*",
-         NULL,
-         "Disallowed CORS method",
-         false},
-        {{"*", "*", "x-c", false},
-         "http://a",
-         "GET",
-         "X-C, content-type",
-         "*",
-         "Accept, Accept-Language, Content-Language, Content-Type, x-c",
-         "OK",
-         false},
-        {{"*", "*", "x-c", false},
-         "http://a",
-         "GET",
-         "x-c, x-d",
-         "*",
-         "Accept, Accept-Language, Content-Language, Content-Type, x-c",
-         "Disallowed CORS headers",
-         false},
-        {{"http://b", "GET", "x-c", false},
-         "http://a",
-         "POST",
-         "x-d",
-         NULL,
-         "Accept, Accept-Language, Content-Language, Content-Type, x-c",
-         "Disallowed CORS origin, method, headers",
-         true},
-    };
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        char asked[300], wanted[300];
-        start_router(rows[i].cors);
-        snprintf(asked, sizeof asked, "Origin: %s\r\nAccess-Control-Request-Method: %s\r\n%s%s%s",
-                 rows[i].origin, rows[i].method,
-                 rows[i].headers ? "Access-Control-Request-Headers: " : "",
-                 rows[i].headers ? rows[i].headers : "", rows[i].headers ? "\r\n" : "");
-        const char *text = fetch("OPTIONS /v1/chat", asked);
-        EXPECT_INT(first_status(text), strcmp(rows[i].text, "OK") == 0 ? 200 : 400);
-        snprintf(wanted, sizeof wanted, "\r\n\r\n%s", rows[i].text);
-        EXPECT(has(text, wanted));
-        EXPECT(has(text, "content-type: text/plain; charset=utf-8\r\n"));
-        EXPECT(has(text, "access-control-max-age: 600\r\n"));
-        EXPECT((strstr(text, "vary: Origin\r\n") != NULL) == rows[i].varies);
-        EXPECT((strstr(text, "access-control-allow-credentials: true") != NULL) ==
-               rows[i].cors.credentials);
-        snprintf(wanted, sizeof wanted, "access-control-allow-origin: %s\r\n",
-                 rows[i].allow_origin ? rows[i].allow_origin : "");
-        if (rows[i].allow_origin) EXPECT(has(text, wanted));
-        if (!rows[i].allow_origin) EXPECT(!strstr(text, "access-control-allow-origin"));
-        snprintf(wanted, sizeof wanted, "access-control-allow-headers: %s\r\n",
-                 rows[i].allow_headers ? rows[i].allow_headers : "");
-        if (rows[i].allow_headers) EXPECT(has(text, wanted));
-        if (!rows[i].allow_headers) EXPECT(!strstr(text, "access-control-allow-headers"));
-        stop_router();
-    }
+    for (size_t i = 0; i < ARRAY_LEN(preflights); i++)
+        check_preflight(&preflights[i]);
 }
 
 int main(void)
