@@ -10,6 +10,7 @@
 #include "proxy/access_log.h"
 #include "proxy/proxy_routes.h"
 #include "proxy/quota_redis.h"
+#include "proxy/recent.h"
 #include "proxy/registry_redis.h"
 #include "proxy/snapshot.h"
 #include "proxy/upgrade.h"
@@ -101,6 +102,7 @@ void proxy_deinit(struct proxy *p)
     limits_deinit(&p->limits);
     api_key_ring_deinit(&p->keys);
     model_stats_deinit(&p->model_stats);
+    recent_destroy(p->recent);
     prefix_table_destroy(p->prefix_table);
     free(p->agent_authorization);
     free(p->cors_origins);
@@ -231,6 +233,7 @@ static void on_tick(uv_timer_t *timer)
     registry_check(&p->registry);
 #endif
     note_prefixes(p, now_ms);
+    recent_tick(p->recent, p, now_ms);
     registry_unlock(&p->registry);
     prefix_sync_tick(&p->prefix_sync, now_ms);
     if (p->redis) registry_redis_write_leases(p->redis);
@@ -360,6 +363,7 @@ static int init_shared(struct proxy *p, uv_loop_t *loop, struct error *err)
     p->prefix_table = prefix_table_create((uint64_t)config->prefix_table_entries);
     p->registry.proxy = p->number_base;
     p->registry.prefixes = p->prefix_table;
+    p->recent = recent_create();
     model_stats_init(&p->model_stats);
     retry_budget_init(&p->retry_budget);
     p->resume_budget.max = config->resume_bytes;

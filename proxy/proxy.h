@@ -27,6 +27,7 @@
 struct access_log;
 struct quota_redis;
 struct registry_redis;
+struct recent;
 struct snapshot;
 
 enum proxy_phase {
@@ -57,6 +58,7 @@ struct proxy {
     struct registry registry; // behind its lock
     atomic_uint_fast64_t requests_numbered;
     struct prefix_table *prefix_table;
+    struct recent *recent;
     struct model_stats model_stats;
     struct retry_budget retry_budget;
     struct hop_budget resume_budget;

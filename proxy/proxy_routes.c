@@ -7,6 +7,7 @@
 #include "proxy/proxy.h"
 #include "proxy/proxy_metrics.h"
 #include "proxy/proxy_status.h"
+#include "proxy/recent.h"
 #include "proxy/registry_embedded.h"
 #include "proxy/session_routes.h"
 #include "shared/api/api_pages.h"
@@ -84,6 +85,7 @@ static const struct http_route routes[] = {
     {"GET", "/ready", get_ready},
     {"GET", "/metrics", proxy_metrics_handle},
     {"GET", "/lm/status", proxy_status_handle},
+    {"GET", "/lm/recent", recent_handle},
     {"GET", "/chat", get_page},
     {"GET", "/dashboard", get_page},
     {"GET", "/web/{file}", get_page},
@@ -104,6 +106,7 @@ static const struct http_route admin_routes[] = {
     {"GET", "/ready", get_ready},
     {"GET", "/metrics", proxy_metrics_handle},
     {"GET", "/lm/status", proxy_status_handle},
+    {"GET", "/lm/recent", recent_handle},
     {"GET", "/dashboard", get_admin_page},
     {"GET", "/web/{file}", get_admin_page},
     {"GET", "/nodes/status", registry_embedded_status},

@@ -42,6 +42,11 @@ void metric_observe(struct metric *m, double seconds)
     atomic_fetch_add_explicit(&m->sum_us, (uint64_t)llround(us), memory_order_relaxed);
 }
 
+double metric_bound_s(int bucket)
+{
+    return bucket < METRIC_BUCKETS - 1 ? bounds[bucket].seconds : INFINITY;
+}
+
 /* Help texts: Prometheus wants \ and newline escaped. */
 static void print_help(struct buf *out, const struct metric_info *info)
 {

@@ -51,6 +51,8 @@ void metric_add(struct metric *m, int64_t n);
 void metric_set(struct metric *m, int64_t value);
 int64_t metric_get(const struct metric *m);
 void metric_observe(struct metric *m, double seconds);
+double
+metric_bound_s(int bucket); // the largest value that counts there; the last has none: infinite
 
 /* Append all of `table` for the struct at `base`, in the text format 0.0.4. */
 void metrics_print(struct buf *out, const struct metric_info *table, size_t count,

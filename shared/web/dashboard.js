@@ -1,5 +1,5 @@
 // The page /dashboard of a proxy: what it says of itself and of its fleet in /lm/status, every two seconds, and plots
-// of what that was in the last minutes. Agents that a proxy has given up are no longer in its answer; here they stay
+// of what that was in the last minutes, of which it remembers ten (/lm/recent). Agents that a proxy has given up are no longer in its answer; here they stay
 // for some minutes, as that is what somebody who looks wants to see.
 
 import { getJson, onKeyWanted, request } from "./api.js";
@@ -16,6 +16,7 @@ const REPORT_LATE_S = 3;
 const FAILURE_RATE_WARN = 0.05;
 
 const samples = new Samples();
+let status = null; // the last answer
 const seen = new Map(); // id of an agent -> { agent, state, at_s: of the last answer that had it, lost_s }
 let failure = null; // why there is no newer answer
 
@@ -31,9 +32,12 @@ function note(text) {
   while (byId("log").children.length > LOG_MAX) byId("log").lastElementChild.remove();
 }
 
+let isFollowing = false; // an answer came before
+
 // Compares an answer with what was known. The first one is nothing new.
 function follow(agents, now_s) {
-  const first = seen.size === 0 && samples.all.length <= 1;
+  const first = !isFollowing;
+  isFollowing = true;
   for (const agent of agents) {
     const known = seen.get(agent.id);
     const state = agent.breaker === "closed" ? agent.state : `${agent.state}, breaker ${agent.breaker}`;
@@ -72,7 +76,9 @@ function alertsOf(status, sample) {
     if (agent.breaker !== "closed") add("warn", `${agent.id}: its breaker is ${agent.breaker.replace("_", " ")} after failures.`);
     else if (agent.failure_rate > FAILURE_RATE_WARN) add("warn", `${agent.id} fails ${percent(agent.failure_rate)} of its requests.`);
   }
-  if (sample.failed > 0) add("bad", `${sample.failed} request${sample.failed === 1 ? "" : "s"} failed in the last half minute.`);
+  if (sample.failures > 0) {
+    add("bad", `${sample.failures} request${sample.failures === 1 ? "" : "s"} failed in the last half minute.`);
+  }
   if (status.redis === "away") add("warn", "Redis is away: the fleet goes on as it was last known.");
   return alerts;
 }
@@ -173,9 +179,10 @@ async function poll() {
   const now_s = Date.now() / 1000;
   try {
     const options = { signal: controller.signal };
-    const [status, metrics] = await Promise.all([
+    const [answer, metrics] = await Promise.all([
       getJson("lm/status", options), request("metrics", options).then((response) => response.text())]);
     failure = null;
+    status = answer;
     const sample = samples.add(now_s, status, metrics);
     follow(status.agents, now_s);
     showAbout(status);
@@ -186,13 +193,13 @@ async function poll() {
   } finally {
     clearTimeout(timer);
   }
-  const last = samples.all.at(-1);
-  showAlerts(alertsOf(last?.status, last));
+  showAlerts(alertsOf(status, samples.all.at(-1)));
   for (const plot of plots) plot.draw(samples.all, now_s, samples.spanAt(now_s));
   setTimeout(poll, POLL_MS);
 }
 
 onKeyWanted(askKey);
 byId("plots").append(...plots.map((plot) => plot.root));
+await getJson("lm/recent").then((recent) => samples.fill(Date.now() / 1000, recent), () => {}); // poll() says what is wrong
 poll();
 showLinks();

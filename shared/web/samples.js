@@ -1,5 +1,5 @@
 // Figures of a proxy over the last minutes, from what it counts since its start: a sample every few seconds, and
-// rates and quantiles of the differences between two of them.
+// rates and quantiles of the differences between two of them. What was before the page is in /lm/recent.
 
 const SPAN_S = 600;
 const WINDOW_S = 30; // of rates and quantiles: a point of a plot is what happened in that time before it
@@ -50,9 +50,9 @@ export function quantile(share, before, after) {
 
 const sum = (counts) => Object.values(counts ?? {}).reduce((total, n) => total + n, 0);
 
-// Between tokens, as the agents that are busy measure it; null: none has said.
+// Between tokens, as the agents that are busy measure it (proxy/recent.c does the same); null: none has said.
 function interToken(agents) {
-  const known = agents.filter((agent) => agent.inter_token_s > 0);
+  const known = agents.filter((agent) => agent.state === "up" && agent.inter_token_s > 0);
   const weight = (agent) => agent.running || 1e-3;
   const total = known.reduce((all, agent) => all + weight(agent), 0);
   return total ? known.reduce((all, agent) => all + agent.inter_token_s * weight(agent), 0) / total : null;
@@ -61,23 +61,36 @@ function interToken(agents) {
 export class Samples {
   constructor() {
     this.all = [];
+    this.id = null; // of the process
+  }
+
+  // What the proxy remembers from before the page was opened.
+  fill(now_s, recent) {
+    this.id = recent.id;
+    for (const { age_s, first_byte, inter_token_s, ...counts } of recent.samples) {
+      let below = 0;
+      const first = first_byte.map((count, at) => [recent.first_byte_le[at] ?? Infinity, below += count]);
+      this.put({ at_s: now_s - age_s, first, inter_token_s: inter_token_s ?? null, ...counts });
+    }
   }
 
   // status: of /lm/status; metrics: the text of /metrics. Returns the new sample.
   add(at_s, status, metrics) {
-    const last = this.all.at(-1);
-    if (last && status.id !== last.status.id) this.all = []; // another process: its counters began anew
-    const buckets = histograms(parseMetrics(metrics));
-    const sample = {
-      at_s, status,
-      first: buckets.lm_proxy_first_byte_seconds,
-      running: sum(status.requests.running), waiting: sum(status.requests.waiting),
-      inter_token_s: interToken(status.agents),
-    };
-    while (this.all.length && at_s - this.all[0].at_s > SPAN_S) this.all.shift();
-    const from = this.all.findLast((earlier) => at_s - earlier.at_s >= WINDOW_S) ?? this.all[0];
-    Object.assign(sample, this.between(from, sample));
-    this.all.push(sample);
+    if (this.id !== status.id) this.all = []; // another process: its counters began anew
+    this.id = status.id;
+    const { requests, tokens, agents } = status;
+    return this.put({
+      at_s, requests: requests.total, failed: requests.failed + requests.lost,
+      prompt: tokens.prompt, completion: tokens.completion, cached: tokens.cached,
+      running: sum(requests.running), waiting: sum(requests.waiting), inter_token_s: interToken(agents),
+      first: histograms(parseMetrics(metrics)).lm_proxy_first_byte_seconds,
+    });
+  }
+
+  put(sample) {
+    while (this.all.length && sample.at_s - this.all[0].at_s > SPAN_S) this.all.shift();
+    const from = this.all.findLast((earlier) => sample.at_s - earlier.at_s >= WINDOW_S) ?? this.all[0];
+    this.all.push(Object.assign(sample, differences(from, sample)));
     return sample;
   }
 
@@ -86,19 +99,18 @@ export class Samples {
     const have_s = this.all.length ? now_s - this.all[0].at_s : 0;
     return [120, 300].find((span_s) => have_s <= span_s) ?? SPAN_S;
   }
+}
 
-  between(from, to) {
-    if (!from) return { requests_per_s: null, tokens_per_s: null, hit_rate: null, first_p50: null, first_p95: null };
-    const span = to.at_s - from.at_s;
-    const grown = (read) => read(to.status) - read(from.status);
-    const prompt = grown((status) => status.tokens.prompt);
-    return {
-      requests_per_s: grown((status) => status.requests.total) / span,
-      tokens_per_s: grown((status) => status.tokens.completion) / span,
-      hit_rate: prompt > 0 ? grown((status) => status.tokens.cached) / prompt : null,
-      failed: grown((status) => status.requests.failed + status.requests.lost),
-      first_p50: quantile(0.5, from.first, to.first),
-      first_p95: quantile(0.95, from.first, to.first),
-    };
-  }
+function differences(from, to) {
+  if (!from) return { requests_per_s: null, tokens_per_s: null, hit_rate: null, first_p50: null, first_p95: null };
+  const span = to.at_s - from.at_s;
+  const prompt = to.prompt - from.prompt;
+  return {
+    requests_per_s: (to.requests - from.requests) / span,
+    tokens_per_s: (to.completion - from.completion) / span,
+    hit_rate: prompt > 0 ? (to.cached - from.cached) / prompt : null,
+    failures: to.failed - from.failed,
+    first_p50: quantile(0.5, from.first, to.first),
+    first_p95: quantile(0.95, from.first, to.first),
+  };
 }

@@ -593,6 +593,16 @@ def test_dashboard(browser, serve, fakes):
     page.wait(lambda: "M" in page.find(".plots figure:first-child path").get_attribute("d"), "a line")
     assert page.texts(".plots figcaption")[0].startswith("First byte")
 
+    # The proxy remembers what was before the page was opened.
+    recent = proxy.get("/lm/recent").json()
+    assert recent["samples"][-1]["requests"] == 4 and len(recent["samples"]) >= 2
+    assert sum(recent["samples"][-1]["first_byte"]) == 4
+    assert recent["samples"][0]["age_s"] > recent["samples"][-1]["age_s"]
+    page.driver.refresh()
+    page.wait(lambda: page.all(".plots figure:nth-of-type(5) path"), "plots")
+    line = page.find(".plots figure:nth-of-type(5) path").get_attribute("d")
+    assert line.count("L") >= len(recent["samples"]) - 1
+
     # A suspect is one for a second or two, which the page may miss: it is made to see one.
     page.js(AS_STATE, "two", "suspect")
     page.wait_text("#alerts .warn", "two is suspect")
