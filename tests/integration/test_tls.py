@@ -187,9 +187,9 @@ def test_slow_handshake(server):
 
 
 def test_cookie_is_for_tls_alone(serve, pki):
-    with FakeAgent("plain") as fake:
-        proxy = serve("--ssl", "--session-cookie", "--node", fake.url, trust=pki.trust(), env=pki.env())
-        wait_until(lambda: "fake-model" in proxy.get("/v1/models").text, 10, "the node")
+    proxy = serve("--ssl", "--session-cookie", trust=pki.trust(), env=pki.env())
+    with FakeAgent("plain", [proxy.url], trust=pki.trust()):
+        wait_until(lambda: "fake-model" in proxy.get("/v1/models").text, 10, "the agent")
         cookie = proxy.post(CHAT, chat()).headers["set-cookie"]
         assert cookie.startswith("lm_session=") and "Secure" in cookie.split("; ")
 
