@@ -194,9 +194,9 @@ static const struct api_schema function_delta_schema = {.name = "FunctionCallDel
 
 /* What an event-stream's parser makes of it. The last event is no JSON. */
 #define EVENT(chunk)                                                                              \
-    "{'type':'object','required':['data'],'properties':{'data':{'type':'string','anyOf':["        \
-    "{'contentMediaType':'application/json','contentSchema':{'$ref':'#/components/schemas/" chunk \
-    "'}},{'pattern':'^.DONE.$'}]}}}"
+    "{'type':'object','required':['data'],'properties':{'data':{'type':'string','if':{'pattern':" \
+    "'^[{]'},'then':{'contentMediaType':'application/json','contentSchema':"                      \
+    "{'$ref':'#/components/schemas/" chunk "'}}}}}"
 
 static const struct api_schema chat_event = {
     .name = "ChatCompletionEvent",

@@ -55,7 +55,7 @@ static void markdown_heading(struct page *p, int level, const char *anchor, cons
                              bool is_code)
 {
     (void)anchor;
-    buf_append_char(p->out, '\n');
+    if (p->out->len > 0 && p->out->data[p->out->len - 2] != '\n') buf_append_char(p->out, '\n');
     for (int i = 0; i < level; i++)
         buf_append_char(p->out, '#');
     buf_printf(p->out, is_code ? " `%s`\n\n" : " %s\n\n", text);
@@ -343,7 +343,7 @@ static void put_errors_row(struct page *p, const struct api_route *r)
     for (int i = 0; i < count; i++)
         buf_printf(&text, "%s%d", i ? ", " : "", errors[i]);
     buf_append_char(&text, 0);
-    const char *const cells[] = {text.data, "[ErrorResponse]", "see Statuses"};
+    const char *const cells[] = {text.data, "[ErrorResponse]", "see [Statuses]"};
     p->style->row(p, false, cells, ARRAY_LEN(cells));
     buf_deinit(&text);
 }
@@ -361,7 +361,7 @@ static void put_notes(struct page *p, const struct api_route *r)
     }
     if (p->daemons == (API_AGENT | API_PROXY) && r->daemons != p->daemons)
         buf_printf(&text, " Only `%s`.", r->daemons == API_AGENT ? "lm-agent" : "lm-proxy");
-    if (r->request) buf_printf(&text, " Takes a [%s].", r->request);
+    if (r->request) buf_printf(&text, " Body: [%s].", r->request);
     for (int i = 0; i < API_PARAMETERS_MAX && r->parameters[i].in; i++) {
         const struct api_parameter *q = &r->parameters[i];
         buf_printf(&text, " In the %s, `%s`: %s.", q->in, q->field.name, q->field.doc);
@@ -407,7 +407,7 @@ static void put_routes(struct page *p)
 static void put_statuses(struct page *p)
 {
     static const char *const head[] = {"status", "means"};
-    p->style->heading(p, 2, "statuses", "Statuses", false);
+    p->style->heading(p, 2, "Statuses", "Statuses", false);
     p->style->table(p, true);
     p->style->row(p, true, head, ARRAY_LEN(head));
     for (int status = 400; status < 600; status++) {
@@ -451,7 +451,7 @@ static void put_contents(struct page *p)
                        r->path);
         }
     }
-    buf_append_str(p->out, "<li><a href=\"#statuses\">Statuses</a></li>\n"
+    buf_append_str(p->out, "<li><a href=\"#Statuses\">Statuses</a></li>\n"
                            "<li><a href=\"#requests\">What requests hold</a></li>\n"
                            "<li><a href=\"#answers\">What answers hold</a></li>\n</ul></nav>\n");
 }
@@ -464,10 +464,10 @@ void api_reference_html(struct buf *out, enum api_daemon daemon)
                "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
                "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
                "<title>%s: API reference</title>\n"
-               "<link rel=\"icon\" href=\"/web/icon.svg\">\n"
-               "<link rel=\"stylesheet\" href=\"/web/base.css\">\n"
+               "<link rel=\"icon\" href=\"/explorer/icon.svg\">\n"
+               "<link rel=\"stylesheet\" href=\"/explorer/base.css\">\n"
                "<link rel=\"stylesheet\" href=\"/explorer/reference.css\">\n"
-               "<script src=\"/web/theme.js\"></script>\n"
+               "<script src=\"/explorer/theme.js\"></script>\n"
                "</head><body class=\"reference\">\n",
                name);
     put_contents(&p);

@@ -163,6 +163,10 @@ const struct api_route api_routes[] = {
     FOREIGN_ROUTE("/v1/score", "create_score", "Scores (vLLM)"),
     FOREIGN_ROUTE("/pooling", "create_pooling", "Pooling (vLLM, LMDeploy)"),
 
+    {"GET", "/chat", "get_chat_page", "pages", "Talk to a model", .daemons = BOTH,
+     .answers = {{200, HTML, NULL, "a page"}}, .is_open = true, .is_page = true},
+    {"GET", "/dashboard", "get_dashboard", "pages", "The fleet, live", .daemons = API_PROXY,
+     .answers = {{200, HTML, NULL, "a page"}}, .is_open = true, .is_page = true},
     {"GET", "/web/{file}", "get_web_file", "pages", "What pages load", .daemons = BOTH,
      .answers = {{200, HTML, NULL, "a file"}}, .errors = {404}, .is_open = true, .is_page = true},
     {"GET", "/", "get_explorer", "pages", "Every route, to read and to try out", .daemons = BOTH,

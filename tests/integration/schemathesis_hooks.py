@@ -22,6 +22,8 @@ def before_call(context, case, kwargs):
     length = GENERATES.get(case.operation.path)
     if length:
         body.setdefault(length, MOST[length])
+        if isinstance(body.get("prompt"), list):
+            body["prompt"] = body["prompt"][:4]
         for name, most in MOST.items():
             if isinstance(body.get(name), (int, float)) and most < body[name] < 1e6:
                 body[name] = most
