@@ -220,7 +220,18 @@ static void pool_by_hand(struct subject *s, struct golden_sequence *prompt, doub
 
 static const struct {
     int chunk, depth;
-} cuts[] = {{512, 1}, {512, 2}, {7, 1}, {1, 2}};
+} cuts[] = {{512, 1}, {7, 2}, {512, 2}, {1, 1}};
+
+/* On an emulated device (LM_TEST_BACKEND) a step takes a hundred times as long. */
+static bool quick(void)
+{
+    return getenv("LM_TEST_BACKEND") != NULL;
+}
+
+static size_t cut_count(void)
+{
+    return quick() ? 2 : ARRAY_LEN(cuts);
+}
 
 static void compare_prompt(struct subject *s, struct engine *const *engines, int index,
                            const struct json *ids)
@@ -238,7 +249,7 @@ static void compare_prompt(struct subject *s, struct engine *const *engines, int
         row = json_next(row);
     pool_by_hand(s, &prompt, last, mean, rows, tolerance);
     float *first = NULL;
-    for (size_t i = 0; i < ARRAY_LEN(cuts); i++) {
+    for (size_t i = 0; i < cut_count(); i++) {
         float *a = embed(engines[i], &prompt, ENGINE_POOL_LAST);
         EXPECT(distance(s, row, a) < tolerance); // straight from the engine to the reference
         expect_vector(a, last, s->hidden);
@@ -267,13 +278,13 @@ static void test_models(void)
         struct subject s;
         struct engine *engines[ARRAY_LEN(cuts)];
         open_subject(&s, models[m]);
-        for (size_t i = 0; i < ARRAY_LEN(cuts); i++)
+        for (size_t i = 0; i < cut_count(); i++)
             engines[i] = open_engine(&s, cuts[i].chunk, cuts[i].depth);
         int index = 0;
         for (const struct json *p = json_first(s.prompts); p; p = json_next(p), index++)
-            if (json_len(p) < PROMPT_MAX) compare_prompt(&s, engines, index, p);
+            if (json_len(p) < (quick() ? 12 : PROMPT_MAX)) compare_prompt(&s, engines, index, p);
         EXPECT(index > 0);
-        for (size_t i = 0; i < ARRAY_LEN(cuts); i++)
+        for (size_t i = 0; i < cut_count(); i++)
             engine_close(engines[i]);
         close_subject(&s);
     }
@@ -316,6 +327,6 @@ int main(void)
         }
     }
     RUN(test_models);
-    RUN(test_company);
+    if (!quick()) RUN(test_company);
     return TEST_END();
 }
