@@ -91,8 +91,8 @@ int bench_prefix(void);
 int bench_tokenizer(const struct bench_options *o, const char *folder, const char **files,
                     size_t count);
 int bench_compile(const struct bench_options *o);
-/* path: JSON schemas, or texts in parts and answers, one in each line. */
-int bench_grammar(const struct bench_options *o, const char *folder, const char *path);
+/* tokenizer: of a model folder or a GGUF. path: JSON schemas, or texts in parts and answers, one in each line. */
+int bench_grammar(const struct bench_options *o, const char *tokenizer, const char *path);
 int bench_perplexity(const struct bench_options *o, const char *path);
 
 #endif

@@ -3,15 +3,22 @@
  * drawn at random from what is allowed, and are written out with --texts for others to check.
  *
  * A line {"part": {...}, "texts": [...]} is a text in parts (engine/grammar.h), whose answers are those
- * texts: drawn ones would never meet a tag. */
+ * texts: drawn ones would never meet a tag.
+ *
+ * With a peer, llama.cpp's grammar follows each drawn answer right after it was drawn, as far as it takes
+ * its tokens. Its sampler sets the logits of what may not come, so ours are set too in the time that is
+ * compared: the mask, and a row of logits by it. */
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "tests/bench/bench.h"
+#include "tests/bench/bench_grammar_peer.h"
 
+#include "engine/gguf.h"
 #include "engine/grammar_cache.h"
 #include "engine/tokenizer.h"
 #include "engine/tokenizer_folder.h"
@@ -37,6 +44,13 @@ struct trial {
     int32_t byte_token[256]; // tokens of one byte
     int byte_tokens;
     struct times compile, cold, warm;
+    struct grammar_peer peer;
+    bool peer_takes; // the schema
+    struct times beside, peer_compile, peer_whole, peer_alone;
+    float *logits;
+    int32_t *ids;   // [max_tokens] of the answer that was drawn last
+    double *ids_us; // what each of them took
+    size_t id_count;
     size_t schemas, refused, answers, cut;
     bool prints_texts;
 };
@@ -49,9 +63,14 @@ static uint64_t cpu_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+static void add_us(struct times *t, double us)
+{
+    if (t->count < TIMES_MAX) t->us[t->count++] = us;
+}
+
 static void add_time(struct times *t, uint64_t ns)
 {
-    if (t->count < TIMES_MAX) t->us[t->count++] = (double)ns / 1e3;
+    add_us(t, (double)ns / 1e3);
 }
 
 static bool is_allowed(const struct trial *t, int32_t token)
@@ -96,6 +115,15 @@ static int32_t draw(struct trial *t, const struct grammar_matcher *m, int step, 
     return -1;
 }
 
+/* As the peer's sampler does: what may not come is impossible. */
+static void apply_mask(struct trial *t)
+{
+    int words = (tokenizer_vocab_size(t->tokenizer) + 31) / 32;
+    for (int w = 0; w < words; w++)
+        for (uint32_t bits = ~t->mask[w], i = 0; bits; bits >>= 1, i++)
+            if (bits & 1) t->logits[w * 32 + (int)i] = -INFINITY;
+}
+
 static bool follow(const struct trial *t, struct grammar_matcher *m, int32_t id)
 {
     struct str text = tokenizer_token_bytes(t->tokenizer, id, true);
@@ -107,19 +135,38 @@ static bool follow(const struct trial *t, struct grammar_matcher *m, int32_t id)
 static int write_answer(struct trial *t, struct grammar_matcher *m, struct times *times,
                         bool *ended)
 {
+    t->id_count = 0;
     for (int step = 0; step < t->options->max_tokens; step++) {
         uint64_t begun = cpu_ns();
         if (grammar_mask(m, t->mask) < 0) return E_UNSUPPORTED;
         add_time(times, cpu_ns() - begun);
+        if (t->peer.pid) apply_mask(t);
+        double us = (double)(cpu_ns() - begun) / 1e3;
         bool may_end = grammar_may_end(m);
         int32_t id = draw(t, m, step, may_end);
         *ended = id < 0 && may_end;
         if (id < 0) return 0;
+        t->ids[t->id_count] = id;
+        t->ids_us[t->id_count++] = us;
         bool follows = follow(t, m, id);
         CHECK(follows); // the mask said so
     }
     *ended = false;
     return 0;
+}
+
+static int ask_peer(struct trial *t, struct error *err)
+{
+    struct grammar_peer_time *times = xcalloc(t->id_count + 1, sizeof *times);
+    size_t taken = 0;
+    int rc = grammar_peer_follow(&t->peer, t->ids, t->id_count, times, &taken, err);
+    for (size_t i = 0; i < taken; i++) {
+        add_us(&t->beside, t->ids_us[i]);
+        add_us(&t->peer_whole, times[i].whole);
+        add_us(&t->peer_alone, times[i].alone);
+    }
+    free(times);
+    return rc;
 }
 
 /* One of the given answers. */
@@ -193,6 +240,7 @@ static int run_grammar(struct trial *t, struct grammar *g, const struct json *te
                    : write_answer(t, &m[i], times, &ended[i]);
         t->answers++;
         t->cut += !ended[i];
+        if (rc == 0 && t->peer_takes && !texts) rc = ask_peer(t, err);
     }
     if (rc == E_UNSUPPORTED) error_set(err, rc, "the vocabulary can't spell what must come");
     if (rc == 0 && t->prints_texts) print_answers(m, t->options->rounds, ended);
@@ -222,8 +270,12 @@ static int run_source(struct trial *t, enum grammar_kind kind, struct str source
 
 static int run_line(struct trial *t, struct str line, struct error *err)
 {
-    if (!str_starts_with(line, STR("{\"part\":")))
-        return run_source(t, GRAMMAR_JSON_SCHEMA, line, NULL, err);
+    if (!str_starts_with(line, STR("{\"part\":"))) {
+        double us = 0;
+        int rc = t->peer.pid ? grammar_peer_schema(&t->peer, line, &t->peer_takes, &us, err) : 0;
+        if (t->peer_takes) add_us(&t->peer_compile, us);
+        return rc < 0 ? rc : run_source(t, GRAMMAR_JSON_SCHEMA, line, NULL, err);
+    }
     struct json *root = json_parse(line.data, line.len, err);
     if (!root) return err->code;
     const struct json *texts = json_get(root, "texts");
@@ -268,40 +320,88 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static double at_quantile(const struct times *t, size_t percent)
+{
+    return t->us[t->count * percent / 100];
+}
+
 static void print_times(const char *name, struct times *t)
 {
     if (t->count == 0) return;
     qsort(t->us, t->count, sizeof *t->us, compare_doubles);
     printf("%-28s %9zu  median %9.1f us  p99 %9.1f us  most %9.1f us\n", name, t->count,
-           t->us[t->count / 2], t->us[t->count * 99 / 100], t->us[t->count - 1]);
+           at_quantile(t, 50), at_quantile(t, 99), t->us[t->count - 1]);
 }
 
-int bench_grammar(const struct bench_options *o, const char *folder, const char *path)
+/* Of a model folder, or of a GGUF. */
+static int open_tokenizer(const char *path, struct tokenizer **out, struct error *err)
+{
+    struct gguf *file;
+    if (!str_ends_with(str_of(path), STR(".gguf"))) return tokenizer_open_folder(path, out, err);
+    int rc = gguf_open(path, &file, err);
+    if (rc < 0) return rc;
+    rc = tokenizer_load_gguf(file, out, err);
+    gguf_close(file);
+    return rc;
+}
+
+static void print_trial(struct trial *t)
+{
+    printf("%zu schemas, %zu refused, %zu answers, %zu cut, %d tokens in the vocabulary\n",
+           t->schemas, t->refused, t->answers, t->cut, tokenizer_vocab_size(t->tokenizer));
+    print_times("compile", &t->compile);
+    print_times("mask, states met first", &t->cold);
+    print_times("mask, afterwards", &t->warm);
+    if (t->beside.count == 0) return;
+    printf("%zu of %zu schemas, and those tokens of the answers that both take:\n",
+           t->peer_compile.count, t->schemas);
+    print_times("mask, and logits by it", &t->beside);
+    print_times("llama.cpp, all tokens", &t->peer_whole);
+    print_times("llama.cpp, the one drawn", &t->peer_alone);
+    print_times("llama.cpp, compile", &t->peer_compile);
+    printf("%-28s %.0f of the median, %.1f of p99\n", "ratio, all tokens",
+           at_quantile(&t->peer_whole, 50) / at_quantile(&t->beside, 50),
+           at_quantile(&t->peer_whole, 99) / at_quantile(&t->beside, 99));
+}
+
+static int run_trial(struct trial *t, const char *tokenizer, const char *path, struct error *err)
+{
+    struct tokenizer *opened = NULL;
+    int rc = open_tokenizer(tokenizer, &opened, err);
+    if (rc < 0) return rc;
+    t->tokenizer = opened;
+    t->cache = grammar_cache_create(opened);
+    t->logits = xcalloc((size_t)tokenizer_vocab_size(opened) + 32, sizeof *t->logits);
+    find_byte_tokens(t);
+    if (t->options->peer) rc = grammar_peer_open(&t->peer, t->options->peer, tokenizer, err);
+    if (rc == 0 && t->peer.pid && t->peer.vocab != tokenizer_vocab_size(opened))
+        rc = error_set(err, E_INVALID, "the peer's vocabulary is another one; give a GGUF");
+    if (rc == 0) rc = run_file(t, path, err);
+    if (rc == 0 && !t->prints_texts) print_trial(t);
+    grammar_peer_close(&t->peer);
+    grammar_cache_destroy(t->cache);
+    tokenizer_destroy(opened);
+    return rc;
+}
+
+int bench_grammar(const struct bench_options *o, const char *tokenizer, const char *path)
 {
     struct trial t = {.options = o, .prints_texts = o->texts};
-    struct tokenizer *tokenizer = NULL;
     struct error err = {0};
-    struct times *times[] = {&t.compile, &t.cold, &t.warm};
+    struct times *times[] = {&t.compile,      &t.cold,       &t.warm,      &t.beside,
+                             &t.peer_compile, &t.peer_whole, &t.peer_alone};
     for (size_t i = 0; i < ARRAY_LEN(times); i++)
         times[i]->us = xcalloc(TIMES_MAX, sizeof(double));
+    t.ids = xcalloc((size_t)o->max_tokens, sizeof *t.ids);
+    t.ids_us = xcalloc((size_t)o->max_tokens, sizeof *t.ids_us);
     rng_init(&t.rng, (uint64_t)o->seed);
-    int rc = tokenizer_open_folder(folder, &tokenizer, &err);
-    t.tokenizer = tokenizer;
-    if (rc == 0) t.cache = grammar_cache_create(tokenizer);
-    if (rc == 0) find_byte_tokens(&t);
-    if (rc == 0) rc = run_file(&t, path, &err);
-    if (rc == 0 && !t.prints_texts) {
-        printf("%zu schemas, %zu refused, %zu answers, %zu cut, %d tokens in the vocabulary\n",
-               t.schemas, t.refused, t.answers, t.cut, tokenizer_vocab_size(tokenizer));
-        print_times("compile", &t.compile);
-        print_times("mask, states met first", &t.cold);
-        print_times("mask, afterwards", &t.warm);
-    }
+    int rc = run_trial(&t, tokenizer, path, &err);
     if (rc) fprintf(stderr, "lm-bench: %s\n", err.text);
     for (size_t i = 0; i < ARRAY_LEN(times); i++)
         free(times[i]->us);
     free(t.mask);
-    grammar_cache_destroy(t.cache);
-    tokenizer_destroy(tokenizer);
+    free(t.logits);
+    free(t.ids);
+    free(t.ids_us);
     return rc ? 1 : 0;
 }

@@ -16,7 +16,8 @@ static const struct option bench_option_table[] = {
     {"model", OPTION_STRING, FIELD(model), .arg = "FILE", .group = "Engine",
      .help = "GGUF file to measure with"},
     {"peer", OPTION_STRING, FIELD(peer), .arg = "PATH", .group = "Engine",
-     .help = "llama-bench of llama.cpp, run in turns with ours on the same file"},
+     .help = "llama-bench of llama.cpp, run in turns with ours on the same file; for "
+             "grammar: what tests/bench/build_llama_grammar makes"},
     {"peer-batched", OPTION_STRING, FIELD(peer_batched), .arg = "PATH", .group = "Engine",
      .help = "llama-batched-bench of llama.cpp, for the parallel sequences"},
     {"threads", OPTION_INT, FIELD(threads), .def = "2", .min = 1, .max = 1024, .arg = "N",
@@ -123,7 +124,7 @@ static int run(const struct bench_options *o, const char **args, size_t count)
     }
     if (!strcmp(args[0], "grammar")) {
         return count == 3 ? bench_grammar(o, args[1], args[2])
-                          : usage("grammar wants a model folder and a file of schemas");
+                          : usage("grammar wants a model folder or GGUF, and a file of schemas");
     }
     if (!strcmp(args[0], "soak")) {
         return o->model || count == 2 ? bench_soak(o, count == 2 ? args[1] : NULL)
