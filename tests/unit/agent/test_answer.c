@@ -567,6 +567,32 @@ static const struct {
      "",
      {"add {\"a\": 1}", NULL},
      0},
+    {"gpt-oss",
+     "gpt-oss",
+     false,
+     "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary "
+     "to=functions.add <|constrain|>json<|message|>{\"a\":1}",
+     "Hm.",
+     "",
+     {"add {\"a\":1}", NULL},
+     95}, // up to the next message's text
+    {"mistral",
+     NULL,
+     false,
+     "Ok.[TOOL_CALLS]add[ARGS]{\"a\": 2}[TOOL_CALLS]get_weather[ARGS]{}",
+     "",
+     "Ok.",
+     {"add {\"a\": 2}", "get_weather {}"},
+     0},
+    {"qwen3-coder",
+     NULL,
+     false,
+     "<tool_call>\n<function=get_weather>\n<parameter=city>\nBonn\n</parameter>\n</function>\n"
+     "</tool_call>",
+     "",
+     "",
+     {"get_weather {\"city\": \"Bonn\"}", NULL},
+     0},
     {NULL, "default", true, "no end", "no end", "", {NULL, NULL}, 6},
 };
 
