@@ -19,7 +19,6 @@ struct reasoning_format {
     const char *aliases[8];   // NULL-terminated
     const char *open, *close; // NULL: `whole` tells them apart
     enum reasoning_start start;
-    bool keeps_special; // tags are special tokens, which the text must show
     /* Reads all of an answer, reasoning, content and calls: reply_parser uses it whatever the tools'
      * format is. NULL: there are tags. */
     const struct tool_format *whole;

@@ -6,11 +6,11 @@
 
 /* In the order in which a template is asked about. */
 static const struct tool_format *const formats[] = {
-    &tool_format_gpt_oss,      &tool_format_deepseek_v4, &tool_format_deepseek_v32,
-    &tool_format_deepseek_v31, &tool_format_deepseek_v3, &tool_format_mistral,
-    &tool_format_mistral_list, &tool_format_internlm,    &tool_format_seed,
-    &tool_format_qwen3coder,   &tool_format_glm,         &tool_format_hermes,
-    &tool_format_llama3,
+    &tool_format_gpt_oss,      &tool_format_kimi,         &tool_format_deepseek_v4,
+    &tool_format_deepseek_v32, &tool_format_deepseek_v31, &tool_format_deepseek_v3,
+    &tool_format_mistral,      &tool_format_mistral_list, &tool_format_internlm,
+    &tool_format_seed,         &tool_format_qwen3coder,   &tool_format_glm,
+    &tool_format_hermes,       &tool_format_llama3,
 };
 
 static bool is_named(const struct tool_format *f, const char *name)
@@ -39,7 +39,8 @@ const char *tool_format_names(void)
 {
     return "hermes, qwen2d5, qwen3, qwen3coder, llama3, internlm, intern-s1, mistral, "
            "mistral-list, "
-           "glm, glm47, deepseek-v3, deepseek-v3.1, deepseek-v3.2, deepseek-v4, seed-oss, gpt-oss";
+           "glm, glm47, deepseek-v3, deepseek-v3.1, deepseek-v3.2, deepseek-v4, seed-oss, kimi-k2, "
+           "gpt-oss";
 }
 
 static void write_all_begin(struct json_writer *w)

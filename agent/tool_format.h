@@ -38,7 +38,6 @@ struct tool_format {
     const char *opens[TOOL_FORMAT_OPENS_MAX + 1]; // NULL-terminated
     char opens_at_start; // or this is the answer's first character, though no tag came; 0: no such
     const char *text_begin; // then: a regular expression for how a text begins that is no call
-    bool keeps_special;     // tags are special tokens, which the text must show
     bool needs_parameters;  // the reader looks at the tools' schemas
     size_t state_size;      // of a reader, zeroed where a block begins; it owns nothing
     /* Consume a prefix of the input, which begins with the opening in the first call, say what it is, and

@@ -41,7 +41,6 @@ const struct tool_format tool_format_glm = {
     .aliases = {"glm47", "glm45", "glm4_moe", "glm46"},
     .is_of_template = is_of_template,
     .opens = {"<tool_call>"},
-    .keeps_special = true,
     .needs_parameters = true,
     .state_size = sizeof(struct tool_xml),
     .read = read_calls,

@@ -224,7 +224,6 @@ const struct tool_format tool_format_gpt_oss = {
     .aliases = {"gpt_oss", "openai", "harmony", "openai_gptoss"},
     .is_of_template = is_of_template,
     .opens = {"<|channel|>", "<|start|>", "to=functions."},
-    .keeps_special = true,
     .state_size = sizeof(struct harmony),
     .read = read_messages,
     .write_call = write_call,

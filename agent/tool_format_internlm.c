@@ -31,7 +31,6 @@ const struct tool_format tool_format_internlm = {
     .aliases = {"intern-s1", "intern_s1", "internlm2", "internlm3"},
     .is_of_template = is_of_template,
     .opens = {OPENING},
-    .keeps_special = true,
     .state_size = sizeof(struct tool_block),
     .read = read_calls,
     .write_call = write_call,

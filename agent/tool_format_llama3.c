@@ -101,7 +101,6 @@ const struct tool_format tool_format_llama3 = {
     .opens = {PYTHON_TAG, FUNCTION_TAG},
     .opens_at_start = '{',
     .text_begin = "[ \\t\\r\\n]*([^ \\t\\r\\n{<]|<[^|f])",
-    .keeps_special = true,
     .state_size = sizeof(struct llama3_call),
     .read = read_calls,
     .write_call = write_call,

@@ -95,7 +95,6 @@ const struct tool_format tool_format_seed = {
     .aliases = {"seed_oss"},
     .is_of_template = is_seed,
     .opens = {"<seed:tool_call>", "<function="},
-    .keeps_special = true,
     .needs_parameters = true,
     .state_size = sizeof(struct tool_xml),
     .read = read_seed,

@@ -16,6 +16,7 @@ extern const struct tool_format tool_format_deepseek_v4;
 extern const struct tool_format tool_format_qwen3coder;
 extern const struct tool_format tool_format_seed;
 extern const struct tool_format tool_format_glm;
+extern const struct tool_format tool_format_kimi;
 extern const struct tool_format tool_format_gpt_oss;
 
 /* Whether the template's text has that in it. Quotes in a template's literals may be escaped: a quote
