@@ -315,6 +315,31 @@ MARKDOWN = [
 ]
 
 
+def test_what_gets_in_does_not_run(chat, agent, serve):
+    """The second wall: even an element that were made of a text runs nothing and asks nobody else."""
+    other = serve()
+    assert other.get("/health", headers={"origin": agent.url}).headers["access-control-allow-origin"] == "*"
+    page = chat(agent.url, expect_errors=("Content Security Policy",))
+    page.js("""for (const tag of ['script', 'style']) {
+        const made = document.createElement(tag);
+        made.textContent = tag === 'script' ? 'window.pwned = 1' : 'body { color: rgb(1, 2, 3) !important }';
+        document.body.append(made);
+      }
+      const image = new Image();
+      document.body.append(image);
+      image.setAttribute('onerror', 'window.pwned = 1');
+      image.src = 'data:,broken';
+      const frame = document.createElement('iframe');
+      frame.src = 'javascript:parent.pwned = 1';
+      document.body.append(frame);""")
+    ask = "fetch(arguments[0]).then((r) => arguments[1](r.status), (e) => arguments[1](e.message))"
+    assert page.driver.execute_async_script(ask, agent.url + "/health") == 200
+    assert page.driver.execute_async_script(ask, other.url + "/health") == "Failed to fetch"
+    page.wait(lambda: page.js("return document.querySelector('img').complete"), "the image to fail")
+    assert page.js("return window.pwned ?? null") is None
+    assert page.js("return getComputedStyle(document.body).color") != "rgb(1, 2, 3)"
+
+
 def test_markdown(chat, agent):
     page = chat(agent.url)
     for text, wanted in MARKDOWN:
@@ -498,16 +523,35 @@ WIDE = "# " + "long " * 30 + "\n\n`" + "x" * 300 + "`\n\n```\n" + "y" * 300 + "\
     "\n|" + "value | " * 20 + "\n\n" + "z" * 300 + "\n\nhttps://example.example/" + "u" * 300
 
 
+# Of what doesn't scroll in itself.
+OUTSIDE = """return [...document.querySelectorAll('.top *, .composer *, .message > *, .bar *, .empty *')].filter((e) => {
+  const { left, right, width } = e.getBoundingClientRect();
+  return width && (left < 0 || right > innerWidth + 0.5) && !e.closest('.visually-hidden');
+}).map((e) => e.outerHTML.slice(0, 100))"""
+
+
+def test_a_session_fits_a_phone(chat, agent):
+    page = chat(agent.url, size=(320, 700))
+    settle(page, max_tokens=4)
+    page.click("[name=kind][value=session]")
+    page.ask("Name a colour.")
+    page.wait_text("#badge", "Session")
+    assert page.js(OUTSIDE) == []
+    assert page.find("#settings-open").is_displayed() and page.find("#model").size["width"] > 60
+
+
 @pytest.mark.parametrize("width", [320, 390])
 def test_phone(chat, node, width):
     fake, proxy = node
     page = chat(proxy.url, size=(width, 700))
+    assert page.js(OUTSIDE) == []
     overflow = "return document.documentElement.scrollWidth - innerWidth"
     assert page.js(overflow) <= 0
     fake.deltas = [{"content": WIDE}]
     page.ask("deltas " + "w" * 300)
     assert page.js(overflow) <= 0
     assert page.js("const s = document.querySelector('#scroll'); return s.scrollWidth - s.clientWidth") <= 0
+    assert page.js(OUTSIDE) == []
     assert page.js("return document.querySelector('.code pre').scrollWidth > document.querySelector('.code pre').clientWidth")
     assert not page.find("#side").is_displayed()
     page.click("#side-open")
