@@ -44,8 +44,7 @@ static const struct tool_format *choose_tools(const char *name, const struct cha
         format = tool_format_of_template(chat_template_source(t));
         if (!format)
             log_warn("calls of tools have an unknown form",
-                     "parser=" REPLY_GENERIC_FORMAT " known=\"%s\"",
-                     tool_format_names());
+                     "parser=" REPLY_GENERIC_FORMAT " known=\"%s\"", tool_format_names());
     }
     return format ? format : tool_format_find(REPLY_GENERIC_FORMAT);
 }
