@@ -282,7 +282,7 @@ static double capacity_per_s(const struct run *r)
     return speeds / seconds;
 }
 
-static void open(struct run *r, const struct sim_row *row, const struct route_weights *weights)
+static void set_up(struct run *r, const struct sim_row *row, const struct route_weights *weights)
 {
     const struct sim_setup *s = r->setup;
     uint64_t seed = (uint64_t)s->seed;
@@ -347,7 +347,7 @@ void sim_run(const struct sim_setup *setup, const struct sim_scenario *scenario,
     uint64_t begun_ns = clock_ns();
     *out = (struct sim_result){.scenario = scenario->name, .policy = row->name};
     struct run r = {.setup = setup, .scenario = scenario, .work = work, .result = out};
-    open(&r, row, weights);
+    set_up(&r, row, weights);
     struct sim_event e;
     while (!(is_closing(&r) && r.requests.live == 0) && sim_calendar_take(&r.calendar, &e))
         on_event(&r, &e);

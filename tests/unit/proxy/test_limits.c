@@ -160,10 +160,10 @@ static struct api_keys *keys_of(const char *text)
     FILE *file = fdopen(fd, "w");
     fputs(text, file);
     fclose(file);
-    struct proxy_config config = {.api_key_file = path};
+    const struct api_key_source source = {.file = path};
     struct api_keys *k;
     struct error err;
-    NEED(api_keys_load(&config, &k, &err) == 0);
+    NEED(api_keys_load(&source, &k, &err) == 0);
     remove(path);
     return k;
 }

@@ -169,7 +169,7 @@ static void end(void)
     sim_workload_deinit(&work);
 }
 
-static uint32_t send(uint32_t prompt, uint32_t answer)
+static uint32_t send_work(uint32_t prompt, uint32_t answer)
 {
     uint32_t slot = sim_request_take(&requests);
     struct sim_request *q = sim_request_at(&requests, slot);
@@ -202,7 +202,7 @@ static void test_alone(void)
 {
     begin();
     double forecast = sim_agent_forecast(&agents, 0, 4000);
-    uint32_t a = send(4000, 101);
+    uint32_t a = send_work(4000, 101);
     run_until(60);
     EXPECT(is_about(first_s[a], 0.016 + 0.5)); // one step with all of the prompt
     EXPECT(is_about(forecast, first_s[a]));
@@ -214,11 +214,11 @@ static void test_alone(void)
 static void test_prompt_beside_answer(void)
 {
     begin();
-    uint32_t a = send(100, 2000);
+    uint32_t a = send_work(100, 2000);
     run_until(1);
     double now_s = (double)calendar.now_us / 1e6;
     double forecast = sim_agent_forecast(&agents, 0, 780);
-    uint32_t b = send(780 + sim_cache_find(&caches, 0, 2, 1000), 10); // what it finds is extra
+    uint32_t b = send_work(780 + sim_cache_find(&caches, 0, 2, 1000), 10); // what it finds is extra
     run_until(60);
     double step_s = 0.0164, wait_s = first_s[b] - now_s;
     double steps_s = 10 * step_s + 780 / 8000.0;
@@ -234,7 +234,7 @@ static void test_batch_is_bounded(void)
     begin();
     uint32_t slots[12];
     for (int i = 0; i < 12; i++)
-        slots[i] = send(80, 50);
+        slots[i] = send_work(80, 50);
     EXPECT_INT(sim_agent_running(&agents.agents[0]), 1); // the first began at once
     run_until(0.1);
     EXPECT_INT(sim_agent_running(&agents.agents[0]), 8);
@@ -248,9 +248,9 @@ static void test_batch_is_bounded(void)
 static void test_killed_in_the_middle(void)
 {
     begin();
-    uint32_t a = send(80, 1000), b = send(8000, 10);
+    uint32_t a = send_work(80, 1000), b = send_work(8000, 10);
     run_until(0.1);
-    uint32_t c = send(9000, 5);
+    uint32_t c = send_work(9000, 5);
     run_until(0.15);
     struct sim_fifo lost = {0};
     sim_agent_kill(&agents, 0, &lost);
