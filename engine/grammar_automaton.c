@@ -128,11 +128,26 @@ static bool is_same(const struct automaton *a, const struct automaton_state *s)
            !memcmp(&a->thread[s->first], a->set, (size_t)a->set_count * sizeof *a->set);
 }
 
+/* Whether a plain character (engine/grammar_vocab.h) can begin with a byte that the state takes. */
+static bool takes_plain(const struct grammar_nfa *n, int state)
+{
+    for (int e = n->state[state].first; e >= 0; e = n->edge[e].next) {
+        const struct nfa_edge *edge = &n->edge[e];
+        bool is_other = edge->high < 0x20 ||
+                        (edge->low == edge->high && (edge->low == '"' || edge->low == '\\'));
+        if (edge->kind == NFA_BYTES && !is_other) return true;
+    }
+    return false;
+}
+
 static bool is_only_plain(const struct automaton *a)
 {
     if (a->plain_left == 0) return false;
-    for (int i = 0; i < a->set_count; i++)
-        if (!(a->nfa->state[a->set[i].state].roles & (NFA_PLAIN | NFA_CHARACTER))) return false;
+    for (int i = 0; i < a->set_count; i++) {
+        int state = a->set[i].state;
+        bool is_string = a->nfa->state[state].roles & (NFA_PLAIN | NFA_CHARACTER);
+        if (!is_string && takes_plain(a->nfa, state)) return false; // the closing quote is none
+    }
     return true;
 }
 
