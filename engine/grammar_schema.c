@@ -298,20 +298,51 @@ static int check_keywords(struct schema_compiler *c, const struct conjunction *k
         const char *name;
         unsigned types; // of which a value must be for the keyword to count
     } keywords[] = {
-        {"not", TYPE_ANY},
-        {"if", TYPE_ANY},
-        {"contains", TYPE_ARRAY},
-        {"unevaluatedItems", TYPE_ARRAY},
-        {"propertyNames", TYPE_OBJECT},
-        {"dependentRequired", TYPE_OBJECT},
-        {"dependentSchemas", TYPE_OBJECT},
-        {"dependencies", TYPE_OBJECT},
+        {"contains", TYPE_ARRAY},          {"unevaluatedItems", TYPE_ARRAY},
+        {"propertyNames", TYPE_OBJECT},    {"dependentRequired", TYPE_OBJECT},
+        {"dependentSchemas", TYPE_OBJECT}, {"dependencies", TYPE_OBJECT},
     };
-    for (int i = 0; i < k->count; i++)
+    for (int i = 0; i < k->count; i++) {
+        const struct json *node = k->item[i].node;
+        if (json_get(node, "if") && (json_get(node, "then") || json_get(node, "else")))
+            return schema_refuse(c, "if");
         for (size_t j = 0; j < ARRAY_LEN(keywords); j++)
-            if (keywords[j].types & types && json_get(k->item[i].node, keywords[j].name))
+            if (keywords[j].types & types && json_get(node, keywords[j].name))
                 return schema_refuse(c, keywords[j].name);
+    }
     return 0;
+}
+
+/* Take away the types of values that `not` forbids as a whole. Beside that it is enforced only where the
+ * value couldn't be what it forbids anyway. */
+static int apply_not(struct schema_compiler *c, const struct conjunction *k,
+                     const struct json *forbidden, unsigned *types)
+{
+    struct conjunction other = {0};
+    unsigned of_other;
+    int rc = conjunction_add(c, &other, forbidden, -1);
+    if (rc == 0) rc = schema_types(c, &other, &of_other);
+    if (rc < 0) return rc;
+    bool is_only_type = json_len(forbidden) == (json_get(forbidden, "type") != NULL);
+    bool splits_numbers =
+        of_other & TYPE_INTEGER && !(of_other & TYPE_FRACTION) && *types & TYPE_FRACTION;
+    if (!other.is_false && is_only_type && !splits_numbers) {
+        *types &= ~of_other;
+        return 0;
+    }
+    rc = schema_disjoint(c, k, &other, 0);
+    return rc == 0 ? schema_refuse(c, "not") : rc < 0 ? rc : 0;
+}
+
+/* The types of values that k accepts. */
+static int find_types(struct schema_compiler *c, const struct conjunction *k, unsigned *types)
+{
+    int rc = schema_types(c, k, types);
+    for (int i = 0; i < k->count && rc == 0; i++) {
+        const struct json *forbidden = json_get(k->item[i].node, "not");
+        if (forbidden) rc = apply_not(c, k, forbidden, types);
+    }
+    return rc < 0 ? rc : check_keywords(c, k, *types);
 }
 
 /* ---- emitting ---- */
@@ -380,9 +411,13 @@ int schema_emit_value(struct schema_compiler *c, const struct conjunction *k, in
         if (is_exclusive && (rc = check_exclusive(c, &rest, list, item)) < 0) return rc;
         return emit_choice(c, &rest, list, item, from, to, depth);
     }
-    if ((rc = schema_types(c, k, &types)) < 0 || (rc = check_keywords(c, k, types)) < 0) return rc;
-    if (schema_values(k, &is_list)) return schema_emit_values(c, k, from, to);
-    return emit_types(c, k, types, from, to);
+    if (schema_values(k, &is_list)) {
+        if ((rc = schema_types(c, k, &types)) < 0 || (rc = check_keywords(c, k, types)) < 0)
+            return rc;
+        return schema_emit_values(c, k, from, to);
+    }
+    rc = find_types(c, k, &types);
+    return rc < 0 ? rc : emit_types(c, k, types, from, to);
 }
 
 /* What two conjunctions that mean the same have in common. */

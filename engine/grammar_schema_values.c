@@ -157,6 +157,39 @@ static int admits(struct schema_compiler *c, const struct conjunction *k, const 
     return rc;
 }
 
+/* Whether admits() is right about the schema when it says yes, and when it says no. */
+static bool is_decided(const struct json *schema)
+{
+    static const char *const keywords[] = {
+        "type",      "const",     "enum",  "minimum",     "maximum",  "exclusiveMinimum",
+        "minLength", "maxLength", "title", "description", "$comment", "exclusiveMaximum"};
+    for (const struct json *m = json_first(schema); m; m = json_next(m)) {
+        bool is_known = false;
+        for (size_t i = 0; i < ARRAY_LEN(keywords); i++)
+            is_known |= !strcmp(json_name(m), keywords[i]);
+        if (!is_known) return false;
+    }
+    return true;
+}
+
+/* A `not` of k's takes the value away. */
+static int forbids(struct schema_compiler *c, const struct conjunction *k, const struct json *v,
+                   bool *yes)
+{
+    *yes = false;
+    for (int i = 0; i < k->count && !*yes; i++) {
+        const struct json *forbidden = json_get(k->item[i].node, "not");
+        struct conjunction other = {0};
+        if (!forbidden) continue;
+        if (!is_decided(forbidden)) return schema_refuse(c, "not");
+        int rc = conjunction_add(c, &other, forbidden, -1);
+        if (rc == 0) rc = admits(c, &other, v, NULL, yes);
+        if (rc < 0) return rc;
+        *yes &= !other.is_false;
+    }
+    return 0;
+}
+
 /* The state that the byte leads to from a state of a trie; made if there is none. */
 static int trie_step(struct grammar_nfa *n, int from, uint8_t byte)
 {
@@ -188,9 +221,11 @@ int schema_emit_values(struct schema_compiler *c, const struct conjunction *k, i
     nfa_add_epsilon(c->n, from, root);
     for (const struct json *v = is_list ? json_first(values) : values; v;
          v = is_list ? json_next(v) : NULL) {
+        bool no = false;
         int rc = admits(c, k, v, values, &yes);
+        if (rc == 0 && yes) rc = forbids(c, k, v, &no);
         if (rc < 0) return rc;
-        if (yes) add_value(c->n, root, v, to);
+        if (yes && !no) add_value(c->n, root, v, to);
         if (c->n->overflow) break;
     }
     return 0;

@@ -98,6 +98,24 @@ static void test_values(void)
     CHECK_SCHEMA("{'allOf':[{'enum':[1,2]},{'enum':[2,3]}]}", "2", NULL, "1", "3");
 }
 
+static void test_not(void)
+{
+    CHECK_SCHEMA("{'not':{'type':'null'}}", "1", "'a'", "{}", NULL, "null");
+    CHECK_SCHEMA("{'not':{'type':['object','array','number']}}", "null", "'a'", NULL, "{}", "[]",
+                 "1", "1.5");
+    CHECK_SCHEMA("{'type':['string','null'],'allOf':[{'not':{'type':'null'}}]}", "'a'", NULL,
+                 "null");
+    CHECK_SCHEMA("{'type':'string','not':false}", "'a'", NULL, "1");
+    CHECK_SCHEMA("{'enum':['a','b',1,7,null],'not':{'enum':['b',null]}}", "'a'", "1", "7", NULL,
+                 "'b'", "null");
+    CHECK_SCHEMA("{'enum':[1,5,9,'x'],'not':{'minimum':5,'type':'number'}}", "1", "'x'", NULL, "5",
+                 "9");
+    CHECK_SCHEMA("{'enum':[1,'a'],'not':false}", "1", "'a'", NULL, "2");
+    CHECK_SCHEMA("{'type':'string','not':{'type':'integer','minimum':3}}", "'a'", NULL, "4");
+    CHECK_SCHEMA("{'type':'integer','if':{'minimum':3}}", "1", "4", NULL, "'a'");
+    CHECK_SCHEMA("{'type':'integer','then':{'minimum':3},'else':{'maximum':1}}", "2", NULL, "'a'");
+}
+
 static void test_numbers(void)
 {
     CHECK_SCHEMA("{'type':'integer','minimum':-3,'maximum':12}", "-3", "0", "12", NULL, "-4", "13");
@@ -213,7 +231,12 @@ static void test_refusals(void)
         {"{\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#\"}},\"required\":[\"a\"]}",
          E_INVALID, "nothing can satisfy"},
         {"{\"type\":\"integer\",\"minimum\":3,\"maximum\":2}", E_INVALID, "nothing can satisfy"},
-        {"{\"not\":{\"type\":\"null\"}}", E_UNSUPPORTED, "'not'"},
+        {"{\"not\":{\"type\":\"string\",\"minLength\":2}}", E_UNSUPPORTED, "'not'"},
+        {"{\"type\":\"number\",\"not\":{\"type\":\"integer\"}}", E_UNSUPPORTED, "'not'"},
+        {"{\"type\":\"string\",\"not\":{\"const\":\"a\"}}", E_UNSUPPORTED, "'not'"},
+        {"{\"enum\":[\"a\"],\"not\":{\"pattern\":\"b\"}}", E_UNSUPPORTED, "'not'"},
+        {"{\"not\":{}}", E_INVALID, "nothing can satisfy"},
+        {"{\"enum\":[1],\"not\":true}", E_INVALID, "nothing can satisfy"},
         {"{\"type\":\"array\",\"uniqueItems\":true}", E_UNSUPPORTED, "'uniqueItems'"},
         {"{\"type\":\"array\",\"contains\":{}}", E_UNSUPPORTED, "'contains'"},
         {"{\"if\":{},\"then\":{}}", E_UNSUPPORTED, "'if'"},
@@ -354,6 +377,7 @@ int main(void)
     RUN(test_types);
     RUN(test_strings);
     RUN(test_values);
+    RUN(test_not);
     RUN(test_numbers);
     RUN(test_arrays);
     RUN(test_objects);
