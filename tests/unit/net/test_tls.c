@@ -1,5 +1,6 @@
 #include "shared/net/tls.h"
 
+#include "shared/net/http_connection.h"
 #include "tests/unit/net/server_test.h"
 #include "tests/unit/net/tls_test.h"
 
@@ -366,6 +367,130 @@ static void test_back_pressure(void)
     stop_tls();
 }
 
+/* ---- the socket alone ---- */
+
+static void ignore_data(struct net_socket *s, const char *data, size_t len)
+{
+    (void)s, (void)data, (void)len;
+}
+
+static void ignore(struct net_socket *s, int status)
+{
+    (void)s, (void)status;
+}
+
+static void ignore_room(struct net_socket *s)
+{
+    (void)s;
+}
+
+static bool socket_closed, set_released;
+
+static void on_socket_closed(struct net_socket *s)
+{
+    (void)s;
+    socket_closed = true;
+}
+
+static void on_set_released(void *arg)
+{
+    (void)arg;
+    set_released = true;
+}
+
+/* The end of our side comes behind what waits, TLS's goodbye before TCP's. */
+static void test_shutdown_while_blocked(void)
+{
+    static const struct net_socket_events events = {.on_connected = ignore,
+                                                    .on_data = ignore_data,
+                                                    .on_lost = ignore,
+                                                    .on_writable = ignore_room,
+                                                    .on_closed = on_socket_closed};
+    int pair[2];
+    struct net_socket s;
+    struct tls_peer p = {0};
+    NEED(uv_loop_init(&loop) == 0);
+    NEED(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) == 0);
+    struct net_sockets *set = net_sockets_ref(&loop);
+    tls = pki_tls("good", NULL);
+    net_socket_open(&s, set, pair[0], &events);
+    net_socket_secure(&s, tls_accept(tls));
+    net_socket_read(&s, true);
+    p.raw.fd = pair[1];
+    buf_init(&p.raw.in, BUF_MAX_INTERNAL);
+    peer_begin(&p, SSL_CTX_new(TLS_client_method()));
+    SSL_set_connect_state(p.ssl);
+    NEED(peer_handshake(&p));
+    NEED(SPIN_UNTIL(!s.securing, 3000));
+    char block[1000] = "x";
+    const struct iovec piece = {block, sizeof block};
+    size_t total = 0;
+    while (!s.blocked) {
+        NEED(net_socket_send(&s, &piece, 1) == sizeof block);
+        total += sizeof block;
+    }
+    EXPECT_INT(net_socket_send(&s, &piece, 1), 0);
+    EXPECT_INT(net_socket_shutdown(&s), 0);
+    EXPECT(SPIN_UNTIL((peer_poll(&p), p.ended), 3000));
+    EXPECT_INT(p.in.len, total);
+    EXPECT(SPIN_UNTIL(raw_ended(&p.raw), 3000));
+    net_socket_close(&s, false);
+    EXPECT(SPIN_UNTIL(socket_closed, 3000));
+    net_sockets_unref(set, on_set_released, NULL);
+    EXPECT(SPIN_UNTIL(set_released, 3000));
+    EXPECT_INT(uv_loop_close(&loop), 0);
+    peer_close(&p);
+    tls_destroy(tls);
+}
+
+/* More in one go than a read takes, in records that don't divide it: what OpenSSL keeps of the last
+ * one comes without another event. */
+static void test_burst(void)
+{
+    start_tls((struct http_server_options){0});
+    struct tls_peer p;
+    peer_connect(&p, http_server_port(server));
+    NEED(peer_handshake(&p));
+    static char record[10000], head[128];
+    memset(record, 'x', sizeof record);
+    snprintf(head, sizeof head, "POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n",
+             7 * sizeof record);
+    NEED(SSL_write(p.ssl, head, (int)strlen(head)) > 0);
+    for (int i = 0; i < 7; i++)
+        NEED(SSL_write(p.ssl, record, sizeof record) > 0);
+    NEED(peer_put(&p)); // the server hasn't looked in between
+    EXPECT(SPIN_UNTIL(peer_has(&p, "[POST /b? 70000:"), 3000));
+    peer_close(&p);
+    stop_tls();
+}
+
+/* The last record of an answer waits for a client that comes back to it late. */
+static void test_late_reader(void)
+{
+    start_tls((struct http_server_options){0});
+    struct tls_peer p;
+    peer_connect(&p, http_server_port(server));
+    NEED(peer_handshake(&p));
+    peer_puts(&p, "GET /hold HTTP/1.0\r\n\r\n"); // no framing: nothing follows the last byte
+    NEED(SPIN_UNTIL(held != NULL, 3000));
+    const struct http_connection *c =
+        list_first(&server->connections, struct http_connection, link);
+    http_respond_begin(held, 200, "text/plain", true);
+    size_t total = 0, pending = 0;
+    char block[1000];
+    memset(block, 'x', sizeof block);
+    for (; !c->socket.blocked && pending == 0; total += sizeof block)
+        pending = http_respond_write(held, block, sizeof block);
+    EXPECT_INT(pending, 0); // all is with TLS, which has some of it left
+    http_respond_end(held, NULL, 0);
+    spin_for(3000); // longer than a connection lingers
+    EXPECT(SPIN_UNTIL((peer_poll(&p), p.ended), 5000));
+    EXPECT(p.in.len > 0 &&
+           (size_t)(p.in.len - (size_t)(strstr(p.in.data, "\r\n\r\n") + 4 - p.in.data)) == total);
+    peer_close(&p);
+    stop_tls();
+}
+
 static bool shows(const struct tls_peer *p, const char *name)
 {
     char text[64] = "";
@@ -413,6 +538,9 @@ int main(void)
     RUN(test_gone);
     RUN(test_half_closed);
     RUN(test_back_pressure);
+    RUN(test_burst);
+    RUN(test_late_reader);
+    RUN(test_shutdown_while_blocked);
     RUN(test_reload);
     pki_remove();
     return TEST_END();
