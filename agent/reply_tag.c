@@ -2,6 +2,7 @@
 
 enum reply_tag reply_tag_at(struct str text, const char *tag)
 {
+    if (text.len > 0 && text.data[0] != tag[0]) return REPLY_TAG_NONE; // nearly always
     size_t len = strlen(tag), shown = text.len < len ? text.len : len;
     if (shown > 0 && memcmp(text.data, tag, shown) != 0) return REPLY_TAG_NONE;
     return shown == len ? REPLY_TAG_WHOLE : REPLY_TAG_BEGUN;

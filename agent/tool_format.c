@@ -175,6 +175,18 @@ bool tool_format_write_grammar(const struct tool_format *f, const struct tool_li
     return true;
 }
 
+bool tool_format_write_content(const struct tool_format *f, struct str part, struct json_writer *w)
+{
+    if (!part.data && (!f || f->write_content)) return false; // calls are content then
+    if (!part.data)
+        write_free_text(w, f);
+    else if (f && f->write_content)
+        f->write_content(w, part);
+    else
+        json_put_raw(w, part);
+    return true;
+}
+
 bool tool_template_has(struct str chat_template, const char *text)
 {
     return memmem(chat_template.data, chat_template.len, text, strlen(text)) != NULL;

@@ -25,8 +25,7 @@ struct tool_output {
     const struct reply_sink *sink;
     int calls;    // begun so far in the answer; the reader counts
     bool is_over; // the block has ended; what follows is content, or another opening
-    bool
-        is_none; // it was no call after all: the opening is content. Only while nothing was consumed
+    bool is_none; // it was no call: the opening is content. Only while nothing was consumed
 };
 
 struct tool_format {
@@ -51,6 +50,8 @@ struct tool_format {
     /* Where an answer isn't text with blocks of calls in it: the whole grammar, of a choice that needs
      * one. NULL: it is. */
     void (*write_grammar)(struct json_writer *w, const struct tool_list *list);
+    /* And what an answer is whose content is that part, without calls. NULL: the part. */
+    void (*write_content)(struct json_writer *w, struct str part);
     /* What stands before the first call and after the last one, and between two; NULL: nothing. */
     const char *before, *between, *after;
     /* Those of the tags that vocabularies have as a token of its own; NULL-terminated. */
@@ -59,12 +60,15 @@ struct tool_format {
 
 const struct tool_format *tool_format_find(const char *name);                // NULL: no such
 const struct tool_format *tool_format_of_template(struct str chat_template); // NULL: none is known
-/* "hermes, qwen3-coder, ..." for --help and errors. */
+/* "hermes, qwen2d5, ..." for --help and errors. */
 const char *tool_format_names(void);
 
 /* Write the grammar's source for what these tools allow: with AUTO, any text, and calls of the strict
  * tools as they must be; with REQUIRED, calls only. False: AUTO, and nothing needs enforcing. */
 bool tool_format_write_grammar(const struct tool_format *f, const struct tool_list *list,
                                struct json_writer *w);
+/* Likewise for answers without calls, whose content is that part; its data NULL: any. f NULL: none is
+ * looked for. False: any answer will do. */
+bool tool_format_write_content(const struct tool_format *f, struct str part, struct json_writer *w);
 
 #endif

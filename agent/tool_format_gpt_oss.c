@@ -219,6 +219,15 @@ static void write_grammar(struct json_writer *w, const struct tool_list *list)
     write_list_end(w);
 }
 
+static void write_content(struct json_writer *w, struct str part)
+{
+    write_all_begin(w);
+    write_messages(w, "analysis");
+    write_text(w, "<|channel|>final<|message|>");
+    json_put_raw(w, part);
+    write_list_end(w);
+}
+
 const struct tool_format tool_format_gpt_oss = {
     .name = "gpt-oss",
     .aliases = {"gpt_oss", "openai", "harmony", "openai_gptoss"},
@@ -228,6 +237,7 @@ const struct tool_format tool_format_gpt_oss = {
     .read = read_messages,
     .write_call = write_call,
     .write_grammar = write_grammar,
+    .write_content = write_content,
     .tokens = {"<|channel|>", "<|start|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>",
                "<|return|>"},
 };

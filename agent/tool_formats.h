@@ -19,8 +19,7 @@ extern const struct tool_format tool_format_glm;
 extern const struct tool_format tool_format_kimi;
 extern const struct tool_format tool_format_gpt_oss;
 
-/* Whether the template's text has that in it. Quotes in a template's literals may be escaped: a quote
- * stands for either. */
+/* Whether the template's source has that in it, as it stands. */
 bool tool_template_has(struct str chat_template, const char *text);
 
 #endif

@@ -230,6 +230,11 @@ static void test_arguments_stream(void)
                    "ab</tool_call>", "\"}}\n</tool_call>");
     expect_streams("hermes", "<tool_call>{\"name\": \"f\", \"arguments\": \"[", "1, ",
                    "2]\"}</tool_call>");
+    expect_streams("qwen3coder", "<tool_call><function=f><parameter=a>\nx", "y\n</param ",
+                   "</parameter>");
+    expect_streams("mistral", "[TOOL_CALLS]f[ARGS]{\"a\": [", "[1, 2], ", "0]}");
+    expect_streams("gpt-oss", "<|channel|>commentary to=functions.f<|message|>", "{\"a\": 1}<|en ",
+                   "<|call|>");
     expect_streams("llama3", "{\"name\": \"f\", \"parameters\": [", "[{\"x\": 1}], ", "{}]}");
 }
 
@@ -261,6 +266,37 @@ static void test_arguments_before_the_name(void)
     expect_early(TOOL_HELD_MAX + 1, "\ncontent 0: <tool_call>{\"arguments\": [\"xxx");
 }
 
+/* A value that isn't a string waits for its end, up to a megabyte; then it is one. */
+static void expect_long_value(size_t len, const char *want)
+{
+    struct reply_options o = {.tools = tool_format_find("qwen3coder")};
+    struct buf text;
+    buf_init(&text, (size_t)1 << 24);
+    buf_append_str(&text, "<tool_call><function=f><parameter=a>[");
+    for (size_t i = 0; i < len; i++)
+        buf_append_char(&text, i % 2 ? ',' : '1');
+    buf_append_str(&text, "1]</parameter></function></tool_call>");
+    size_t *cuts = xcalloc(text.len / 1000 + 1, sizeof *cuts), count = 0;
+    for (size_t at = 999; at < text.len; at += 1000)
+        cuts[count++] = at;
+    struct told whole, parts;
+    parse(&o, buf_str(&text), NULL, 0, &whole);
+    parse(&o, buf_str(&text), cuts, count, &parts);
+    EXPECT(strcmp(whole.text.data, parts.text.data) == 0);
+    EXPECT(strncmp(whole.text.data, want, strlen(want)) == 0);
+    free(cuts);
+    buf_deinit(&text);
+    buf_deinit(&whole.text);
+    buf_deinit(&parts.text);
+}
+
+static void test_long_values(void)
+{
+    expect_long_value(1000, "\ncall 0: f\narguments 0: {\"a\": [1,1,1");
+    expect_long_value(TOOL_HELD_MAX - 100, "\ncall 0: f\narguments 0: {\"a\": [1,1,1");
+    expect_long_value(TOOL_HELD_MAX + 100, "\ncall 0: f\narguments 0: {\"a\": \"[1,1,1");
+}
+
 static void test_in_reasoning(void)
 {
     struct reply_options o = {.reasoning = reasoning_format_find("default"),
@@ -288,6 +324,7 @@ int main(void)
     RUN(test_files);
     RUN(test_arguments_stream);
     RUN(test_arguments_before_the_name);
+    RUN(test_long_values);
     RUN(test_in_reasoning);
     return TEST_END();
 }

@@ -1,5 +1,6 @@
 /* What grammars of calls allow, readers read: texts are drawn from the grammar of each format and taken
  * apart again. */
+#include "agent/reasoning_format.h"
 #include "agent/reply_parser.h"
 #include "agent/tool_format.h"
 #include "agent/tool_values.h"
@@ -225,14 +226,17 @@ static int parse(const struct tool_format *f, struct str text, bool is_required)
     return count;
 }
 
-static struct automaton *compile(const struct tool_format *f, struct grammar_nfa *n)
+/* content: a part; its data NULL: calls, as the list says. */
+static struct automaton *compile(const struct tool_format *f, struct str content,
+                                 struct grammar_nfa *n)
 {
     struct buf source;
     struct json_writer w;
     struct error err = {0};
     buf_init(&source, (size_t)1 << 20);
     json_writer_init(&w, &source);
-    NEED(tool_format_write_grammar(f, &list, &w));
+    NEED(content.data ? tool_format_write_content(f, content, &w)
+                      : tool_format_write_grammar(f, &list, &w));
     struct json *part = json_parse(source.data, source.len, &err);
     if (!part) printf("%s: %s\n%s\n", f->name, err.text, source.data);
     NEED(part);
@@ -250,7 +254,7 @@ static struct automaton *compile(const struct tool_format *f, struct grammar_nfa
 static void check_format(const struct tool_format *f, struct rng *rng)
 {
     struct grammar_nfa n;
-    struct automaton *a = compile(f, &n);
+    struct automaton *a = compile(f, (struct str){0}, &n);
     struct buf text;
     int calls = 0;
     buf_init(&text, (size_t)1 << 20);
@@ -300,6 +304,45 @@ static void test_auto(void)
     check_formats(TOOL_CHOICE_AUTO, 0, 3);
 }
 
+/* A content in its form is all that there is beside what gpt-oss thinks. */
+static void test_content(void)
+{
+    struct rng rng;
+    rng_init(&rng, 4);
+    const char *const names[] = {"hermes", "gpt-oss"};
+    for (int i = 0; i < 2; i++) {
+        const struct tool_format *f = tool_format_find(names[i]);
+        struct grammar_nfa n;
+        struct automaton *a = compile(f, STR("{\"regex\": \"[0-9]{3}\"}"), &n);
+        struct buf text;
+        buf_init(&text, (size_t)1 << 20);
+        for (int k = 0; k < TEXTS; k++) {
+            draw(a, &rng, &text);
+            struct reply_options o = {.tools = f, .reasoning = reasoning_format_find("gpt-oss")};
+            if (i == 0) o.reasoning = NULL;
+            struct told t = {0};
+            struct reply_sink sink = {take, &t};
+            struct reply_parser *p = reply_parser_create(&o);
+            reply_parser_feed(p, buf_str(&text), &sink);
+            reply_parser_finish(p, &sink);
+            reply_parser_destroy(p);
+            EXPECT(t.content == 3 && t.count == 0);
+        }
+        buf_deinit(&text);
+        automaton_destroy(a);
+        nfa_deinit(&n);
+    }
+    struct buf out;
+    struct json_writer w;
+    buf_init(&out, 1000);
+    json_writer_init(&w, &out);
+    EXPECT(!tool_format_write_content(NULL, (struct str){0}, &w));
+    EXPECT(!tool_format_write_content(tool_format_find("gpt-oss"), (struct str){0}, &w));
+    EXPECT(tool_format_write_content(tool_format_find("hermes"), (struct str){0}, &w));
+    EXPECT_STR(out.data, "{\"until\":[\"<tool_call>\"]}");
+    buf_deinit(&out);
+}
+
 static void test_nothing_to_enforce(void)
 {
     struct tool loose[] = {{.name = STR("f")}};
@@ -326,6 +369,7 @@ int main(void)
     RUN(test_required);
     RUN(test_one_required);
     RUN(test_auto);
+    RUN(test_content);
     RUN(test_nothing_to_enforce);
     json_destroy(v);
     return TEST_END();
