@@ -1,6 +1,7 @@
 """HTTPS on agent and proxy, and between them: clients, trust, ends, wrong protocols, reload."""
 # ctest: PROCESSORS 1
 
+import concurrent.futures
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import pytest
 from conftest import ROOT, Starter, program, wait_until
 from proxy_fixtures import FakeAgent, chat, status_of
 from test_launcher import Launcher
+from test_proxy_upgrade import successors  # noqa: F401
 from tls_fixtures import foreign_pki, pki, without_tls_environment  # noqa: F401
 
 CHAT = "/v1/chat/completions"
@@ -286,6 +288,26 @@ def test_reload(serve, start_agent, pki, tmp_path, kind):
         server.wait_log("reload refused, nothing has changed reason=\"--ssl-keyfile: .* is not the key of")
         assert shown(server).strip() == text_of(pki.path("next.pem"))
         assert client.get("/health").status_code == 200
+
+
+def test_upgrade(serve, successors, pki, tmp_path):
+    """The next process reads the files anew; who is connected to the old one gets his answer."""
+    pki.pair("next", "DNS:localhost,IP:127.0.0.1")
+    copy_pair(pki, "here", tmp_path)
+    proxy = serve("--ssl-keyfile", tmp_path / "live.key", "--ssl-certfile", tmp_path / "live.pem", trust=pki.trust())
+    proxy.wait_ready()
+    with FakeAgent("slow", [proxy.url], behave="slow", trust=pki.trust()) as fake:
+        wait_until(lambda: "fake-model" in proxy.get("/v1/models").text, 10, "the agent")
+        with httpx.Client(verify=pki.trust(), base_url=proxy.url, timeout=60) as client, \
+                concurrent.futures.ThreadPoolExecutor() as pool:
+            answer = pool.submit(client.post, CHAT, json=chat())
+            wait_until(lambda: fake.requests, 10, "the request at its agent")
+            copy_pair(pki, "next", tmp_path)
+            successors.upgrade(proxy)
+            proxy.wait_log("draining")
+            wait_until(lambda: shown(proxy).strip() == text_of(pki.path("next.pem")), 20, "the next process")
+            fake.release.set()
+            assert answer.result().json()["agent"] == "slow"
 
 
 @pytest.mark.parametrize("name", ["lm-agent", "lm-proxy"])
