@@ -123,15 +123,24 @@ static unsigned schema_types(const struct json *schema, struct typing *t)
     return types;
 }
 
+unsigned tool_schema_types(const struct json *schema, const struct json *root)
+{
+    struct typing t = {.root = root, .budget = SCHEMAS_MAX};
+    return schema_types(schema, &t);
+}
+
+const struct json *tool_schema_target(const struct json *schema, const struct json *root)
+{
+    return resolve(root, json_get(schema, "$ref"));
+}
+
 unsigned tool_types_of(const struct tool *tool, struct str parameter)
 {
     if (!tool || !tool->parameters) return TOOL_ANY;
     const struct json *properties = json_get(tool->parameters, "properties");
     for (const struct json *p = json_first(properties); p; p = json_next(p))
-        if (str_equal(str_of(json_name(p)), parameter)) {
-            struct typing t = {.root = tool->parameters, .budget = SCHEMAS_MAX};
-            return schema_types(p, &t);
-        }
+        if (str_equal(str_of(json_name(p)), parameter))
+            return tool_schema_types(p, tool->parameters);
     return TOOL_ANY;
 }
 

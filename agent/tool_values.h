@@ -20,6 +20,10 @@ enum tool_type {
 /* What the schema of that parameter allows; TOOL_ANY where it says nothing. */
 unsigned tool_types_of(const struct tool *tool, struct str parameter);
 
+/* The same of a schema within the tool's; and what its "$ref" means, NULL where it has none. */
+unsigned tool_schema_types(const struct json *schema, const struct json *root);
+const struct json *tool_schema_target(const struct json *schema, const struct json *root);
+
 #define TOOL_KEYS_MAX 256 // of a call; more are left out
 
 struct tool_values {

@@ -186,22 +186,41 @@ static void write_until(struct json_writer *w, const char *tag)
     json_object_end(w);
 }
 
-/* Texts that a schema with "enum" or "const" allows, where all are strings. */
-static bool write_choices(struct json_writer *w, const struct json *schema)
+/* What the value of a schema may be as text, while it is written. */
+struct value_parts {
+    const struct tool_xml_tags *tags;
+    const struct json *root;
+    bool only_strings; // an attribute said so
+    int budget;        // schemas that may still be looked at: references multiply
+};
+
+static void write_choice(struct json_writer *w, const struct value_parts *v,
+                         const struct json *value)
+{
+    bool is_string = json_type(value) == JSON_STRING;
+    if (!is_string && v->only_strings) return;
+    struct buf text;
+    buf_init(&text, BUF_MAX_INTERNAL);
+    if (is_string)
+        buf_append_str(&text, json_string(value, NULL));
+    else
+        json_print(value, &text, false);
+    json_object_begin(w);
+    json_field_str(w, "text", buf_str(&text));
+    json_object_end(w);
+    buf_deinit(&text);
+}
+
+/* The texts that "enum" or "const" allows. */
+static bool write_choices(struct json_writer *w, const struct value_parts *v,
+                          const struct json *schema)
 {
     const struct json *one = json_get(schema, "const"), *list = json_get(schema, "enum");
-    if (one && json_type(one) != JSON_STRING) return false;
     if (!one && (!list || json_type(list) != JSON_ARRAY || json_len(list) == 0)) return false;
-    for (const struct json *v = one ? NULL : json_first(list); v; v = json_next(v))
-        if (json_type(v) != JSON_STRING) return false;
     write_any_begin(w);
-    for (const struct json *v = one ? one : json_first(list); v; v = one ? NULL : json_next(v)) {
-        struct str text;
-        text.data = json_string(v, &text.len);
-        json_object_begin(w);
-        json_field_str(w, "text", text);
-        json_object_end(w);
-    }
+    if (one) write_choice(w, v, one);
+    for (const struct json *c = one ? NULL : json_first(list); c; c = json_next(c))
+        write_choice(w, v, c);
     write_list_end(w);
     return true;
 }
@@ -232,15 +251,52 @@ static void write_schema(struct json_writer *w, const struct json *schema, const
     buf_deinit(&text);
 }
 
-/* NULL: any value. */
-static void write_value(struct json_writer *w, const struct tool_xml_tags *tags,
-                        const struct tool *tool, struct str key, const struct json *schema)
+static void write_schema_value(struct json_writer *w, struct value_parts *v,
+                               const struct json *schema);
+
+/* Any of the branches of "anyOf" or "oneOf". */
+static bool write_branches(struct json_writer *w, struct value_parts *v, const struct json *schema)
 {
-    if (schema && write_choices(w, schema)) return;
-    if (!schema || json_type(schema) != JSON_OBJECT || (tool_types_of(tool, key) & TOOL_STRING))
-        write_until(w, tags->value_close);
+    const struct json *list = json_get(schema, "anyOf");
+    if (!list) list = json_get(schema, "oneOf");
+    if (!list || json_type(list) != JSON_ARRAY || json_len(list) == 0) return false;
+    write_any_begin(w);
+    for (const struct json *s = json_first(list); s; s = json_next(s)) {
+        if (v->only_strings && !(tool_schema_types(s, v->root) & TOOL_STRING)) continue;
+        write_schema_value(w, v, s);
+    }
+    write_list_end(w);
+    return true;
+}
+
+static void write_schema_value(struct json_writer *w, struct value_parts *v,
+                               const struct json *schema)
+{
+    bool may_look = v->budget-- > 0;
+    const struct json *target = may_look ? tool_schema_target(schema, v->root) : NULL;
+    if (target) {
+        write_schema_value(w, v, target);
+        return;
+    }
+    if (may_look && (write_choices(w, v, schema) || write_branches(w, v, schema))) return;
+    if (json_type(schema) != JSON_OBJECT || (tool_schema_types(schema, v->root) & TOOL_STRING))
+        write_until(w, v->tags->value_close);
     else
-        write_schema(w, schema, tool->parameters);
+        write_schema(w, schema, v->root);
+}
+
+/* property NULL: any value. */
+static void write_value(struct json_writer *w, const struct tool_xml_tags *tags,
+                        const struct tool *tool, const struct json *property)
+{
+    struct value_parts v = {
+        .tags = tags, .root = tool->parameters, .only_strings = tags->has_attribute, .budget = 100};
+    if (!property) {
+        write_until(w, tags->value_close);
+        return;
+    }
+    if (!(tool_schema_types(property, v.root) & TOOL_STRING)) v.only_strings = false;
+    write_schema_value(w, &v, property);
 }
 
 /* Of a key and its value. NULL: any key. */
@@ -262,7 +318,7 @@ static void write_pair(struct json_writer *w, const struct tool_xml_tags *tags,
     tool_write_text(w, tokens, tags->key_close);
     if (tags->value_open) tool_write_text(w, tokens, tags->value_open);
     if (tags->strips) tool_write_text(w, tokens, "\n");
-    write_value(w, tags, tool, key, property);
+    write_value(w, tags, tool, property);
     if (tags->strips) tool_write_text(w, tokens, "\n");
     tool_write_text(w, tokens, tags->value_close);
 }

@@ -20,9 +20,11 @@ static const char tools_text[] =
     "\"city\":{\"type\":\"string\"},\"days\":{\"type\":\"integer\"},\"unit\":{\"enum\":[\"c\","
     "\"f\"]},"
     "\"parts\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/$defs/part\"}},"
+    "\"level\":{\"anyOf\":[{\"$ref\":\"#/$defs/level\"},{\"type\":\"null\"}]},"
     "\"note\":{\"type\":[\"string\",\"null\"]}},"
     "\"required\":[\"city\",\"parts\"],\"additionalProperties\":false,"
-    "\"$defs\":{\"part\":{\"type\":\"object\",\"properties\":{\"x\":{\"type\":\"boolean\"}},"
+    "\"$defs\":{\"level\":{\"enum\":[\"low\",7,true]},\"part\":{\"type\":\"object\",\"properties\":"
+    "{\"x\":{\"type\":\"boolean\"}},"
     "\"required\":[\"x\"],\"additionalProperties\":false}}}},"
     "{\"name\":\"now\",\"strict\":true,\"parameters\":{\"type\":\"object\",\"properties\":{},"
     "\"additionalProperties\":false}},"
@@ -179,6 +181,10 @@ static bool fits(const struct tool *tool, const struct json *v)
     const struct json *unit = json_get(v, "unit");
     if (unit && strcmp(json_string(unit, NULL), "c") != 0 && strcmp(json_string(unit, NULL), "f"))
         return false;
+    const struct json *level = json_get(v, "level");
+    if (level && json_type(level) == JSON_STRING && strcmp(json_string(level, NULL), "low") != 0)
+        return false;
+    if (level && json_type(level) == JSON_NUMBER && json_number(level) != 7) return false;
     const struct json *required = json_get(tool->parameters, "required");
     for (const struct json *r = json_first(required); r; r = json_next(r))
         if (!json_get(v, json_string(r, NULL))) return false;
