@@ -324,6 +324,8 @@ static int apply_not(struct schema_compiler *c, const struct conjunction *k,
     if (rc == 0) rc = schema_types(c, &other, &of_other);
     if (rc < 0) return rc;
     bool is_only_type = json_len(forbidden) == (json_get(forbidden, "type") != NULL);
+    /* Numbers that aren't integers are not told from others: none is left, if there is something else. */
+    if (of_other & TYPE_INTEGER && *types & ~(of_other | TYPE_FRACTION)) of_other |= TYPE_FRACTION;
     bool splits_numbers =
         of_other & TYPE_INTEGER && !(of_other & TYPE_FRACTION) && *types & TYPE_FRACTION;
     if (!other.is_false && is_only_type && !splits_numbers) {

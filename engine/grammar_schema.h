@@ -5,10 +5,11 @@
  * in the order in which the schema names them, white space is what tidy printers use, and an object
  * with `properties` has no others unless the schema says so (additionalProperties, patternProperties).
  * What can't be enforced is refused by name (E_UNSUPPORTED) rather than ignored: if, contains,
- * uniqueItems, dependent*, oneOf whose branches may overlap, references to other documents, and `not` but
- * for types, single values of an enum, and what the other keywords exclude anyway. A schema
- * that is none, nothing can satisfy, or refers to itself without end is E_INVALID; one that is too
- * large E_LIMIT. Unknown keywords and formats are annotations, as the standard says. */
+ * dependent*, oneOf whose branches may overlap, references to other documents, uniqueItems but for
+ * elements of a short enum, `not` but for types, single values of an enum, and what the other keywords
+ * exclude anyway. A schema that is none, nothing can satisfy, or refers to itself without end is
+ * E_INVALID; one that is too large E_LIMIT. Unknown keywords and formats are annotations, as the standard
+ * says. */
 #ifndef LM_ENGINE_GRAMMAR_SCHEMA_H
 #define LM_ENGINE_GRAMMAR_SCHEMA_H
 

@@ -97,6 +97,12 @@ FALLIBLE int schema_member(struct schema_compiler *c, const struct conjunction *
 const struct json *schema_values(const struct conjunction *k, bool *is_list);
 FALLIBLE int schema_emit_values(struct schema_compiler *c, const struct conjunction *k, int from,
                                 int to);
+/* Those of the values that satisfy k, each once; *count -1: there are more than `most`, or k has a choice
+ * left. */
+FALLIBLE int schema_list_values(struct schema_compiler *c, const struct conjunction *k,
+                                const struct json **list, int most, int *count);
+/* One value as its printers spell it, between two states. */
+void schema_emit_one(struct schema_compiler *c, const struct json *v, int from, int to);
 /* 1: no value satisfies both; 0: maybe one does; negative: an error. */
 FALLIBLE int schema_disjoint(struct schema_compiler *c, const struct conjunction *a,
                              const struct conjunction *b, int depth);

@@ -8,6 +8,7 @@
 
 #define PATTERNS_MAX 8
 #define ITEMS_MAX    10000 // elements that are told apart
+#define UNIQUE_MAX   8     // values of an enum whose sets are told apart
 
 /* ---- numbers ---- */
 
@@ -286,11 +287,43 @@ static int prefix_len(struct schema_compiler *c, const struct conjunction *k, si
     return 0;
 }
 
-static int check_unique(struct schema_compiler *c, const struct conjunction *k, int64_t max)
+/* Whether two elements could be the same, and mustn't. */
+static bool must_differ(const struct conjunction *k, int64_t max)
 {
     for (int i = 0; i < k->count; i++)
         if (json_is_true(json_get(k->item[i].node, "uniqueItems")) && (max < 0 || max > 1))
-            return schema_refuse(c, "uniqueItems");
+            return true;
+    return false;
+}
+
+/* Elements of an enum, each at most once: a state for every set of them that was written. */
+static int emit_unique(struct schema_compiler *c, const struct conjunction *k, int64_t min,
+                       int64_t max, int from, int close)
+{
+    const struct json *list[UNIQUE_MAX];
+    struct grammar_nfa *n = c->n;
+    struct conjunction own;
+    size_t told_apart;
+    int behind[1 << UNIQUE_MAX], rule[UNIQUE_MAX], count, rc;
+    if ((rc = prefix_len(c, k, &told_apart)) < 0 || (rc = element(c, k, 0, &own)) < 0 ||
+        (rc = schema_list_values(c, &own, list, UNIQUE_MAX, &count)) < 0)
+        return rc;
+    if (told_apart > 0 || count < 0) return schema_refuse(c, "uniqueItems");
+    for (int i = 0; i < count; i++) {
+        rule[i] = nfa_add_rule(n);
+        schema_emit_one(c, list[i], n->rule[rule[i]].start, n->rule[rule[i]].accept);
+    }
+    for (int set = 0; set < 1 << count; set++)
+        behind[set] = set ? nfa_add_state(n) : from;
+    for (int set = 0; set < 1 << count && !n->overflow; set++) {
+        int written = __builtin_popcount((unsigned)set), next = behind[set];
+        if (written >= min && set) nfa_add_call(n, next, c->space_rule, close);
+        if (written >= min && !set) nfa_add_epsilon(n, next, close);
+        if (max >= 0 && written >= max) continue;
+        if (set) next = nfa_emit_call(n, nfa_emit_text(n, next, STR(",")), c->space_rule);
+        for (int i = 0; i < count; i++)
+            if (!(set >> i & 1)) nfa_add_call(n, next, rule[i], behind[set | 1 << i]);
+    }
     return 0;
 }
 
@@ -303,7 +336,7 @@ int schema_emit_array(struct schema_compiler *c, const struct conjunction *k, in
     int rc;
     if ((rc = schema_count(c, k, "minItems", true, &min)) < 0 ||
         (rc = schema_count(c, k, "maxItems", false, &max)) < 0 ||
-        (rc = check_unique(c, k, max)) < 0 || (rc = prefix_len(c, k, &told_apart)) < 0)
+        (rc = prefix_len(c, k, &told_apart)) < 0)
         return rc;
     if ((int64_t)told_apart < min) told_apart = (size_t)min;
     if (max >= 0 && (int64_t)told_apart < max) told_apart = (size_t)max;
@@ -312,6 +345,7 @@ int schema_emit_array(struct schema_compiler *c, const struct conjunction *k, in
     int close = nfa_add_state(n), at = nfa_emit_text(n, from, STR("["));
     nfa_add_bytes(n, close, ']', ']', to);
     at = nfa_emit_call(n, at, c->space_rule);
+    if (must_differ(k, max)) return emit_unique(c, k, min, max, at, close);
     if (min <= 0) nfa_add_epsilon(n, at, close);
     for (size_t i = 0; i <= told_apart && (max < 0 || (int64_t)i < max) && !n->overflow; i++) {
         if ((rc = element(c, k, i, &own)) < 0) return rc;

@@ -212,6 +212,49 @@ static void add_value(struct grammar_nfa *n, int root, const struct json *v, int
     buf_deinit(&text);
 }
 
+void schema_emit_one(struct schema_compiler *c, const struct json *v, int from, int to)
+{
+    int root = nfa_add_state(c->n);
+    nfa_add_epsilon(c->n, from, root);
+    add_value(c->n, root, v, to);
+}
+
+/* The value satisfies k. */
+static int is_value(struct schema_compiler *c, const struct conjunction *k, const struct json *v,
+                    const struct json *own, bool *yes)
+{
+    bool no = false;
+    int rc = admits(c, k, v, own, yes);
+    if (rc == 0 && *yes) rc = forbids(c, k, v, &no);
+    *yes &= !no;
+    return rc;
+}
+
+int schema_list_values(struct schema_compiler *c, const struct conjunction *k,
+                       const struct json **list, int most, int *count)
+{
+    struct conjunction rest = *k;
+    bool is_list, is_exclusive, yes;
+    int item;
+    const struct json *values = schema_values(k, &is_list);
+    *count = -1;
+    if (!values || !is_list || json_type(values) != JSON_ARRAY ||
+        json_len(values) > 4 * (size_t)most)
+        return 0;
+    if (conjunction_take_choice(&rest, &item, &is_exclusive)) return 0;
+    int found = 0;
+    for (const struct json *v = json_first(values); v; v = json_next(v)) {
+        int rc = is_value(c, k, v, values, &yes);
+        if (rc < 0) return rc;
+        for (int i = 0; i < found && yes; i++)
+            yes = !values_equal(list[i], v);
+        if (yes && found == most) return 0;
+        if (yes) list[found++] = v;
+    }
+    *count = found;
+    return 0;
+}
+
 int schema_emit_values(struct schema_compiler *c, const struct conjunction *k, int from, int to)
 {
     bool is_list, yes;
@@ -221,11 +264,9 @@ int schema_emit_values(struct schema_compiler *c, const struct conjunction *k, i
     nfa_add_epsilon(c->n, from, root);
     for (const struct json *v = is_list ? json_first(values) : values; v;
          v = is_list ? json_next(v) : NULL) {
-        bool no = false;
-        int rc = admits(c, k, v, values, &yes);
-        if (rc == 0 && yes) rc = forbids(c, k, v, &no);
+        int rc = is_value(c, k, v, values, &yes);
         if (rc < 0) return rc;
-        if (yes && !no) add_value(c->n, root, v, to);
+        if (yes) add_value(c->n, root, v, to);
         if (c->n->overflow) break;
     }
     return 0;

@@ -105,6 +105,7 @@ static void test_not(void)
                  "1", "1.5");
     CHECK_SCHEMA("{'type':['string','null'],'allOf':[{'not':{'type':'null'}}]}", "'a'", NULL,
                  "null");
+    CHECK_SCHEMA("{'not':{'type':'integer'}}", "null", "'a'", "[1]", NULL, "1", "-20");
     CHECK_SCHEMA("{'type':'string','not':false}", "'a'", NULL, "1");
     CHECK_SCHEMA("{'enum':['a','b',1,7,null],'not':{'enum':['b',null]}}", "'a'", "1", "7", NULL,
                  "'b'", "null");
@@ -132,6 +133,15 @@ static void test_arrays(void)
 {
     CHECK_SCHEMA("{'type':'array','items':{'type':'integer'}}", "[]", "[1]", "[1, 2,3]",
                  "[\n  1,\n  2\n]", NULL, "['a']", "[1,]", "[,1]");
+    CHECK_SCHEMA("{'type':'array','items':{'enum':['a','b',1,1.0]},'uniqueItems':true}", "[]",
+                 "['a']", "['b','a', 1]", "[\n  1,\n  'b'\n]", NULL, "['a','a']", "[1,'a',1]",
+                 "['c']", "['a',]");
+    CHECK_SCHEMA("{'items':{'enum':['a','b','c'],'not':{'const':'c'}},'type':'array','minItems':1,"
+                 "'maxItems':2,'uniqueItems':true}",
+                 "['a']", "['b', 'a']", NULL, "[]", "['c']", "['a','a']", "['a','b','a']");
+    CHECK_SCHEMA("{'type':'array','items':{'type':'boolean','enum':[true,false]},'uniqueItems':true"
+                 ",'maxItems':1}",
+                 "[]", "[true]", NULL, "[true,false]");
     CHECK_SCHEMA("{'type':'array','items':{'type':'integer'},'minItems':1,'maxItems':2}", "[1]",
                  "[1,2]", NULL, "[]", "[1,2,3]");
     CHECK_SCHEMA("{'type':'array','prefixItems':[{'type':'integer'},{'type':'string'}],'items':"
@@ -238,6 +248,10 @@ static void test_refusals(void)
         {"{\"not\":{}}", E_INVALID, "nothing can satisfy"},
         {"{\"enum\":[1],\"not\":true}", E_INVALID, "nothing can satisfy"},
         {"{\"type\":\"array\",\"uniqueItems\":true}", E_UNSUPPORTED, "'uniqueItems'"},
+        {"{\"type\":\"array\",\"uniqueItems\":true,\"items\":{\"enum\":[1,2,3,4,5,6,7,8,9]}}",
+         E_UNSUPPORTED, "'uniqueItems'"},
+        {"{\"type\":\"array\",\"uniqueItems\":true,\"minItems\":3,\"items\":{\"enum\":[1,2]}}",
+         E_INVALID, "nothing can satisfy"},
         {"{\"type\":\"array\",\"contains\":{}}", E_UNSUPPORTED, "'contains'"},
         {"{\"if\":{},\"then\":{}}", E_UNSUPPORTED, "'if'"},
         {"{\"oneOf\":[{\"type\":\"integer\"},{\"minimum\":2}]}", E_UNSUPPORTED, "'oneOf'"},
