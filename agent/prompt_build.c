@@ -46,20 +46,24 @@ static int render(const struct prompt_context *c, const struct chat_template_inp
     return rc;
 }
 
-/* Templates that know no tools get messages that say it all. */
+/* A template that shows no tools gets messages that say them, and then the calls, too, in one form. One
+ * that shows calls is left alone where there are no tools. */
+static bool must_rewrite(const struct reply_formats *f, const struct chat_template_input *in)
+{
+    if (!f || f->template_has_tools) return false;
+    return json_len(in->tools) > 0 ||
+           (!f->template_has_calls && tool_prompt_is_needed(in->messages));
+}
+
 int prompt_context_render(const struct prompt_context *c, const struct chat_template_input *in,
                           struct buf *out, struct error *err)
 {
-    const struct reply_formats *f = c->formats;
-    bool is_told = !f || f->template_has_tools;
-    if (is_told || (json_len(in->tools) == 0 && !tool_prompt_is_needed(in->messages)))
-        return render(c, in, out, err);
+    if (!must_rewrite(c->formats, in)) return render(c, in, out, err);
     struct chat_template_input plain = *in;
-    bool explains = f->tools == tool_format_find(REPLY_GENERIC_FORMAT);
+    bool explains = c->formats->tools == tool_format_find(REPLY_GENERIC_FORMAT);
     struct json *messages = tool_prompt_rewrite(in->messages, in->tools, explains, err);
     if (!messages) return err->code;
     plain.messages = messages;
-    plain.tools = NULL;
     int rc = render(c, &plain, out, err);
     json_destroy(messages);
     return rc;

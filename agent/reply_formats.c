@@ -6,18 +6,14 @@
 
 #include <string.h>
 
-/* Whether a prompt with a tool has its name. */
-static bool shows_tools(const struct chat_template *t)
+#define PROBE "lm_probe_of_tools"
+
+/* Whether a prompt of these messages and tools has the probe's name in it. */
+static bool shows(const struct chat_template *t, struct str messages_text, struct str tools_text,
+                  const char *word)
 {
-    static const char name[] = "lm_probe_of_tools";
-    static const char messages_text[] = "[{\"role\":\"user\",\"content\":\"x\"}]";
-    static const char tools_text[] =
-        "[{\"type\":\"function\",\"function\":{\"name\":\"lm_probe_of_tools\",\"description\":"
-        "\"x\","
-        "\"parameters\":{\"type\":\"object\",\"properties\":{\"x\":{\"type\":\"string\","
-        "\"description\":\"x\"}},\"required\":[\"x\"]}}}]";
-    struct json *messages = json_parse(messages_text, sizeof messages_text - 1, NULL);
-    struct json *tools = json_parse(tools_text, sizeof tools_text - 1, NULL);
+    struct json *messages = json_parse(messages_text.data, messages_text.len, NULL);
+    struct json *tools = json_parse(tools_text.data, tools_text.len, NULL);
     CHECK(messages && tools);
     struct chat_template_input in = {
         .messages = messages, .tools = tools, .add_generation_prompt = true};
@@ -27,12 +23,31 @@ static bool shows_tools(const struct chat_template *t)
     int rc = chat_template_render(t, &in, &text, &err);
     /* One that refuses this prompt may take others: then its source has to do. */
     struct str source = chat_template_source(t);
-    bool shows = rc == 0 ? text.len > 0 && strstr(text.data, name)
-                         : source.len > 0 && memmem(source.data, source.len, "tools", 5);
+    bool is_there = rc == 0 ? text.len > 0 && strstr(text.data, PROBE)
+                            : source.len > 0 && memmem(source.data, source.len, word, strlen(word));
     buf_deinit(&text);
     json_destroy(messages);
     json_destroy(tools);
-    return shows;
+    return is_there;
+}
+
+static bool shows_tools(const struct chat_template *t)
+{
+    return shows(t, STR("[{\"role\":\"user\",\"content\":\"x\"}]"),
+                 STR("[{\"type\":\"function\",\"function\":{\"name\":\"" PROBE
+                     "\",\"description\":\"x\",\"parameters\":{\"type\":\"object\",\"properties\":{"
+                     "\"x\":{\"type\":\"string\",\"description\":\"x\"}},\"required\":[\"x\"]}}}]"),
+                 "tools");
+}
+
+static bool shows_calls(const struct chat_template *t)
+{
+    return shows(
+        t,
+        STR("[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"\","
+            "\"tool_calls\":[{\"id\":\"call00000\",\"type\":\"function\",\"function\":{"
+            "\"name\":\"" PROBE "\",\"arguments\":{}}}]}]"),
+        STR("[]"), "tool_calls");
 }
 
 static const struct tool_format *choose_tools(const char *name, const struct chat_template *t,
@@ -68,7 +83,8 @@ void reply_formats_init(struct reply_formats *f, const char *tool_parser,
                         const char *reasoning_parser, const struct chat_template *chat_template,
                         const struct tokenizer *tokenizer)
 {
-    *f = (struct reply_formats){.template_has_tools = shows_tools(chat_template)};
+    *f = (struct reply_formats){.template_has_tools = shows_tools(chat_template),
+                                .template_has_calls = shows_calls(chat_template)};
     f->tools = choose_tools(tool_parser, chat_template, f->template_has_tools);
     if (!reasoning_parser)
         f->reasoning = reasoning_format_of_template(chat_template_source(chat_template));

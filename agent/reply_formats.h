@@ -15,8 +15,8 @@
 struct reply_formats {
     const struct tool_format *tools;          // NULL: calls aren't looked for
     const struct reasoning_format *reasoning; // NULL: nor is reasoning
-    /* The chat template shows tools, calls and their results. Else messages have to (tool_prompt.h). */
-    bool template_has_tools;
+    /* The chat template shows tools; calls that were made. Else messages have to (tool_prompt.h). */
+    bool template_has_tools, template_has_calls;
     /* Special tokens that the parsers have to see, reasoning's first. */
     int32_t shown[SHOWN_TOKENS_MAX];
     int shown_count, shown_reasoning;

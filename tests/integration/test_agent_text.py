@@ -49,24 +49,31 @@ def test_template_and_tokens_agree(agent):
     used = httpx.post(agent.url + "/v1/chat/completions", timeout=60, json={
         "model": "smollm2", "messages": HELLO, "max_tokens": 1}).json()["usage"]
     assert used["prompt_tokens"] == tokens["count"]
+    tools = {"messages": HELLO, "tools": [{"type": "function", "function": {"name": "get_weather"}}]}
+    assert "get_weather" in post(agent, "/apply-template", tools)["prompt"]  # though the template knows no tools
+    used = httpx.post(agent.url + "/v1/chat/completions", timeout=60, json={
+        "model": "smollm2", "max_tokens": 1, **tools}).json()["usage"]
+    assert used["prompt_tokens"] == post(agent, "/tokenize", tools)["count"]
 
 
 def test_arguments_of_calls_are_objects(starter, model_path, tmp_path):
     template = tmp_path / "calls.jinja"
     template.write_text("{% for m in messages %}{% for c in m.tool_calls or [] %}"
                         "{{ c.function.arguments.a }}={{ c.function.arguments | tojson }};"
-                        "{% endfor %}{% endfor %}{{ tools | length }}")
+                        "{% endfor %}{% endfor %}{{ tools | tojson }}")
     agent = starter.agent(model_path, "--model-name", "smollm2", "--session-len", 256,
                           "--chat-template", str(template))
     empty = json.loads(json.dumps(CALL))
     empty["tool_calls"][0]["function"]["arguments"] = ""
     got = post(agent, "/apply-template", {"messages": HELLO + [CALL], "tools": [{"type": "function"}]})
-    assert got == {"prompt": 'x={"b": 1, "a": "x"};1'}
+    assert got == {"prompt": 'x={"b": 1, "a": "x"};[{"type": "function"}]'}
     got = post(agent, "/apply-template", {"messages": HELLO + [empty], "tools": []})
-    assert got == {"prompt": "={};0"}
+    assert got == {"prompt": "={};[]"}
     odd = json.loads(json.dumps(CALL))
     odd["tool_calls"][0]["function"]["arguments"] = "not json"
-    post(agent, "/apply-template", {"messages": HELLO + [odd], "tools": []})
+    refused = agent.post("/apply-template", {"messages": HELLO + [odd], "tools": []})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "messages[1].tool_calls[0].function.arguments"
 
 
 @pytest.mark.parametrize("path, body, param", [

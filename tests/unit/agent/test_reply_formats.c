@@ -65,6 +65,27 @@ static void test_chosen(void)
     }
 }
 
+static void test_what_templates_show(void)
+{
+    static const struct {
+        const char *source;
+        bool has_tools, has_calls;
+    } rows[] = {
+        {PLAIN, false, false},
+        {PLAIN TOOLS, true, false},
+        {"{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}"
+         "{% endfor %}{{ tools | length }}",
+         false, true},
+        {"{{ tools }}{{ messages }}", true, true},
+        {"{{ raise_exception('tool_calls') }}", false, true},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        struct reply_formats f = formats_of(rows[i].source, NULL, NULL);
+        EXPECT(f.template_has_tools == rows[i].has_tools);
+        EXPECT(f.template_has_calls == rows[i].has_calls);
+    }
+}
+
 static void test_plans(void)
 {
     struct reply_formats f = formats_of(PLAIN "{# [THINK] [/THINK] #}", NULL, NULL);
@@ -88,6 +109,7 @@ static void test_plans(void)
 int main(void)
 {
     RUN(test_chosen);
+    RUN(test_what_templates_show);
     RUN(test_plans);
     return TEST_END();
 }
