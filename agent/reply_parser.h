@@ -7,7 +7,9 @@
  *
  * What looks like a call but isn't (a tag followed by no valid name) is content, as it stands. After a
  * call's name is out, what follows is its arguments, valid or not: the grammar sees to that where a
- * request asks for it. One parser per answer; any thread, one at a time. */
+ * request asks for it. White space between calls, and before a call that nothing else precedes, is
+ * nobody's; calls beyond the list's calls_max are left out. One parser per answer; any thread, one at a
+ * time. */
 #ifndef LM_AGENT_REPLY_PARSER_H
 #define LM_AGENT_REPLY_PARSER_H
 
