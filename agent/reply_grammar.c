@@ -45,7 +45,7 @@ static void put_until(struct json_writer *w, const char *const *texts)
     part_end(w);
 }
 
-static void put_format(struct json_writer *w, const struct response_format *f)
+static void put_form(struct json_writer *w, const struct response_format *f)
 {
     struct buf schema;
     json_object_begin(w);
@@ -68,28 +68,39 @@ static void put_format(struct json_writer *w, const struct response_format *f)
     json_object_end(w);
 }
 
+/* Content of the form that is asked for; without one any, but no calls. False: then anything will do. */
+static bool put_content(const struct composer *c, struct json_writer *w)
+{
+    const struct response_format *form = &c->request->response_format;
+    const struct reasoning_format *reasoning = c->plan->options.reasoning;
+    const struct tool_format *whole = reasoning ? reasoning->whole : NULL;
+    if (!form->is_set) {
+        bool is_barred = c->request->tools.offered != NULL;
+        return is_barred && tool_format_write_content(c->formats->tools, (struct str){0}, w);
+    }
+    struct buf part;
+    struct json_writer writer;
+    buf_init(&part, BUF_MAX_INTERNAL);
+    json_writer_init(&writer, &part);
+    put_form(&writer, form);
+    bool is_written =
+        tool_format_write_content(whole ? whole : c->plan->options.tools, buf_str(&part), w);
+    buf_deinit(&part);
+    return is_written;
+}
+
 /* The answer behind its reasoning. False: it may be anything. */
 static bool put_answer(const struct composer *c, struct json_writer *w)
 {
-    const struct response_format *format = &c->request->response_format;
-    const struct tool_format *tools = c->formats->tools;
-    bool may_call = c->plan->options.tools != NULL;
-    if (!may_call && !format->is_set) { // offered, but none may be called
-        bool is_barred = c->request->tools.offered && tools && tools->opens[0];
-        if (is_barred) put_until(w, tools->opens);
-        return is_barred;
-    }
-    if (!may_call) {
-        put_format(w, format);
-        return true;
-    }
-    if (!format->is_set || c->list.choice == TOOL_CHOICE_REQUIRED)
+    bool has_form = c->request->response_format.is_set;
+    const struct tool_format *tools = c->plan->options.tools;
+    if (!tools) return put_content(c, w);
+    if (!has_form || c->list.choice == TOOL_CHOICE_REQUIRED)
         return tool_format_write_grammar(tools, &c->list, w);
     struct tool_list calls = c->list; // either calls, or an answer in its form
     calls.choice = TOOL_CHOICE_REQUIRED;
     part_begin(w, "any");
-    CHECK(tool_format_write_grammar(tools, &calls, w));
-    put_format(w, format);
+    CHECK(tool_format_write_grammar(tools, &calls, w) && put_content(c, w));
     part_end(w);
     return true;
 }

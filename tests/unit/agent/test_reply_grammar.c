@@ -93,6 +93,8 @@ static void test_sources(void)
         {FORM ",\"enable_thinking\":false", "hermes", "default", "", OBJECT, ""},
         {"\"response_format\":{\"type\":\"regex_schema\",\"regex_schema\":\"a\\\"b\"}", NULL,
          "default", "", "{\"all\":[" THOUGHT ",{\"regex\":\"a\\\"b\"}]}", ""},
+        {FORM, "gpt-oss", "gpt-oss", "", "{\"all\":[", "\"token\":\"<|message|>\"}," OBJECT "]}"},
+        {F "," FORM, "gpt-oss", "gpt-oss", "", "{\"any\":[", "," OBJECT "]}"},
         {F REQUIRED, "hermes", "default", "", "{\"all\":[" THOUGHT ",{\"all\":[{\"repeat\":", ""},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
