@@ -14,7 +14,7 @@
 
 #include "proxy/fleet_cell.h"
 #include "shared/base/str.h"
-#include "shared/net/http_client.h"
+#include "shared/net/http_message.h"
 
 #define FLEET_AGENTS_MAX 1024
 

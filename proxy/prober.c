@@ -10,8 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define PROBE_MS        1000 // connecting, and waiting for the head
-#define PROBE_TOTAL_MS  2500 // all of it: a node that sends its list byte by byte is no use
+#define PROBE_MS        1000  // connecting, and waiting for the head
+#define PROBE_TOTAL_MS  2500  // all of it: a node that sends its list byte by byte is no use
 #define TLS_LOG_MS      10000 // an agent that is not trusted is asked again and again
 #define PROBES_MAX      256
 #define QUESTIONS_MAX   64 // apart from these: whoever asks must not keep the registry from asking

@@ -27,12 +27,6 @@ struct http_client *http_client_create(uv_loop_t *loop, const struct http_client
 /* Fails live calls with E_CANCELLED, closes all connections; on_closed when all is freed. */
 void http_client_destroy(struct http_client *c, void (*on_closed)(void *arg), void *arg);
 
-enum http_scheme {
-    HTTP_PLAIN,
-    HTTP_TLS,            // the peer's certificate is verified, and names the host
-    HTTP_TLS_UNVERIFIED, // encrypted with whoever it is: for what we started on this machine
-};
-
 /* "http://host[:port][/path]", or https. host may be a name or [v6]. */
 struct http_url {
     enum http_scheme scheme; // the first two

@@ -1,4 +1,4 @@
-/* http_message.h - what an HTTP/1.1 message is to both sides: headers, statuses, limits. */
+/* http_message.h - what an HTTP/1.1 message is to both sides: what it travels in, headers, statuses, limits. */
 #ifndef LM_NET_HTTP_MESSAGE_H
 #define LM_NET_HTTP_MESSAGE_H
 
@@ -8,6 +8,12 @@
 #include "shared/base/arena.h"
 #include "shared/base/buf.h"
 #include "shared/base/str.h"
+
+enum http_scheme {
+    HTTP_PLAIN,
+    HTTP_TLS,            // the peer's certificate is verified, and names the host
+    HTTP_TLS_UNVERIFIED, // encrypted with whoever it is: for what we started on this machine
+};
 
 struct http_header {
     struct str name, value; // as received; names compare without case
