@@ -1,4 +1,4 @@
-/* http_message.h - what an HTTP/1.1 message is to both sides: what it travels in, headers, statuses, limits. */
+/* http_message.h - what an HTTP/1.1 message is to both sides: schemes, headers, statuses, limits. */
 #ifndef LM_NET_HTTP_MESSAGE_H
 #define LM_NET_HTTP_MESSAGE_H
 
