@@ -63,7 +63,9 @@ struct agent_config {
     bool dry_run;
     int generation_config; // 0: auto, 1: none
     char *chat_template;
-    int embedding; // index of --embedding's choices
+    char *tool_call_parser, *reasoning_parser; // NULL: by the chat template; "none"
+    int embedding;                             // index of --embedding's choices
+    bool list_chat_templates;
     bool escape_special;
     int device; // enum agent_device
     int64_t tp; // ranks

@@ -48,10 +48,11 @@ static void put_usage(struct json_writer *w, const struct response_usage *u, int
     json_object_end(w);
 }
 
-/* Which of the client's stop sequences it was isn't known here, so that they count as an end. */
+/* Which of the client's stop sequences it was isn't known here, so that they count as an end. What
+ * POST /abort_request ended is cut short, for which there is one word. */
 static const char *stop_reason(const struct response_choice *choice)
 {
-    if (choice->finish == FINISH_LENGTH) return "max_tokens";
+    if (choice->finish != FINISH_STOP) return "max_tokens";
     return choice->reply->calls > 0 ? "tool_use" : "end_turn";
 }
 

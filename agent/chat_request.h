@@ -62,7 +62,7 @@ struct chat_request {
     int64_t session_id; // -1: none. LMDeploy's; these routes keep no history
     bool stream, include_usage, return_token_ids;
     bool service_tier; // was set, so that the answer names it
-    char *repeats; // of a body in another shape, what its answer repeats; owned, NULL: nothing
+    char *repeats;     // of a body in another shape, what its answer repeats; owned, NULL: nothing
 
     struct response_format response_format; // chat
     struct sampling_fields fields;

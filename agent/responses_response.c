@@ -252,7 +252,7 @@ static void put_response(struct json_writer *w, const struct response_head *head
                          const struct state *s, enum finish_reason finish,
                          const struct response_usage *usage)
 {
-    bool is_cut = finish == FINISH_LENGTH;
+    bool is_cut = usage && finish != FINISH_STOP;
     json_object_begin(w);
     json_field_text(w, "id", head->id);
     json_field_text(w, "object", "response");
@@ -261,7 +261,9 @@ static void put_response(struct json_writer *w, const struct response_head *head
     json_field_bool(w, "background", false);
     json_field_null(w, "error");
     json_field_raw(w, "incomplete_details",
-                   usage && is_cut ? STR("{\"reason\":\"max_output_tokens\"}") : STR("null"));
+                   !is_cut                   ? STR("null")
+                   : finish == FINISH_LENGTH ? STR("{\"reason\":\"max_output_tokens\"}")
+                                             : STR("{\"reason\":\"aborted\"}"));
     json_field_str(w, "model", head->model);
     json_key(w, "output");
     json_array_begin(w);
@@ -296,7 +298,7 @@ static void tell_response(struct buf *out, const struct response_head *head, str
 
 static const char *status_of(enum finish_reason finish)
 {
-    return finish == FINISH_LENGTH ? "incomplete" : "completed";
+    return finish == FINISH_STOP ? "completed" : "incomplete";
 }
 
 /* ---- the printer ---- */
@@ -338,7 +340,7 @@ static void print_finish(struct buf *out, const struct response_head *head,
                          const struct response_choice *choice, const struct response_usage *usage)
 {
     struct state *s = state_of(head);
-    bool is_cut = choice->finish == FINISH_LENGTH;
+    bool is_cut = choice->finish != FINISH_STOP; // too long, or aborted
     close_item(out, head, s, status_of(choice->finish));
     tell_response(out, head, s, is_cut ? "response.incomplete" : "response.completed",
                   choice->finish, usage);

@@ -1,13 +1,6 @@
 /* api_answers.c - what answers hold. Members that aren't marked as required come with something that
  * the request asked for. */
-#include "shared/api/api_schema.h"
-
-#include "shared/base/check.h"
-
-#define FIELDS(list)          \
-    {                         \
-        list, ARRAY_LEN(list) \
-    }
+#include "shared/api/api_tables.h"
 
 /* ---- what many have ---- */
 
@@ -70,7 +63,7 @@ static const struct api_schema function_call = {
 
 /* ---- chats ---- */
 
-#define FINISH_REASONS "'enum':['stop','length','tool_calls']"
+#define FINISH_REASONS "'enum':['stop','length','tool_calls','abort']"
 
 static const struct api_field chat_rows[] = {
     {"choices", API_ARRAY, .of = "ChatChoice", .required = true},

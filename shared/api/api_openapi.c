@@ -285,6 +285,7 @@ static void want_routes(struct printer *p)
         const struct api_route *r = &api_routes[i];
         if (!is_shown(p, r)) continue;
         if (r->request) want(p, r->request);
+        if (r->error) want(p, r->error);
         for (int k = 0; k < API_ANSWERS_MAX && r->answers[k].status; k++) {
             if (r->answers[k].schema) want(p, r->answers[k].schema);
         }
@@ -397,14 +398,14 @@ static void put_answers(struct printer *p, const struct api_route *r)
         if (i > 0 && r->answers[i - 1].status == status) continue;
         begin_answer(w, status, r->answers[i].doc);
         for (int k = i; k < API_ANSWERS_MAX && r->answers[k].status == status; k++)
-            put_content(w, r->answers[k].media, r->answers[k].schema);
+            if (r->answers[k].media) put_content(w, r->answers[k].media, r->answers[k].schema);
         end_answer(w);
     }
     int count = api_route_errors(r, p->o->daemon, errors);
     for (int i = 0; i < count; i++) {
         if (has_answer(r, errors[i])) continue;
         begin_answer(w, errors[i], api_status_find(errors[i]));
-        put_content(w, "application/json", "ErrorResponse");
+        put_content(w, "application/json", r->error ? r->error : "ErrorResponse");
         end_answer(w);
     }
     json_object_end(w);

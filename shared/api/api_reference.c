@@ -319,7 +319,9 @@ static void put_answer_row(struct page *p, const struct api_answer *a)
     buf_init(&status, BUF_MAX_INTERNAL);
     buf_init(&what, BUF_MAX_INTERNAL);
     buf_printf(&status, "%d", a->status);
-    if (a->schema) {
+    if (!a->media) {
+        buf_append_str(&what, "an empty body");
+    } else if (a->schema) {
         buf_printf(&what, "[%s], `%s`", a->schema, a->media);
     } else {
         buf_printf(&what, "`%s`", a->media);
@@ -343,7 +345,8 @@ static void put_errors_row(struct page *p, const struct api_route *r)
     for (int i = 0; i < count; i++)
         buf_printf(&text, "%s%d", i ? ", " : "", errors[i]);
     buf_append_char(&text, 0);
-    const char *const cells[] = {text.data, "[ErrorResponse]", "see [Statuses]"};
+    const char *const cells[] = {text.data, r->error ? "[AnthropicError]" : "[ErrorResponse]",
+                                 "see [Statuses]"};
     p->style->row(p, false, cells, ARRAY_LEN(cells));
     buf_deinit(&text);
 }
@@ -420,14 +423,21 @@ static void put_statuses(struct page *p)
     p->style->table(p, false);
 }
 
+static void put_list(struct page *p, const struct api_schema *const *list, size_t count,
+                     bool is_request)
+{
+    for (size_t i = 0; i < count; i++)
+        put_schema(p, list[i], is_request);
+}
+
 static void put_schemas(struct page *p)
 {
     p->style->heading(p, 2, "requests", "What requests hold", false);
-    for (size_t i = 0; i < api_request_schema_count; i++)
-        put_schema(p, api_request_schemas[i], true);
+    put_list(p, api_request_schemas, api_request_schema_count, true);
+    put_list(p, api_dialect_requests, api_dialect_request_count, true);
     p->style->heading(p, 2, "answers", "What answers hold", false);
-    for (size_t i = 0; i < api_answer_schema_count; i++)
-        put_schema(p, api_answer_schemas[i], false);
+    put_list(p, api_answer_schemas, api_answer_schema_count, false);
+    put_list(p, api_dialect_answers, api_dialect_answer_count, false);
 }
 
 void api_reference_markdown(struct buf *out)

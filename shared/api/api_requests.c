@@ -1,23 +1,5 @@
 /* api_requests.c - what requests hold. Rows stand in the order in which people look for them. */
-#include "shared/api/api_schema.h"
-
-#include "shared/base/check.h"
-
-#define TEXT_OF(number)            #number
-#define TEXT(number)               TEXT_OF(number)
-
-/* Titles give generated clients names for what a union may be. */
-#define UNION(variants)            "{'oneOf':[" variants "]}"
-#define LIST(title, items, bounds) "{'type':'array','title':'" title "','items':" items bounds "}"
-#define REFERENCE(name)            "{'$ref':'#/components/schemas/" name "'}"
-#define STRING_TYPE                "{'type':'string','title':'Text'}"
-#define TOKEN_TYPE                 "{'type':'integer','minimum':0}"
-#define NULL_TYPE                  "{'type':'null'}"
-
-#define FIELDS(list)          \
-    {                         \
-        list, ARRAY_LEN(list) \
-    }
+#include "shared/api/api_tables.h"
 
 /* ---- what all routes that generate share ---- */
 

@@ -19,7 +19,7 @@ struct api_parameter {
 
 struct api_answer {
     int status;
-    const char *media;  // "application/json"
+    const char *media;  // "application/json"; NULL: an empty body
     const char *schema; // a struct api_schema's name; NULL: a string
     const char *doc;
 };
@@ -40,6 +40,7 @@ struct api_route {
     bool body_optional;
     struct api_answer answers[API_ANSWERS_MAX]; // status 0 ends them
     int errors[API_ERRORS_MAX];                 // statuses with an ErrorResponse; 0 ends them
+    const char *error;                          // in its place, a struct api_schema's name
     bool is_open;                               // needs no key
     bool is_relayed;                            // a proxy sends it on, and answers when that fails
     bool is_page;                               // for people: not part of /openapi.json

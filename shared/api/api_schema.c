@@ -4,16 +4,31 @@
 
 #include <string.h>
 
+static const struct {
+    const struct api_schema *const *items;
+    const size_t *count;
+} lists[] = {
+    {api_request_schemas, &api_request_schema_count},
+    {api_dialect_requests, &api_dialect_request_count},
+    {api_answer_schemas, &api_answer_schema_count},
+    {api_dialect_answers, &api_dialect_answer_count},
+};
+
 size_t api_schema_count(void)
 {
-    return api_request_schema_count + api_answer_schema_count;
+    size_t count = 0;
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++)
+        count += *lists[i].count;
+    return count;
 }
 
 const struct api_schema *api_schema_at(size_t index)
 {
-    CHECK(index < api_schema_count());
-    if (index < api_request_schema_count) return api_request_schemas[index];
-    return api_answer_schemas[index - api_request_schema_count];
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+        if (index < *lists[i].count) return lists[i].items[index];
+        index -= *lists[i].count;
+    }
+    UNREACHABLE();
 }
 
 const struct api_schema *api_schema_find(const char *name)

@@ -5,7 +5,7 @@
  * Texts of JSON in these tables are written with ' for ", so that they can be read; no string in
  * them has an apostrophe. "$MODEL" in an example becomes the name of the served model. Descriptions
  * are plain text with `code` in backticks. To add an object: a struct api_schema in
- * api_requests.c or api_answers.c, and a row in the list at the file's end. */
+ * api_requests.c, api_answers.c or api_dialects.c, and a row in the list at the file's end. */
 #ifndef LM_API_API_SCHEMA_H
 #define LM_API_API_SCHEMA_H
 
@@ -62,6 +62,11 @@ extern const struct api_schema *const api_request_schemas[];
 extern const size_t api_request_schema_count;
 extern const struct api_schema *const api_answer_schemas[];
 extern const size_t api_answer_schema_count;
+/* Of other APIs than the chat's. */
+extern const struct api_schema *const api_dialect_requests[];
+extern const size_t api_dialect_request_count;
+extern const struct api_schema *const api_dialect_answers[];
+extern const size_t api_dialect_answer_count;
 
 /* By name; CHECKs that there is one. */
 const struct api_schema *api_schema_find(const char *name);
