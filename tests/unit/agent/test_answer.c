@@ -645,6 +645,31 @@ static void test_streamed_parts(void)
     }
 }
 
+/* Choices side by side: each has its own calls, with ids of its own. */
+static void test_streamed_choices_with_calls(void)
+{
+    struct chat_request r = request_of(COMPLETION_CHAT, 2);
+    struct reply_plan plan = plan_of("hermes", NULL);
+    r.stream = true;
+    begin_planned(&r, &plan);
+    ask(0, true);
+    ask(1, true);
+    say(1, strstr(HERMES_CALLS, "<tool_call>"), 40, FINISH_STOP);
+    say(0, HERMES_CALLS, 11, FINISH_STOP);
+    for (int i = 0; i < 4; i++) {
+        char id[REPLY_CALL_ID_BYTES], text[200];
+        reply_call_id("i", i / 2, i % 2, id);
+        snprintf(text, sizeof text,
+                 "{\"index\":%d,\"delta\":{\"tool_calls\":[{\"index\":%d,\"id\":\"%s\",", i / 2,
+                 i % 2, id);
+        EXPECT(has(text));
+    }
+    const char *first = strstr(out.data, "\"role\"");
+    EXPECT(first && first > strstr(out.data, "{\"index\":0,"));
+    EXPECT(has("{\"index\":1,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"tool_calls\"}"));
+    answer_deinit(&answer);
+}
+
 /* A mark before an event: ids announced so far, bytes and phase with it. */
 static bool read_mark(struct str line, struct resume_record *record)
 {
@@ -798,6 +823,7 @@ int main(void)
     RUN(test_calls);
     RUN(test_choices_of_tools);
     RUN(test_streamed_parts);
+    RUN(test_streamed_choices_with_calls);
     RUN(test_resumed_parts);
     RUN(test_parts_with_logprobs);
     RUN(test_characters);
