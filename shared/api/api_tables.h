@@ -1,4 +1,4 @@
-/* api_tables.h - how the tables of schemas are written. For shared/api/*.c that have some. */
+/* api_tables.h - how the tables of schemas are written. For the files of this folder that have some. */
 #ifndef LM_API_API_TABLES_H
 #define LM_API_API_TABLES_H
 
