@@ -351,23 +351,31 @@ static int listen_first(struct agent *a, struct error *err)
     return 0;
 }
 
-static int take_keys(void *arg, const struct agent_config *fresh, struct error *err)
+static int take_settings(void *arg, const struct agent_config *fresh, struct error *err)
 {
     struct agent *a = arg;
-    return guard_load(&a->guard, fresh, err);
+    struct tls *tls = NULL;
+    int rc = a->tls ? tls_create(&fresh->tls, &tls, err) : 0;
+    if (rc == 0) rc = guard_load(&a->guard, fresh, err);
+    if (rc == 0 && tls)
+        tls_take(a->tls, tls);
+    else
+        tls_destroy(tls);
+    return rc;
 }
 
 static void on_reload(uv_signal_t *handle, int signo)
 {
     struct agent *a = handle->data;
     (void)signo;
-    agent_config_reload(a->config, a->tls);
+    agent_config_reload(a->config, take_settings, a);
 }
 
 static int start(struct agent *a, struct error *err)
 {
     int rc;
-    if ((rc = tls_create(&a->config->tls, &a->tls, err)) != 0 || (rc = listen_first(a, err)) != 0 ||
+    if ((rc = guard_load(&a->guard, a->config, err)) != 0 ||
+        (rc = tls_create(&a->config->tls, &a->tls, err)) != 0 || (rc = listen_first(a, err)) != 0 ||
         (rc = create_registration(a, err)) != 0 || (rc = create_sessions(a, err)) != 0) {
         return rc;
     }
@@ -422,6 +430,7 @@ int agent_run(struct agent *a, const struct agent_config *config)
     loop_close_all(&loop);
     completion_service_deinit(&a->service);
     prefix_index_deinit(&a->prefixes);
+    guard_deinit(&a->guard);
     tls_destroy(a->tls);
     free(a->cors_origins);
     free(a->cors_methods);

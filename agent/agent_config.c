@@ -4,6 +4,7 @@
 #include "agent/advertise.h"
 #include "agent/hub.h"
 #include "agent/reply_formats.h"
+#include "engine/lmdeploy_template.h"
 #include "shared/base/check.h"
 #include "shared/base/utf8.h"
 #include "shared/net/agent_record.h"
@@ -51,6 +52,11 @@ static const struct option options[] = {
      .help = "keys of which requests must show one (Authorization: Bearer, or x-api-key); by "
              "default none is needed",
      .many = true, .secret = true},
+    {"disable-fastapi-docs", OPTION_FLAG, FIELD(disable_fastapi_docs), .group = "Server",
+     .help = "don't serve the API's description: /, /redoc and /openapi.json"},
+    {"api-key-file", OPTION_STRING, FIELD(api_key_file), .arg = "FILE", .group = "Server",
+     .help = "more of them, one a line or in the proxy's JSON; read again on SIGHUP",
+     .aliases = "api-keys-file"},
     {"web-pages", OPTION_FLAG, FIELD(web_pages), .def = "true", .group = "Server",
      .help = "serve the page /chat"},
     {"log-level", OPTION_STRING, FIELD(log_level), .def = "info", .arg = "LEVEL", .group = "Server",
@@ -147,10 +153,19 @@ static const struct option options[] = {
     {"chat-template", OPTION_STRING, FIELD(chat_template), .arg = "NAME|FILE", .group = "Engine",
      .help = "instead of the model's own chat template: a file of Jinja or of LMDeploy's JSON, or "
              "the name of one of LMDeploy's templates"},
+    {"tool-call-parser", OPTION_STRING, FIELD(tool_call_parser), .arg = "NAME", .group = "Engine",
+     .help = "how the model writes calls of tools, by LMDeploy's or vLLM's names (a wrong one "
+             "lists them), or none; by "
+             "default as its chat template has them"},
+    {"reasoning-parser", OPTION_STRING, FIELD(reasoning_parser), .arg = "NAME", .group = "Engine",
+     .help = "how the model marks what it thinks before it answers, or none; by default as its "
+             "chat template has it"},
     {"embedding", OPTION_CHOICE, FIELD(embedding), .def = "auto", .choices = "auto|off|mean|last",
      .group = "Engine",
      .help = "POST /v1/embeddings: how hidden states of a text's tokens become one vector; auto is "
              "what the model's files say it was trained for, or none"},
+    {"list-chat-templates", OPTION_FLAG, FIELD(list_chat_templates), .group = "Engine",
+     .help = "print the names that --chat-template knows, and exit"},
     {"escape-special", OPTION_FLAG, FIELD(escape_special), .group = "Engine",
      .help = "the text of a special token in messages stays text; by default it becomes the token, "
              "as in other servers"},
@@ -320,6 +335,19 @@ static int check_parsers(const struct agent_config *c, struct error *err)
     return 0;
 }
 
+static int print_chat_templates(struct error *err)
+{
+    struct buf names;
+    buf_init(&names, BUF_MAX_INTERNAL);
+    lmdeploy_template_list(&names);
+    struct str left = buf_str(&names), name;
+    while (str_split(&left, ',', &name))
+        printf(STR_FMT "\n", STR_ARG(str_trim(name)));
+    buf_deinit(&names);
+    if (fflush(stdout) == 0) return CONFIG_EXIT;
+    return error_set(err, -EIO, "cannot write to standard output");
+}
+
 /* What one agent can't do alone, and what only a launcher can. */
 static int check_launcher(const struct agent_config *c, struct error *err)
 {
@@ -348,7 +376,7 @@ int agent_config_parse(int argc, char **argv, struct agent_config *config, struc
     if (!config->model_name) config->model_name = agent_model_name(config->model_path);
     if ((rc = check_log_level(config, err)) != 0 || (rc = check_urls(config, err)) != 0 ||
         (rc = check_names(config, err)) != 0 || (rc = apply_quant_policy(config, err)) != 0 ||
-        (rc = check_launcher(config, err)) != 0 ||
+        (rc = check_parsers(config, err)) != 0 || (rc = check_launcher(config, err)) != 0 ||
         (rc = tls_settings_complete(&config->tls, err)) != 0) {
         return rc;
     }
@@ -360,15 +388,13 @@ void agent_config_deinit(struct agent_config *config)
     config_deinit(&agent_program, config);
 }
 
-void agent_config_reload(const struct agent_config *config, struct tls *tls)
+void agent_config_reload(const struct agent_config *config, agent_config_take *take, void *arg)
 {
     struct agent_config fresh = {0};
     struct error err = {0};
-    struct tls *fresh_tls = NULL;
     int rc = agent_config_parse(config->argc, config->argv, &fresh, &err);
-    if (rc == CONFIG_RUN && tls) rc = tls_create(&fresh.tls, &fresh_tls, &err);
+    if (rc == CONFIG_RUN && take) rc = take(arg, &fresh, &err);
     if (rc == CONFIG_RUN) {
-        if (fresh_tls) tls_take(tls, fresh_tls);
         log_level_max = fresh.log_level_value;
         log_info("reloaded", "log_level=%s", fresh.log_level);
     } else {

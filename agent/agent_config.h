@@ -23,6 +23,7 @@ struct agent_config {
     char *model_name; // never NULL after agent_config_parse
     struct option_list allow_origins, allow_methods, allow_headers;
     bool allow_credentials;
+    bool disable_fastapi_docs;
     bool web_pages;
     int64_t queue_max;
     int64_t max_concurrent_requests; // 0: no bound
@@ -34,6 +35,7 @@ struct agent_config {
     int64_t max_log_len; // -1: no bound
     bool enable_abort_handling, allow_terminate_by_client;
     struct option_list api_keys;
+    char *api_key_file;
     struct tls_settings tls; // complete
     // Fleet
     struct option_list proxy_urls;
@@ -91,10 +93,12 @@ FALLIBLE int agent_config_parse(int argc, char **argv, struct agent_config *conf
                                 struct error *err);
 void agent_config_deinit(struct agent_config *config);
 
-/* SIGHUP: reads command line, environment and file again and takes --log-level from them, and the
- * files of TLS into `tls` (NULL: there is none here); the rest stays as it is until a restart. A
- * mistake in them changes nothing and is in the log. */
-void agent_config_reload(const struct agent_config *config, struct tls *tls);
+/* What else is taken from a reload; NULL: nothing. Negative and *err: nothing has changed. */
+typedef int agent_config_take(void *arg, const struct agent_config *fresh, struct error *err);
+/* SIGHUP: reads command line, environment and file again and takes --log-level from them, and what
+ * `take` wants; the rest stays as it is until a restart. A mistake in them changes nothing and is in
+ * the log. */
+void agent_config_reload(const struct agent_config *config, agent_config_take *take, void *arg);
 
 /* The process starts and watches agents instead of being one. */
 bool agent_config_is_launcher(const struct agent_config *config);

@@ -72,28 +72,34 @@ static void get_model(struct http_exchange *x, struct str param, void *arg)
 
 /* ---- completions ---- */
 
-static void start_chat(void *arg, struct http_exchange *x)
+static const struct {
+    const char *path;
+    const struct completion_route *route;
+} completions[] = {
+    {"/v1/chat/completions", &completion_chat},
+    {"/v1/completions", &completion_text},
+    {"/v1/responses", &completion_responses},
+    {"/v1/messages", &completion_messages},
+};
+
+static const struct completion_route *find_completion(struct str path)
 {
-    completion_start(arg, x, COMPLETION_CHAT);
+    for (size_t i = 0; i < ARRAY_LEN(completions); i++) {
+        if (str_equal(path, str_of(completions[i].path))) return completions[i].route;
+    }
+    return NULL;
 }
 
-static void start_completions(void *arg, struct http_exchange *x)
+static void start_completion(void *arg, struct http_exchange *x)
 {
-    completion_start(arg, x, COMPLETION_TEXT);
+    completion_start(arg, x, find_completion(http_exchange_request(x)->path));
 }
 
-static void post_chat(struct http_exchange *x, struct str param, void *arg)
+static void post_completion(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
     struct agent *a = arg;
-    request_gate_enter(&a->gate, x, start_chat, &a->service);
-}
-
-static void post_completions(struct http_exchange *x, struct str param, void *arg)
-{
-    (void)param;
-    struct agent *a = arg;
-    request_gate_enter(&a->gate, x, start_completions, &a->service);
+    request_gate_enter(&a->gate, x, start_completion, &a->service);
 }
 
 static void start_embeddings(void *arg, struct http_exchange *x)
@@ -295,65 +301,20 @@ static void get_metrics(struct http_exchange *x, struct str param, void *arg)
     buf_deinit(&body);
 }
 
-static void get_page(struct http_exchange *x, struct str param, void *arg)
-{
-    (void)param;
-    const struct agent *a = arg;
-    web_pages_respond(x, a->config->web_pages);
-}
-
-static const struct http_route routes[] = {
-    {"GET", "/v1/models", get_models},
-    {"GET", "/v1/models/{id}", get_model},
-    {"POST", "/v1/chat/completions", post_chat},
-    {"POST", "/v1/completions", post_completions},
-    {"POST", "/v1/chat/interactive", post_interactive},
-    {"POST", "/v1/encode", post_encode},
-    {"POST", "/tokenize", post_tokenize},
-    {"POST", "/detokenize", post_detokenize},
-    {"POST", "/apply-template", post_apply_template},
-    {"GET", "/v1/sessions", get_sessions},
-    {"GET", "/v1/sessions/{id}", get_session},
-    {"DELETE", "/v1/sessions/{id}", delete_session},
-    {"GET", "/lm/prefixes", get_prefixes},
-    {"GET", "/health", get_health},
-    {"GET", "/ready", get_ready},
-    {"GET", "/metrics", get_metrics},
-    {"GET", "/chat", get_page},
-    {"GET", "/web/{file}", get_page},
-};
-
-/* ---- who may ask ---- */
-
-/* Probes and scrapers have no keys, nor has a browser that opens a page; what is for the fleet asks
- * for the join key. */
-static bool is_open(struct str path)
-{
-    return str_equal(path, STR("/health")) || str_equal(path, STR("/ready")) ||
-           str_equal(path, STR("/metrics")) || str_starts_with(path, STR("/lm/")) ||
-           web_pages_have(path); // also where they are closed: 404 says more than 401
-}
-
-static bool has_key(const struct option_list *keys, const struct http_request *r)
-{
-    struct str given = peer_bearer_token(r);
-    bool found = false;
-    for (size_t i = 0; given.data && i < keys->count; i++)
-        found |= peer_secret_equals(given, str_of(keys->items[i])); // all, whichever it is
-    return found;
-}
+/* ---- what the API is ---- */
 
 /* Strangers to a server with keys don't hear the model's name. */
 static void get_openapi(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;
     const struct agent *a = arg;
-    const struct option_list *keys = &a->config->api_keys;
-    bool is_known = keys->count == 0 || has_key(keys, http_exchange_request(x));
+    struct api_error e;
+    bool is_known = !a->guard.is_required || guard_check(&a->guard, http_exchange_request(x),
+                                                         a->config->model_name, &e) == 0;
     struct api_openapi_options options = {
         .daemon = API_AGENT,
         .model = is_known ? str_of(a->config->model_name) : (struct str){0},
-        .needs_key = keys->count > 0,
+        .needs_key = a->guard.is_required,
     };
     api_pages_openapi(x, &options);
 }
@@ -365,12 +326,61 @@ static void get_reference(struct http_exchange *x, struct str param, void *arg)
     api_pages_reference(x, API_AGENT);
 }
 
+/* ---- operators ---- */
+
+static void post_abort(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    abort_request_handle(arg, x);
+}
+
+/* Without keys any page that a browser of this network shows could ask for it. */
+static bool is_from_page(const struct http_request *r)
+{
+    return http_headers_get(&r->headers, "origin").data ||
+           http_headers_get(&r->headers, "sec-fetch-site").data;
+}
+
+static void terminate(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct agent *a = arg;
+    struct api_error e = {0};
+    if (!a->config->allow_terminate_by_client) { // LMDeploy's words
+        api_error_set(&e, 400, NULL, NULL,
+                      "The server can not be terminated. Please add --allow-terminate-by-client "
+                      "when start the server.");
+        api_error_respond(x, &e);
+    } else if (!a->guard.is_required && is_from_page(http_exchange_request(x))) {
+        api_error_set(&e, 403, "browser_refused", NULL,
+                      "A page in a browser may end this server only if it has API keys.");
+        api_error_respond(x, &e);
+    } else if (a->service.phase == SERVICE_LOADING) {
+        completion_refuse(&a->service, x);
+    } else {
+        http_respond(x, 200, NULL, STR(""));
+        agent_terminate(a);
+    }
+}
+
+/* ---- pages ---- */
+
+static void get_page(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    const struct agent *a = arg;
+    web_pages_respond(x, a->config->web_pages);
+}
+
 static const struct http_route routes[] = {
     {"GET", "/v1/models", get_models},
     {"GET", "/v1/models/{id}", get_model},
-    {"POST", "/v1/chat/completions", post_chat},
-    {"POST", "/v1/completions", post_completions},
+    {"POST", "/v1/chat/completions", post_completion},
+    {"POST", "/v1/completions", post_completion},
     {"POST", "/v1/chat/interactive", post_interactive},
+    {"POST", "/v1/responses", post_completion},
+    {"POST", "/v1/messages", post_completion},
+    {"POST", "/v1/messages/count_tokens", post_count_tokens},
     {"POST", "/v1/embeddings", post_embeddings},
     {"POST", "/v1/encode", post_encode},
     {"POST", "/tokenize", post_tokenize},
@@ -386,8 +396,8 @@ static const struct http_route routes[] = {
     {"GET", "/health", get_health},
     {"GET", "/ready", get_ready},
     {"GET", "/metrics", get_metrics},
-    {"GET", "/chat", web_pages_handle},
-    {"GET", "/web/{file}", web_pages_handle},
+    {"GET", "/chat", get_page},
+    {"GET", "/web/{file}", get_page},
     {"GET", "/", api_pages_explorer}, // from here on API_PAGES_ROUTES
     {"GET", "/explorer/{file}", api_pages_explorer},
     {"GET", "/redoc", get_reference},
@@ -402,18 +412,15 @@ static bool is_open(struct str path)
 {
     return str_equal(path, STR("/health")) || str_equal(path, STR("/ready")) ||
            str_equal(path, STR("/metrics")) || str_starts_with(path, STR("/lm/")) ||
-           web_pages_have(path) || api_pages_have(path);
+           web_pages_have(path) || api_pages_have(path); // also where they are closed
 }
 
 /* Routes whose handler asks for a dispatch itself. */
 static bool is_dispatched(const struct http_request *r)
 {
-    static const char *const paths[] = {"/v1/chat/completions", "/v1/completions",
-                                        "/v1/chat/interactive", "/v1/embeddings"};
-    if (!str_equal(r->method, STR("POST"))) return false;
-    for (size_t i = 0; i < ARRAY_LEN(paths); i++)
-        if (str_equal(r->path, str_of(paths[i]))) return true;
-    return false;
+    return str_equal(r->method, STR("POST")) &&
+           (find_completion(r->path) || str_equal(r->path, STR("/v1/chat/interactive")) ||
+            str_equal(r->path, STR("/v1/embeddings")));
 }
 
 static bool admit(struct http_exchange *x, void *arg)

@@ -450,7 +450,7 @@ static void on_end_signal(uv_signal_t *handle, int signo)
 static void on_hangup(uv_signal_t *handle, int signo)
 {
     const struct launcher *l = handle->data;
-    agent_config_reload(l->config, NULL);
+    agent_config_reload(l->config, NULL, NULL);
     for (size_t i = 0; i < l->plan.count; i++) {
         // One that isn't ready has read its settings just now, and may not handle the signal yet.
         if (l->replicas[i].state == REPLICA_READY)

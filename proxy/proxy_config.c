@@ -47,6 +47,8 @@ static const struct option options[] = {
      .group = "Server", .help = "request headers that browsers may send", .many = true},
     {"allow-credentials", OPTION_FLAG, FIELD(allow_credentials), .def = "true", .group = "Server",
      .help = "let browsers send cookies and authorisation from other origins"},
+    {"disable-fastapi-docs", OPTION_FLAG, FIELD(disable_fastapi_docs), .group = "Server",
+     .help = "don't serve the API's description: /, /redoc and /openapi.json"},
     {"web-pages", OPTION_FLAG, FIELD(web_pages), .def = "true", .group = "Server",
      .help = "serve the pages /chat and /dashboard"},
     {"log-level", OPTION_STRING, FIELD(log_level), .def = "info", .arg = "LEVEL", .group = "Server",

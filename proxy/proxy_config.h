@@ -26,6 +26,8 @@ struct proxy_config {
     int64_t drain_timeout_s, drain_delay_s;
     struct option_list allow_origins, allow_methods, allow_headers;
     bool allow_credentials;
+    bool disable_fastapi_docs;
+    struct tls_settings tls; // complete
     bool web_pages;
     // Fleet
     char *redis_url;

@@ -45,6 +45,28 @@ static void get_ready(struct http_exchange *x, struct str param, void *arg)
     respond_status(x, w, proxy_phase(w->proxy) == PROXY_READY);
 }
 
+/* Examples name a model that can be asked; not to strangers where clients need keys. */
+static void get_openapi(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    struct worker *w = arg;
+    const struct fleet *fleet = worker_fleet(w);
+    bool needs_key = w->proxy->keys.required;
+    struct api_openapi_options options = {
+        .daemon = API_PROXY,
+        .model = !needs_key && fleet->model_count > 0 ? fleet->models[0].name : (struct str){0},
+        .needs_key = needs_key,
+    };
+    api_pages_openapi(x, &options);
+}
+
+static void get_reference(struct http_exchange *x, struct str param, void *arg)
+{
+    (void)param;
+    (void)arg;
+    api_pages_reference(x, API_PROXY);
+}
+
 static void get_page(struct http_exchange *x, struct str param, void *arg)
 {
     (void)param;

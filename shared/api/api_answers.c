@@ -407,6 +407,29 @@ static const struct api_field fleet_rows[] = {
      .shown = "array of objects"},
 };
 
+static const struct api_field recent_rows[] = {
+    {"id", API_STRING, .required = true, .doc = "of the proxy"},
+    {"step_s", API_NUMBER, .required = true, .doc = "between two samples"},
+    {"first_byte_le", API_ARRAY, .required = true, .schema = "{'items':{'type':['number','null']}}",
+     .shown = "array of numbers or null",
+     .doc = "upper bounds of a sample's `first_byte`, in seconds; null: none"},
+    {"samples", API_ARRAY, .of = "RecentSample", .required = true, .doc = "oldest first"},
+};
+
+static const struct api_field recent_sample_rows[] = {
+    {"age_s", API_NUMBER, .required = true, .doc = "before now"},
+    {"requests", API_INTEGER, .required = true, .doc = "since the process began, as the next four"},
+    {"failed", API_INTEGER, .required = true, .doc = "requests"},
+    {"prompt", API_INTEGER, .required = true, .doc = "tokens"},
+    {"completion", API_INTEGER, .required = true, .doc = "tokens"},
+    {"cached", API_INTEGER, .required = true, .doc = "tokens"},
+    {"running", API_INTEGER, .required = true, .doc = "requests, at that moment"},
+    {"waiting", API_INTEGER, .required = true, .doc = "requests, at that moment"},
+    {"inter_token_s", API_NUMBER, .doc = "between two tokens of an answer"},
+    {"first_byte", API_ARRAY, .required = true, .schema = "{'items':{'type':'integer'}}",
+     .shown = "array of integers", .doc = "requests by their time to the first byte"},
+};
+
 static const struct api_field api_error_rows[] = {
     {"message", API_STRING, .required = true, .doc = "what was wrong, and what to do"},
     {"type", API_STRING, .required = true},
@@ -428,6 +451,8 @@ static const struct api_field error_rows[] = {
 static const struct api_fields status = FIELDS(status_rows);
 static const struct api_fields node = FIELDS(node_rows);
 static const struct api_fields fleet = FIELDS(fleet_rows);
+static const struct api_fields recent = FIELDS(recent_rows);
+static const struct api_fields recent_sample = FIELDS(recent_sample_rows);
 static const struct api_fields api_error = FIELDS(api_error_rows);
 static const struct api_fields error = FIELDS(error_rows);
 
@@ -442,6 +467,11 @@ static const struct api_schema nodes_answer = {
               "'#/components/schemas/NodeStatus'}}"};
 static const struct api_schema fleet_answer = {
     .name = "FleetStatus", .doc = "The proxy, its counters and its agents.", .parts = {&fleet}};
+static const struct api_schema recent_answer = {.name = "RecentFigures",
+                                                .doc = "What a proxy counted in the last minutes.",
+                                                .parts = {&recent}};
+static const struct api_schema recent_sample_schema = {
+    .name = "RecentSample", .doc = "Its counters at one moment.", .parts = {&recent_sample}};
 static const struct api_schema text_message = {
     .name = "TextMessage", .doc = "A sentence (LMDeploy).", .schema = "{'type':'string'}"};
 static const struct api_schema any_object = {
@@ -486,6 +516,8 @@ const struct api_schema *const api_answer_schemas[] = {
     &node_answer,
     &nodes_answer,
     &fleet_answer,
+    &recent_answer,
+    &recent_sample_schema,
     &text_message,
     &any_object,
     &api_error_schema,

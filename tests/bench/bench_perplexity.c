@@ -124,7 +124,12 @@ static int run_step(struct trial *t, struct subject *s, int past, int count, boo
     int32_t ids[STEP_TOKENS], row[STEP_TOKENS];
     const struct step_sequence sequence = {0, count, past, t->blocks,
                                            t->weights->params.rope_sets - 1};
-    const struct step step = {count, ids, 1, &sequence, rows ? count : 0, row, false};
+    const struct step step = {.tokens = count,
+                              .ids = ids,
+                              .sequences = 1,
+                              .sequence = &sequence,
+                              .rows = rows ? count : 0,
+                              .row = row};
 
     for (int i = 0; i < count; i++) {
         ids[i] = t->text.ids[(size_t)(past + i) % t->text.count];

@@ -183,6 +183,7 @@ def test_state(described, shared_cluster):
         check(document, "Status", server.get("/health").json())
         check(document, "Status", server.get("/ready").json())
     check(document, "NodeList", shared_cluster.get("/nodes/status").json())
+    check(document, "RecentFigures", shared_cluster.get("/lm/recent").json())
 
 
 def test_errors(described, server):

@@ -160,8 +160,8 @@ static struct api_keys *keys_of(const char *text)
     FILE *file = fdopen(fd, "w");
     fputs(text, file);
     fclose(file);
-    const struct option_list none = {0};
-    const struct api_key_source source = {.keys = &none, .file = path};
+    struct option_list none = {0};
+    struct api_key_source source = {&none, path};
     struct api_keys *k;
     struct error err;
     NEED(api_keys_load(&source, &k, &err) == 0);
