@@ -124,10 +124,6 @@ static void check_range(const struct parser *p, const struct api_field *f)
 /* Those that nothing reads: the table says so. */
 static bool is_ignored(const struct api_field *f)
 {
-    static const char *const template_only[] = {"reasoning_effort", "enable_thinking",
-                                                "parallel_tool_calls"};
-    for (size_t i = 0; i < ARRAY_LEN(template_only); i++)
-        if (strcmp(f->name, template_only[i]) == 0) return true;
     return f->doc && strstr(f->doc, "ignored");
 }
 

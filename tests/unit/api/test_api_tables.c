@@ -114,7 +114,7 @@ static void test_openapi(void)
                  "\"running\"],\"description\":\"what the next turn finds\"}");
     expect_print(
         property(root, "ChatChunkChoice", "finish_reason"),
-        "{\"oneOf\":[{\"type\":\"string\",\"enum\":[\"stop\",\"length\",\"tool_calls\"]},"
+        "{\"oneOf\":[{\"type\":\"string\",\"enum\":[\"stop\",\"length\",\"tool_calls\",\"abort\"]},"
         "{\"type\":\"null\"}],\"description\":\"null in all chunks but a choice's last\"}");
     expect_print(json_get(root, "security"), "[{},{\"bearer\":[]}]");
     expect_print(json_get(operation(root, "/health", "get"), "security"), "[]");
