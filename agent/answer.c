@@ -446,11 +446,12 @@ void answer_print_events(struct answer *a, struct buf *out)
         print_choice(a, i, out);
     if (a->open > 0) return;
     mark_usage(a, out); // where the finish event went out elsewhere
-    if (a->head.include_usage && a->marks.phase < RESUME_USAGE) {
+    if (a->head.include_usage && a->head.printer->usage && a->marks.phase < RESUME_USAGE) {
         struct response_usage usage = answer_usage(a);
         stream_marks_event(&a->marks, out, RESUME_USAGE);
         a->head.printer->usage(out, &a->head, &usage);
     }
+    if (!a->head.printer->done) return;
     stream_marks_event(&a->marks, out, RESUME_COMPLETE);
     a->head.printer->done(out, &a->head);
 }

@@ -86,6 +86,7 @@ struct response_printer {
                   const struct response_choice *choice, const struct reply_piece *piece);
     void (*finish)(struct buf *out, const struct response_head *head,
                    const struct response_choice *choice, const struct response_usage *usage);
+    /* Either may be NULL: what `finish` said is enough. */
     void (*usage)(struct buf *out, const struct response_head *head,
                   const struct response_usage *usage);
     void (*done)(struct buf *out, const struct response_head *head);

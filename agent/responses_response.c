@@ -346,21 +346,6 @@ static void print_finish(struct buf *out, const struct response_head *head,
                   choice->finish, usage);
 }
 
-/* The last event had it. */
-static void print_usage(struct buf *out, const struct response_head *head,
-                        const struct response_usage *usage)
-{
-    (void)out;
-    (void)head;
-    (void)usage;
-}
-
-static void print_done(struct buf *out, const struct response_head *head)
-{
-    (void)out;
-    (void)head;
-}
-
 static void print_error(struct buf *out, const struct response_head *head,
                         const struct api_error *e)
 {
@@ -378,8 +363,6 @@ const struct response_printer responses_printer = {
     .begin = print_begin,
     .piece = print_piece,
     .finish = print_finish,
-    .usage = print_usage,
-    .done = print_done,
     .error = print_error,
     .state_size = sizeof(struct state),
     .state_deinit = state_deinit,
