@@ -187,8 +187,10 @@ static int put_assistant(struct converter *c, const struct json *content)
 static int put_message(struct converter *c, const struct json *message)
 {
     struct str role = {0};
-    if (json_type(message) != JSON_OBJECT)
-        return field_type_error(c->e, path_of(c, "role"), "an object", message);
+    if (json_type(message) != JSON_OBJECT) {
+        snprintf(c->path, sizeof c->path, "messages[%zu]", c->message);
+        return field_type_error(c->e, c->path, "an object", message);
+    }
     if (field_string(message, "role", path_of(c, "role"), &role, c->e) != 0) return -1;
     const struct json *content = json_get_set(message, "content");
     if (!content) return field_missing_error(c->e, path_of(c, "content"));

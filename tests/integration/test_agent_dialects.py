@@ -171,6 +171,11 @@ def test_what_a_message_cannot_be(claude, fields, error):
     assert body["type"] == "error" and body["error"]["type"].endswith("_error") and body["error"]["message"]
 
 
+def test_a_message_that_is_none(server):
+    answer = server.post("/v1/messages", {"model": MODEL, "messages": [*ASK, "Hi"], "max_tokens": 3})
+    assert answer.status_code == 400 and "'messages[1]'" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])
 def test_methods_and_bodies(server, path):
     answer = httpx.get(server.url + path)
