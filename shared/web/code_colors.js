@@ -17,7 +17,8 @@ const WORDS = new Set(("abstract and as assert async await begin bool boolean br
   "where while with yield SELECT FROM WHERE INSERT INTO VALUES UPDATE SET DELETE CREATE TABLE JOIN LEFT RIGHT INNER " +
   "OUTER ON GROUP BY ORDER HAVING LIMIT AND OR NOT NULL AS DISTINCT PRIMARY KEY").split(" "));
 
-const STRING = /"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\]|\\[^])*`/.source;
+// A string has an end soon or is none: code full of quotes is not searched for the end of each.
+const STRING = /"(?:[^"\\\n]|\\.){0,1000}"|'(?:[^'\\\n]|\\.){0,1000}'|`(?:[^`\\]|\\[^]){0,1000}`/.source;
 const TAIL = String.raw`|(?<number>\b(?:0[xXbB][\da-fA-F_]+|\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)\b)|(?<word>[A-Za-z_]\w*)`;
 
 function pattern(language) {

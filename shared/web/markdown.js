@@ -8,6 +8,7 @@ import { copyText, el, flash } from "./dom.js";
 import { colorCode } from "./code_colors.js";
 
 const DEPTH_MAX = 12; // quotes in lists in quotes ...
+const EMPHASIS_MAX = 50; // emphasis in emphasis ...
 const LINK_TEXT_MAX = 500;
 const LINK_MAX = 2000;
 const MARKUP_LINE_MAX = 4000; // a longer line is text: patterns below go back and forth in it
@@ -35,7 +36,7 @@ const SPACE = /\s/;
 const PUNCTUATION = /[\p{P}\p{S}]/u;
 const ESCAPABLE = "\\`*_{}#+-.!|>~<\"";
 const ENTITIES = { "&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "\"", "&#39;": "'", "&nbsp;": "\u00a0" };
-const BARE_ADDRESS = /https?:\/\/[^\s<>"`]+/iy;
+const BARE_ADDRESS = /https?:\/\/[^\s<>"`]{1,2000}/iy; // LINK_MAX
 const ENTITY = /&(?:amp|lt|gt|quot|#39|nbsp);/y;
 const BREAK_TAG = /<br\s*\/?>/iy;
 const ANGLE_ADDRESS = /<((?:https?:\/\/|mailto:)[^\s<>]{1,2000})>/iy;
@@ -79,7 +80,8 @@ function bareAddressAt(text, at) {
   const found = matchAt(BARE_ADDRESS, text, at)?.[0].slice(0, LINK_MAX);
   if (!found) return null;
   let shown = found.replace(/[.,;:!?'*_~\]]+$/, "");
-  while (shown.endsWith(")") && shown.split("(").length < shown.split(")").length) shown = shown.slice(0, -1);
+  let unopened = shown.split(")").length - shown.split("(").length;
+  for (; unopened > 0 && shown.endsWith(")"); unopened--) shown = shown.slice(0, -1);
   const address = safeAddress(shown);
   return address ? { end: at + shown.length, node: link(address, shown) } : null;
 }
@@ -206,8 +208,8 @@ export function inline(text, parent, depth = 0, inLink = false) {
     for (let n = part.closes.length; n > 0; n--) open.pop();
     if (part.left) open.at(-1).append(part.mark.repeat(part.left));
     for (const tag of part.opens) {
-      const node = el(tag);
-      open.at(-1).append(node);
+      const node = open.length > EMPHASIS_MAX ? open.at(-1) : el(tag);
+      if (node !== open.at(-1)) open.at(-1).append(node);
       open.push(node);
     }
   }
@@ -216,7 +218,7 @@ export function inline(text, parent, depth = 0, inLink = false) {
 // ---- blocks ----
 
 const FENCE = /^( {0,3})(`{3,}|~{3,})\s*([^`]*)$/;
-const HEADING = /^ {0,3}(#{1,6})(?:\s+(.*?))?(?:\s+#+)?\s*$/;
+const HEADING = /^ {0,3}(#{1,6})(?:\s([^]*))?$/;
 const RULE = /^ {0,3}([-*_])(?:\s*\1){2,}\s*$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])(?: +|$)/;
@@ -306,13 +308,16 @@ function paragraphBlock(lines, at) {
   return { kind: "text", end: i, text: lines.slice(at, i).map((line) => line.trim()).join("\n") };
 }
 
+// Without the marks that may close it: "Two ##".
+const headingText = (text) => text.trim().replace(/(^|\s)#+$/, "").trimEnd();
+
 function blockAt(lines, i, depth) {
   const line = lines[i];
   if (!isMarkup(line)) return paragraphBlock(lines, i);
   const fence = FENCE.exec(line);
   if (fence) return fenceBlock(lines, i, fence);
   const heading = HEADING.exec(line);
-  if (heading) return { kind: "heading", end: i + 1, level: heading[1].length, text: heading[2] ?? "" };
+  if (heading) return { kind: "heading", end: i + 1, level: heading[1].length, text: headingText(heading[2] ?? "") };
   if (RULE.test(line)) return { kind: "rule", end: i + 1 };
   if (depth < DEPTH_MAX && QUOTE.test(line)) return quoteBlock(lines, i);
   if (depth < DEPTH_MAX && ITEM.test(line)) return listBlock(lines, i);

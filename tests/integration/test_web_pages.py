@@ -360,6 +360,28 @@ def test_markdown_takes_any_text(chat, agent):
             assert "Error" not in shown[:200], (piece, shown[:200])
     deep = "\n".join("> " * n + "- " * n + "x" for n in range(60))
     assert "x" in page.driver.execute_async_script(OUTLINE, deep)
+    # What a heading's pattern could go back and forth in: minutes for one such line.
+    spaced = ("# " + " " * 3900 + "a\u2028b\n") * 4
+    assert page.driver.execute_async_script(OUTLINE, spaced).count("(h3 a\u2028b)") == 4
+
+
+DEPTH = """
+const [text, done] = arguments;
+import("./web/markdown.js").then(({ Rendered }) => {
+  const parent = document.createElement("div");
+  new Rendered(parent).set(text);
+  let deepest = 0;
+  for (let nodes = [parent]; nodes.length; deepest++) nodes = nodes.flatMap((node) => [...node.children]);
+  done([deepest, parent.textContent]);
+});
+"""
+
+
+def test_emphasis_nests_only_so_deep(chat, agent):
+    """A browser walks a page by recursion: thousands of elements in each other could end the tab."""
+    page = chat(agent.url)
+    depth, text = page.driver.execute_async_script(DEPTH, "*a " * 3000 + "b" + " c*" * 3000)
+    assert depth < 100 and text == "a " * 3000 + "b" + " c" * 3000
 
 
 def test_growing_text_ends_as_the_whole(chat, agent):
