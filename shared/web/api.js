@@ -57,6 +57,7 @@ export async function request(path, { method = "GET", body, signal } = {}) {
   for (;;) {
     const headers = {};
     const key = getKey();
+    if (/[^ -\xff]/.test(key)) throw new ApiError(0, "The API key has a character that no key can have.", "bad_key");
     if (key) headers.authorization = `Bearer ${key}`;
     if (body !== undefined) headers["content-type"] = "application/json";
     let response;

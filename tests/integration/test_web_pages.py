@@ -517,6 +517,8 @@ def test_key(chat, serve):
         page.wait(lambda: page.all("dialog[open]"), "the dialog again")
         page.press("Cancel", "dialog")
         page.wait_text("#status", "Incorrect")
+        page.set("#key", "copied\u2026")  # which no header can carry
+        page.wait_text("#status", "no key can have")
         page.set("#key", "")
 
 
