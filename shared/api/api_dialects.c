@@ -165,7 +165,7 @@ static const struct api_field anthropic_message_rows[] = {
 
 static const struct api_field block_rows[] = {
     {"type", API_STRING, .required = true,
-     .schema = "{'enum':['text','thinking','tool_use','tool_result']}"},
+     .schema = "{'enum':['text','thinking','redacted_thinking','tool_use','tool_result']}"},
     {"text", API_STRING, .doc = "of text"},
     {"thinking", API_STRING, .doc = "of thinking"},
     {"id", API_STRING, .doc = "of a call"},

@@ -93,12 +93,13 @@ static const struct api_field chat_rows[] = {
      .doc = "functions that the model may call"},
     {"tool_choice", API_UNION,
      .schema = UNION("{'type':'string','enum':['none','auto','required']}," REFERENCE(
-         "ToolChoice") "," NULL_TYPE),
-     .shown = "`none`, `auto`, `required`, or a [ToolChoice]",
+         "ToolChoice") "," REFERENCE("AllowedToolsChoice") "," NULL_TYPE),
+     .shown = "`none`, `auto`, `required`, a [ToolChoice], or an [AllowedToolsChoice]",
      .def = "`auto` with tools, else `none`", .doc = "whether it may, must or must not call one"},
     {"parallel_tool_calls", API_BOOLEAN, .def = "true", .doc = "false: at most one call"},
-    {"reasoning_effort", API_STRING, .shown = "string",
-     .doc = "passed to the chat templates that know it"},
+    {"reasoning_effort", API_STRING,
+     .schema = "{'enum':['none','minimal','low','medium','high','xhigh','max']}",
+     .doc = "passed to the chat templates that know it; `none` turns thinking off"},
     {"enable_thinking", API_BOOLEAN, .doc = "passed to the chat templates that know it"},
     {"chat_template_kwargs", API_OBJECT,
      .doc = "its members become variables of the chat template"},
@@ -145,6 +146,16 @@ static const struct api_field choice_rows[] = {
     {"function", API_REF, .of = "ToolChoiceFuncName", .required = true},
 };
 
+static const struct api_field allowed_choice_rows[] = {
+    {"type", API_STRING, .required = true, .schema = "{'enum':['allowed_tools']}"},
+    {"allowed_tools", API_REF, .of = "AllowedTools", .required = true},
+};
+
+static const struct api_field allowed_rows[] = {
+    {"mode", API_STRING, .required = true, .schema = "{'enum':['auto','required']}"},
+    {"tools", API_ARRAY, .of = "ToolChoice", .schema = "{'minItems':1}", .required = true},
+};
+
 static const struct api_field choice_name_rows[] = {
     {"name", API_STRING, .required = true, .doc = "the one that has to be called"},
 };
@@ -175,6 +186,8 @@ static const struct api_fields part = FIELDS(part_rows);
 static const struct api_fields tool = FIELDS(tool_rows);
 static const struct api_fields function = FIELDS(function_rows);
 static const struct api_fields choice = FIELDS(choice_rows);
+static const struct api_fields allowed_choice = FIELDS(allowed_choice_rows);
+static const struct api_fields allowed = FIELDS(allowed_rows);
 static const struct api_fields choice_name = FIELDS(choice_name_rows);
 static const struct api_fields stream = FIELDS(stream_rows);
 static const struct api_fields format = FIELDS(format_rows);
@@ -200,6 +213,10 @@ static const struct api_schema function_schema = {.name = "Function",
                                                   .null_is_absent = true};
 static const struct api_schema choice_schema = {
     .name = "ToolChoice", .doc = "The one tool that has to be called.", .parts = {&choice}};
+static const struct api_schema allowed_choice_schema = {
+    .name = "AllowedToolsChoice", .doc = "Some of the tools alone.", .parts = {&allowed_choice}};
+static const struct api_schema allowed_schema = {
+    .name = "AllowedTools", .doc = "Which ones.", .parts = {&allowed}};
 static const struct api_schema choice_name_schema = {
     .name = "ToolChoiceFuncName", .doc = "Names a function.", .parts = {&choice_name}};
 static const struct api_schema stream_schema = {.name = "StreamOptions",
@@ -425,10 +442,11 @@ static const struct api_schema node_url_request = {.name = "NodeUrlRequest",
                                                    .example = "{'url':'http://127.0.0.1:23333'}"};
 
 const struct api_schema *const api_request_schemas[] = {
-    &chat_request,    &message_schema,     &part_schema,        &tool_schema,
-    &function_schema, &choice_schema,      &choice_name_schema, &stream_schema,
-    &format_schema,   &json_schema_schema, &text_request,       &interactive_request,
-    &encode_request,  &tokenize_request,   &detokenize_request, &template_request,
-    &foreign_request, &node_request,       &node_models_schema, &node_url_request,
+    &chat_request,       &message_schema,      &part_schema,           &tool_schema,
+    &function_schema,    &choice_schema,       &allowed_choice_schema, &allowed_schema,
+    &choice_name_schema, &stream_schema,       &format_schema,         &json_schema_schema,
+    &text_request,       &interactive_request, &encode_request,        &tokenize_request,
+    &detokenize_request, &template_request,    &foreign_request,       &node_request,
+    &node_models_schema, &node_url_request,
 };
 const size_t api_request_schema_count = ARRAY_LEN(api_request_schemas);

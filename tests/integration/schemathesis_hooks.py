@@ -8,8 +8,9 @@ import schemathesis
 MODEL = os.environ["LM_TEST_MODEL_NAME"]
 # Path -> the member that bounds its answers' length.
 GENERATES = {"/v1/chat/completions": "max_tokens", "/v1/completions": "max_tokens",
-             "/v1/chat/interactive": "request_output_len"}
-MOST = {"max_tokens": 2, "max_completion_tokens": 2, "request_output_len": 2, "n": 2, "best_of": 2}
+             "/v1/chat/interactive": "request_output_len", "/v1/responses": "max_output_tokens",
+             "/v1/messages": "max_tokens"}
+MOST = {"max_tokens": 2, "max_completion_tokens": 2, "max_output_tokens": 2, "request_output_len": 2, "n": 2, "best_of": 2}
 
 
 @schemathesis.hook
