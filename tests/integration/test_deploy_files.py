@@ -288,6 +288,17 @@ def compose_tools():
 
 
 @pytest.mark.skipif(not compose_tools(), reason="neither docker-compose nor docker compose here")
+@pytest.mark.parametrize("kind", COMPOSE_FILES)
+def test_builds_can_ask_a_mirror_of_pypi(kind):
+    """Swagger UI comes from there while an image is built."""
+    for service in yaml.safe_load(COMPOSE_FILES[kind].read_text())["services"].values():
+        build = service.get("build", {})
+        if not build or build.get("target") == "fetch":
+            continue
+        assert "PIP_INDEX_URL" in build["args"]
+        assert "\nARG PIP_INDEX_URL\n" in (ROOT / build["dockerfile"]).read_text().split(" AS build\n")[1].split("\nFROM ")[0]
+
+
 @pytest.mark.parametrize("path", COMPOSE_FILES.values(), ids=COMPOSE_FILES)
 def test_compose_tools_accept_the_file(path):
     for tool in compose_tools():
