@@ -46,15 +46,15 @@ static const struct api_field item_rows[] = {
     {"status", API_STRING, .doc = "of an item that was answered"},
     {"role", API_STRING, .doc = "of a message: `user`, `assistant`, `system`, `developer`"},
     {"content", API_UNION,
-     .schema = UNION(STRING_TYPE "," LIST("Parts", "{'type':'object'}", "") "," NULL_TYPE),
+     .schema = UNION(STRING_TYPE "," LIST("Parts", OBJECT_TYPE, "") "," NULL_TYPE),
      .shown = "string, or array of parts", .doc = "of a message or of reasoning; parts of text"},
-    {"summary", API_ARRAY, .schema = "{'items':{'type':'object'}}", .shown = "array",
+    {"summary", API_ARRAY, .schema = "{'items':" OBJECT_TYPE "}", .shown = "array",
      .doc = "of reasoning"},
     {"call_id", API_STRING, .doc = "of a call, and of what it gave"},
     {"name", API_STRING, .doc = "of a call: the function's"},
     {"arguments", API_STRING, .doc = "of a call: a JSON object, as text"},
     {"output", API_UNION,
-     .schema = UNION(STRING_TYPE "," LIST("Parts", "{'type':'object'}", "") "," NULL_TYPE),
+     .schema = UNION(STRING_TYPE "," LIST("Parts", OBJECT_TYPE, "") "," NULL_TYPE),
      .shown = "string, or array of parts", .doc = "what a call gave"},
 };
 
@@ -128,7 +128,7 @@ static const struct api_field message_request_rows[] = {
     {"model", API_STRING, .required = true, .doc = "the served model's name"},
     {"messages", API_ARRAY, .of = "AnthropicMessage", .required = true, .schema = "{'minItems':1}"},
     {"system", API_UNION,
-     .schema = UNION(STRING_TYPE "," LIST("Blocks", "{'type':'object'}", "") "," NULL_TYPE),
+     .schema = UNION(STRING_TYPE "," LIST("Blocks", OBJECT_TYPE, "") "," NULL_TYPE),
      .shown = "string, or array of blocks of text", .doc = "the system message"},
     {"tools", API_ARRAY,
      .schema = "{'items':" REFERENCE("AnthropicTool") ",'maxItems':" TEXT(FIELD_TOOLS_MAX) "}",
@@ -173,7 +173,7 @@ static const struct api_field block_rows[] = {
     {"input", API_OBJECT, .doc = "of a call: its arguments"},
     {"tool_use_id", API_STRING, .doc = "of what a call gave: which one"},
     {"content", API_UNION,
-     .schema = UNION(STRING_TYPE "," LIST("Blocks", "{'type':'object'}", "") "," NULL_TYPE),
+     .schema = UNION(STRING_TYPE "," LIST("Blocks", OBJECT_TYPE, "") "," NULL_TYPE),
      .shown = "string, or array of blocks of text", .doc = "what a call gave"},
 };
 

@@ -15,6 +15,7 @@
 #define STRING_TYPE                "{'type':'string','title':'Text'}"
 #define TOKEN_TYPE                 "{'type':'integer','minimum':0}"
 #define NULL_TYPE                  "{'type':'null'}"
+#define OBJECT_TYPE                "{'type':'object','additionalProperties':true}" // with any members
 
 #define FIELDS(list)          \
     {                         \

@@ -293,7 +293,7 @@ OWN_NOTICES = re.compile("|".join((
     "OpenAPI 3.1 support is still in beta",
     r"ModelUtils - Failed to get the schema name: null",  # of Python, even for a document with one route
     r"AbstractRustCodegen - \S+ cannot be used as a (model|field/variable) name\. Renamed to",  # ApplicationJson, type
-    r"AbstractGoCodegen - (string|int32) \(reserved word\) cannot be used as model name\. Renamed to",  # of any union
+    r"AbstractGoCodegen - (string|int32|float32) \(reserved word\) cannot be used as model name\. Renamed to",  # of any union
 )))
 
 

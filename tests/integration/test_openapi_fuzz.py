@@ -17,7 +17,8 @@ LEFT_OUT = "^/nodes/(add|remove|terminate)"
 @pytest.fixture
 def small_agent(start_agent):
     """small_agent(*flags) -> one whose answers can't get long"""
-    return lambda *flags: start_agent("--model-name", "smollm2", "--session-len", 256, *flags)
+    return lambda *flags: start_agent("--model-name", "smollm2", "--session-len", 256, "--embedding", "mean",
+                                      "--enable-abort-handling", *flags)
 
 
 @pytest.mark.timeout(430)
