@@ -9,7 +9,9 @@
  *  2. It sees an empty one when the edge that said "readable" is used up (net_socket.c rule 1):
  *     reading to the end costs no system call that finds nothing.
  *  3. Nobody is called back from here: a socket can't go away under a call of OpenSSL.
- *  4. The queue of OpenSSL's errors is the thread's: it is emptied before each call and after. */
+ *  4. The queue of OpenSSL's errors is the thread's: it is emptied before each call and after.
+ *  5. OpenSSL reads until there is data, and what isn't data may be dear (a key update): a peer that
+ *     sends nothing else is cut off, as the loop would be in that call for as long as it does. */
 #include "shared/net/net_tls.h"
 
 #include "shared/base/check.h"
@@ -26,6 +28,7 @@
 
 #define RECORD_BYTES    ((size_t)16 << 10)  // the most that one may hold
 #define OUT_BYTES_MAX   ((size_t)128 << 10) // a record, and what a handshake sends at once
+#define DATALESS_MAX    ((size_t)64 << 10)  // a record needs 17 KiB; session tickets are small
 #define FIRST_HANDSHAKE 0x16                // the type of the first record of a session
 #define FIRST_ALERT     0x15
 
@@ -44,6 +47,10 @@ static int read_cipher(BIO *bio, char *buffer, int size)
     struct net_tls *t = s->tls;
     BIO_clear_retry_flags(bio);
     ssize_t n = -1;
+    if (t->is_open && t->dataless > DATALESS_MAX) { // rule 5
+        if (!t->why) t->why = xstrdup("TLS: much that is no data");
+        return -1;
+    }
     errno = EAGAIN;
     if (s->readable) {
         do {
@@ -61,6 +68,7 @@ static int read_cipher(BIO *bio, char *buffer, int size)
     }
     if (!t->was_looked_at) t->is_plain = is_foreign(s, (unsigned char)buffer[0]);
     t->was_looked_at = true;
+    if (t->is_open) t->dataless += (size_t)n;
     return t->is_plain ? -1 : (int)n;
 }
 
@@ -217,7 +225,10 @@ ssize_t net_tls_read(struct net_socket *s, char *buffer, size_t size)
         ERR_clear_error();
         int rc = SSL_read_ex(t->ssl, buffer + total, size - total, &n);
         total += n;
-        if (rc == 1) continue;
+        if (rc == 1) {
+            t->dataless = 0;
+            continue;
+        }
         int error = SSL_get_error(t->ssl, rc);
         end = explain(s, error);
         ERR_clear_error();

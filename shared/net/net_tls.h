@@ -13,6 +13,7 @@ struct net_tls {
     char *why;          // it failed, for people; NULL: it didn't
     int lost;           // what stands behind the data that was read last; 0: nothing
     int send_error;     // -errno of the kernel; sending is over
+    size_t dataless;    // bytes that came since there was data
     bool is_open;       // the handshake is done
     bool has_failed;    // the session is worth nothing any more
     bool fin_due;       // our side ends behind `out`

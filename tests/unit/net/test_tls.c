@@ -224,6 +224,38 @@ static void test_key_update(void)
     stop_tls();
 }
 
+/* Each costs far more than its 27 bytes, and OpenSSL would read them as long as they come, while all
+ * others of the loop wait. */
+static void test_key_update_flood(void)
+{
+    start_tls((struct http_server_options){0});
+    struct tls_peer p;
+    peer_connect(&p, http_server_port(server));
+    NEED(peer_handshake(&p));
+    bool is_up = true;
+    for (int i = 0; i < 10000 && is_up; i++) {
+        NEED(SSL_key_update(p.ssl, SSL_KEY_UPDATE_NOT_REQUESTED) == 1);
+        NEED(SSL_do_handshake(p.ssl) == 1);
+        is_up = peer_put(&p);
+    }
+    EXPECT(SPIN_UNTIL(raw_ended(&p.raw), 3000));
+    EXPECT_INT(requests, 0);
+    peer_close(&p);
+    peer_connect(&p, http_server_port(server));
+    NEED(peer_handshake(&p));
+    for (int i = 0; i < 10; i++) { // between data they are fine, however many there are
+        for (int k = 0; k < 500; k++) {
+            NEED(SSL_key_update(p.ssl, SSL_KEY_UPDATE_NOT_REQUESTED) == 1);
+            NEED(SSL_do_handshake(p.ssl) == 1);
+        }
+        buf_clear(&p.in);
+        peer_puts(&p, GET("/a"));
+        EXPECT(SPIN_UNTIL(peer_has(&p, "[GET /a? 0:]"), 3000));
+    }
+    peer_close(&p);
+    stop_tls();
+}
+
 static void test_handshake_deadline(void)
 {
     start_tls((struct http_server_options){.header_timeout_ms = 200, .idle_timeout_ms = 60000});
@@ -532,6 +564,7 @@ int main(void)
     RUN(test_refused_peers);
     RUN(test_tls_1_2);
     RUN(test_key_update);
+    RUN(test_key_update_flood);
     RUN(test_handshake_deadline);
     RUN(test_plain_to_tls);
     RUN(test_tls_to_plain);
