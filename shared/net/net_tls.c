@@ -11,7 +11,9 @@
  *  3. Nobody is called back from here: a socket can't go away under a call of OpenSSL.
  *  4. The queue of OpenSSL's errors is the thread's: it is emptied before each call and after.
  *  5. OpenSSL reads until there is data, and what isn't data may be dear (a key update): a peer that
- *     sends nothing else is cut off, as the loop would be in that call for as long as it does. */
+ *     sends nothing else is cut off, as the loop would be in that call for as long as it does. And one
+ *     read takes so much ciphertext, whatever it holds: a record of one byte costs as much as one of
+ *     a thousand. */
 #include "shared/net/net_tls.h"
 
 #include "shared/base/check.h"
@@ -52,7 +54,8 @@ static int read_cipher(BIO *bio, char *buffer, int size)
         return -1;
     }
     errno = EAGAIN;
-    if (s->readable) {
+    bool is_enough = t->is_open && t->taken >= NET_READ_BYTES; // s->readable stays: it will go on
+    if (s->readable && !is_enough) {
         do {
             n = recv(s->fd, buffer, (size_t)size, 0);
         } while (n < 0 && errno == EINTR);
@@ -68,7 +71,10 @@ static int read_cipher(BIO *bio, char *buffer, int size)
     }
     if (!t->was_looked_at) t->is_plain = is_foreign(s, (unsigned char)buffer[0]);
     t->was_looked_at = true;
-    if (t->is_open) t->dataless += (size_t)n;
+    if (t->is_open) {
+        t->dataless += (size_t)n;
+        t->taken += (size_t)n;
+    }
     return t->is_plain ? -1 : (int)n;
 }
 
@@ -220,6 +226,7 @@ ssize_t net_tls_read(struct net_socket *s, char *buffer, size_t size)
     struct net_tls *t = s->tls;
     size_t total = 0;
     int end = t->lost;
+    t->taken = 0;
     while (total < size && end == 0) {
         size_t n = 0;
         ERR_clear_error();

@@ -14,6 +14,7 @@ struct net_tls {
     int lost;           // what stands behind the data that was read last; 0: nothing
     int send_error;     // -errno of the kernel; sending is over
     size_t dataless;    // bytes that came since there was data
+    size_t taken;       // bytes of ciphertext, by one call of net_tls_read
     bool is_open;       // the handshake is done
     bool has_failed;    // the session is worth nothing any more
     bool fin_due;       // our side ends behind `out`
@@ -28,7 +29,7 @@ void net_tls_destroy(struct net_socket *s, bool reset);
 /* 0: done. UV_EAGAIN: waits for the peer. UV_EPROTONOSUPPORT: a client that speaks plain HTTP; the
  * socket may be used without TLS. Else it failed: UV_EPROTO, or -errno. */
 int net_tls_handshake(struct net_socket *s);
-/* Bytes of data, as much as is there and fits; UV_EAGAIN: none. Else as on_lost: the data before it
+/* Bytes of data, as much as is there and fits a turn; UV_EAGAIN: none. Else as on_lost: the data before it
  * has been read. s->readable is kept true while there may be more, here or in the kernel. */
 ssize_t net_tls_read(struct net_socket *s, char *buffer, size_t size);
 /* As net_socket_send. A record once begun is ours: it waits in `out`, with s->blocked. */

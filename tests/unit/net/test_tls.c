@@ -401,11 +401,6 @@ static void test_back_pressure(void)
 
 /* ---- the socket alone ---- */
 
-static void ignore_data(struct net_socket *s, const char *data, size_t len)
-{
-    (void)s, (void)data, (void)len;
-}
-
 static void ignore(struct net_socket *s, int status)
 {
     (void)s, (void)status;
@@ -430,30 +425,60 @@ static void on_set_released(void *arg)
     set_released = true;
 }
 
-/* The end of our side comes behind what waits, TLS's goodbye before TCP's. */
-static void test_shutdown_while_blocked(void)
+static size_t read_total, read_most;
+
+static void count_data(struct net_socket *s, const char *data, size_t len)
 {
-    static const struct net_socket_events events = {.on_connected = ignore,
-                                                    .on_data = ignore_data,
-                                                    .on_lost = ignore,
-                                                    .on_writable = ignore_room,
-                                                    .on_closed = on_socket_closed};
+    (void)s, (void)data;
+    read_total += len;
+    if (len > read_most) read_most = len;
+}
+
+static const struct net_socket_events counting = {.on_connected = ignore,
+                                                  .on_data = count_data,
+                                                  .on_lost = ignore,
+                                                  .on_writable = ignore_room,
+                                                  .on_closed = on_socket_closed};
+
+/* A socket of ours in a loop of its own, and its client: the handshake is done. */
+static struct net_sockets *open_pair(struct net_socket *s, struct tls_peer *p)
+{
     int pair[2];
-    struct net_socket s;
-    struct tls_peer p = {0};
     NEED(uv_loop_init(&loop) == 0);
     NEED(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair) == 0);
     struct net_sockets *set = net_sockets_ref(&loop);
     tls = pki_tls("good", NULL);
-    net_socket_open(&s, set, pair[0], &events);
-    net_socket_secure(&s, tls_accept(tls));
-    net_socket_read(&s, true);
-    p.raw.fd = pair[1];
-    buf_init(&p.raw.in, BUF_MAX_INTERNAL);
-    peer_begin(&p, SSL_CTX_new(TLS_client_method()));
-    SSL_set_connect_state(p.ssl);
-    NEED(peer_handshake(&p));
-    NEED(SPIN_UNTIL(!s.securing, 3000));
+    net_socket_open(s, set, pair[0], &counting);
+    net_socket_secure(s, tls_accept(tls));
+    net_socket_read(s, true);
+    *p = (struct tls_peer){.raw.fd = pair[1]};
+    buf_init(&p->raw.in, BUF_MAX_INTERNAL);
+    peer_begin(p, SSL_CTX_new(TLS_client_method()));
+    SSL_set_connect_state(p->ssl);
+    NEED(peer_handshake(p));
+    NEED(SPIN_UNTIL(!s->securing, 3000));
+    socket_closed = set_released = false;
+    read_total = read_most = 0;
+    return set;
+}
+
+static void close_pair(struct net_socket *s, struct tls_peer *p, struct net_sockets *set)
+{
+    net_socket_close(s, false);
+    EXPECT(SPIN_UNTIL(socket_closed, 3000));
+    net_sockets_unref(set, on_set_released, NULL);
+    EXPECT(SPIN_UNTIL(set_released, 3000));
+    EXPECT_INT(uv_loop_close(&loop), 0);
+    peer_close(p);
+    tls_destroy(tls);
+}
+
+/* The end of our side comes behind what waits, TLS's goodbye before TCP's. */
+static void test_shutdown_while_blocked(void)
+{
+    struct net_socket s;
+    struct tls_peer p;
+    struct net_sockets *set = open_pair(&s, &p);
     char block[1000] = "x";
     const struct iovec piece = {block, sizeof block};
     size_t total = 0;
@@ -466,13 +491,23 @@ static void test_shutdown_while_blocked(void)
     EXPECT(SPIN_UNTIL((peer_poll(&p), p.ended), 3000));
     EXPECT_INT(p.in.len, total);
     EXPECT(SPIN_UNTIL(raw_ended(&p.raw), 3000));
-    net_socket_close(&s, false);
-    EXPECT(SPIN_UNTIL(socket_closed, 3000));
-    net_sockets_unref(set, on_set_released, NULL);
-    EXPECT(SPIN_UNTIL(set_released, 3000));
-    EXPECT_INT(uv_loop_close(&loop), 0);
-    peer_close(&p);
-    tls_destroy(tls);
+    close_pair(&s, &p, set);
+}
+
+/* A turn is as long as what came, not as what it held: others have theirs between. */
+static void test_tiny_records(void)
+{
+    enum { COUNT = 5000, RECORD = 5 + 1 + 1 + 16 }; // head, a byte, its type, tag
+    struct net_socket s;
+    struct tls_peer p;
+    struct net_sockets *set = open_pair(&s, &p);
+    for (int i = 0; i < COUNT; i++)
+        NEED(SSL_write(p.ssl, "x", 1) == 1);
+    NEED(peer_put(&p));
+    EXPECT_INT(read_total, 0); // it hasn't looked in between
+    EXPECT(SPIN_UNTIL(read_total == COUNT, 3000));
+    EXPECT(read_most <= (NET_READ_BYTES + (20 << 10)) / RECORD);
+    close_pair(&s, &p, set);
 }
 
 /* More in one go than a read takes, in records that don't divide it: what OpenSSL keeps of the last
@@ -574,6 +609,7 @@ int main(void)
     RUN(test_burst);
     RUN(test_late_reader);
     RUN(test_shutdown_while_blocked);
+    RUN(test_tiny_records);
     RUN(test_reload);
     pki_remove();
     return TEST_END();
