@@ -111,7 +111,9 @@ static int write_cipher(BIO *bio, const char *data, int size)
 
 static long control(BIO *bio, int command, long number, void *pointer)
 {
-    (void)bio, (void)number, (void)pointer;
+    const struct net_socket *s = BIO_get_data(bio);
+    (void)number, (void)pointer;
+    if (command == BIO_CTRL_EOF) return s->tls->lost == UV_EOF;
     return command == BIO_CTRL_FLUSH;
 }
 
@@ -213,10 +215,9 @@ static int explain(struct net_socket *s, int error)
     if (error == SSL_ERROR_WANT_READ) return 0;
     if (error == SSL_ERROR_ZERO_RETURN) return UV_EOF;
     if (t->lost != UV_EOF) return fail(s);
-    /* An end without TLS's goodbye. Clients do that; from a server it may be a cut that somebody
-     * else made, which matters where the end is all that ends an answer. */
+    /* An end without TLS's goodbye. From a server (tls.c: of clients OpenSSL accepts it) it may be a
+     * cut that somebody else made, which matters where the end is all that ends an answer. */
     t->has_failed = true;
-    if (SSL_is_server(t->ssl)) return UV_EOF;
     if (!t->why) t->why = xstrdup("connection closed without the goodbye of TLS");
     return E_CLOSED;
 }

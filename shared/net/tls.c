@@ -168,6 +168,9 @@ static int create_server(const struct tls_settings *settings, SSL_CTX **out, str
         return rc;
     }
     SSL_CTX_set_default_passwd_cb_userdata(ctx, NULL);
+    /* Requests say where they end: a client that ends its side without TLS's goodbye isn't cut, and
+     * may still read. */
+    SSL_CTX_set_options(ctx, SSL_OP_IGNORE_UNEXPECTED_EOF);
     SSL_CTX_set_alpn_select_cb(ctx, select_protocol, NULL);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF); // tickets hold it all
     CHECK(SSL_CTX_set_num_tickets(ctx, 1) == 1);
