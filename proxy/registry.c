@@ -18,8 +18,8 @@
  *  7. Where connects are refused the machine lives, and its kernel tells our open connections what
  *     became of the process (it may be draining). Where nothing answers nobody will tell them:
  *     the cell says so, and exchanges that wait there go elsewhere.
- *  8. An agent at an https URL is asked once when it comes: its beat doesn't show that we trust its
- *     certificate.
+ *  8. An agent at an https URL is asked once when it comes or comes back: its beat doesn't show that
+ *     we trust its certificate.
  *
  *     beat ──► UP ──lease out──► SUSPECT ──probe failed──► DEAD ──time──► forgotten
  *              ▲ ▲───probe ok───────┘                       │
@@ -382,6 +382,7 @@ int registry_hear(struct registry *r, enum registry_source source,
     if (other) adopt_incarnation(r, m);
     if (mark && mark == m->beat_mark) return 0; // read before: no sign of life
     if (mark) m->beat_mark = mark;
+    bool is_back = m->presence == REGISTRY_DEAD || m->is_recalled;
     if (other || (m->presence == REGISTRY_DEAD)) {
         fleet_cell_set_birth(m->cell, now_ms);
         m->presence = REGISTRY_PRESENT;
@@ -390,7 +391,7 @@ int registry_hear(struct registry *r, enum registry_source source,
         m->probe_failures = 0;
         m->doubted = false;
     }
-    if ((is_new || other || !same_url) && is_https(record->url)) { // rule 8
+    if ((is_new || other || !same_url || is_back) && is_https(record->url)) { // rule 8
         m->doubted = true;
         m->next_probe_ms = now_ms;
     }

@@ -334,8 +334,15 @@ static void test_https_is_asked_first(void)
     a.start_ms++;
     EXPECT_INT(hear_record(REGISTRY_HTTP, &a, 0), 0);
     EXPECT(registry_next_probe(&r, now) == registry_find(&r, "a"));
+    registry_probed(&r, "a", REGISTRY_PROBE_OK, NULL, -1, now);
     hear("b", 2); // plain: its beat is all that is needed
     EXPECT(!registry_next_probe(&r, now));
+    end();
+
+    begin(); // known from the last process, which may have trusted somebody else
+    EXPECT_INT(registry_recall(&r, REGISTRY_HTTP, &a, now, NULL), 0);
+    EXPECT_INT(hear_record(REGISTRY_HTTP, &a, 0), 0);
+    EXPECT(registry_next_probe(&r, now) == registry_find(&r, "a"));
     end();
 }
 
