@@ -40,6 +40,7 @@ struct embedding {
     enum embedding_state state;
     struct http_exchange *exchange; // NULL: answered, or gone
     uint64_t tenant, started_ms;
+    uint64_t deadline_ms; // of all inputs; 0: none
     struct dispatch_ticket dispatch;
     bool was_begun;
 
@@ -151,7 +152,7 @@ static int submit(struct embedding *m, size_t index, struct error *err)
         .prompt_count = ids->count,
         .pool = m->service->pool,
         .tenant = m->tenant,
-        .deadline_ms = completion_deadline(m->service->completions),
+        .deadline_ms = m->deadline_ms,
         .sampling = {.top_p = 1},
         .max_tokens = 1,
     };
@@ -210,6 +211,7 @@ static void on_parsed(struct text_job *job)
         embedding_fail(m, &m->error);
     } else {
         m->state = EMBEDDING_RUNNING;
+        m->deadline_ms = completion_deadline(m->service->completions);
         m->calls = xcalloc(m->request.count, sizeof *m->calls);
         m->vectors = xcalloc(m->request.count, sizeof *m->vectors);
         for (size_t i = 0; i < m->request.count; i++)

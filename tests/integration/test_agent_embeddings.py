@@ -101,6 +101,15 @@ def test_more_inputs_than_the_queue_takes(embedder):
         assert embed(embedder, texts[i]) == [together[i]]
 
 
+def test_request_timeout(start_agent):
+    """Of the request, however many inputs it has."""
+    agent = start_agent("--model-name", MODEL, "--max-batch-size", 2, "--embedding", "mean", "--request-timeout", 1)
+    answer = agent.post(URL, {"model": MODEL, "input": [str(i) for i in range(2048)]})
+    assert answer.status_code == 503 and answer.json()["error"]["code"] == "request_timeout"
+    agent.wait_metric("running", lambda n: n == 0)
+    wait_until(lambda: agent.post(URL, {"model": MODEL, "input": "a"}).status_code == 200, 60, "an answer")
+
+
 def test_long_input(embedder):
     """Over several steps of the prompt."""
     assert abs(length(embed(embedder, "A longer text about nothing. " * 60)[0]) - 1) < 1e-5
