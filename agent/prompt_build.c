@@ -270,6 +270,7 @@ void prompt_set_deinit(struct prompt_set *set)
     }
     free(set->items);
     free(set->texts);
+    reply_plan_deinit(&set->plan);
     grammar_unref(set->grammar);
     set->grammar = NULL;
     set->items = NULL;

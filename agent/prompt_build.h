@@ -49,7 +49,7 @@ struct prompt_set {
     struct prompt_text *texts; // owned; NULL where nobody needs them
     size_t count;
     struct grammar *grammar; // a reference; NULL: answers are any text
-    struct reply_plan plan;  // how answers are taken apart; its list is the request's
+    struct reply_plan plan;  // how answers are taken apart
 };
 
 /* `now`: seconds since 1970 for templates that print the date. -1 and *e: the template refused, or

@@ -34,7 +34,7 @@ struct reply {
     bool is_contradicted; // it can't have had that
 };
 
-/* plan NULL: all is content. */
+/* plan NULL: all is content. Else it outlives the reply. */
 void reply_init(struct reply *r, const struct reply_plan *plan);
 void reply_deinit(struct reply *r); // zeroed is fine
 

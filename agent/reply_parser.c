@@ -35,7 +35,7 @@ enum mode { MODE_FRESH, MODE_CONTENT, MODE_THINKING, MODE_REASONING, MODE_BLOCK 
 struct reply_parser {
     const struct reasoning_format *reasoning;
     const struct tool_format *tools;
-    struct tool_list *list; // owned; NULL: any name
+    const struct tool_list *list; // borrowed; NULL: any name
     int calls_max;          // 0: any number
     bool hides_reasoning;   // it is content
 
@@ -77,10 +77,8 @@ struct reply_parser *reply_parser_create(const struct reply_options *o)
         p->reasoning = NULL;
     }
     p->hides_reasoning = !o->reasoning;
-    if (list) {
-        p->list = tool_list_create_copy(list, p->tools && p->tools->needs_parameters);
-        p->calls_max = list->calls_max;
-    }
+    p->list = list;
+    if (list) p->calls_max = list->calls_max;
     if (p->tools) p->state = xcalloc(1, p->tools->state_size);
     size_t count = 0;
     if (p->reasoning) p->tags[count++] = p->reasoning->close;
@@ -95,7 +93,6 @@ void reply_parser_destroy(struct reply_parser *p)
 {
     if (!p) return;
     buf_deinit(&p->held);
-    tool_list_destroy_copy(p->list);
     free(p->state);
     free(p);
 }

@@ -1,4 +1,5 @@
-/* reply_plan.h - how answers to one request are taken apart. Pure; any thread. */
+/* reply_plan.h - how answers to one request are taken apart: one plan, whatever the number of answers. Any
+ * thread, one at a time; immutable once made. */
 #ifndef LM_AGENT_REPLY_PLAN_H
 #define LM_AGENT_REPLY_PLAN_H
 
@@ -10,7 +11,8 @@
 struct reply_formats;
 
 struct reply_plan {
-    struct reply_options options; // its list is borrowed during reply_init only
+    struct reply_options options; // its list is `list`
+    struct tool_list *list;       // owned: the request goes before its answers. NULL: none can call
     bool is_parsed;               // else all is content, and options are nothing
     const int32_t *shown;         // special tokens that the parser has to see; outlive the reply
     int shown_count;
@@ -19,8 +21,10 @@ struct reply_plan {
     bool is_named;  // of a tool that the client named
 };
 
-/* For a request with those tools and that prompt. thinking: as in struct template_fields. */
+/* For a request with those tools, which are copied, and that prompt. thinking: as in struct
+ * template_fields. Schemas take a while: for worker threads. */
 void reply_plan_make(const struct reply_formats *f, const struct tool_list *tools,
                      struct str prompt, int thinking, struct reply_plan *out);
+void reply_plan_deinit(struct reply_plan *p); // zeroed is fine
 
 #endif

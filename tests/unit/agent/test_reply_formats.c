@@ -2,6 +2,7 @@
  * </tool_call>, [THINK] and [/THINK] are special tokens. */
 #include "agent/reply_formats.h"
 
+#include "agent/reply.h"
 #include "agent/reply_plan.h"
 #include "shared/base/check.h"
 #include "tests/test.h"
@@ -98,12 +99,43 @@ static void test_plans(void)
     EXPECT_INT(plan.shown_count, 2); // what is of calls stays hidden
     list = (struct tool_list){&tool, 1, TOOL_CHOICE_REQUIRED, true, 1};
     reply_plan_make(&f, &list, STR("x [THINK]\n"), -1, &plan);
-    EXPECT(plan.options.tools == f.tools && plan.options.list == &list);
+    EXPECT(plan.options.tools == f.tools && plan.options.list == plan.list);
     EXPECT(plan.options.starts_in_reasoning && plan.must_call && plan.is_named);
     EXPECT(plan.calls_max == 1 && plan.shown_count == 3);
+    reply_plan_deinit(&plan);
     f = formats_of(PLAIN, "none", NULL);
     reply_plan_make(&f, &list, STR("x"), -1, &plan);
     EXPECT(!plan.is_parsed && !plan.must_call && plan.shown_count == 0);
+}
+
+/* The request is gone when its answers are made, and many of them share one list. */
+static void test_plan_has_its_own_tools(void)
+{
+    struct reply_formats f = formats_of(PLAIN, "qwen3coder", NULL);
+    static const char schema[] = "{\"properties\":{\"n\":{\"type\":\"integer\"}}}";
+    struct json *parameters = json_parse(schema, sizeof schema - 1, NULL);
+    char *name = xstrndup("f", 1);
+    struct tool tool = {.name = {name, 1}, .parameters = parameters};
+    struct tool_list list = {.items = &tool, .count = 1, .choice = TOOL_CHOICE_AUTO};
+    struct reply_plan plan;
+    struct reply replies[2];
+    reply_plan_make(&f, &list, STR("x"), -1, &plan);
+    free(name);
+    json_destroy(parameters);
+    for (int i = 0; i < 2; i++)
+        reply_init(&replies[i], &plan);
+    for (int i = 0; i < 2; i++) {
+        struct buf arguments;
+        buf_init(&arguments, 100);
+        reply_feed(&replies[i], STR("<tool_call>\n<function=f>\n<parameter=n>\n7\n</parameter>\n"
+                                    "</function>\n</tool_call>"));
+        reply_finish(&replies[i]);
+        reply_join(&replies[i], REPLY_ARGUMENTS, 0, &arguments);
+        EXPECT_STR(arguments.data, "{\"n\": 7}");
+        buf_deinit(&arguments);
+        reply_deinit(&replies[i]);
+    }
+    reply_plan_deinit(&plan);
 }
 
 int main(void)
@@ -111,5 +143,6 @@ int main(void)
     RUN(test_chosen);
     RUN(test_what_templates_show);
     RUN(test_plans);
+    RUN(test_plan_has_its_own_tools);
     return TEST_END();
 }

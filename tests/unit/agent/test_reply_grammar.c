@@ -53,6 +53,7 @@ static int compile(const char *members, const char *tools, const char *reasoning
     }
     reply_plan_make(&formats, &r.tools.list, str_of(prompt), r.template_fields.thinking, &plan);
     int rc = reply_grammar_compile(&r, &formats, &plan, NULL, &grammar, e);
+    reply_plan_deinit(&plan);
     chat_request_deinit(&r);
     buf_deinit(&body);
     return rc;
