@@ -103,19 +103,21 @@ static void put_input(struct json_writer *w, struct str arguments)
     json_destroy(parsed);
 }
 
+/* The one that begins with that part. */
 static void put_block(struct json_writer *w, const struct response_head *head,
-                      const struct reply *reply, const struct reply_piece *piece)
+                      const struct reply *reply, size_t part)
 {
+    struct reply_piece piece = reply_piece_at(reply, part);
     struct buf arguments;
     json_object_begin(w);
-    put_block_head(w, head, piece);
-    if (piece->kind == REPLY_CONTENT) {
-        json_field_str(w, "text", piece->text);
-    } else if (piece->kind == REPLY_REASONING) {
-        json_field_str(w, "thinking", piece->text);
+    put_block_head(w, head, &piece);
+    if (piece.kind == REPLY_CONTENT) {
+        json_field_str(w, "text", piece.text);
+    } else if (piece.kind == REPLY_REASONING) {
+        json_field_str(w, "thinking", piece.text);
     } else {
         buf_init(&arguments, BUF_MAX_INTERNAL);
-        reply_join(reply, REPLY_ARGUMENTS, piece->call, &arguments);
+        reply_join_arguments(reply, part, &arguments);
         put_input(w, buf_str(&arguments));
         buf_deinit(&arguments);
     }
@@ -138,7 +140,7 @@ static void print_whole(struct buf *out, const struct response_head *head,
     for (size_t i = 0; i < choices->reply->count; i++) {
         struct reply_piece piece = reply_piece_at(choices->reply, i);
         if (piece.kind != REPLY_ARGUMENTS && piece.text.len > 0)
-            put_block(&w, head, choices->reply, &piece);
+            put_block(&w, head, choices->reply, i);
     }
     json_array_end(&w);
     json_field_text(&w, "stop_reason", stop_reason(choices));

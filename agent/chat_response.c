@@ -88,11 +88,11 @@ static void put_prompt_at_top(struct json_writer *w, const struct response_head 
 }
 
 static void put_part(struct json_writer *w, const char *name, const struct reply *reply,
-                     enum reply_piece_kind kind, int call)
+                     enum reply_piece_kind kind)
 {
     struct buf text;
     buf_init(&text, BUF_MAX_INTERNAL);
-    reply_join(reply, kind, call, &text);
+    reply_join(reply, kind, &text);
     json_field_str(w, name, buf_str(&text));
     buf_deinit(&text);
 }
@@ -111,19 +111,26 @@ static void put_call_head(struct json_writer *w, const struct response_head *hea
 static void put_calls(struct json_writer *w, const struct response_head *head,
                       const struct response_choice *choice)
 {
+    struct buf arguments;
+    buf_init(&arguments, BUF_MAX_INTERNAL);
     json_key(w, "tool_calls");
     json_array_begin(w);
-    for (int call = 0; call < choice->reply->calls; call++) {
+    for (size_t i = 0; i < choice->reply->count; i++) {
+        struct reply_piece piece = reply_piece_at(choice->reply, i);
+        if (piece.kind != REPLY_CALL) continue;
+        buf_clear(&arguments);
+        reply_join_arguments(choice->reply, i, &arguments);
         json_object_begin(w);
-        put_call_head(w, head, choice->index, call);
+        put_call_head(w, head, choice->index, piece.call);
         json_key(w, "function");
         json_object_begin(w);
-        put_part(w, "name", choice->reply, REPLY_CALL, call);
-        put_part(w, "arguments", choice->reply, REPLY_ARGUMENTS, call);
+        json_field_str(w, "name", piece.text);
+        json_field_str(w, "arguments", buf_str(&arguments));
         json_object_end(w);
         json_object_end(w);
     }
     json_array_end(w);
+    buf_deinit(&arguments);
 }
 
 static void put_message(struct json_writer *w, const struct response_head *head,
@@ -137,9 +144,9 @@ static void put_message(struct json_writer *w, const struct response_head *head,
     if (is_other && !reply->has_content)
         json_field_null(w, "content");
     else
-        put_part(w, "content", reply, REPLY_CONTENT, 0);
+        put_part(w, "content", reply, REPLY_CONTENT);
     json_field_null(w, "refusal");
-    if (reply->has_reasoning) put_part(w, "reasoning_content", reply, REPLY_REASONING, 0);
+    if (reply->has_reasoning) put_part(w, "reasoning_content", reply, REPLY_REASONING);
     if (reply->calls > 0) put_calls(w, head, choice);
     json_object_end(w);
 }
@@ -161,7 +168,7 @@ static void print_whole(struct buf *out, const struct response_head *head,
         if (is_chat)
             put_message(&w, head, &choices[i]);
         else
-            put_part(&w, "text", choices[i].reply, REPLY_CONTENT, 0);
+            put_part(&w, "text", choices[i].reply, REPLY_CONTENT);
         put_choice_tail(&w, head, &choices[i]);
         json_object_end(&w);
     }

@@ -110,14 +110,22 @@ struct reply_piece reply_piece_at(const struct reply *r, size_t part)
     return (struct reply_piece){p->kind, p->call, {r->text.data + p->at, p->len}};
 }
 
-void reply_join(const struct reply *r, enum reply_piece_kind kind, int call, struct buf *out)
+static void append_part(const struct reply *r, size_t part, struct buf *out)
 {
-    bool is_of_call = kind == REPLY_CALL || kind == REPLY_ARGUMENTS;
-    for (size_t i = 0; i < r->count; i++) {
-        const struct reply_part *p = &r->parts[i];
-        if (p->kind != kind || (is_of_call && p->call != call)) continue;
-        buf_append(out, r->text.data + p->at, p->len);
-    }
+    buf_append(out, r->text.data + r->parts[part].at, r->parts[part].len);
+}
+
+void reply_join(const struct reply *r, enum reply_piece_kind kind, struct buf *out)
+{
+    for (size_t i = 0; i < r->count; i++)
+        if (r->parts[i].kind == kind) append_part(r, i, out);
+}
+
+/* They come before the next call does. */
+void reply_join_arguments(const struct reply *r, size_t part, struct buf *out)
+{
+    for (size_t i = part + 1; i < r->count && r->parts[i].kind != REPLY_CALL; i++)
+        if (r->parts[i].kind == REPLY_ARGUMENTS) append_part(r, i, out);
 }
 
 /* ---- counting ---- */

@@ -47,8 +47,10 @@ void reply_append_content(struct reply *r, struct str text);
 void reply_clear(struct reply *r); // the parts were printed
 
 struct reply_piece reply_piece_at(const struct reply *r, size_t part);
-/* Append the text of all parts of a kind, and of that call where the kind has one. */
-void reply_join(const struct reply *r, enum reply_piece_kind kind, int call, struct buf *out);
+/* Append the text of all parts of a kind. */
+void reply_join(const struct reply *r, enum reply_piece_kind kind, struct buf *out);
+/* Append the arguments of the call that begins with that part. */
+void reply_join_arguments(const struct reply *r, size_t part, struct buf *out);
 /* Fed text of which no part has come out yet. */
 size_t reply_held(const struct reply *r);
 

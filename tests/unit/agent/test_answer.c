@@ -8,6 +8,7 @@
 #include "agent/resume_record.h"
 #include "agent/tool_format.h"
 #include "shared/base/check.h"
+#include "shared/base/json.h"
 #include "tests/test.h"
 
 #include <math.h>
@@ -411,6 +412,31 @@ static void test_calls(void)
         for (int k = 0; k < i; k++)
             EXPECT(strcmp(ids[i], ids[k]) != 0);
     }
+    answer_deinit(&answer);
+}
+
+/* Printing them takes a step for each, not one for each pair. */
+static void test_many_calls(void)
+{
+    enum { CALLS = 60000 };
+    static const char call[] = "<tool_call>{\"name\":\"add\"}</tool_call>";
+    struct chat_request r = request_of(COMPLETION_CHAT, 1);
+    struct reply_plan plan = plan_of("hermes", NULL);
+    struct buf text, printed;
+    begin_planned(&r, &plan);
+    ask(0, true);
+    buf_init(&text, BUF_MAX_INTERNAL);
+    buf_init(&printed, BUF_MAX_INTERNAL);
+    for (int i = 0; i < CALLS; i++)
+        buf_append_str(&text, call);
+    say(0, text.data, 500, FINISH_STOP);
+    answer_print_whole(&answer, &printed);
+    struct json *body = json_parse(printed.data, printed.len, NULL);
+    const struct json *choice = json_first(json_get(body, "choices"));
+    EXPECT_INT(json_len(json_get(json_get(choice, "message"), "tool_calls")), CALLS);
+    json_destroy(body);
+    buf_deinit(&text);
+    buf_deinit(&printed);
     answer_deinit(&answer);
 }
 
@@ -821,6 +847,7 @@ int main(void)
     RUN(test_streamed_logprobs);
     RUN(test_streamed_echo);
     RUN(test_calls);
+    RUN(test_many_calls);
     RUN(test_choices_of_tools);
     RUN(test_streamed_parts);
     RUN(test_streamed_choices_with_calls);

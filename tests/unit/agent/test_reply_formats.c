@@ -130,7 +130,7 @@ static void test_plan_has_its_own_tools(void)
         reply_feed(&replies[i], STR("<tool_call>\n<function=f>\n<parameter=n>\n7\n</parameter>\n"
                                     "</function>\n</tool_call>"));
         reply_finish(&replies[i]);
-        reply_join(&replies[i], REPLY_ARGUMENTS, 0, &arguments);
+        reply_join_arguments(&replies[i], 0, &arguments);
         EXPECT_STR(arguments.data, "{\"n\": 7}");
         buf_deinit(&arguments);
         reply_deinit(&replies[i]);
