@@ -37,14 +37,6 @@ static void put_part(struct json_writer *w, const char *kind, const char *text)
     json_object_end(w);
 }
 
-static void put_until(struct json_writer *w, const char *const *texts)
-{
-    part_begin(w, "until");
-    for (size_t i = 0; texts[i]; i++)
-        json_put_text(w, texts[i]);
-    part_end(w);
-}
-
 static void put_form(struct json_writer *w, const struct response_format *f)
 {
     struct buf schema;
@@ -105,13 +97,21 @@ static bool put_answer(const struct composer *c, struct json_writer *w)
     return true;
 }
 
-static void put_thought(const struct reasoning_format *f, bool is_open, struct json_writer *w)
+/* Thoughts have no calls either, which are read there, too: they'd be as the model likes. */
+static void put_thought(const struct composer *c, struct json_writer *w)
 {
+    const struct reasoning_format *f = c->plan->options.reasoning;
+    const struct tool_format *tools = c->plan->options.tools;
+    bool is_open = c->plan->options.starts_in_reasoning;
     if (!is_open) {
         put_part(w, "regex", "\\s{0,8}");
         put_part(w, "token", f->open);
     }
-    put_until(w, (const char *const[]){f->close, NULL});
+    part_begin(w, "until");
+    json_put_text(w, f->close);
+    for (size_t i = 0; tools && tools->opens[i]; i++)
+        json_put_text(w, tools->opens[i]);
+    part_end(w);
     put_part(w, "token", f->close);
     put_part(w, "regex", "\\s{0,8}");
 }
@@ -126,7 +126,7 @@ static void put_reply(const struct composer *c, struct str answer, struct json_w
     }
     if (!is_open) part_begin(w, "any"); // it may think, or not
     part_begin(w, "all");
-    put_thought(f, is_open, w);
+    put_thought(c, w);
     json_put_raw(w, answer);
     part_end(w);
     if (!is_open) {

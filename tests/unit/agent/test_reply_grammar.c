@@ -67,6 +67,10 @@ static int compile(const char *members, const char *tools, const char *reasoning
 #define FORM     "\"response_format\":{\"type\":\"json_object\"}"
 #define OBJECT   "{\"schema\":{\"type\":\"object\"}}"
 #define THOUGHT  "{\"until\":[\"</think>\"]},{\"token\":\"</think>\"},{\"regex\":\"\\\\s{0,8}\"}"
+/* Thoughts where a call would be read. */
+#define CALLER                                                                     \
+    "{\"until\":[\"</think>\",\"<tool_call>\"]},{\"token\":\"</think>\"},{\"regex\":" \
+    "\"\\\\s{0,8}\"}"
 
 static void test_sources(void)
 {
@@ -96,7 +100,9 @@ static void test_sources(void)
          "default", "", "{\"all\":[" THOUGHT ",{\"regex\":\"a\\\"b\"}]}", ""},
         {FORM, "gpt-oss", "gpt-oss", "", "{\"all\":[", "\"token\":\"<|message|>\"}," OBJECT "]}"},
         {F "," FORM, "gpt-oss", "gpt-oss", "", "{\"any\":[", "," OBJECT "]}"},
-        {F REQUIRED, "hermes", "default", "", "{\"all\":[" THOUGHT ",{\"all\":[{\"repeat\":", ""},
+        {F REQUIRED, "hermes", "default", "", "{\"all\":[" CALLER ",{\"all\":[{\"repeat\":", ""},
+        {STRICT, "hermes", "default", "", "{\"all\":[" CALLER ",", ""},
+        {F ",\"tool_choice\":\"none\"", "hermes", "default", "", "{\"all\":[" THOUGHT ",", ""},
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         struct api_error e = {0};
