@@ -143,13 +143,17 @@ static int compile(const struct composer *c, struct grammar **out, struct error 
     struct buf answer, source;
     struct json_writer w;
     int rc = 0;
-    buf_init(&answer, BUF_MAX_INTERNAL);
-    buf_init(&source, BUF_MAX_INTERNAL);
+    buf_init(&answer, GRAMMAR_SOURCE_MAX); // formats write more than was sent
+    buf_init(&source, GRAMMAR_SOURCE_MAX);
     json_writer_init(&w, &answer);
     if (put_answer(c, &w)) {
         json_writer_init(&w, &source);
         put_reply(c, buf_str(&answer), &w);
-        rc = grammar_cache_get(c->cache, GRAMMAR_PARTS, buf_str(&source), out, err);
+        if (answer.overflow || source.overflow)
+            rc = error_set(err, E_LIMIT, "the grammar's source has more than %zu bytes",
+                           GRAMMAR_SOURCE_MAX);
+        else
+            rc = grammar_cache_get(c->cache, GRAMMAR_PARTS, buf_str(&source), out, err);
     }
     buf_deinit(&answer);
     buf_deinit(&source);

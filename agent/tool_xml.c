@@ -357,7 +357,7 @@ void tool_xml_write_values(struct json_writer *w, const struct tool_xml_tags *ta
         write_optional(w, tags, tokens, tool, NULL, newline);
         return;
     }
-    for (const struct json *p = json_first(properties); p; p = json_next(p)) {
+    for (const struct json *p = json_first(properties); p && !w->out->overflow; p = json_next(p)) {
         if (!is_required(tool, json_name(p))) {
             write_optional(w, tags, tokens, tool, p, newline);
             continue;
