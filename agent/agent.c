@@ -47,6 +47,7 @@ static void on_server_closed(void *arg)
 {
     struct agent *a = arg;
     text_worker_destroy(a->worker);
+    text_worker_destroy(a->compiler);
     session_service_deinit(&a->sessions);
     registration_destroy(a->registration);
     engine_bridge_destroy(a->bridge);
@@ -269,6 +270,8 @@ static void open_service(struct agent *a, const struct engine *engine)
     set_fingerprint(a, info);
     a->worker = text_worker_create(a->loop, (int)a->config->text_threads, requests_max);
     a->service.worker = a->worker;
+    a->compiler = text_worker_create(a->loop, (int)a->config->text_threads, requests_max);
+    a->service.compiler = a->compiler;
     a->service.max_batch_size = info->max_batch_size;
     a->service.rope_by_length = info->rope_by_length;
     a->service.request_timeout_s = (int)a->config->request_timeout_s;

@@ -29,7 +29,7 @@ struct agent {
     struct guard guard;
     char *cors_origins, *cors_methods, *cors_headers; // owned; the router's lists
     struct engine_bridge *bridge;
-    struct text_worker *worker;
+    struct text_worker *worker, *compiler;
     struct registration *registration;
     struct reply_formats formats; // of the model's answers; valid once the service is open
     struct completion_service service;

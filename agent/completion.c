@@ -1,6 +1,6 @@
 /* completion.c - the conversation between one HTTP request and its engine requests.
  *
- *     completion_start ─► PREPARING ──on_prepared──► RUNNING ──on_event, the last──► CLOSED
+ *     completion_start ─► PREPARING ──on_ready─────► RUNNING ──on_event, the last──► CLOSED
  *           │                │ 4xx: bad request         │ 500 or an error event: engine failed   ▲
  *           │ 503: not open  │ 429: engine's queue full │ nothing: on_gone, the client left      │
  *           └ 429: too many  └──────────────────────────┴────────────────────────────────────────┘
@@ -9,7 +9,7 @@
  *  1. completion_close() is the only way to CLOSED; it cancels what the engine still does, so a
  *     client that leaves frees its slots within a step.
  *  2. While a worker has the job, the job's fields are the worker's; the struct stays until
- *     on_prepared even when it is CLOSED.
+ *     on_prepared or on_compiled even when it is CLOSED.
  *  3. The exchange is dead once answered or gone, and `exchange` is NULL then.
  *  4. Until the engine has accepted every prompt nothing is written, so refusals are ordinary JSON
  *     answers. From then on a stream has its head out and errors are events.
@@ -43,9 +43,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PENDING_MAX ((size_t)256 << 10)
-#define JSON_TYPE   "application/json"
-#define STREAM_TYPE "text/event-stream; charset=utf-8"
+#define PENDING_MAX   ((size_t)256 << 10)
+#define COMPILING_MAX ((size_t)64 << 20) // bytes of bodies; as trees they are many times that
+#define JSON_TYPE     "application/json"
+#define STREAM_TYPE   "text/event-stream; charset=utf-8"
 
 enum completion_state { COMPLETION_PREPARING, COMPLETION_RUNNING, COMPLETION_CLOSED };
 
@@ -69,6 +70,7 @@ struct completion {
     bool job_pending; // loop
     const struct completion_route *route;
     struct buf body;
+    size_t body_bytes;
     struct chat_request request;
     struct prompt_set prompts;
     struct api_error error;
@@ -595,14 +597,35 @@ static void run_prepare(struct text_job *job) // worker thread
     if (c->prepare_status != 0) chat_request_deinit(&c->request);
 }
 
-static void on_prepared(struct text_job *job)
+static void run_compile(struct text_job *job) // the compiler's thread
 {
     struct completion *c = list_entry(job, struct completion, job);
-    c->job_pending = false;
-    if (c->state == COMPLETION_CLOSED) {
-        completion_free(c);
-        return;
-    }
+    c->prepare_status = prompt_compile(&c->request, &c->service->prompts, &c->prompts, &c->error);
+    if (c->prepare_status != 0) chat_request_deinit(&c->request);
+}
+
+static void fail_as_full(struct completion *c)
+{
+    struct api_error e = {0};
+    completion_error_queue_full(c->service, &e);
+    completion_fail(c, &e);
+}
+
+/* False: c is gone. */
+static bool submit_job(struct completion *c, struct text_worker *w, void (*run)(struct text_job *),
+                       void (*done)(struct text_job *))
+{
+    c->job.run = run;
+    c->job.done = done;
+    c->job_pending = text_worker_submit(w, &c->job) == 0;
+    if (c->job_pending) return true;
+    fail_as_full(c);
+    return false;
+}
+
+/* All that workers do is done, or failed. */
+static void on_ready(struct completion *c)
+{
     metric_observe(&agent_metrics.prepare_seconds, (double)(clock_ms() - c->started_ms) / 1000);
     if (c->prepare_status != 0) {
         completion_fail(c, &c->error);
@@ -612,6 +635,39 @@ static void on_prepared(struct text_job *job)
     } else {
         completion_accept(c);
     }
+}
+
+/* False: nobody waits for it any more, and c is gone. */
+static bool take_back(struct completion *c)
+{
+    c->job_pending = false;
+    if (c->state != COMPLETION_CLOSED) return true;
+    completion_free(c);
+    return false;
+}
+
+static void on_compiled(struct text_job *job)
+{
+    struct completion *c = list_entry(job, struct completion, job);
+    c->service->compiling_bytes -= c->body_bytes;
+    if (take_back(c)) on_ready(c);
+}
+
+/* A grammar has threads of its own: those who need none don't wait for it. */
+static void on_prepared(struct text_job *job)
+{
+    struct completion *c = list_entry(job, struct completion, job);
+    struct completion_service *s = c->service;
+    if (!take_back(c)) return;
+    if (c->prepare_status != 0 || !prompt_needs_grammar(&c->request)) {
+        on_ready(c);
+        return;
+    }
+    size_t bytes = c->body_bytes;
+    if (s->compiling_bytes > 0 && s->compiling_bytes + bytes > COMPILING_MAX)
+        fail_as_full(c);
+    else if (submit_job(c, s->compiler, run_compile, on_compiled))
+        s->compiling_bytes += bytes;
 }
 
 void completion_refuse(const struct completion_service *s, struct http_exchange *x)
@@ -655,11 +711,10 @@ void completion_start(struct completion_service *s, struct http_exchange *x,
     buf_init(&c->out, BUF_MAX_INTERNAL);
     buf_init(&c->body, BUF_MAX_INTERNAL);
     buf_append(&c->body, body.data, body.len); // the exchange may end while a worker reads
+    c->body_bytes = body.len;
     size_t prefix = (size_t)snprintf(c->id, sizeof c->id, "%s", route->id_prefix);
     random_id(c->id + prefix, 29);
     completion_log_begin(x, c->id);
-    c->job.run = run_prepare;
-    c->job.done = on_prepared;
 
     list_push_back(&s->live, &c->link);
     completion_service_enter(s);
@@ -668,13 +723,7 @@ void completion_start(struct completion_service *s, struct http_exchange *x,
         completion_fail(c, &c->error);
         return;
     }
-    if (text_worker_submit(s->worker, &c->job) != 0) {
-        struct api_error e = {0};
-        completion_error_queue_full(s, &e);
-        completion_fail(c, &e);
-        return;
-    }
-    c->job_pending = true;
+    submit_job(c, s->worker, run_prepare, on_prepared);
 }
 
 void completion_service_init(struct completion_service *s)

@@ -39,7 +39,8 @@ extern const struct completion_route completion_messages;  // /v1/messages
 /* What all completions share; the agent owns it. */
 struct completion_service {
     struct engine_bridge *bridge;
-    struct text_worker *worker;
+    struct text_worker *worker, *compiler; // of prompts; of grammars, which may take seconds
+    size_t compiling_bytes;                // of the bodies of requests that the compiler has
     enum service_phase phase;
     int max_batch_size;           // for Retry-After
     int request_timeout_s;        // 0: no bound

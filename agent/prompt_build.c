@@ -223,12 +223,26 @@ static void build_texts(const struct chat_request *r, const struct prompt_contex
     }
 }
 
-static int compile_grammar(const struct chat_request *r, const struct prompt_context *c,
-                           struct prompt_set *out, struct api_error *e)
+bool prompt_needs_grammar(const struct chat_request *request)
 {
-    if (r->kind == COMPLETION_CHAT && c->formats)
-        return reply_grammar_compile(r, c->formats, &out->plan, c->grammars, &out->grammar, e);
-    return response_format_compile(&r->response_format, c->grammars, &out->grammar, e);
+    const struct tool_request *tools = &request->tools;
+    bool is_strict = request->response_format.is_set ||
+                     (tools->offered && tools->list.choice != TOOL_CHOICE_AUTO);
+    for (size_t i = 0; i < tools->list.count && !is_strict; i++)
+        is_strict = tools->list.items[i].is_strict;
+    return is_strict;
+}
+
+int prompt_compile(const struct chat_request *request, const struct prompt_context *context,
+                   struct prompt_set *set, struct api_error *e)
+{
+    int rc = request->kind == COMPLETION_CHAT && context->formats
+                 ? reply_grammar_compile(request, context->formats, &set->plan, context->grammars,
+                                         &set->grammar, e)
+                 : response_format_compile(&request->response_format, context->grammars,
+                                           &set->grammar, e);
+    if (rc != 0) prompt_set_deinit(set);
+    return rc;
 }
 
 int prompt_build(const struct chat_request *request, const struct prompt_context *context,
@@ -253,7 +267,6 @@ int prompt_build(const struct chat_request *request, const struct prompt_context
         rc = build_each(request, context, out, e);
         break;
     }
-    if (rc == 0) rc = compile_grammar(request, context, out, e);
     if (rc != 0) {
         prompt_set_deinit(out);
     } else if (request->kind == COMPLETION_TEXT && (request->echo || request->logprobs)) {

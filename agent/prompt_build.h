@@ -48,14 +48,21 @@ struct prompt_set {
     struct token_list *items;  // owned
     struct prompt_text *texts; // owned; NULL where nobody needs them
     size_t count;
-    struct grammar *grammar; // a reference; NULL: answers are any text
+    struct grammar *grammar; // a reference; NULL: answers are any text, or it isn't compiled yet
     struct reply_plan plan;  // how answers are taken apart
 };
 
-/* `now`: seconds since 1970 for templates that print the date. -1 and *e: the template refused, or
- * a prompt leaves no room in the context. */
+/* All but the grammar. `now`: seconds since 1970 for templates that print the date. -1 and *e: the
+ * template refused, or a prompt leaves no room in the context. */
 FALLIBLE int prompt_build(const struct chat_request *request, const struct prompt_context *context,
                           int64_t now, struct prompt_set *out, struct api_error *e);
+/* Whether answers have to look like something: then a grammar belongs to the set. */
+bool prompt_needs_grammar(const struct chat_request *request);
+/* Seconds where the grammar is new: for other threads than those that build prompts. -1 and *e, and the
+ * set is gone: what is asked for can't be enforced. */
+FALLIBLE int prompt_compile(const struct chat_request *request,
+                            const struct prompt_context *context, struct prompt_set *set,
+                            struct api_error *e);
 void prompt_set_deinit(struct prompt_set *set);
 
 #endif

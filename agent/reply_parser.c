@@ -36,8 +36,8 @@ struct reply_parser {
     const struct reasoning_format *reasoning;
     const struct tool_format *tools;
     const struct tool_list *list; // borrowed; NULL: any name
-    int calls_max;          // 0: any number
-    bool hides_reasoning;   // it is content
+    int calls_max;                // 0: any number
+    bool hides_reasoning;         // it is content
 
     enum mode mode;
     bool is_start;        // nothing was told, or only reasoning

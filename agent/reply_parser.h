@@ -44,7 +44,7 @@ struct reply_options {
     const struct reasoning_format *reasoning; // NULL: reasoning is content
     bool starts_in_reasoning;                 // the prompt ends inside of it
     const struct tool_format *tools;          // NULL: calls are content
-    const struct tool_list *list; // outlives the parser; NULL: any name is a tool
+    const struct tool_list *list;             // outlives the parser; NULL: any name is a tool
 };
 
 struct reply_parser;

@@ -157,10 +157,43 @@ static void test_no_texts(void)
     prompt_set_deinit(&set);
 }
 
+/* Threads that build prompts don't compile: there are no grammars here. */
+static void test_grammars_come_later(void)
+{
+    static const struct {
+        const char *members;
+        bool needs_grammar;
+    } rows[] = {
+        {"\"stream\":true", false},
+        {"\"response_format\":{\"type\":\"json_object\"}", true},
+        {"\"tools\":[{\"function\":{\"name\":\"f\"}}]", false},
+        {"\"tools\":[{\"function\":{\"name\":\"f\",\"strict\":true}}]", true},
+        {"\"tools\":[{\"function\":{\"name\":\"f\"}}],\"tool_choice\":\"none\"", true},
+        {"\"tools\":[{\"function\":{\"name\":\"f\"}}],\"tool_choice\":\"required\"", true},
+    };
+    static const struct request_limits limits = {
+        .model = "m", .vocab_size = 128, .prompts_max = 4, .choices_max = 8};
+    struct prompt_context context;
+    prompt_context_init(&context, NULL, NULL, 50);
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char body[200];
+        struct chat_request r;
+        struct prompt_set set = {0};
+        struct api_error e = {0};
+        snprintf(body, sizeof body, "{\"model\":\"m\",\"messages\":\"x\",%s}", rows[i].members);
+        NEED(chat_request_parse(COMPLETION_CHAT, str_of(body), &limits, &r, &e) == 0);
+        EXPECT_INT(prompt_build(&r, &context, 0, &set, &e), 0);
+        EXPECT(prompt_needs_grammar(&r) == rows[i].needs_grammar);
+        prompt_set_deinit(&set);
+        chat_request_deinit(&r);
+    }
+}
+
 int main(void)
 {
     RUN(test_texts);
     RUN(test_many_texts);
     RUN(test_no_texts);
+    RUN(test_grammars_come_later);
     return TEST_END();
 }

@@ -70,7 +70,7 @@ static int compile(const char *members, const char *tools, const char *reasoning
 #define OBJECT   "{\"schema\":{\"type\":\"object\"}}"
 #define THOUGHT  "{\"until\":[\"</think>\"]},{\"token\":\"</think>\"},{\"regex\":\"\\\\s{0,8}\"}"
 /* Thoughts where a call would be read. */
-#define CALLER                                                                     \
+#define CALLER                                                                        \
     "{\"until\":[\"</think>\",\"<tool_call>\"]},{\"token\":\"</think>\"},{\"regex\":" \
     "\"\\\\s{0,8}\"}"
 
