@@ -163,13 +163,11 @@ static int compile(const struct composer *c, struct grammar **out, struct error 
 static int check_schema(const struct composer *c, const struct json *schema, struct error *err)
 {
     struct buf text;
-    struct grammar *grammar = NULL;
     if (!schema) return 0;
     buf_init(&text, BUF_MAX_INTERNAL);
     json_print(schema, &text, false);
-    int rc = grammar_cache_get(c->cache, GRAMMAR_JSON_SCHEMA, buf_str(&text), &grammar, err);
+    int rc = grammar_cache_check(c->cache, GRAMMAR_JSON_SCHEMA, buf_str(&text), err);
     buf_deinit(&text);
-    if (rc == 0) grammar_unref(grammar);
     return rc;
 }
 

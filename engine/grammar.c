@@ -348,15 +348,30 @@ int grammar_mask(struct grammar_matcher *m, uint32_t *out)
 
 /* ---- compile ---- */
 
+static int build(enum grammar_kind kind, struct str source, const struct grammar_vocab *vocab,
+                 struct grammar_nfa *nfa, struct error *err)
+{
+    struct error own = {0};
+    if (!err) err = &own;
+    nfa_init(nfa);
+    int rc = emit(kind, source, vocab, nfa, err);
+    return rc < 0 ? rc : nfa_finish(nfa, err);
+}
+
+int grammar_check(enum grammar_kind kind, struct str source, const struct grammar_vocab *vocab,
+                  struct error *err)
+{
+    struct grammar_nfa nfa;
+    int rc = build(kind, source, vocab, &nfa, err);
+    nfa_deinit(&nfa);
+    return rc;
+}
+
 int grammar_compile(enum grammar_kind kind, struct str source, const struct grammar_vocab *vocab,
                     struct grammar **out, struct error *err)
 {
-    struct error own = {0};
     struct grammar_nfa nfa;
-    if (!err) err = &own;
-    nfa_init(&nfa);
-    int rc = emit(kind, source, vocab, &nfa, err);
-    if (rc == 0) rc = nfa_finish(&nfa, err);
+    int rc = build(kind, source, vocab, &nfa, err);
     if (rc < 0) {
         nfa_deinit(&nfa);
         return rc;

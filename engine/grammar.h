@@ -53,6 +53,9 @@ enum grammar_kind {
 FALLIBLE int grammar_compile(enum grammar_kind kind, struct str source,
                              const struct grammar_vocab *vocab, struct grammar **out,
                              struct error *err);
+/* Only whether there is one: the same errors. */
+FALLIBLE int grammar_check(enum grammar_kind kind, struct str source,
+                           const struct grammar_vocab *vocab, struct error *err);
 struct grammar *grammar_ref(struct grammar *g);
 void grammar_unref(struct grammar *g); // NULL is fine
 /* Of the 32-bit words that a mask has. Token t is bit t % 32 of word t / 32. */

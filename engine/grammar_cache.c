@@ -90,16 +90,22 @@ struct compile_job {
     enum grammar_kind kind;
     struct str source;
     const struct grammar_vocab *vocab;
-    struct grammar **out;
+    struct grammar **out; // NULL: it is only checked
     struct error *err;
     int rc;
 };
+
+static int do_job(const struct compile_job *job)
+{
+    if (!job->out) return grammar_check(job->kind, job->source, job->vocab, job->err);
+    return grammar_compile(job->kind, job->source, job->vocab, job->out, job->err);
+}
 
 static void *compile_main(void *arg)
 {
     struct compile_job *job = arg;
     setpriority(PRIO_PROCESS, (id_t)gettid(), COMPILE_NICE); // of the thread, on Linux
-    job->rc = grammar_compile(job->kind, job->source, job->vocab, job->out, job->err);
+    job->rc = do_job(job);
     return NULL;
 }
 
@@ -108,9 +114,18 @@ static int compile_aside(struct compile_job *job)
 {
     pthread_t thread;
     if (pthread_create(&thread, NULL, compile_main, job) != 0)
-        return grammar_compile(job->kind, job->source, job->vocab, job->out, job->err);
+        return do_job(job);
     pthread_join(thread, NULL);
     return job->rc;
+}
+
+int grammar_cache_check(struct grammar_cache *c, enum grammar_kind kind, struct str source,
+                        struct error *err)
+{
+    pthread_mutex_lock(&c->lock);
+    if (!c->vocab) c->vocab = grammar_vocab_create(c->tokenizer);
+    pthread_mutex_unlock(&c->lock);
+    return compile_aside(&(struct compile_job){kind, source, c->vocab, NULL, err, 0});
 }
 
 int grammar_cache_get(struct grammar_cache *c, enum grammar_kind kind, struct str source,

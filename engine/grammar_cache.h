@@ -19,5 +19,8 @@ void grammar_cache_destroy(struct grammar_cache *c);
 /* A reference of the caller's; errors as grammar_compile(). */
 FALLIBLE int grammar_cache_get(struct grammar_cache *c, enum grammar_kind kind, struct str source,
                                struct grammar **out, struct error *err);
+/* Only whether there is one; it isn't kept. */
+FALLIBLE int grammar_cache_check(struct grammar_cache *c, enum grammar_kind kind, struct str source,
+                                 struct error *err);
 
 #endif

@@ -25,6 +25,15 @@ int grammar_cache_get(struct grammar_cache *c, enum grammar_kind of, struct str 
     return 0;
 }
 
+int grammar_cache_check(struct grammar_cache *c, enum grammar_kind of, struct str text,
+                        struct error *err)
+{
+    struct grammar *grammar;
+    int before = asked, rc = grammar_cache_get(c, of, text, &grammar, err);
+    asked = before;
+    return rc;
+}
+
 void grammar_unref(struct grammar *g)
 {
     CHECK(!g);
@@ -156,6 +165,7 @@ static void test_what_cannot_be_enforced(void)
                        NULL, "", &e),
                0);
     EXPECT(strstr(source.data, OBJECT) && kind == GRAMMAR_PARTS);
+    EXPECT_INT(asked, 2); // of each schema only whether it can be enforced: the cache has better uses
     EXPECT_INT(compile("\"tools\":[{\"function\":{\"name\":\"g\"}},{\"function\":{\"name\":\"f\","
                        "\"strict\":true," UNIQUE "}}]" REQUIRED,
                        "hermes", NULL, "", &e),
