@@ -113,8 +113,7 @@ static void *compile_main(void *arg)
 static int compile_aside(struct compile_job *job)
 {
     pthread_t thread;
-    if (pthread_create(&thread, NULL, compile_main, job) != 0)
-        return do_job(job);
+    if (pthread_create(&thread, NULL, compile_main, job) != 0) return do_job(job);
     pthread_join(thread, NULL);
     return job->rc;
 }

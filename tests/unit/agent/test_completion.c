@@ -94,13 +94,15 @@ bool http_respond_has_begun(const struct http_exchange *x)
 /* ---- the worker ---- */
 
 static struct text_job *job; // the one that was submitted
+static const struct text_worker *job_worker;
 static bool worker_is_full;
+static char compiler; // only its address
 
 int text_worker_submit(struct text_worker *w, struct text_job *j)
 {
-    (void)w;
     if (worker_is_full) return E_BUSY;
     job = j;
+    job_worker = w;
     return 0;
 }
 
@@ -299,6 +301,7 @@ static void begin(enum completion_kind kind, const char *body)
 {
     completion_service_init(&service);
     service.phase = SERVICE_OPEN;
+    service.compiler = (struct text_worker *)&compiler;
     service.max_batch_size = 4;
     service.limits = (struct request_limits){
         .model = "m", .vocab_size = 256, .prompts_max = 8, .choices_max = 8};
@@ -490,6 +493,40 @@ static void test_worker_full(void)
     x = first;
     requests[0].cancelled = false;
     x.on_gone(x.watch_arg);
+    end();
+}
+
+/* What needs a grammar goes on to the compiler, and takes its room there with it. */
+static void test_grammars(void)
+{
+    static const char form[] = "{" CHAT ",\"response_format\":{\"type\":\"json_object\"}}";
+    begin(COMPLETION_CHAT, form);
+    EXPECT(job_worker != service.compiler);
+    finish_job();
+    EXPECT(job && job_worker == service.compiler && !x.has_ended && request_count == 0);
+    EXPECT_INT(service.compiling_bytes, strlen(form));
+    finish_job(); // there are no grammars here
+    EXPECT(x.has_ended && x.status == 400 && service.compiling_bytes == 0);
+    end();
+
+    begin(COMPLETION_CHAT, form);
+    finish_job();
+    x.on_gone(x.watch_arg);
+    EXPECT_INT(service.compiling_bytes, strlen(form)); // until it is back
+    finish_job();
+    EXPECT_INT(service.compiling_bytes, 0);
+    end();
+
+    begin(COMPLETION_CHAT, form);
+    service.compiling_bytes = (size_t)64 << 20; // others'
+    finish_job();
+    EXPECT(x.has_ended && x.status == 429 && service.compiling_bytes == (size_t)64 << 20);
+    end();
+
+    begin(COMPLETION_CHAT, form);
+    worker_is_full = true;
+    finish_job();
+    EXPECT(x.has_ended && x.status == 429 && service.compiling_bytes == 0);
     end();
 }
 
@@ -763,6 +800,7 @@ int main(void)
     RUN(test_queue_full_is_all_or_nothing);
     RUN(test_engine_refuses);
     RUN(test_worker_full);
+    RUN(test_grammars);
     RUN(test_bad_request);
     RUN(test_engine_fails);
     RUN(test_phases);
