@@ -256,15 +256,48 @@ static int put_tools(struct json_writer *w, const struct json *body, struct api_
     return 0;
 }
 
+/* The chat's has mode and tools in a member, and each name in one of its tool's. */
+static void put_allowed_tools(struct json_writer *w, const struct json *choice)
+{
+    const struct json *tools = json_get_set(choice, "tools");
+    json_key(w, "tool_choice");
+    json_object_begin(w);
+    json_field_text(w, "type", "allowed_tools");
+    json_key(w, "allowed_tools");
+    json_object_begin(w);
+    chat_body_copy(w, choice, "mode", "mode");
+    if (tools && json_type(tools) == JSON_ARRAY) {
+        json_key(w, "tools");
+        json_array_begin(w);
+        for (const struct json *t = json_first(tools); t; t = json_next(t)) {
+            json_object_begin(w);
+            chat_body_copy(w, t, "type", "type");
+            json_key(w, "function");
+            json_object_begin(w);
+            chat_body_copy(w, t, "name", "name");
+            json_object_end(w);
+            json_object_end(w);
+        }
+        json_array_end(w);
+    } else
+        chat_body_copy(w, choice, "tools", "tools");
+    json_object_end(w);
+    json_object_end(w);
+}
+
 static int put_tool_choice(struct json_writer *w, const struct json *body, struct api_error *e)
 {
     const struct json *choice = json_get_set(body, "tool_choice");
     if (!choice) return 0;
-    struct str name = {0};
+    struct str name = {0}, type = {0};
     if (json_type(choice) == JSON_OBJECT) {
-        if (field_string(choice, "name", "tool_choice.name", &name, e) != 0) return -1;
+        if (field_string(choice, "name", "tool_choice.name", &name, e) != 0 ||
+            field_string(choice, "type", "tool_choice.type", &type, e) != 0)
+            return -1;
     }
-    if (name.data) {
+    if (str_equal(type, STR("allowed_tools"))) {
+        put_allowed_tools(w, choice);
+    } else if (name.data) {
         chat_body_put_named_choice(w, name);
     } else {
         json_key(w, "tool_choice");
