@@ -177,13 +177,20 @@ bool tool_format_write_grammar(const struct tool_format *f, const struct tool_li
 
 bool tool_format_write_content(const struct tool_format *f, struct str part, struct json_writer *w)
 {
-    if (!part.data && (!f || f->write_content)) return false; // calls are content then
-    if (!part.data)
-        write_free_text(w, f);
-    else if (f && f->write_content)
+    if (!part.data && !f) return false; // calls are content then
+    struct buf text;
+    buf_init(&text, BUF_MAX_INTERNAL);
+    if (!part.data) {
+        struct json_writer writer;
+        json_writer_init(&writer, &text);
+        write_free_text(&writer, f);
+        part = buf_str(&text);
+    }
+    if (f && f->write_content)
         f->write_content(w, part);
     else
         json_put_raw(w, part);
+    buf_deinit(&text);
     return true;
 }
 

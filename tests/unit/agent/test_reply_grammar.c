@@ -110,6 +110,8 @@ static void test_sources(void)
         {"\"response_format\":{\"type\":\"regex_schema\",\"regex_schema\":\"a\\\"b\"}", NULL,
          "default", "", "{\"all\":[" THOUGHT ",{\"regex\":\"a\\\"b\"}]}", ""},
         {FORM, "gpt-oss", "gpt-oss", "", "{\"all\":[", "\"token\":\"<|message|>\"}," OBJECT "]}"},
+        {F ",\"tool_choice\":\"none\"", "gpt-oss", "gpt-oss", "", "{\"all\":[{\"repeat\":",
+         "\"final\"},{\"token\":\"<|message|>\"},{\"until\":[\"<|channel|>\","},
         {F "," FORM, "gpt-oss", "gpt-oss", "", "{\"any\":[", "," OBJECT "]}"},
         {F REQUIRED, "hermes", "default", "", "{\"all\":[" CALLER ",{\"all\":[{\"repeat\":", ""},
         {STRICT, "hermes", "default", "", "{\"all\":[" CALLER ",", ""},
@@ -165,7 +167,8 @@ static void test_what_cannot_be_enforced(void)
                        NULL, "", &e),
                0);
     EXPECT(strstr(source.data, OBJECT) && kind == GRAMMAR_PARTS);
-    EXPECT_INT(asked, 2); // of each schema only whether it can be enforced: the cache has better uses
+    EXPECT_INT(asked,
+               2); // of each schema only whether it can be enforced: the cache has better uses
     EXPECT_INT(compile("\"tools\":[{\"function\":{\"name\":\"g\"}},{\"function\":{\"name\":\"f\","
                        "\"strict\":true," UNIQUE "}}]" REQUIRED,
                        "hermes", NULL, "", &e),
