@@ -171,9 +171,16 @@ static int check_schema(const struct composer *c, const struct json *schema, str
     return rc;
 }
 
+/* The list has its own order where only some are allowed. */
 static size_t index_of(const struct composer *c, size_t item)
 {
-    return (size_t)(c->request->tools.list.items - c->request->tools.items) + item;
+    size_t index = 0;
+    for (const struct json *t = json_first(c->request->tools.offered); t;
+         t = json_next(t), index++) {
+        const char *name = json_string(json_get(json_get(t, "function"), "name"), NULL);
+        if (str_equal(str_of(name), c->tools[item].name)) break;
+    }
+    return index;
 }
 
 static int refuse_schema(int code, const char *param, const struct error *err, struct api_error *e)

@@ -175,6 +175,13 @@ static void test_what_cannot_be_enforced(void)
                -1);
     EXPECT_STR(e.param, "tools[1].function.parameters");
     EXPECT_STR(e.code, "unsupported_value");
+    EXPECT_INT(compile("\"tools\":[{\"function\":{\"name\":\"g\"}},{\"function\":{\"name\":\"f\","
+                       "\"strict\":true," UNIQUE "}}],\"tool_choice\":{\"type\":\"allowed_tools\","
+                       "\"allowed_tools\":{\"mode\":\"auto\",\"tools\":[{\"type\":\"function\","
+                       "\"function\":{\"name\":\"f\"}}]}}",
+                       "hermes", NULL, "", &e),
+               -1);
+    EXPECT_STR(e.param, "tools[1].function.parameters"); // where the client has it
     EXPECT_INT(compile(F ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":"
                          "\"n\",\"schema\":{\"uniqueItems\":true}}}",
                        "hermes", NULL, "", &e),
