@@ -425,7 +425,7 @@ static void print_choice(struct answer *a, size_t index, struct buf *out)
         return; // rule 2
     bool is_finished = c->finish != FINISH_NONE;
     bool has_news = c->reply.count > 0 || is_finished || c->completion_tokens > 0;
-    if (a->head.printer->begin && has_news) begin_choices(a, index, out);
+    if (a->head.printer->begin && has_news && !c->has_begun) begin_choices(a, index, out);
     struct response_choice v = view(a, index, (int)(index % (size_t)a->per_prompt));
     if (c->has_begun) v.prompt = NULL; // said once, in the first event
     print_pieces(a, c, &v, out);
