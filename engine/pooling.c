@@ -85,20 +85,32 @@ static struct json *read_json(const char *path, int *rc, struct error *err)
     return root;
 }
 
+static struct str member(const struct json *module, const char *name)
+{
+    const struct json *v = json_get(module, name);
+    return v && json_type(v) == JSON_STRING ? str_of(json_string(v, NULL)) : (struct str){0};
+}
+
 /* The module's folder; owned. NULL: modules.json names none. */
 static char *pooling_folder(const struct json *modules)
 {
     const struct json *v = json_type(modules) == JSON_ARRAY ? json_first(modules) : NULL;
     for (; v; v = json_next(v)) {
-        const struct json *type = json_get(v, "type"), *path = json_get(v, "path");
-        if (!type || !path || json_type(type) != JSON_STRING || json_type(path) != JSON_STRING)
-            continue;
-        const char *name = json_string(path, NULL);
-        bool is_plain = name[0] && name[0] != '.' && !strchr(name, '/');
-        if (str_ends_with(str_of(json_string(type, NULL)), STR(".Pooling")) && is_plain)
-            return xstrdup(name);
+        struct str name = member(v, "path");
+        bool is_plain = name.len > 0 && name.data[0] != '.' && !strchr(name.data, '/');
+        if (str_ends_with(member(v, "type"), STR(".Pooling")) && is_plain)
+            return xstrdup(name.data);
     }
     return NULL;
+}
+
+/* Layers behind the pooling, without which its vector isn't the model's. */
+static bool has_dense(const struct json *modules)
+{
+    const struct json *v = json_type(modules) == JSON_ARRAY ? json_first(modules) : NULL;
+    for (; v; v = json_next(v))
+        if (str_ends_with(member(v, "type"), STR(".Dense"))) return true;
+    return false;
 }
 
 static bool is_on(const struct json *config, const char *name)
@@ -127,9 +139,15 @@ static int read_folder(const char *folder, enum engine_pool *out, struct error *
     char *path = xasprintf("%s/modules.json", folder);
     struct json *modules = read_json(path, &rc, err);
     char *module = modules ? pooling_folder(modules) : NULL;
+    bool is_more = modules && has_dense(modules);
     json_destroy(modules);
     free(path);
     if (rc < 0) return rc;
+    if (is_more) {
+        *out = unknown("with dense layers behind it");
+        free(module);
+        return 0;
+    }
     path = xasprintf("%s/%s/config.json", folder, module ? module : "1_Pooling");
     struct json *config = read_json(path, &rc, err);
     if (config) *out = pooling_of(config);

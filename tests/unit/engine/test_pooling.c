@@ -66,6 +66,9 @@ static void test_folders(void)
         "Transformer\"},"
         "{\"idx\":1,\"path\":\"9_Own\",\"type\":\"sentence_transformers.models.Pooling\"},"
         "{\"idx\":2,\"path\":\"2_Normalize\",\"type\":\"sentence_transformers.models.Normalize\"}]";
+    static const char dense[] =
+        "[{\"path\":\"1_Pooling\",\"type\":\"sentence_transformers.models.Pooling\"},"
+        "{\"path\":\"2_Dense\",\"type\":\"sentence_transformers.models.Dense\"}]";
     static const char upward[] = "[{\"path\":\"../9_Own\",\"type\":\"a.Pooling\"}, 7, {}]";
     static const char mean[] =
         "{\"pooling_mode_mean_tokens\":true,\"pooling_mode_cls_token\":false}";
@@ -82,6 +85,7 @@ static void test_folders(void)
         {modules, mean, last, 0, ENGINE_POOL_LAST},
         {modules, mean, NULL, 0, ENGINE_POOL_NONE}, // it names another one
         {upward, mean, last, 0, ENGINE_POOL_MEAN},  // nothing outside of the folder
+        {dense, mean, NULL, 0, ENGINE_POOL_NONE},   // which isn't all
         {"{}", mean, NULL, 0, ENGINE_POOL_MEAN},
         {"[", mean, NULL, E_FORMAT, ENGINE_POOL_NONE},
         {NULL, "{\"pooling_mode_mean_tokens\":", NULL, E_FORMAT, ENGINE_POOL_NONE},
