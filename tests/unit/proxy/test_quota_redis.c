@@ -40,7 +40,7 @@ static void close_node(int index)
 {
     struct node *n = &nodes[index];
     quota_redis_stop(n->quota, on_closed, n);
-    EXPECT(SPIN_UNTIL(n->closed, 3000));
+    NEED(SPIN_UNTIL(n->closed, 20000));
     limits_check(&n->limits);
     limits_deinit(&n->limits);
     api_key_view_deinit(&n->view);
@@ -51,11 +51,11 @@ static void open_all(int count, bool keys)
 {
     start_redis("");
     open_redis("redis://127.0.0.1:%d");
-    EXPECT(SPIN_UNTIL(ups > 0, 5000));
+    NEED(SPIN_UNTIL(ups > 0, 20000));
     for (int i = 0; i < count; i++)
         open_node(i, keys);
     for (int i = 0; i < count; i++)
-        EXPECT(SPIN_UNTIL(nodes[i].limits.proxies == count, 3000));
+        EXPECT(SPIN_UNTIL(nodes[i].limits.proxies == count, 20000));
 }
 
 static void close_all(int count)
@@ -82,6 +82,12 @@ static bool run(int index, const struct api_key *key, double tokens)
     return admitted;
 }
 
+/* Whether one more gets in, which leaves at once: a test that waits keeps nothing by mistake. */
+static bool has_room(int index, const struct api_key *key)
+{
+    return run(index, key, 1);
+}
+
 static double field(const char *key, const char *name)
 {
     char words[128];
@@ -98,26 +104,24 @@ static void test_levels_are_shared(void)
     struct api_key key = {.id = "team", .rpm = 600, .tpm = 60000};
     open_all(3, false);
     /* One uses up what there is; it gets more than its third, as the others want nothing. */
-    int given = 0;
-    uint64_t end_ms = clock_ms() + 2500;
-    while (clock_ms() < end_ms) {
-        given += run(0, &key, 100);
-        spin_for(1);
-    }
-    if (given < 550 || given > 640) printf("given: %d\n", given);
-    EXPECT(given >= 550 && given <= 640);
-    EXPECT(field("lm:rl:team", "t") < 2000);
+    uint64_t begin_ms = clock_ms();
+    int given = run(0, &key, 100);
+    EXPECT(SPIN_UNTIL(field("lm:rl:team", "t") > 2000, 10000));
+    EXPECT(SPIN_UNTIL((given += run(0, &key, 100), field("lm:rl:team", "t") < 2000), 30000));
+    double most = 615 + (double)(clock_ms() - begin_ms) / 100; // it fills up meanwhile
+    if (given < 500 || given > most) printf("given: %d of %g\n", given, most);
+    EXPECT(given >= 500 && given <= most);
     struct answer a;
     ask(&a, "PTTL lm:rl:team");
-    EXPECT(a.integer > 100000 && a.integer <= 120000);
+    EXPECT(a.integer > 60000 && a.integer <= 120000);
     /* The others had their own thirds in credit until they heard of it; once they did, no more. */
-    EXPECT(run(1, &key, 100));
-    spin_for(300);
+    EXPECT(run(1, &key, 12000));
+    EXPECT(SPIN_UNTIL(field("lm:rl:team", "t") < 0, 10000));
+    spin_for(50); // its answer was sent before that one
     int others = 0;
     for (int i = 0; i < 200; i++)
         others += run(1, &key, 100) + run(2, &key, 100);
     EXPECT(others < 225);
-    spin_for(300);
     for (int i = 0; i < 200; i++)
         EXPECT(!run(1, &key, 6000));
     close_all(3);
@@ -129,13 +133,13 @@ static void test_usage_and_leases_come_back(void)
     struct limits_grant grant;
     open_all(2, false);
     EXPECT(admit(0, &key, 20000, &grant));
-    EXPECT(SPIN_UNTIL(field("lm:rl:team", "t") > 0, 2000));
+    EXPECT(SPIN_UNTIL(field("lm:rl:team", "t") > 0, 10000));
     double left = field("lm:rl:team", "t");
     EXPECT(left > 15000 && left < 41000);
     limits_settle(&nodes[0].limits, &grant, 50, clock_ms());
     limits_end(&nodes[0].limits, &grant);
     /* What it didn't use, and what it had taken in advance. */
-    EXPECT(SPIN_UNTIL(field("lm:rl:team", "t") >= 59900, 4000));
+    EXPECT(SPIN_UNTIL(field("lm:rl:team", "t") >= 59900, 10000));
     close_all(2);
 }
 
@@ -144,28 +148,23 @@ static void test_streams_are_shared(void)
     struct api_key key = {.id = "team", .streams = 4};
     struct limits_grant grants[5];
     open_all(2, false);
-    EXPECT(admit(0, &key, 1, &grants[0]));
-    EXPECT(admit(1, &key, 1, &grants[1]));
-    spin_for(250);
-    EXPECT(admit(0, &key, 1, &grants[2])); // more than its half
-    spin_for(250);
-    EXPECT(admit(0, &key, 1, &grants[3]));
-    spin_for(250);
-    EXPECT(!admit(0, &key, 1, &grants[4]));
-    EXPECT(!admit(1, &key, 1, &grants[4]));
+    NEED(admit(0, &key, 1, &grants[0]));
+    NEED(admit(1, &key, 1, &grants[1]));
+    NEED(SPIN_UNTIL(admit(0, &key, 1, &grants[2]), 10000)); // more than its half
+    NEED(SPIN_UNTIL(admit(0, &key, 1, &grants[3]), 10000));
+    EXPECT(SPIN_UNTIL(!has_room(0, &key), 10000));
+    EXPECT(SPIN_UNTIL(!has_room(1, &key), 10000));
     spin_for(3500); // they don't expire while they run
-    EXPECT(!admit(1, &key, 1, &grants[4]));
+    EXPECT(SPIN_UNTIL(!has_room(1, &key), 10000));
     limits_end(&nodes[0].limits, &grants[0]);
-    spin_for(300);
-    EXPECT(admit(1, &key, 1, &grants[0]));
+    NEED(SPIN_UNTIL(admit(1, &key, 1, &grants[0]), 10000));
     limits_end(&nodes[1].limits, &grants[0]);
     limits_end(&nodes[1].limits, &grants[1]);
     limits_end(&nodes[0].limits, &grants[2]);
     limits_end(&nodes[0].limits, &grants[3]);
-    spin_for(300);
     struct answer a;
-    ask(&a, "HLEN lm:rl:team");
-    EXPECT_INT(a.integer, 3); // r, t, at: no streams left behind
+    // r, t, at: no streams left behind
+    EXPECT(SPIN_UNTIL((ask(&a, "HLEN lm:rl:team"), a.integer == 3), 10000));
     close_all(2);
 }
 
@@ -179,10 +178,9 @@ static void test_many_accounts(void)
         snprintf(keys[i].id, sizeof keys[i].id, "k%zu", i);
         EXPECT(run(0, &keys[i], 10));
     }
-    spin_for(150);
     struct answer a;
     EXPECT(SPIN_UNTIL((ask(&a, "EXISTS lm:rl:k0 lm:rl:k64 lm:rl:k128 lm:rl:k191"), a.integer == 4),
-                      500));
+                      10000));
     close_all(1);
 }
 
@@ -191,7 +189,7 @@ static void test_redis_away_and_back(void)
     struct api_key key = {.id = "team", .rpm = 1200};
     open_all(2, false);
     kill_redis();
-    EXPECT(SPIN_UNTIL(downs > 0, 3000));
+    EXPECT(SPIN_UNTIL(downs > 0, 20000));
     int given = 0;
     for (int i = 0; i < 1200; i++)
         given += run(0, &key, 1);
@@ -199,15 +197,15 @@ static void test_redis_away_and_back(void)
     spin_for(500);
     EXPECT(run(0, &key, 1)); // which grows on
     start_redis("");
-    EXPECT(SPIN_UNTIL(ups == 2, 5000));
-    EXPECT(SPIN_UNTIL(field("lm:rl:team", "r") >= 0, 3000));
-    EXPECT(field("lm:rl:team", "r") < 700);
+    NEED(SPIN_UNTIL(ups == 2, 20000));
+    EXPECT(SPIN_UNTIL(field("lm:rl:team", "r") >= 0, 10000));
+    EXPECT(field("lm:rl:team", "r") < 1000); // it fills up by 20 in a second
     EXPECT_INT(nodes[0].limits.proxies, 2);
     /* Flushed: all is there again, and nobody fails. */
     struct answer a;
     ask(&a, "FLUSHALL");
     EXPECT(run(1, &key, 1));
-    EXPECT(SPIN_UNTIL(field("lm:rl:team", "r") >= 0, 3000));
+    EXPECT(SPIN_UNTIL(field("lm:rl:team", "r") >= 0, 10000));
     close_all(2);
 }
 
@@ -219,8 +217,8 @@ static void test_proxies_are_counted(void)
     EXPECT_INT(a.integer, 2);
     close_node(2); // its presence runs out
     EXPECT_INT(nodes[0].limits.proxies, 3);
-    EXPECT(SPIN_UNTIL(nodes[0].limits.proxies == 2, 12000));
-    EXPECT(SPIN_UNTIL(nodes[1].limits.proxies == 2, 3000));
+    EXPECT(SPIN_UNTIL(nodes[0].limits.proxies == 2, 30000));
+    EXPECT(SPIN_UNTIL(nodes[1].limits.proxies == 2, 20000));
     close_all(2);
 }
 
@@ -237,7 +235,7 @@ static void test_keys(void)
     struct answer a;
     start_redis("");
     open_redis("redis://127.0.0.1:%d");
-    EXPECT(SPIN_UNTIL(ups > 0, 5000));
+    NEED(SPIN_UNTIL(ups > 0, 20000));
     digest_sha256(STR("sk-1"), digest);
     digest_text(digest, hex);
     snprintf(words, sizeof words, "HSET lm:keys %s {\"id\":\"r1\",\"rpm\":5}", hex);
@@ -245,7 +243,7 @@ static void test_keys(void)
     ask(&a, "HSET lm:keys garbage {}");
     open_node(0, true);
     EXPECT(atomic_load(&nodes[0].ring.awaits_redis));
-    EXPECT(SPIN_UNTIL(find(0, "sk-1") != NULL, 3000));
+    NEED(SPIN_UNTIL(find(0, "sk-1") != NULL, 20000));
     EXPECT(!atomic_load(&nodes[0].ring.awaits_redis));
     EXPECT_STR(find(0, "sk-1")->id, "r1");
     EXPECT_INT(find(0, "sk-1")->rpm, 5);
@@ -256,7 +254,7 @@ static void test_keys(void)
 
     snprintf(words, sizeof words, "HSET lm:keys %s {\"id\":\"r1\",\"disabled\":true}", hex);
     ask(&a, words);
-    EXPECT(SPIN_UNTIL(find(0, "sk-1") == NULL, 8000));
+    EXPECT(SPIN_UNTIL(find(0, "sk-1") == NULL, 30000));
     EXPECT_INT(nodes[0].limits.accounts.len, 0);
     EXPECT_INT(atomic_load(&nodes[0].ring.generation), generation + 1);
     spin_for(5500); // unchanged: not parsed again
@@ -267,8 +265,8 @@ static void test_keys(void)
                              STR("for i = 1, 16385 do redis.call('HSET', 'lm:keys', i, '{}') end"),
                              STR("0")};
     a = (struct answer){0};
-    redis_client_command(redis, 3000, on_answer, &a, 3, too_many);
-    EXPECT(SPIN_UNTIL(a.calls == 1, 3000));
+    redis_client_command(redis, 10000, on_answer, &a, 3, too_many);
+    NEED(SPIN_UNTIL(a.calls == 1, 20000));
     open_node(0, true);
     spin_for(500);
     EXPECT(atomic_load(&nodes[0].ring.awaits_redis)); // refused whole
