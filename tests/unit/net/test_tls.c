@@ -258,7 +258,7 @@ static void test_key_update_flood(void)
 
 static void test_handshake_deadline(void)
 {
-    start_tls((struct http_server_options){.header_timeout_ms = 200, .idle_timeout_ms = 60000});
+    start_tls((struct http_server_options){.header_timeout_ms = 1500, .idle_timeout_ms = 60000});
     struct raw_client silent, slow;
     raw_open(&silent, http_server_port(server));
     raw_open(&slow, http_server_port(server));
@@ -266,7 +266,7 @@ static void test_handshake_deadline(void)
     struct tls_peer p;
     peer_connect(&p, http_server_port(server));
     NEED(peer_handshake(&p));
-    EXPECT(SPIN_UNTIL(raw_ended(&silent) && raw_ended(&slow), 5000));
+    EXPECT(SPIN_UNTIL(raw_ended(&silent) && raw_ended(&slow), 10000));
     peer_puts(&p, GET("/a")); // who has finished it has the time between requests
     EXPECT(SPIN_UNTIL(peer_has(&p, "[GET /a? 0:]"), 3000));
     raw_close(&silent);
