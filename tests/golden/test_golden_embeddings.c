@@ -7,6 +7,7 @@
 #include "tests/golden/golden_model.h"
 
 #include <pthread.h>
+#include <unistd.h>
 
 #define PROMPT_MAX 200
 
@@ -99,14 +100,14 @@ static void on_events(void *arg)
     pthread_mutex_unlock(&lock);
 }
 
-static struct engine *open_engine(const struct subject *s, int chunk, int depth)
+static struct engine *open_engine(const struct subject *s, int chunk, int depth, int cache)
 {
     struct engine_options o = {.model_path = s->folder,
                                .backend = golden_backend()->name,
                                .threads = 1,
                                .dtype = ENGINE_DTYPE_FLOAT32,
                                .kv_dtype = ENGINE_KV_F32,
-                               .cache_max_tokens = 4096,
+                               .cache_max_tokens = cache,
                                .max_batch_size = 4,
                                .max_prefill_token_num = chunk,
                                .queue_max = 16,
@@ -279,7 +280,7 @@ static void test_models(void)
         struct engine *engines[ARRAY_LEN(cuts)];
         open_subject(&s, models[m]);
         for (size_t i = 0; i < cut_count(); i++)
-            engines[i] = open_engine(&s, cuts[i].chunk, cuts[i].depth);
+            engines[i] = open_engine(&s, cuts[i].chunk, cuts[i].depth, 4096);
         int index = 0;
         for (const struct json *p = json_first(s.prompts); p; p = json_next(p), index++)
             if (json_len(p) < (quick() ? 12 : PROMPT_MAX)) compare_prompt(&s, engines, index, p);
@@ -295,7 +296,7 @@ static void test_company(void)
 {
     struct subject s;
     open_subject(&s, models[0]);
-    struct engine *e = open_engine(&s, 16, 2);
+    struct engine *e = open_engine(&s, 16, 2, 4096);
     struct golden_sequence a, b;
     golden_sequence_init(&a, json_first(s.prompts), 0);
     golden_sequence_init(&b, json_next(json_first(s.prompts)), 0);
@@ -316,6 +317,43 @@ static void test_company(void)
     close_subject(&s);
 }
 
+/* An urgent prompt takes its memory from a sum that is half done; each position still counts once. */
+static void test_preempted(void)
+{
+    enum { LONG = 190, URGENT = 200, CACHE = 4 * ENGINE_BLOCK_TOKENS }; // one has all of it
+    struct subject s;
+    struct error err = {0};
+    int32_t ids[LONG], others[URGENT];
+    open_subject(&s, models[0]);
+    struct engine *e = open_engine(&s, 1, 2, CACHE);
+    for (int i = 0; i < LONG; i++)
+        ids[i] = (7 * i + 3) % s.model.vocab;
+    struct golden_sequence a = {.ids = ids, .count = LONG};
+    float *alone = embed(e, &a, ENGINE_POOL_MEAN);
+    struct engine_stats stats = {0};
+    for (int i = 0; i < 200 && stats.preemptions_total < 8; i++) {
+        for (int k = 0; k < URGENT; k++)
+            others[k] = (11 * k + i) % s.model.vocab;
+        struct engine_request urgent = {.id = 3,
+                                        .prompt = others,
+                                        .prompt_count = URGENT,
+                                        .sampling = {.top_p = 1},
+                                        .max_tokens = 2,
+                                        .priority = -1};
+        submit(e, &a, 2, ENGINE_POOL_MEAN);
+        usleep((unsigned)(i % 20) * 1000); // so that some of them come in the middle
+        NEED(engine_submit(e, &urgent, &err) == 0);
+        float *beside = wait_for(e, 2, 2);
+        EXPECT(memcmp(alone, beside, (size_t)s.hidden * sizeof *alone) == 0);
+        free(beside);
+        engine_stats(e, &stats);
+    }
+    EXPECT(stats.preemptions_total >= 8);
+    free(alone);
+    engine_close(e);
+    close_subject(&s);
+}
+
 int main(void)
 {
     for (size_t m = 0; m < ARRAY_LEN(models); m++) {
@@ -327,6 +365,8 @@ int main(void)
         }
     }
     RUN(test_models);
-    if (!quick()) RUN(test_company);
+    if (quick()) return TEST_END();
+    RUN(test_company);
+    RUN(test_preempted);
     return TEST_END();
 }
