@@ -67,14 +67,16 @@ class Page:
     def click(self, selector):
         self.find(selector).click()
 
-    def button(self, text, within="body"):
-        """The last one of that name, whether it can be seen or only when the pointer is there."""
-        found = [b for b in self.all(f"{within} button") if b.get_attribute("textContent") == text]
-        assert found, f"no button {text!r} in {self.texts(within + ' button')}"
-        return found[-1]
-
     def press(self, text, within="body"):
-        self.js("arguments[0].click()", self.button(text, within))
+        """The last button of that name, whether it can be seen or only when the pointer is there. In one step: the
+        page may be drawn anew at any time."""
+        found = self.js("const found = [...document.querySelectorAll(arguments[0])].filter((b) => b.textContent === arguments[1]);"
+                        "found.at(-1)?.click(); return found.length", f"{within} button", text)
+        assert found, f"no button {text!r} in {self.texts(within + ' button')}"
+
+    def attribute(self, selector, name):
+        """Of the first such element; None: there is none."""
+        return self.js("return document.querySelector(arguments[0])?.getAttribute(arguments[1]) ?? null", selector, name)
 
     def set(self, selector, value):
         """A field of the settings, as if it had been typed and left."""

@@ -47,7 +47,7 @@ def node(serve):
     """(a scripted server, a proxy in front of it, which has the pages)"""
     with FakeOpenai(models=["m"]) as fake:
         proxy = serve("--node", fake.url)
-        wait_until(lambda: proxy.metrics()["agents_up"] == 1, 10, "the node up")
+        wait_until(lambda: proxy.metrics()["agents_up"] == 1, 60, "the node up")
         yield fake, proxy
 
 
@@ -186,16 +186,16 @@ def test_stop(chat, node):
     page.wait_text(".message.live", "and on and on")
     page.click("#stop")
     page.wait_answer()
-    assert fake.client_left.wait(20)
+    assert fake.client_left.wait(60)
     page.wait_text(".note", "Stopped.")
     assert "and on" in page.answers[-1]["content"]
 
     fake.client_left.clear()
     page.ask("forever and ever", wait=False)
-    page.wait(lambda: len(page.texts(".message.assistant")) == 2 and "and on" in page.texts(".message.live")[0], "text")
+    page.wait(lambda: len(page.texts(".message.assistant")) == 2 and any("and on" in text for text in page.texts(".message.live")), "text")
     page.find("#input").send_keys(ESCAPE)
     page.wait_answer()
-    assert fake.client_left.wait(20)
+    assert fake.client_left.wait(60)
 
 
 def test_failures_are_told(chat, node):
@@ -496,7 +496,7 @@ def test_stopped_turn_keeps_its_place(chat, agent):
 def test_key(chat, serve):
     with FakeOpenai(models=["m"]) as fake:
         proxy = serve("--node", fake.url, "--api-keys", "right-key")
-        wait_until(lambda: proxy.metrics()["agents_up"] == 1, 10, "the node up")
+        wait_until(lambda: proxy.metrics()["agents_up"] == 1, 60, "the node up")
         page = chat(proxy.url, wait=False, expect_errors=("status of 401",))
         for key in ("wrong-key", "right-key"):
             page.wait(lambda: page.all("dialog[open] #key-input"), "the dialog")
@@ -653,28 +653,29 @@ def test_dashboard(browser, serve, fakes):
     wait_up(proxy, "one", "two")
     page = Page(browser, proxy.url + "/dashboard")
     page.wait(lambda: page.texts("#agents tbody b") == ["one", "two"], "both agents")
-    assert page.texts("#agents .state") == ["up", "up"] and page.texts("#alerts li") == []
-    assert page.texts("#tiles dd")[0].startswith("2")
+    page.wait(lambda: page.texts("#agents .state") == ["up", "up"] and page.texts("#alerts li") == [] and
+              page.texts("#tiles dd")[0].startswith("2"), "both up")
     for _ in range(4):
         proxy.post("/v1/chat/completions", {"model": "fake-model", "messages": [user("hi")]})
     page.wait(lambda: any("4 in all" in text for text in page.texts("#tiles dd")), "four requests")
-    page.wait(lambda: "M" in page.find(".plots figure:first-child path").get_attribute("d"), "a line")
+    page.wait(lambda: "M" in (page.attribute(".plots figure:first-child path", "d") or ""), "a line")
     assert page.texts(".plots figcaption")[0].startswith("First byte")
 
     # The proxy remembers what was before the page was opened.
-    recent = proxy.get("/lm/recent").json()
-    assert recent["samples"][-1]["requests"] == 4 and len(recent["samples"]) >= 2
+    def recent_now():
+        return proxy.get("/lm/recent").json()
+    wait_until(lambda: recent_now()["samples"][-1]["requests"] == 4 and len(recent_now()["samples"]) >= 2, 60, "a new sample")
+    recent = recent_now()
     assert sum(recent["samples"][-1]["first_byte"]) == 4
     assert recent["samples"][0]["age_s"] > recent["samples"][-1]["age_s"]
     page.driver.refresh()
-    page.wait(lambda: page.all(".plots figure:nth-of-type(5) path"), "plots")
-    line = page.find(".plots figure:nth-of-type(5) path").get_attribute("d")
-    assert line.count("L") >= len(recent["samples"]) - 1
+    page.wait(lambda: (page.attribute(".plots figure:nth-of-type(5) path", "d") or "").count("L") >= len(recent["samples"]) - 1,
+              "what was before")
 
     # A suspect is one for a second or two, which the page may miss: it is made to see one.
     page.js(AS_STATE, "two", "suspect")
     page.wait_text("#alerts .warn", "two is suspect")
-    assert page.texts("#agents .state") == ["suspect", "up"]  # those in trouble come first
+    page.wait(lambda: page.texts("#agents .state") == ["suspect", "up"], "those in trouble first")
     page.wait_text("#log", "two: up → suspect")
     page.js("window.fetch = window.trueFetch")
     page.wait(lambda: page.texts("#alerts li") == [], "no alert")
@@ -686,7 +687,7 @@ def test_dashboard(browser, serve, fakes):
 
     second.die()
     page.wait_text("#alerts .bad", "two is lost")
-    assert page.texts("[data-agent=two] .state") == ["lost"]
+    page.wait(lambda: page.texts("[data-agent=two] .state") == ["lost"], "its row")
     page.wait_text("#log", "two is lost")
     first.die()
     page.wait_text("#alerts .bad", "No agent is up")
