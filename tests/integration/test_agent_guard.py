@@ -4,6 +4,7 @@
 import hashlib
 import json
 import signal
+import socket
 import threading
 import time
 
@@ -170,10 +171,7 @@ def test_clients_understand_the_refusal(keyed):
 
 
 def test_lmdeploys_client_understands_the_refusal(keyed):
-    try:
-        module = lmdeploy_client.load()
-    except OSError as failure:
-        pytest.skip(f"LMDeploy's api_client.py can't be had: {failure}")
+    module = lmdeploy_client.load()
     client = module.APIClient(keyed.url, api_key=WRONG)
     answers = list(client.chat_completions_v1(model=MODEL, messages="hi"))
     assert answers and answers[0]["detail"]["error"]["code"] == "invalid_api_key"
@@ -193,7 +191,7 @@ def test_reload(start_agent, tmp_path):
     def reload(text, says, count):
         keys.write_text(text)
         agent.signal(signal.SIGHUP)
-        agent.wait_log(says, 20, count)
+        agent.wait_log(says, 60, count)
 
     assert [status(k) for k in ("sk-1", "sk-2", "sk-b", "sk-c")] == [200, 401, 404, 401]
     running = Running(agent, headers=bearer("sk-1")).wait_begun()
@@ -204,7 +202,7 @@ def test_reload(start_agent, tmp_path):
     assert [status(k) for k in ("sk-2", "sk-3")] == [200, 401]
     keys.unlink()
     agent.signal(signal.SIGHUP)
-    agent.wait_log(r"reload refused", 20, 2)
+    agent.wait_log(r"reload refused", 60, 2)
     assert status("sk-2") == 200
     reload("sk-5\n", r"reloaded log_level", 2)
     assert [status(k) for k in ("sk-2", "sk-5")] == [401, 200]
@@ -256,8 +254,10 @@ def test_concurrent_requests(start_agent):
 def test_clients_that_wait_may_leave(start_agent):
     agent = start_agent("--model-name", MODEL, "--max-concurrent-requests", 1, "--enable-abort-handling")
     first = Running(agent).wait_begun()
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(agent.url + CHAT, json=chat(), timeout=0.5)
+    body = json.dumps(chat()).encode()
+    with socket.create_connection(("127.0.0.1", agent.port), timeout=60) as connection:
+        connection.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (CHAT.encode(), len(body), body))
+        agent.wait_metric("requests_held", lambda n: n == 1)
     agent.wait_metric("requests_gone_total", lambda n: n == 1)
     assert agent.metrics()["requests_held"] == 0
     waiting = Running(agent)
@@ -281,7 +281,7 @@ def abortable(model_path):
     starter = Starter()
     proxy = starter.proxy()
     agent = starter.agent(model_path, "--model-name", MODEL, *SHARED, "--enable-abort-handling", "--proxy-url", proxy.url)
-    wait_until(lambda: MODEL in proxy.get("/v1/models").text, 20, "the agent behind the proxy")
+    wait_until(lambda: MODEL in proxy.get("/v1/models").text, 60, "the agent behind the proxy")
     yield {"agent": agent, "proxy": proxy}
     starter.stop()
 
@@ -364,7 +364,7 @@ def test_nobody_aborts_what_others_began(start_agent, start_proxy):
     proxy = start_proxy("--api-keys", "sk-a", "sk-b")
     agent = start_agent("--model-name", MODEL, "--enable-abort-handling", "--api-keys", "sk-a", "sk-b", "--proxy-url", proxy.url)
     for server in (agent, proxy):
-        wait_until(lambda: MODEL in server.get("/v1/models", headers=bearer("sk-a")).text, 20, "the model")
+        wait_until(lambda: MODEL in server.get("/v1/models", headers=bearer("sk-a")).text, 60, "the model")
     direct = Running(agent, headers=bearer("sk-a")).wait_begun()
     assert abort(agent, abort_all=True).status_code == 401
     assert abort(agent, bearer("sk-b"), request_id=direct.id).status_code == 404
