@@ -302,8 +302,9 @@ def generate(described, language, folder):
         pytest.skip("no java here (scripts/install-deps installs it)")
     (folder / "openapi.json").write_text(json.dumps(described))
     command = os.path.join(os.path.dirname(sys.executable), "openapi-generator-cli")
+    quick = {**os.environ, "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}  # half the time
     done = subprocess.run([command, "generate", "-i", "openapi.json", "-g", language, "-o", language],
-                          cwd=folder, capture_output=True, text=True, timeout=280)
+                          cwd=folder, env=quick, capture_output=True, text=True, timeout=280)
     text = done.stdout + done.stderr
     assert done.returncode == 0, text
     bad = [line for line in text.splitlines() if re.search(r"\b(WARN|ERROR)\b", line) and not OWN_NOTICES.search(line)]
@@ -371,8 +372,8 @@ def execute(page, selector):
     page.js("arguments[0].scrollIntoView({block: 'center'})", page.find(selector + " button.execute"))
     page.click(selector + " button.execute")
     cell = selector + " .live-responses-table .response-col_status"
-    page.wait(lambda: len(page.all(cell)) > 1, "an answer")
-    return page.texts(cell)[1].strip(), page.find(selector + " .live-responses-table").text
+    status = page.wait(lambda: page.texts(cell)[1:2], "an answer")[0]
+    return status.strip(), page.find(selector + " .live-responses-table").text
 
 
 @pytest.fixture
@@ -401,8 +402,8 @@ def test_authorize(explorer, browser, start_agent):
     page.click(".auth-container button.btn-done")
     page.js("arguments[0].scrollIntoView({block: 'center'})", page.find(selector + " button.execute"))
     page.click(selector + " button.execute")
-    page.wait(lambda: page.texts(selector + " .live-responses-table .response-col_status")[1:] and
-              page.texts(selector + " .live-responses-table .response-col_status")[1].strip().startswith("200"), "200")
+    cell = selector + " .live-responses-table .response-col_status"
+    page.wait(lambda: any(text.strip().startswith("200") for text in page.texts(cell)[1:2]), "200")
     page.check_log()
 
 
