@@ -11,7 +11,7 @@ import threading
 import httpx
 import pytest
 
-from conftest import program, wait_until
+from conftest import free_port, program, wait_until
 from lm_process import Process
 from proxy_fixtures import serve, status_of, wait_up  # noqa: F401
 
@@ -21,13 +21,10 @@ START = r"replica starts replica=(\S+) port=(\d+) process=(\d+)"
 
 
 def free_ports(count):
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    ports = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return list(ports)
 
 
 class Launcher(Process):
