@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import httpx
 import openai
 import pytest
 
@@ -23,6 +24,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 # httpx reads all certificates of the system for every client, which takes a core 30 ms: too long for what asks ten
 # times a second, on a machine that has better things to do. Who speaks TLS has a context of its own.
 ssl.create_default_context = functools.cache(ssl.create_default_context)
+
+# httpx gives up after 5 s where a test says nothing: too soon beside other tests.
+for phase in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, phase, 60)
 
 # Of the shared agents. A short context bounds what a request without max_tokens costs.
 SHARED = ["--max-batch-size", 16, "--session-len", 1024]
@@ -123,7 +128,7 @@ def shared_cluster(model_path):
     proxy = starter.proxy()
     agent = starter.agent(model_path, "--model-name", "smollm2", *SHARED,
                           "--proxy-url", proxy.url)
-    wait_until(lambda: "smollm2" in proxy.get("/v1/models").text, 20, "the agent behind the proxy")
+    wait_until(lambda: "smollm2" in proxy.get("/v1/models").text, 60, "the agent behind the proxy")
     proxy.agent = agent
     yield proxy
     starter.stop()
@@ -167,7 +172,7 @@ class Redis(Process):
         self.url = f"redis://127.0.0.1:{port}/0"
 
     def wait_ready(self):
-        self.wait_log(r"Ready to accept connections", 20)
+        self.wait_log(r"Ready to accept connections", 60)
         return self
 
     def ask(self, *words):
@@ -226,7 +231,7 @@ def start_registry():
         registry.close()
 
 
-def wait_until(test, timeout=10, what="condition"):
+def wait_until(test, timeout=30, what="condition"):
     deadline = time.monotonic() + timeout
     while True:
         value = test()

@@ -154,7 +154,7 @@ class Server(Process):
                 values[re.sub(r"^lm_(agent|proxy)_", "", name)] = float(value)
         return values
 
-    def wait_metric(self, name, test, timeout=10):
+    def wait_metric(self, name, test, timeout=30):
         """Wait until test(value) is true; returns the seconds that it took."""
         begin = time.monotonic()
         while not test(self.metrics()[name]):

@@ -29,7 +29,7 @@ def models_of(proxy):
     return [m["id"] for m in proxy.get("/v1/models").json()["data"]]
 
 
-def wait_until(test, timeout=10, what="condition"):
+def wait_until(test, timeout=30, what="condition"):
     """The time it took."""
     begin = time.monotonic()
     while not test():
@@ -38,7 +38,7 @@ def wait_until(test, timeout=10, what="condition"):
     return time.monotonic() - begin
 
 
-def wait_up(proxy, *names, timeout=10):
+def wait_up(proxy, *names, timeout=30):
     def all_up():
         status = status_of(proxy)
         return all(status.get(name, {}).get("state") == "up" for name in names)

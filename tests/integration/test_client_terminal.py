@@ -43,7 +43,7 @@ class Terminal:
         self.text += data.decode(errors="replace")
         return bool(data)
 
-    def expect(self, wanted, timeout=15):
+    def expect(self, wanted, timeout=60):
         """Wait for a text after the last one expected; returns what stood between."""
         deadline = time.monotonic() + timeout
         while (at := self.text.find(wanted, self.seen)) < 0:
@@ -64,7 +64,7 @@ class Terminal:
         self.expect("\n")
         return plain(self.expect(PROMPT))
 
-    def wait(self, timeout=15):
+    def wait(self, timeout=60):
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             while self.read_more(0.02):

@@ -42,7 +42,7 @@ def test_refusals(serve, tmp_path, headers, query, says):
     assert body["error"] == body["detail"]["error"] and says in body["error"]["message"]
     assert body["error"]["message"].endswith("Please request with valid api key!")
     assert WRONG not in answer.text
-    wait_until(lambda: log.exists() and log.read_text(), 10, "the access log")
+    wait_until(lambda: log.exists() and log.read_text(), 60, "the access log")
     assert json.loads(log.read_text())["error"] == "invalid_api_key"
     assert WRONG not in proxy.log + log.read_text()
 
@@ -67,13 +67,13 @@ def test_one_id_from_client_to_agent(start_proxy, start_agent, tmp_path, given, 
     log = tmp_path / "access"
     proxy = start_proxy("--access-log", log)
     agent = start_agent("--model-name", "m", "--log-level", "debug", "--proxy-url", proxy.url)
-    wait_until(lambda: '"m"' in proxy.get("/v1/models").text, 20, "the agent behind the proxy")
+    wait_until(lambda: '"m"' in proxy.get("/v1/models").text, 60, "the agent behind the proxy")
     answer = proxy.post(CHAT, chat("m", max_tokens=1), headers={"x-request-id": given})
     assert answer.status_code == 200
     id = answer.headers["x-request-id"]
     assert (id == given) is kept
     agent.wait_log(rf"request begins id={answer.json()['id']} request={id} ")
-    wait_until(lambda: log.exists() and log.read_text(), 10, "the access log")
+    wait_until(lambda: log.exists() and log.read_text(), 60, "the access log")
     assert json.loads(log.read_text())["request_id"] == id
     assert kept or given not in agent.log + log.read_text()
 
