@@ -479,13 +479,20 @@ static void on_connected(struct net_socket *socket, int status)
 
 /* ---- the parser's callbacks ---- */
 
+/* "http://host...": RFC 9110 4.2.1 wants the host. */
+static bool is_absolute(struct str target, struct str scheme)
+{
+    if (!str_starts_with(target, scheme) || target.len == scheme.len) return false;
+    return !memchr("/?#:", target.data[scheme.len], 4);
+}
+
 static int check_target(struct http_connection *c)
 {
     const struct http_parser *p = c->parser;
     struct str t = p->target;
     bool star = str_equal(t, STR("*")) && strcmp(p->method, "OPTIONS") == 0;
     if (t.len > 0 && (t.data[0] == '/' || star)) return 0;
-    if (str_starts_with(t, STR("http://")) || str_starts_with(t, STR("https://"))) return 0;
+    if (is_absolute(t, STR("http://")) || is_absolute(t, STR("https://"))) return 0;
     c->parser->fail_text = "the request target must be a path";
     return 400;
 }

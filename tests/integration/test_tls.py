@@ -308,6 +308,7 @@ def test_upgrade(serve, successors, pki, tmp_path):
             wait_until(lambda: shown(proxy).strip() == text_of(pki.path("next.pem")), 60, "the next process")
             fake.release.set()
             assert answer.result().json()["agent"] == "slow"
+    assert proxy.popen.wait(60) == 0
 
 
 @pytest.mark.parametrize("name", ["lm-agent", "lm-proxy"])
