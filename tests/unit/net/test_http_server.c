@@ -102,6 +102,9 @@ struct refusal {
 
 static const struct refusal malformed[] = {
     {"garbage\r\n\r\n", 400},
+    {"GET http:// HTTP/1.1\r\n" HOST "\r\n", 400},
+    {"GET http://?x HTTP/1.1\r\n" HOST "\r\n", 400},
+    {"GET https:///x HTTP/1.1\r\n" HOST "\r\n", 400},
     {"\x16\x03\x01\x02", 400}, // a TLS hello
     {"GET /\r\n\r\n", 0},      // HTTP/0.9; status checked below
     {"GET / HTTP/2.0\r\n" HOST "\r\n", 505},
