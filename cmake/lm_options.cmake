@@ -17,8 +17,22 @@ if(LM_SANITIZE)
   target_link_options(lm_flags INTERFACE -fsanitize=${LM_SANITIZE})
 endif()
 
-# lm_library(NAME folder... LINK libs...): every .c of the folders, one static library.
 # Files named *_avx2.c, *_avx512.c are compiled for that instruction set and chosen by cpuid at run time.
+set(LM_ISA_SOURCES "kernels/cpu/[a-z_]*_(scalar|avx2|avx512)\\.c$")
+function(lm_isa_flags source)
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    return()
+  endif()
+  if(source MATCHES "_avx2\\.c$")
+    set_property(SOURCE ${source} APPEND PROPERTY COMPILE_OPTIONS -mavx2 -mfma -mf16c)
+  elseif(source MATCHES "_avx512\\.c$")
+    set_property(SOURCE ${source} APPEND PROPERTY COMPILE_OPTIONS
+      -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+      -mprefer-vector-width=512)
+  endif()
+endfunction()
+
+# lm_library(NAME folder... LINK libs...): every .c of the folders, one static library.
 function(lm_library name)
   cmake_parse_arguments(arg "" "" "LINK" ${ARGN})
   set(sources)
@@ -34,19 +48,11 @@ function(lm_library name)
   add_library(${name} STATIC ${sources})
   target_link_libraries(${name} PUBLIC ${arg_LINK} lm_flags)
   foreach(source IN LISTS sources)
-    # Vectors as small structs in fully inlined kernels: gcc needs minutes to track their scopes.
-    if(LM_SANITIZE MATCHES "address" AND source MATCHES "^kernels/cpu/")
-      set_property(SOURCE ${source} APPEND PROPERTY COMPILE_OPTIONS
-        -fno-sanitize-address-use-after-scope)
-    endif()
-    if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-      if(source MATCHES "_avx2\\.c$")
-        set_property(SOURCE ${source} APPEND PROPERTY COMPILE_OPTIONS -mavx2 -mfma -mf16c)
-      elseif(source MATCHES "_avx512\\.c$")
-        set_property(SOURCE ${source} APPEND PROPERTY COMPILE_OPTIONS
-          -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
-          -mprefer-vector-width=512)
-      endif()
+    lm_isa_flags(${source})
+    # Inner loops take most of the time of whatever runs a model. Tests of kernels are linked with
+    # instrumented ones (lm_kernels_sanitized), all others compute as fast as they can.
+    if(LM_SANITIZE MATCHES "address" AND source MATCHES "${LM_ISA_SOURCES}")
+      set_property(SOURCE ${source} APPEND PROPERTY COMPILE_OPTIONS -fno-sanitize=all)
     endif()
   endforeach()
 endfunction()

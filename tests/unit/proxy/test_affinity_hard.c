@@ -606,7 +606,7 @@ static void test_redis_frozen(void)
     kill(redis_pid, SIGSTOP);
     uint64_t before = clock_ms();
     EXPECT_INT(turn(&p, &a, 7, "a1"), AFFINITY_GO);
-    EXPECT(clock_ms() - before >= 200 && clock_ms() - before < 900);
+    EXPECT(clock_ms() - before >= 200 && clock_ms() - before < 2000);
     EXPECT_STR(a.a.owner.agent, "a0");
     kill(redis_pid, SIGCONT);
     affinity_end(&a.a, false);
