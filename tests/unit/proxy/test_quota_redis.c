@@ -108,7 +108,7 @@ static void test_levels_are_shared(void)
     int given = run(0, &key, 100);
     EXPECT(SPIN_UNTIL(field("lm:rl:team", "t") > 2000, 10000));
     EXPECT(SPIN_UNTIL((given += run(0, &key, 100), field("lm:rl:team", "t") < 2000), 30000));
-    spin_for(50); // the answer that gave it the last of them was sent before that one
+    spin_for(50);             // the answer that gave it the last of them was sent before that one
     while (run(0, &key, 100)) // what it was given in advance
         given++;
     double most = 615 + (double)(clock_ms() - begin_ms) / 100; // it fills up meanwhile
