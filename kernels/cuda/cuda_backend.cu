@@ -160,9 +160,9 @@ static int cuda_sync(struct backend *b, struct error *err)
 {
     cudaError_t rc;
 
+    cuda_note(b, cudaGetLastError()); // of launches; waiting may leave one that is no error
     if (cuda_comm_wait(&b->comm, b->stream, &rc, err) < 0) return E_DEVICE;
     cuda_note(b, rc);
-    cuda_note(b, cudaGetLastError()); // of launches
     return cuda_try(b->failed, b->description, err);
 }
 

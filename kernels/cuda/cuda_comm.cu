@@ -185,6 +185,7 @@ static cudaError_t poll_stream(const struct cuda_comm *c, cudaStream_t stream)
     cudaError_t rc;
 
     while ((rc = cudaStreamQuery(stream)) == cudaErrorNotReady) {
+        cudaGetLastError(); // CUDA keeps "not ready" like an error
         if (has_failed(c->group, NULL)) return cudaStreamSynchronize(stream);
         if (now_ms() > deadline) {
             snprintf(why, sizeof why, "rank %d waited %d ms for the others", c->rank,

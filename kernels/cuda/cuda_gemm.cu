@@ -37,6 +37,7 @@ size_t cuda_gemm_workspace_bytes(const struct cuda_gemm *g)
 
 struct cuda_gemm_choice {
     int m, n, k, in_stride, out_stride, weight_stride;
+    uint32_t out_alignment; // bytes; a rank's logits begin anywhere in a row
     cublasLtMatmulAlgo_t algorithm;
 };
 
@@ -84,6 +85,11 @@ static cublasStatus_t ask_heuristic(struct cuda_gemm *g, const struct library_ca
     if (rc == CUBLAS_STATUS_SUCCESS)
         rc = cublasLtMatmulPreferenceSetAttribute(
             preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+    for (auto side : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                      CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+        if (rc == CUBLAS_STATUS_SUCCESS)
+            rc = cublasLtMatmulPreferenceSetAttribute(preference, side, &choice->out_alignment,
+                                                      sizeof choice->out_alignment);
     if (rc == CUBLAS_STATUS_SUCCESS)
         rc = cublasLtMatmulAlgoGetHeuristic(g->lt, c->operation, c->weights, c->in, c->out, c->out,
                                             preference, 1, &result, &found);
@@ -96,7 +102,8 @@ static cublasStatus_t ask_heuristic(struct cuda_gemm *g, const struct library_ca
 static bool same_shape(const struct cuda_gemm_choice *a, const struct cuda_gemm_choice *b)
 {
     return a->m == b->m && a->n == b->n && a->k == b->k && a->in_stride == b->in_stride &&
-           a->out_stride == b->out_stride && a->weight_stride == b->weight_stride;
+           a->out_stride == b->out_stride && a->weight_stride == b->weight_stride &&
+           a->out_alignment == b->out_alignment;
 }
 
 /* A model has a handful of shapes per number of rows, and prefill steps of any length: the list is
@@ -119,6 +126,13 @@ static cublasStatus_t choose(struct cuda_gemm *g, const struct library_call *c,
     return rc;
 }
 
+/* 256, what the heuristic takes for granted, or less. */
+static uint32_t alignment_of(const void *at)
+{
+    uint32_t low = (uint32_t)(uintptr_t)at & 255u;
+    return low ? low & -low : 256;
+}
+
 static cudaError_t library_part(struct cuda_gemm *g, const struct cuda_product *p,
                                 const struct cuda_part *part, cudaStream_t stream)
 {
@@ -132,6 +146,7 @@ static cudaError_t library_part(struct cuda_gemm *g, const struct cuda_product *
     shape.in_stride = p->in_stride;
     shape.out_stride = part->out_stride;
     shape.weight_stride = part->w.stride;
+    shape.out_alignment = alignment_of(part->out);
     cublasStatus_t rc = library_call_open(&call, &shape);
     if (rc == CUBLAS_STATUS_SUCCESS) rc = choose(g, &call, &shape);
     if (rc == CUBLAS_STATUS_SUCCESS)

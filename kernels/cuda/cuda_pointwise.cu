@@ -164,8 +164,8 @@ template <typename T>
 __global__ void activate_kernel(T *out, int out_stride, enum ffn_activation kind, const float *gate,
                                 const float *up, int in_stride, int n)
 {
-    size_t row = blockIdx.y;
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    size_t row = blockIdx.x;
+    int i = blockIdx.y * blockDim.x + threadIdx.x;
 
     if (i >= n) return;
     float v = activated(kind, gate[row * in_stride + i], up[row * in_stride + i]);
@@ -176,7 +176,7 @@ void cuda_activate(const struct cuda_rows *out, enum ffn_activation kind, const 
                    const float *up, int in_stride, int rows, cudaStream_t stream)
 {
     if (rows == 0) return;
-    dim3 grid(blocks_for_elements((size_t)out->cols), rows);
+    dim3 grid(rows, blocks_for_elements((size_t)out->cols)); // y has 65,535 at most, rows may be more
     if (out->is_float)
         LM_LAUNCH(activate_kernel<float>, grid, FLAT_THREADS, 0, stream, (float *)out->data,
                   out->stride, kind, gate, up, in_stride, out->cols);
@@ -346,15 +346,15 @@ void cuda_finish_logits(float *x, size_t count, float scale, float cap, cudaStre
 
 __global__ void add_bias_kernel(float *out, int out_stride, const float *bias, int cols)
 {
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    int i = blockIdx.y * blockDim.x + threadIdx.x;
 
-    if (i < cols) out[(size_t)blockIdx.y * out_stride + i] += bias[i];
+    if (i < cols) out[(size_t)blockIdx.x * out_stride + i] += bias[i];
 }
 
 void cuda_add_bias(float *out, int out_stride, const float *bias, int cols, int rows,
                    cudaStream_t stream)
 {
     if (rows == 0 || !bias) return;
-    LM_LAUNCH(add_bias_kernel, dim3(blocks_for_elements((size_t)cols), rows), FLAT_THREADS, 0,
+    LM_LAUNCH(add_bias_kernel, dim3(rows, blocks_for_elements((size_t)cols)), FLAT_THREADS, 0,
               stream, out, out_stride, bias, cols);
 }

@@ -117,6 +117,8 @@ void cuda_step_begin(struct backend *b, const struct step *step)
     cuda_note(b, cudaMemcpyAsync(b->image.device, b->image.host, b->image.plan_at + b->plan.bytes,
                                  cudaMemcpyHostToDevice, b->stream));
     cuda_note(b, cudaEventRecord(b->image.sent, b->stream));
+    /* Prefill tiles fit the step: of the float32 path, and of decode that found the workspace full. */
+    if (b->plan.prefill_tiles > 0) padded = 0;
     cuda_note(b, cuda_graph_begin(&b->graphs, padded, b->stream));
     if (!skips(b)) rotate_positions(b);
 }

@@ -138,6 +138,40 @@ static void test_equal_bits(void)
     runner_deterministic = false;
 }
 
+/* A graph that three sequences recorded serves a fourth, which comes in its first step of the bucket. */
+static void check_graph_grows(enum compute_type compute, enum kv_type kv_type)
+{
+    struct tiny_model t = {0};
+    int32_t ids[SEQUENCES][TOKENS];
+    struct runner r;
+    struct rng rng;
+
+    rng_init(&rng, 7);
+    model_plain(&t, &rng);
+    random_ids(&rng, t.params.vocab, ids);
+    memcpy(ids[3], ids[0], sizeof ids[0]);
+    size_t row = (size_t)t.params.vocab;
+    float *first = xcalloc(4 * row, sizeof *first), *late = xcalloc(row, sizeof *late);
+    runner_open(&r, &t, NULL, 1, compute, kv_type);
+    for (int i = 0; i < 3; i++)
+        run_step(&r, ids, (int[SEQUENCES]){1, 1, 1}, (float *[SEQUENCES]){first});
+    run_step(&r, ids, (int[SEQUENCES]){1, 1, 1, 1}, (float *[SEQUENCES]){first, NULL, NULL, late});
+    EXPECT(same_bits(first, late, row));
+    runner_close(&r);
+    free(first);
+    free(late);
+    tiny_free(&t);
+}
+
+static void test_graph_grows(void)
+{
+    runner_deterministic = true;
+    check_graph_grows(COMPUTE_F32, KV_F32);
+    check_graph_grows(COMPUTE_AUTO, KV_F16);
+    check_graph_grows(COMPUTE_AUTO, KV_F32);
+    runner_deterministic = false;
+}
+
 /* ---- pages, refusals ---- */
 
 static void test_pages_move(void)
@@ -232,6 +266,7 @@ int main(void)
     RUN(test_float32);
     RUN(test_bfloat16);
     if (!HAS_RACE_HOOKS) RUN(test_equal_bits); // the same kernels again, at a tenth of the speed
+    RUN(test_graph_grows);
     RUN(test_pages_move);
     RUN(test_refusals);
     RUN(test_measure_only);

@@ -1,6 +1,8 @@
-/* emu_blas.cc - cuBLASLt's matmul by definition. Layouts that the library would refuse are refused, too. */
+/* emu_blas.cc - cuBLASLt's matmul by definition. Layouts that the library would refuse are refused, too, and an
+ * algorithm takes only the shape, the alignment and the workspace that it was chosen for. */
 #include "tests/kernels/cuda_emu/cuda_emu_blas.cuh"
 
+#include <array>
 #include <string.h>
 
 #include "tests/kernels/cuda_emu/cuda_emu.cuh"
@@ -28,7 +30,15 @@ struct cublasLtMatrixLayoutOpaque_t {
 
 struct cublasLtMatmulPreferenceOpaque_t {
     size_t workspace;
+    uint32_t alignment[4]; // of A, B, C, D
 };
+
+/* What an algorithm was chosen for, as it lies in cublasLtMatmulAlgo_t. */
+struct emu_algorithm {
+    uint64_t rows, columns, workspace;
+    uint32_t alignment[4];
+};
+static_assert(sizeof(emu_algorithm) <= sizeof(cublasLtMatmulAlgo_t));
 
 namespace
 {
@@ -144,6 +154,23 @@ template <class T> cublasStatus_t take(T *to, const void *value, size_t bytes)
     return CUBLAS_STATUS_SUCCESS;
 }
 
+void check_algorithm(const cublasLtMatmulAlgo_t &algo, const layout &d,
+                     std::array<const void *, 4> matrix, const void *workspace, size_t bytes)
+{
+    emu_algorithm chosen;
+    memcpy(&chosen, &algo, sizeof chosen);
+    if (chosen.rows != d.rows || chosen.columns != d.columns)
+        emu::fail("cublasLtMatmul: the algorithm was chosen for another shape");
+    for (size_t i = 0; i < matrix.size(); i++)
+        if ((uintptr_t)matrix[i] % chosen.alignment[i])
+            emu::fail("cublasLtMatmul: the algorithm was chosen for %u bytes of alignment, matrix %c "
+                      "at %p has less",
+                      chosen.alignment[i], "ABCD"[i], matrix[i]);
+    if (bytes < chosen.workspace || (chosen.workspace && (uintptr_t)workspace % 256))
+        emu::fail("cublasLtMatmul: a workspace of %zu bytes at %p for %zu", bytes, workspace,
+                  (size_t)chosen.workspace);
+}
+
 } // namespace
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle)
@@ -233,7 +260,7 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t m,
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference)
 {
-    *preference = new cublasLtMatmulPreferenceOpaque_t{0};
+    *preference = new cublasLtMatmulPreferenceOpaque_t{0, {256, 256, 256, 256}};
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -244,24 +271,29 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t prefer
 }
 
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
-                                                    cublasLtMatmulPreferenceAttributes_t,
+                                                    cublasLtMatmulPreferenceAttributes_t attribute,
                                                     const void *value, size_t bytes)
 {
-    return take(&preference->workspace, value, bytes);
+    if (attribute == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES)
+        return take(&preference->workspace, value, bytes);
+    return take(&preference->alignment[attribute - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES],
+                value, bytes);
 }
 
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                               cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
-                                              cublasLtMatmulPreference_t, int wanted,
+                                              cublasLtMatmulPreference_t preference, int wanted,
                                               cublasLtMatmulHeuristicResult_t *results, int *found)
 {
     *found = 0;
     if (wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
     if (!shapes_agree(*desc, *a, *b, *c, *d)) return CUBLAS_STATUS_NOT_SUPPORTED;
     results[0] = cublasLtMatmulHeuristicResult_t{};
-    results[0].algo.data[0] = d->rows; // so that another shape's choice is noticed
-    results[0].algo.data[1] = d->columns;
+    emu_algorithm chosen = {d->rows, d->columns, preference->workspace, {}};
+    memcpy(chosen.alignment, preference->alignment, sizeof chosen.alignment);
+    memcpy(&results[0].algo, &chosen, sizeof chosen);
+    results[0].workspaceSize = preference->workspace;
     *found = 1;
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -271,14 +303,13 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
                               cublasLtMatrixLayout_t b_layout, const void *beta, const void *c,
                               cublasLtMatrixLayout_t c_layout, void *d,
                               cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algo,
-                              void *, size_t, cudaStream_t stream)
+                              void *workspace, size_t workspace_bytes, cudaStream_t stream)
 {
     if (!shapes_agree(*desc, *a_layout, *b_layout, *c_layout, *d_layout))
         return CUBLAS_STATUS_INVALID_VALUE;
     if (!leading_fits(*a_layout) || !leading_fits(*b_layout) || !leading_fits(*d_layout))
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (algo && (algo->data[0] != d_layout->rows || algo->data[1] != d_layout->columns))
-        emu::fail("cublasLtMatmul: the algorithm was chosen for another shape");
+    if (algo) check_algorithm(*algo, *d_layout, {a, b, c, d}, workspace, workspace_bytes);
     matmul m = {*desc,
                 *(const float *)alpha,
                 *(const float *)beta,
