@@ -374,6 +374,7 @@ int engine_open_parts(const struct engine_options *options, const struct engine_
         e->stop_ids = xmemdup(parts->stop_ids, (size_t)e->stop_id_count * sizeof *e->stop_ids);
     int rc = start(e, parts, err);
     if (rc < 0) {
+        *out = e->executor && executor_has_lost_rank(e->executor) ? e : NULL;
         engine_close(e);
         return rc;
     }
@@ -520,7 +521,12 @@ int engine_open(const struct engine_options *options, struct engine **out, struc
     struct loaded l = {0};
     uint64_t begun = clock_ms();
     int rc = load(options, &l, err);
+    *out = NULL;
     if (rc == 0) rc = open_loaded(options, &l, out, err);
+    if (rc < 0 && *out) {
+        l.weights = NULL; // they are kept for the rank that was lost
+        *out = NULL;
+    }
     tokenizer_destroy(l.tokenizer);
     chat_template_destroy(l.template);
     weights_close(l.weights);
@@ -543,7 +549,7 @@ void engine_close(struct engine *e)
 {
     if (!e) return;
     if (e->executor && executor_has_lost_rank(e->executor)) {
-        log_error("a rank was lost and its memory is kept", "ranks=%d", e->info.ranks);
+        log_error("a rank was lost and its memory is kept", "ranks=%d", e->options.tp);
         if (e->thread) engine_thread_stop(e->thread);
         return;
     }

@@ -18,7 +18,8 @@ struct engine_parts {
     int stop_id_count;
 };
 
-/* Options that a model path needs are not looked at. Tokenizer, template and names stay empty. */
+/* Options that a model path needs are not looked at. Tokenizer, template and names stay empty. With an error
+ * *out is NULL, or not: then a rank was lost (executor.h), and what `parts` points to must be kept for ever. */
 FALLIBLE int engine_open_parts(const struct engine_options *options,
                                const struct engine_parts *parts, struct engine **out,
                                struct error *err);

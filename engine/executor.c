@@ -12,7 +12,7 @@
  *     resolve the next batch. Rank 0 itself comes from there.
  *  3. A failed row has token 0, a valid id: a batch planned on top of it runs and is dropped.
  *  4. A rank that fails makes the others fail: it aborts the group that they meet in. If one of them
- *     doesn't come back from the batch then, it is lost: the batch counts as done and failed, and nothing
+ *     doesn't come back from the batch or call then, it is lost: that counts as done and failed, and nothing
  *     that the lost rank can reach is ever freed. */
 #include "engine/executor.h"
 
@@ -38,10 +38,10 @@ struct rank {
     int32_t *ids; // [tokens_max] of the running batch, links resolved
 };
 
-/* A call of one function on all ranks, for start-up and shutdown. */
+/* A call of one function on all ranks, for start-up and shutdown. On the heap: a lost rank may still be in it. */
 struct rank_call {
     struct tp_work work;
-    int (*function)(struct executor *x, int rank, struct rank_call *call, struct error *err);
+    int (*function)(struct executor *x, int rank, const struct rank_call *call, struct error *err);
     enum kv_type kv_type;
     int kv_blocks;
     int rc;
@@ -51,7 +51,8 @@ struct rank_call {
 struct executor {
     struct executor_setup setup;
     int world, layers;
-    int row_len; // logits in a row
+    int row_len;              // logits in a row
+    struct rank_cores *cores; // [world]; NULL: as the backend says
     struct tp_group *group;
     struct comm_group *comm;    // what the ranks' backends meet in; NULL with one rank
     struct rank_share *share;   // [world], during executor_open; NULL: the model isn't cut
@@ -62,6 +63,25 @@ struct executor {
     struct sampler_scratch scratch[SAMPLER_PARTS_MAX];
 };
 
+/* ---- ranks that fail ---- */
+
+/* Rule 4. The first error of all is kept in *kept_rc and *kept. */
+static void fail_work(struct executor *x, int rank, struct tp_work *work, int rc,
+                      const struct error *error, int *kept_rc, struct error *kept)
+{
+    pthread_mutex_lock(&x->lock);
+    if (*kept_rc == 0) {
+        *kept_rc = rc;
+        *kept = *error;
+    }
+    pthread_mutex_unlock(&x->lock);
+    if (!x->comm) return;
+    int timeout_ms = x->setup.backend.peer_timeout_ms;
+    x->setup.ops->group_abort(x->comm, error->text);
+    tp_group_fail(x->group, work, rank,
+                  timeout_ms > 0 && timeout_ms < LOST_MS ? timeout_ms : LOST_MS);
+}
+
 /* ---- calls on all ranks ---- */
 
 static void run_call(struct tp_work *work, int rank, void *arg)
@@ -71,21 +91,22 @@ static void run_call(struct tp_work *work, int rank, void *arg)
     struct error error = {0};
     int rc = call->function(x, rank, call, &error);
     if (rc == 0) return;
-    pthread_mutex_lock(&x->lock);
-    if (call->rc == 0) {
-        call->rc = rc;
-        call->error = error;
-    }
-    pthread_mutex_unlock(&x->lock);
+    if (x->world > 1) rc = error_prefix(&error, rc, "rank %d", rank);
+    fail_work(x, rank, work, rc, &error, &call->rc, &call->error);
 }
 
-static int call_ranks(struct executor *x, struct rank_call *call, struct error *err)
+static int call_ranks(struct executor *x, const struct rank_call *what, struct error *err)
 {
+    struct rank_call *call = xmemdup(what, sizeof *what);
     call->work.run = run_call;
     tp_group_post(x->group, &call->work);
     tp_group_wait(x->group, &call->work);
-    if (call->rc < 0 && err) *err = call->error;
-    return call->rc;
+    pthread_mutex_lock(&x->lock);
+    int rc = call->rc;
+    if (rc < 0 && err) *err = call->error;
+    pthread_mutex_unlock(&x->lock);
+    if (!executor_has_lost_rank(x)) free(call);
+    return rc;
 }
 
 static int load_rank(struct executor *x, int rank, struct error *err)
@@ -104,7 +125,7 @@ static int load_rank(struct executor *x, int rank, struct error *err)
     return rc;
 }
 
-static int open_rank(struct executor *x, int rank, struct rank_call *call, struct error *err)
+static int open_rank(struct executor *x, int rank, const struct rank_call *call, struct error *err)
 {
     (void)call;
     const struct backend_ops *ops = x->setup.ops;
@@ -112,8 +133,8 @@ static int open_rank(struct executor *x, int rank, struct rank_call *call, struc
     options.rank = rank;
     options.world = x->world;
     options.group = x->comm;
-    if (x->setup.cores) {
-        const struct rank_cores *cores = &x->setup.cores[rank];
+    if (x->cores) {
+        const struct rank_cores *cores = &x->cores[rank];
         options.threads = cores->threads;
         options.cpu_list = cores->cpu_list[0] ? cores->cpu_list : NULL;
     }
@@ -123,13 +144,15 @@ static int open_rank(struct executor *x, int rank, struct rank_call *call, struc
     return load_rank(x, rank, err);
 }
 
-static int open_kv_rank(struct executor *x, int rank, struct rank_call *call, struct error *err)
+static int open_kv_rank(struct executor *x, int rank, const struct rank_call *call,
+                        struct error *err)
 {
     return x->setup.ops->kv_open(x->ranks[rank].backend, call->kv_type, call->kv_blocks, err);
 }
 
 /* No rank closes while another may still read what it offered. */
-static int finish_rank(struct executor *x, int rank, struct rank_call *call, struct error *err)
+static int finish_rank(struct executor *x, int rank, const struct rank_call *call,
+                       struct error *err)
 {
     (void)x;
     (void)rank;
@@ -138,7 +161,7 @@ static int finish_rank(struct executor *x, int rank, struct rank_call *call, str
     return 0;
 }
 
-static int close_rank(struct executor *x, int rank, struct rank_call *call, struct error *err)
+static int close_rank(struct executor *x, int rank, const struct rank_call *call, struct error *err)
 {
     (void)call;
     (void)err;
@@ -227,23 +250,6 @@ static void sample(struct executor *x, struct batch *b)
         sample_part(&s, 0, 1);
 }
 
-/* Rule 4. */
-static void fail_batch(struct executor *x, int rank, struct batch *b, int rc,
-                       const struct error *error)
-{
-    pthread_mutex_lock(&x->lock);
-    if (b->status == 0) {
-        b->status = rc;
-        b->error = *error;
-    }
-    pthread_mutex_unlock(&x->lock);
-    if (!x->comm) return;
-    int timeout_ms = x->setup.backend.peer_timeout_ms;
-    x->setup.ops->group_abort(x->comm, error->text);
-    tp_group_fail(x->group, &b->work, rank,
-                  timeout_ms > 0 && timeout_ms < LOST_MS ? timeout_ms : LOST_MS);
-}
-
 static void publish_sampled(struct executor *x, struct batch *b)
 {
     pthread_mutex_lock(&x->lock);
@@ -270,7 +276,7 @@ static void run_batch(struct tp_work *work, int rank, void *arg)
         b->done_ns = clock_ns();
         publish_sampled(x, b);
     }
-    if (rc < 0) fail_batch(x, rank, b, rc, &error);
+    if (rc < 0) fail_work(x, rank, work, rc, &error, &b->status, &b->error);
 }
 
 void executor_set_on_done(struct executor *x, void (*on_done)(void *arg), void *arg)
@@ -334,18 +340,19 @@ int executor_open(const struct executor_setup *setup, struct executor **out, str
     x->row_len = setup->params->vocab;
     x->world = setup->backend.world > 0 ? setup->backend.world : 1;
     x->ranks = xcalloc((size_t)x->world, sizeof *x->ranks);
+    if (setup->cores) x->cores = xmemdup(setup->cores, (size_t)x->world * sizeof *x->cores);
     pthread_mutex_init(&x->lock, NULL);
     pthread_cond_init(&x->sampled, NULL);
     int rc = x->world > 1 ? cut_model(x, err) : 0;
     if (rc == 0) rc = tp_group_start(x->world, x, &x->group, err);
     if (rc == 0) rc = call_ranks(x, &(struct rank_call){.function = open_rank}, err);
-    forget_model(x);
-    if (rc < 0) {
-        executor_close(x);
-        return rc;
-    }
     *out = x;
-    return 0;
+    if (executor_has_lost_rank(x)) return rc;
+    forget_model(x);
+    if (rc == 0) return 0;
+    *out = NULL;
+    executor_close(x);
+    return rc;
 }
 
 void executor_close(struct executor *x)
@@ -363,6 +370,7 @@ void executor_close(struct executor *x)
     pthread_cond_destroy(&x->sampled);
     pthread_mutex_destroy(&x->lock);
     free(x->ranks);
+    free(x->cores);
     free(x);
 }
 

@@ -21,12 +21,13 @@ struct executor_setup {
     int vocab; // logits that may be sampled: the first `vocab` of a row
 };
 
-/* Start the ranks, cut the model over them, load the weights. */
+/* Start the ranks, cut the model over them, load the weights. With an error *out is NULL, or an executor
+ * that has lost a rank: then setup->params must be left as it is too, for ever. */
 FALLIBLE int executor_open(const struct executor_setup *setup, struct executor **out,
                            struct error *err);
 /* Finishes what was submitted; NULL is fine. Of an executor that has lost a rank nothing is freed. */
 void executor_close(struct executor *x);
-/* A rank never came back from a batch that failed: what it can reach, batches and the executor, must
+/* A rank never came back from what failed: what it can reach, batches and the executor, must
  * be left as it is. Such a process should end soon. */
 bool executor_has_lost_rank(const struct executor *x);
 

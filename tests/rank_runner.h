@@ -1,5 +1,5 @@
-/* rank_runner.h - a model on the CPU backend, cut over ranks as the executor does it, for comparing
- * logits: no scheduler, no sampler. World 1 is the whole model, uncut. */
+/* rank_runner.h - a model on one backend, cut over ranks as the executor does it, for comparing logits: no
+ * scheduler, no sampler. World 1 is the whole model, uncut. */
 #ifndef LM_TESTS_RANK_RUNNER_H
 #define LM_TESTS_RANK_RUNNER_H
 
@@ -27,9 +27,11 @@ struct rank_runner {
     struct tp_sources *sources;
 };
 
+/* A step, or one of the ends: all of a backend's calls are its rank's. */
 struct rank_runner_work {
     struct tp_work work;
-    const struct step *step; // NULL: open
+    const struct step *step;
+    void (*end)(struct rank_runner *r, int rank);
 };
 
 static inline void rank_runner_open_rank(struct rank_runner *r, int rank)
@@ -38,7 +40,8 @@ static inline void rank_runner_open_rank(struct rank_runner *r, int rank)
                                       .compute = r->compute,
                                       .rank = rank,
                                       .world = r->world,
-                                      .group = r->comm};
+                                      .group = r->comm,
+                                      .peer_timeout_ms = 600000}; // emulated devices are slow
     struct model_params params = *r->whole;
     struct arena arena;
     struct error err = {0};
@@ -60,53 +63,57 @@ static inline void rank_runner_open_rank(struct rank_runner *r, int rank)
 static inline void rank_runner_run(struct tp_work *work, int rank, void *arg)
 {
     struct rank_runner *r = arg;
-    const struct step *step = ((struct rank_runner_work *)work)->step;
+    const struct rank_runner_work *w = (const struct rank_runner_work *)work;
     struct error err = {0};
-    if (!step) {
-        rank_runner_open_rank(r, rank);
+    if (w->end) {
+        w->end(r, rank);
         return;
     }
-    decoder_forward(r->ops, r->backend[rank], r->whole->layers, step);
+    decoder_forward(r->ops, r->backend[rank], r->whole->layers, w->step);
     if (r->ops->sync(r->backend[rank], &err) == 0) return;
     printf("rank %d of %d: %s\n", rank, r->world, err.text);
     NEED(0);
 }
 
-static inline void rank_runner_post(struct rank_runner *r, const struct step *step)
+static inline void rank_runner_close_rank(struct rank_runner *r, int rank)
 {
-    struct rank_runner_work work = {.work.run = rank_runner_run, .step = step};
+    r->ops->close(r->backend[rank]);
+}
+
+static inline void rank_runner_post(struct rank_runner *r, const struct step *step,
+                                    void (*end)(struct rank_runner *r, int rank))
+{
+    struct rank_runner_work work = {.work.run = rank_runner_run, .step = step, .end = end};
     tp_group_post(r->threads, &work.work);
     tp_group_wait(r->threads, &work.work);
 }
 
-/* The caller has set whole, limits, compute, kv_type, world and pages. False: this model can't be cut
+/* The caller has set ops, whole, limits, compute, kv_type, world and pages. False: this model can't be cut
  * so, *err says why. */
 static inline bool rank_runner_open(struct rank_runner *r, struct error *err)
 {
     struct backend_options options = {.world = r->world};
-    r->ops = backend_find("cpu");
     CHECK(r->world <= RANK_RUNNER_MAX);
     if (r->world > 1 && tp_shard_plan(r->whole, r->ops->split, r->world, r->share, err) < 0)
         return false;
     NEED(r->world == 1 || r->ops->group_create(&options, &r->comm, err) == 0);
     r->sources = tp_sources_create(r->whole, r->world);
     NEED(tp_group_start(r->world, r, &r->threads, err) == 0);
-    rank_runner_post(r, NULL);
+    rank_runner_post(r, NULL, rank_runner_open_rank);
     return true;
 }
 
 /* [rows][vocab], valid until the next step. */
 static inline const float *rank_runner_step(struct rank_runner *r, const struct step *step)
 {
-    rank_runner_post(r, step);
+    rank_runner_post(r, step, NULL);
     return r->ops->logits_host(r->backend[0]);
 }
 
 static inline void rank_runner_close(struct rank_runner *r)
 {
+    rank_runner_post(r, NULL, rank_runner_close_rank);
     tp_group_stop(r->threads);
-    for (int i = 0; i < r->world; i++)
-        r->ops->close(r->backend[i]);
     r->ops->group_destroy(r->comm);
     tp_sources_destroy(r->sources);
 }

@@ -16,7 +16,7 @@
 static void cuda_close(struct backend *b)
 {
     if (!b) return;
-    if (b->stream) cudaStreamSynchronize(b->stream);
+    if (b->stream) cuda_comm_drain(&b->comm, b->stream);
     cuda_graph_close(&b->graphs); // graphs hold operations of the group
     cuda_comm_leave(&b->comm);
     cuda_gemm_close(&b->gemm);
@@ -34,8 +34,7 @@ static int open_device(struct backend *b, const struct backend_options *options,
     int rc = cuda_try(cudaGetDeviceCount(&count), "CUDA devices", err);
     if (rc < 0) return rc;
     if (options->rank >= count)
-        return error_set(err, E_DEVICE, "rank %d has no device: there are %d", options->rank,
-                         count);
+        return error_set(err, E_DEVICE, "no device %d: there are %d", options->rank, count);
     b->device = options->rank;
     rc = cuda_try(cudaSetDevice(b->device), "CUDA device", err);
     if (rc == 0) rc = cuda_try(cudaGetDeviceProperties(&device, b->device), "CUDA device", err);

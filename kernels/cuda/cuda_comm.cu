@@ -2,23 +2,33 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
+#include "kernels/cuda/cuda_pointwise.h"
 #include "shared/base/check.h"
 
 #define TIMEOUT_MS_DEFAULT 30000
+#define JOIN_PATIENCE      4    // times the limit
+#define QUIET_MS           1000 // in which a device ends what an aborted communicator left on it
+#define EAGER_POLLS        500  // before sleeping: a call takes some ten microseconds
+#define GATHER_FLOATS      ((size_t)1 << 18) // of each rank at once
 
 /* ---- NCCL ---- */
 
-#define NCCL_FUNCTIONS(X) \
-    X(ncclGetErrorString) \
-    X(ncclGetUniqueId)    \
-    X(ncclCommInitRank)   \
-    X(ncclCommDestroy)    \
-    X(ncclCommAbort)      \
-    X(ncclAllReduce)
+#define NCCL_FUNCTIONS(X)     \
+    X(ncclGetErrorString)     \
+    X(ncclGetLastError)       \
+    X(ncclGetUniqueId)        \
+    X(ncclCommInitRankConfig) \
+    X(ncclCommGetAsyncError)  \
+    X(ncclCommFinalize)       \
+    X(ncclCommDestroy)        \
+    X(ncclCommAbort)          \
+    X(ncclAllReduce)          \
+    X(ncclAllGather)
 
 struct nccl {
 #define X(name) decltype(&::name) name;
@@ -26,14 +36,26 @@ struct nccl {
 #undef X
 };
 
+static int check_version(decltype(&::ncclGetVersion) get_version, struct error *err)
+{
+    int v = 0, scale = 10000; // of 2.9 and later
+
+    if (get_version) get_version(&v);
+    if (v >= CUDA_COMM_NCCL_MIN) return 0;
+    if (v < 20900) scale = 1000;
+    return error_set(err, E_UNSUPPORTED,
+                     "several GPUs need NCCL %d.%d or later; libnccl.so.2 is %d.%d.%d",
+                     CUDA_COMM_NCCL_MIN / 10000, CUDA_COMM_NCCL_MIN / 100 % 100, v / scale,
+                     v % scale / 100, v % 100);
+}
+
 #ifdef LM_CUDA_EMULATED
 static int load_nccl(struct nccl *n, struct error *err)
 {
-    (void)err;
 #define X(name) n->name = ::name;
     NCCL_FUNCTIONS(X)
 #undef X
-    return 0;
+    return check_version(::ncclGetVersion, err);
 }
 #else
 static int load_nccl(struct nccl *n, struct error *err)
@@ -41,6 +63,8 @@ static int load_nccl(struct nccl *n, struct error *err)
     void *library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL); // stays loaded
 
     if (!library) return error_set(err, E_UNSUPPORTED, "several GPUs need NCCL: %s", dlerror());
+    int rc = check_version((decltype(&::ncclGetVersion))dlsym(library, "ncclGetVersion"), err);
+    if (rc < 0) return rc;
 #define X(name)                                         \
     n->name = (decltype(&::name))dlsym(library, #name); \
     if (!n->name) return error_set(err, E_UNSUPPORTED, "libnccl.so.2 has no " #name);
@@ -56,10 +80,10 @@ struct comm_group {
     struct nccl nccl;
     ncclUniqueId id;
     int world;
-    pthread_mutex_t lock; // of what follows; never held across a call of NCCL that waits for others
+    pthread_mutex_t lock; // of what follows
     bool failed;
     char why[256];
-    ncclComm_t comm[CUDA_COMM_WORLD_MAX]; // NULL: not joined, left, or torn down
+    uint64_t meetings[CUDA_COMM_WORLD_MAX]; // that a rank has come to: its joining, then its waits
 };
 
 int cuda_comm_create(const struct backend_options *options, struct comm_group **out,
@@ -92,29 +116,12 @@ void cuda_comm_destroy(struct comm_group *g)
     free(g);
 }
 
-/* The first reason counts. Tearing down ends what waits on a device, and what comes later. */
 void cuda_comm_abort(struct comm_group *g, const char *why)
 {
-    ncclComm_t torn[CUDA_COMM_WORLD_MAX] = {};
-
     pthread_mutex_lock(&g->lock);
     if (!g->failed) snprintf(g->why, sizeof g->why, "%s", why);
     g->failed = true;
-    for (int i = 0; i < g->world; i++) {
-        torn[i] = g->comm[i];
-        g->comm[i] = NULL;
-    }
     pthread_mutex_unlock(&g->lock);
-    for (int i = 0; i < g->world; i++)
-        if (torn[i]) g->nccl.ncclCommAbort(torn[i]);
-}
-
-static ncclComm_t comm_of(const struct cuda_comm *c)
-{
-    pthread_mutex_lock(&c->group->lock);
-    ncclComm_t comm = c->group->comm[c->rank];
-    pthread_mutex_unlock(&c->group->lock);
-    return comm;
 }
 
 static bool has_failed(struct comm_group *g, struct error *err)
@@ -126,48 +133,35 @@ static bool has_failed(struct comm_group *g, struct error *err)
     return failed;
 }
 
-/* ---- a rank ---- */
-
-int cuda_comm_join(struct cuda_comm *c, const struct backend_options *options, struct error *err)
+static void come_to_meeting(const struct cuda_comm *c)
 {
-    struct comm_group *g = options->group;
-    ncclComm_t comm = NULL;
-
-    *c = (struct cuda_comm){};
-    if (options->world <= 1 || !g) return 0;
-    c->rank = options->rank;
-    c->world = options->world;
-    c->timeout_ms = options->peer_timeout_ms > 0 ? options->peer_timeout_ms : TIMEOUT_MS_DEFAULT;
-    ncclResult_t rc = g->nccl.ncclCommInitRank(&comm, c->world, g->id, c->rank);
-    if (rc != ncclSuccess)
-        return error_set(err, E_DEVICE, "NCCL, rank %d of %d: %s", c->rank, c->world,
-                         g->nccl.ncclGetErrorString(rc));
-    pthread_mutex_lock(&g->lock);
-    g->comm[c->rank] = comm;
-    pthread_mutex_unlock(&g->lock);
-    c->group = g;
-    return 0;
-}
-
-void cuda_comm_leave(struct cuda_comm *c)
-{
-    if (!c->group) return;
     pthread_mutex_lock(&c->group->lock);
-    ncclComm_t comm = c->group->comm[c->rank];
-    c->group->comm[c->rank] = NULL;
+    c->group->meetings[c->rank]++;
     pthread_mutex_unlock(&c->group->lock);
-    if (comm) c->group->nccl.ncclCommDestroy(comm);
-    *c = (struct cuda_comm){};
 }
 
-void cuda_comm_sum(const struct cuda_comm *c, float *x, size_t count, cudaStream_t stream)
+/* This rank has waited too long: for those that aren't where it is, or for a device. */
+static void give_up(const struct cuda_comm *c, int waited_ms)
 {
-    if (!c->group || count == 0) return;
-    ncclComm_t comm = comm_of(c);
-    if (!comm) return; // the group has failed, and wait says so
-    ncclResult_t rc = c->group->nccl.ncclAllReduce(x, x, count, ncclFloat32, ncclSum, comm, stream);
-    if (rc != ncclSuccess) cuda_comm_abort(c->group, c->group->nccl.ncclGetErrorString(rc));
+    struct comm_group *g = c->group;
+    char who[96] = "", why[160];
+    int at = 0, room = (int)sizeof who;
+
+    pthread_mutex_lock(&g->lock);
+    for (int r = 0; r < g->world && at < room; r++)
+        if (g->meetings[r] < g->meetings[c->rank])
+            at += snprintf(who + at, (size_t)(room - at), "%s %d", at ? "," : "rank", r);
+    pthread_mutex_unlock(&g->lock);
+    if (at > 0)
+        snprintf(why, sizeof why, "%s did not answer the other ranks for %g s", who,
+                 waited_ms / 1000.0);
+    else
+        snprintf(why, sizeof why, "rank %d waited %g s for its device, though all ranks had come",
+                 c->rank, waited_ms / 1000.0);
+    cuda_comm_abort(g, why);
 }
+
+/* ---- calls of NCCL ---- */
 
 static int64_t now_ms(void)
 {
@@ -176,34 +170,183 @@ static int64_t now_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* Asks instead of waiting: a device that waits for another one's kernel can't be interrupted else. */
-static cudaError_t poll_stream(const struct cuda_comm *c, cudaStream_t stream)
+static void pause_poll(int polls)
 {
     const struct timespec pause = {0, 20000};
-    int64_t deadline = now_ms() + c->timeout_ms;
-    char why[96];
-    cudaError_t rc;
 
-    while ((rc = cudaStreamQuery(stream)) == cudaErrorNotReady) {
-        cudaGetLastError(); // CUDA keeps "not ready" like an error
-        if (has_failed(c->group, NULL)) return cudaStreamSynchronize(stream);
-        if (now_ms() > deadline) {
-            snprintf(why, sizeof why, "rank %d waited %d ms for the others", c->rank,
-                     c->timeout_ms);
-            cuda_comm_abort(c->group, why);
-        }
+    if (polls < EAGER_POLLS)
+        sched_yield();
+    else
         nanosleep(&pause, NULL);
+}
+
+static ncclResult_t ask_state(const struct cuda_comm *c)
+{
+    ncclResult_t state = ncclSuccess;
+    ncclResult_t rc = c->group->nccl.ncclCommGetAsyncError(c->comm, &state);
+
+    return rc == ncclSuccess ? state : rc;
+}
+
+/* Not done means that nobody may wait for it any longer: the group has failed, or the time is over. */
+static ncclResult_t finish_call(const struct cuda_comm *c, ncclResult_t rc, int limit_ms)
+{
+    int64_t deadline = now_ms() + limit_ms;
+
+    for (int i = 0; rc == ncclInProgress && now_ms() <= deadline; i++) {
+        if (has_failed(c->group, NULL)) break;
+        pause_poll(i);
+        rc = ask_state(c);
     }
     return rc;
 }
 
-int cuda_comm_wait(const struct cuda_comm *c, cudaStream_t stream, cudaError_t *rc,
-                   struct error *err)
+static void fail_call(const struct cuda_comm *c, ncclResult_t rc)
+{
+    const struct nccl *n = &c->group->nccl;
+    char why[256];
+
+    snprintf(why, sizeof why, "NCCL, rank %d of %d: %s (%s)", c->rank, c->world,
+             n->ncclGetErrorString(rc), n->ncclGetLastError(c->comm));
+    cuda_comm_abort(c->group, why);
+}
+
+/* Ends what waits on this rank's device too. Whatever it gives, the communicator is gone. */
+static void tear_down(struct cuda_comm *c)
+{
+    if (c->comm) c->group->nccl.ncclCommAbort(c->comm);
+    c->comm = NULL;
+}
+
+/* True: done. Else the group has failed. */
+static bool complete(struct cuda_comm *c, ncclResult_t rc, int limit_ms)
+{
+    rc = finish_call(c, rc, limit_ms);
+    if (rc == ncclSuccess) return true;
+    if (rc != ncclInProgress)
+        fail_call(c, rc);
+    else if (!has_failed(c->group, NULL))
+        give_up(c, limit_ms);
+    tear_down(c);
+    return false;
+}
+
+/* ---- a rank ---- */
+
+int cuda_comm_join(struct cuda_comm *c, const struct backend_options *options, struct error *err)
+{
+    struct comm_group *g = options->group;
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+
+    *c = (struct cuda_comm){};
+    if (options->world <= 1 || !g) return 0;
+    c->group = g;
+    c->rank = options->rank;
+    c->world = options->world;
+    c->deterministic = options->deterministic;
+    c->timeout_ms = options->peer_timeout_ms > 0 ? options->peer_timeout_ms : TIMEOUT_MS_DEFAULT;
+    config.blocking = 0;
+    come_to_meeting(c);
+    if (has_failed(g, err)) return E_DEVICE;
+    ncclResult_t rc = g->nccl.ncclCommInitRankConfig(&c->comm, c->world, g->id, c->rank, &config);
+    if (complete(c, rc, JOIN_PATIENCE * c->timeout_ms)) return 0;
+    return cuda_comm_check(c, err);
+}
+
+/* Finalizing waits for the other ranks; destroying a communicator that isn't finalized would too. */
+void cuda_comm_leave(struct cuda_comm *c)
+{
+    if (!c->group) return;
+    if (c->comm && !has_failed(c->group, NULL)) {
+        const struct nccl *n = &c->group->nccl;
+        ncclResult_t rc = finish_call(c, n->ncclCommFinalize(c->comm), c->timeout_ms);
+        if (rc == ncclSuccess) {
+            n->ncclCommDestroy(c->comm);
+            c->comm = NULL;
+        }
+    }
+    tear_down(c);
+    *c = (struct cuda_comm){};
+}
+
+int cuda_comm_check(const struct cuda_comm *c, struct error *err)
+{
+    return c->group && has_failed(c->group, err) ? E_DEVICE : 0;
+}
+
+size_t cuda_comm_gathered_bytes(const struct cuda_comm *c)
+{
+    return c->group && c->deterministic ? (size_t)c->world * GATHER_FLOATS * sizeof(float) : 0;
+}
+
+static bool can_call(struct cuda_comm *c)
+{
+    if (c->comm && has_failed(c->group, NULL)) tear_down(c);
+    return c->comm != NULL;
+}
+
+void cuda_comm_merge(struct cuda_comm *c, float *x, size_t count, cudaStream_t stream)
+{
+    if (count == 0 || !can_call(c)) return;
+    complete(c, c->group->nccl.ncclAllReduce(x, x, count, ncclFloat32, ncclSum, c->comm, stream),
+             c->timeout_ms);
+}
+
+void cuda_comm_sum(struct cuda_comm *c, float *x, size_t count, cudaStream_t stream)
+{
+    if (!c->deterministic) {
+        cuda_comm_merge(c, x, count, stream);
+        return;
+    }
+    for (size_t some; count > 0 && can_call(c); x += some, count -= some) {
+        some = count < GATHER_FLOATS ? count : GATHER_FLOATS;
+        ncclResult_t rc =
+            c->group->nccl.ncclAllGather(x, c->gathered, some, ncclFloat32, c->comm, stream);
+        if (complete(c, rc, c->timeout_ms)) cuda_sum_ranks(x, c->gathered, some, c->world, stream);
+    }
+}
+
+/* ---- waiting ---- */
+
+/* Asks instead of waiting: a device that waits for another one's kernel can't be interrupted else. Behind the
+ * abort it gets a moment, and no more: it may hang. */
+static cudaError_t poll_stream(struct cuda_comm *c, cudaStream_t stream)
+{
+    int64_t deadline = now_ms() + c->timeout_ms;
+    cudaError_t rc;
+
+    for (int i = 0; (rc = cudaStreamQuery(stream)) == cudaErrorNotReady; i++) {
+        bool late = now_ms() > deadline;
+        if (!c->comm) {
+            if (late) break;
+        } else if (has_failed(c->group, NULL)) {
+            tear_down(c);
+            deadline = now_ms() + QUIET_MS;
+        } else if (ask_state(c) != ncclSuccess) {
+            fail_call(c, ask_state(c));
+        } else if (late) {
+            give_up(c, c->timeout_ms);
+        }
+        pause_poll(i);
+    }
+    return rc;
+}
+
+int cuda_comm_wait(struct cuda_comm *c, cudaStream_t stream, cudaError_t *rc, struct error *err)
 {
     if (!c->group) {
         *rc = cudaStreamSynchronize(stream);
         return 0;
     }
+    come_to_meeting(c);
     *rc = poll_stream(c, stream);
-    return has_failed(c->group, err) ? E_DEVICE : 0;
+    return cuda_comm_check(c, err);
+}
+
+void cuda_comm_drain(struct cuda_comm *c, cudaStream_t stream)
+{
+    if (c->group)
+        poll_stream(c, stream);
+    else
+        cudaStreamSynchronize(stream);
 }

@@ -1,12 +1,18 @@
 /* cuda_comm.h - where the ranks of a model meet: NCCL, found at run time, since one GPU needs none.
  *
- * A group is made before the ranks, each rank joins from its own thread when it opens. Operations are
- * enqueued on the rank's stream. A rank that doesn't come would leave the others waiting on their
- * devices for ever, so cuda_comm_wait looks at the clock: behind the time limit, or when the group was
- * aborted, communicators are torn down and every rank's wait fails with the first reason.
+ * A group is made before the ranks, each rank joins from its own thread when it opens, before it loads
+ * anything. Operations are enqueued on the rank's stream.
  *
- * NCCL sums in an order of its own that depends on the number of ranks and the size, not on who else is in
- * a step's rows only: backend.h rule 3 holds for own sums, not for those across ranks. */
+ * Rules
+ *  1. Nobody waits in NCCL: communicators are non-blocking, so a call comes back at once, and what it began
+ *     is asked about until it is done, the time limit is over or the group has failed.
+ *  2. Only the rank's own thread touches its communicator, also to abort it: NCCL forbids that beside another
+ *     call. Who aborts the group sets a flag, which every rank sees at its next question.
+ *  3. A rank that doesn't come would leave the others waiting on their devices for ever: behind the time limit
+ *     of cuda_comm_wait they abort their communicators, which ends that, and all fail with the first reason.
+ *
+ * NCCL sums in an order of its own, which depends on the number of ranks and of elements. `deterministic`
+ * gathers instead, and sums in the order of ranks: then backend.h rule 3 holds across ranks too. */
 #ifndef LM_KERNELS_CUDA_COMM_H
 #define LM_KERNELS_CUDA_COMM_H
 
@@ -14,6 +20,8 @@
 #include "kernels/cuda/cuda_device.cuh"
 
 #define CUDA_COMM_WORLD_MAX 8
+#define CUDA_COMM_NCCL_MIN \
+    21900 // ncclGetVersion: older ones hang when several ranks of a process abort
 
 /* The slots group_create, group_destroy, group_abort of kernels/backend.h. */
 FALLIBLE int cuda_comm_create(const struct backend_options *options, struct comm_group **out,
@@ -25,18 +33,30 @@ void cuda_comm_abort(struct comm_group *g, const char *why);
 struct cuda_comm {
     struct comm_group *group;
     int rank, world, timeout_ms;
+    bool deterministic;
+    ncclComm_t comm; // NULL: the group has failed, or one rank
+    float *
+        gathered; // on the device, cuda_comm_gathered_bytes(), set by the caller before the first sum
 };
 
-/* Waits for all ranks. The rank's device is set. */
+/* Waits for all ranks, four times as long as for a step: the first use of a device may load its driver. The
+ * rank's device is set. */
 FALLIBLE int cuda_comm_join(struct cuda_comm *c, const struct backend_options *options,
                             struct error *err);
 void cuda_comm_leave(struct cuda_comm *c);
+/* E_DEVICE: the group has failed; err has why. */
+FALLIBLE int cuda_comm_check(const struct cuda_comm *c, struct error *err);
+size_t cuda_comm_gathered_bytes(const struct cuda_comm *c);
 
 /* x[i] = sum over ranks, on every rank. What fails is told by the next wait. */
-void cuda_comm_sum(const struct cuda_comm *c, float *x, size_t count, cudaStream_t stream);
+void cuda_comm_sum(struct cuda_comm *c, float *x, size_t count, cudaStream_t stream);
+/* The same where each x[i] is 0 on all ranks but one: any order gives the same bits. */
+void cuda_comm_merge(struct cuda_comm *c, float *x, size_t count, cudaStream_t stream);
 
 /* Until the stream is idle. E_DEVICE: the group failed; err has why. *rc: the stream's own error. */
-FALLIBLE int cuda_comm_wait(const struct cuda_comm *c, cudaStream_t stream, cudaError_t *rc,
+FALLIBLE int cuda_comm_wait(struct cuda_comm *c, cudaStream_t stream, cudaError_t *rc,
                             struct error *err);
+/* Before leaving: until it is idle, or the device doesn't answer. */
+void cuda_comm_drain(struct cuda_comm *c, cudaStream_t stream);
 
 #endif

@@ -31,7 +31,8 @@ static int upload_rows(struct cuda_loader *l, const struct matrix *m, const stru
     const uint8_t *src = (const uint8_t *)m->data + (size_t)first * matrix_stride(m);
     uint8_t *half, *scales;
 
-    int rc = cuda_staging_take(&l->staging, &half, l->err);
+    int rc = cuda_comm_check(&l->b->comm, l->err); // another rank's failure ends a load of minutes
+    if (rc == 0) rc = cuda_staging_take(&l->staging, &half, l->err);
     if (rc < 0) return rc;
     scales = half + (size_t)rows * row_bytes;
     for (int i = 0; i < rows; i++, src += matrix_stride(m))
@@ -278,7 +279,7 @@ static void lay_activations(struct backend *b)
     b->y = lay_floats(b, m->hidden, tokens);
     b->h = cuda_load_rows(b, m->hidden, tokens);
     if (m->expert_shape.experts > 0) b->h_float = lay_floats(b, b->h.stride, tokens);
-    if (m->qk_norm_spans_heads) b->squares = lay_floats(b, 1, tokens);
+    if (m->qk_norm_spans_heads) b->squares = lay_floats(b, 2, tokens);
     b->q = lay_floats(b, m->heads * m->head_dim, tokens);
     b->k = lay_floats(b, m->kv_heads * m->head_dim, tokens);
     b->v = lay_floats(b, m->kv_heads * m->value_dim, tokens);
@@ -294,6 +295,7 @@ static void lay_activations(struct backend *b)
     if (m->expert_shape.experts > 0) cuda_load_routes(b);
     lay_image(b);
     b->gemm.workspace = cuda_load_bytes(b, cuda_gemm_workspace_bytes(&b->gemm), 1);
+    b->comm.gathered = (float *)cuda_load_bytes(b, cuda_comm_gathered_bytes(&b->comm), 1);
 }
 
 static int open_pinned(struct backend *b, struct error *err)
@@ -320,14 +322,6 @@ static struct rank_share share_of(const struct model_params *p)
     all.kv_heads = (struct rank_range){0, p->kv_heads, p->kv_heads};
     all.vocab = (struct rank_range){0, p->vocab, p->vocab};
     return all;
-}
-
-/* Ranks that have the same KV head would count it twice. */
-static int check_share(const struct backend *b, const struct model_params *p, struct error *err)
-{
-    if (!p->share || !p->qk_norm_spans_heads || b->comm.world <= p->share->kv_heads.whole) return 0;
-    return error_set(err, E_UNSUPPORTED, "a norm over all of %d kv heads can't be cut over %d GPUs",
-                     p->share->kv_heads.whole, b->comm.world);
 }
 
 static void keep_scalars(struct backend *b, const struct model_params *p)
@@ -363,7 +357,6 @@ int cuda_load(struct backend *b, const struct model_params *params,
 {
     CHECK(!b->loaded && !b->layer);
     int rc = model_check(params, &limits_of_model, err);
-    if (rc == 0) rc = check_share(b, params, err);
     if (rc == 0) rc = model_check_steps(limits, &limits_of_model, err);
     if (rc < 0) return rc;
     keep_scalars(b, params);

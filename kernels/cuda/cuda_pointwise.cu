@@ -328,6 +328,24 @@ void cuda_convert(const struct cuda_rows *out, const float *in, int rows, cudaSt
                   out->stride, in, out->cols);
 }
 
+__global__ void sum_ranks_kernel(float *x, const float *parts, size_t count, int ranks)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+
+    if (i >= count) return;
+    float sum = parts[i];
+    for (int r = 1; r < ranks; r++)
+        sum += parts[(size_t)r * count + i];
+    x[i] = sum;
+}
+
+void cuda_sum_ranks(float *x, const float *parts, size_t count, int ranks, cudaStream_t stream)
+{
+    if (count == 0) return;
+    LM_LAUNCH(sum_ranks_kernel, blocks_for_elements(count), FLAT_THREADS, 0, stream, x, parts,
+              count, ranks);
+}
+
 __global__ void finish_logits_kernel(float *x, size_t count, float scale, float cap)
 {
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;

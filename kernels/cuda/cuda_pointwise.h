@@ -89,6 +89,9 @@ void cuda_gather(const struct cuda_rows *out, const struct cuda_rows *in, const 
 /* out = in, in the type of out */
 void cuda_convert(const struct cuda_rows *out, const float *in, int rows, cudaStream_t stream);
 
+/* x[i] = parts[0][i] + parts[1][i] + ..., in this order; parts are [ranks][count] */
+void cuda_sum_ranks(float *x, const float *parts, size_t count, int ranks, cudaStream_t stream);
+
 /* x = cap(scale * x); cap 0: none */
 void cuda_finish_logits(float *x, size_t count, float scale, float cap, cudaStream_t stream);
 

@@ -66,7 +66,7 @@ struct backend {
     float *x, *y;                     // [hidden]
     struct cuda_rows h;               // [hidden]
     float *h_float;                   // [hidden] beside h, for routers; NULL: no layer has experts
-    float *squares;                   // [1], of norms over all ranks' heads
+    float *squares;                   // [2]: q's and k's, of norms over all ranks' heads
     float *q, *k, *v;                 // [heads or kv_heads * head_dim], [kv_heads * value_dim]
     struct cuda_rows o, g;            // [heads * value_dim], [ffn]
     float *gate, *up;                 // what g is made of, of experts too

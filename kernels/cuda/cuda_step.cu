@@ -128,7 +128,7 @@ void cuda_step_embed(struct backend *b)
     if (skips(b)) return;
     cuda_embed(b->x, &b->embedding, device_ids(b), b->share.vocab.first, b->model.embedding_scale,
                b->tokens, b->stream);
-    cuda_comm_sum(&b->comm, b->x, (size_t)b->tokens * (size_t)b->model.hidden, b->stream);
+    cuda_comm_merge(&b->comm, b->x, (size_t)b->tokens * (size_t)b->model.hidden, b->stream);
 }
 
 /* ---- products ---- */
@@ -219,8 +219,8 @@ static void project_latent(struct backend *b, const struct cuda_layer *l)
     cuda_latent_expand(&job, b->stream);
 }
 
-static void finish_heads(struct backend *b, const struct cuda_layer *l, float *x,
-                         const struct rank_range *heads, const float *norm)
+static struct cuda_heads_job heads_job(const struct backend *b, const struct cuda_layer *l,
+                                       float *x, const struct rank_range *heads, const float *norm)
 {
     const struct model_params *m = &b->model;
     struct cuda_heads_job job = {};
@@ -238,12 +238,36 @@ static void finish_heads(struct backend *b, const struct cuda_layer *l, float *x
     job.rotation = job.half > 0 ? b->rotation[l->rope_table] : NULL;
     job.rotate_from = l->is_latent ? m->head_dim - m->rope_dims : 0;
     job.style = m->rope_style;
-    if (norm && job.norm_spans_heads && heads->count < heads->whole) {
-        cuda_heads_squares(b->squares, &job, b->stream);
-        cuda_comm_sum(&b->comm, b->squares, (size_t)b->tokens, b->stream);
-        job.squares = b->squares;
-    }
-    if (norm || job.rotation) cuda_heads(&job, b->stream);
+    return job;
+}
+
+/* Sums of squares over the heads of all ranks. Of those that have the same KV head, the one with the
+ * head's first query adds it. */
+static void share_squares(struct backend *b, struct cuda_heads_job *q, struct cuda_heads_job *k)
+{
+    const struct rank_share *s = &b->share;
+    size_t tokens = (size_t)b->tokens;
+    float *q_squares = b->squares, *k_squares = b->squares + tokens;
+    int group = s->heads.whole / s->kv_heads.whole;
+
+    cuda_heads_squares(q_squares, q, b->stream);
+    if (s->heads.first == s->kv_heads.first * group)
+        cuda_heads_squares(k_squares, k, b->stream);
+    else
+        cuda_note(b, cudaMemsetAsync(k_squares, 0, tokens * sizeof *k_squares, b->stream));
+    cuda_comm_sum(&b->comm, b->squares, 2 * tokens, b->stream);
+    q->squares = q_squares;
+    k->squares = k_squares;
+}
+
+static void finish_heads(struct backend *b, const struct cuda_layer *l)
+{
+    struct cuda_heads_job q = heads_job(b, l, b->q, &b->share.heads, l->q_norm);
+    struct cuda_heads_job k = heads_job(b, l, b->k, &b->share.kv_heads, l->k_norm);
+
+    if (q.norm_spans_heads && b->comm.world > 1 && (q.norm || k.norm)) share_squares(b, &q, &k);
+    if (q.norm || q.rotation) cuda_heads(&q, b->stream);
+    if (k.norm || k.rotation) cuda_heads(&k, b->stream);
 }
 
 void cuda_step_qkv(struct backend *b, int layer)
@@ -256,8 +280,7 @@ void cuda_step_qkv(struct backend *b, int layer)
         project_latent(b, l);
     else
         project_plain(b, l);
-    finish_heads(b, l, b->q, &b->share.heads, l->q_norm);
-    finish_heads(b, l, b->k, &b->share.kv_heads, l->k_norm);
+    finish_heads(b, l);
     cuda_kv_write(&b->attention.kv, b->pages.base, layer, b->k, m->kv_heads * m->head_dim, b->v,
                   m->kv_heads * m->value_dim,
                   cuda_attention_slots(b->image.device + b->image.plan_at), b->tokens, b->stream);
@@ -430,7 +453,7 @@ void cuda_step_logits(struct backend *b)
     add_part(&p, &b->head, b->logits + b->share.vocab.first, NULL);
     p.part[0].out_stride = m->vocab;
     run_product(b, &p);
-    cuda_comm_sum(&b->comm, b->logits, count, b->stream);
+    cuda_comm_merge(&b->comm, b->logits, count, b->stream);
     cuda_finish_logits(b->logits, count, m->logit_scale, m->logit_softcap, b->stream);
 }
 

@@ -65,6 +65,15 @@ static inline int fixture_names(const char *folder, char names[][64], int max)
     return count;
 }
 
+/* Is it one of the names of LM_ONLY, which commas separate? */
+static inline bool fixture_is_listed(const char *list, const char *name)
+{
+    struct str rest = str_of(list), item;
+    while (str_split(&rest, ',', &item))
+        if (str_equal(item, str_of(name))) return true;
+    return false;
+}
+
 /* Path of the default model's GGUF file; static buffer. */
 static inline const char *fixture_model(void)
 {

@@ -311,14 +311,6 @@ static int compare_names(const void *a, const void *b)
     return strcmp(a, b);
 }
 
-static bool is_listed(const char *list, const char *name)
-{
-    struct str rest = str_of(list), item;
-    while (str_split(&rest, ',', &item))
-        if (str_equal(item, str_of(name))) return true;
-    return false;
-}
-
 static void test_models(void)
 {
     static char names[MODELS_MAX][64];
@@ -327,7 +319,7 @@ static void test_models(void)
     NEED(count > 0 && count < MODELS_MAX);
     qsort(names, (size_t)count, sizeof names[0], compare_names);
     for (int i = 0; i < count; i++)
-        if (!only || is_listed(only, names[i])) check_model(names[i]);
+        if (!only || fixture_is_listed(only, names[i])) check_model(names[i]);
     printf("%d compared, %d refused\n", compared, refused);
     EXPECT(only || compared >= 10); // of the small copies in the tree
 }

@@ -45,6 +45,29 @@ def test_tokens_of_the_cpu(start_agent, wanted, ranks):
     assert ids_of(agent) == wanted
 
 
+def end_of_agent(env, *flags):
+    """An agent on two emulated GPUs that can't start: what it says. What a lost rank can reach is never freed."""
+    done = subprocess.run([program("lm-agent"), str(MODEL), *map(str, FLAGS), "--device", "cuda", "--tp", "2",
+                           "--server-port", "0", *flags], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "LM_CUDA_MODULE": str(MODULE), "LM_CUDA_EMU_DEVICES": "2",
+                               "ASAN_OPTIONS": "detect_leaks=0", **env})
+    assert done.returncode == 1, done.stderr
+    return done.stderr
+
+
+@pytest.mark.skipif(not MODULE.exists(), reason="this build has no emulated GPU")
+@pytest.mark.parametrize("env, flags, reason", [
+    ({"LM_CUDA_EMU_MEMORY_1": "0"}, [], "rank 1: can't get 0 MiB for weights: out of memory"),
+    ({"LM_CUDA_EMU_DEVICES": "1"}, [], "rank 1: no device 1: there are 1"),
+    ({"LM_CUDA_EMU_NCCL_FAILS": "0"}, [], "NCCL, rank 0 of 2: unhandled system error"),
+    ({"LM_CUDA_EMU_NCCL": "21805"}, [], "several GPUs need NCCL 2.19 or later; libnccl.so.2 is 2.18.5"),
+    ({"LM_CUDA_EMU_HANGS": "1"}, ["--tp-timeout", "1"], "rank 1 did not answer the other ranks for 4 s"),
+])
+def test_a_rank_that_can_not_start(env, flags, reason):
+    """The others don't wait for it, and the agent ends with its reason."""
+    assert reason in end_of_agent(env, *flags)
+
+
 @pytest.mark.skipif(not MODULE.exists(), reason="this build has no emulated GPU")
 @pytest.mark.parametrize("place", ["bin", "lib"])
 def test_where_the_module_is(tmp_path, place):

@@ -1,5 +1,17 @@
 /* cuda_emu_nccl.cuh - the part of <nccl.h> that the backend uses: ranks are threads of one process, sums
- * are taken in order of ranks, in float32 for the 16-bit types. */
+ * are taken in the order of a ring, in float32 for the 16-bit types.
+ *
+ * Communicators are non-blocking ones, and as slow as they may be: every call that the library may do in
+ * the background gives ncclInProgress, and is done when ncclCommGetAsyncError has said so. Ranks that wait on
+ * their devices for one that doesn't come, wait until they abort their own communicators.
+ *
+ * Ends the process: a blocking communicator; a call before the last one was done, and work on its stream; a
+ * call after abort or destroy, or by another thread than the one that made the communicator (NCCL allows
+ * other threads, but not at the same time); destroy before finalize was done; ranks that don't call the
+ * same.
+ *
+ *     LM_CUDA_EMU_NCCL=CODE    what ncclGetVersion says (default 22800: 2.28.0)
+ *     LM_CUDA_EMU_NCCL_FAILS=N rank N's joining fails, with ncclSystemError behind the call */
 #ifndef LM_CUDA_EMU_NCCL_CUH
 #define LM_CUDA_EMU_NCCL_CUH
 
@@ -33,20 +45,29 @@ enum ncclDataType_t {
 };
 enum ncclRedOp_t { ncclSum = 0, ncclMax = 2 };
 
+struct ncclConfig_t {
+    size_t size;
+    unsigned magic, version;
+    int blocking;
+};
+#define NCCL_CONFIG_INITIALIZER                      \
+    {                                                \
+        sizeof(ncclConfig_t), 0xcafebeef, 22800, -1, \
+    }
+
 const char *ncclGetErrorString(ncclResult_t result);
+const char *ncclGetLastError(ncclComm_t comm);
 ncclResult_t ncclGetVersion(int *version);
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id);
-ncclResult_t ncclCommInitRank(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank);
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank,
+                                    ncclConfig_t *config);
+ncclResult_t ncclCommFinalize(ncclComm_t comm); // done when all ranks have called it
 ncclResult_t ncclCommDestroy(ncclComm_t comm);
-ncclResult_t ncclCommAbort(ncclComm_t comm); // those who wait, and come later, fail
+ncclResult_t ncclCommAbort(ncclComm_t comm); // at any time
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error);
-ncclResult_t ncclGroupStart();
-ncclResult_t ncclGroupEnd();
 ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type,
                            ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream);
 ncclResult_t ncclAllGather(const void *from, void *to, size_t count_of_one, ncclDataType_t type,
-                           ncclComm_t comm, cudaStream_t stream);
-ncclResult_t ncclBroadcast(const void *from, void *to, size_t count, ncclDataType_t type, int root,
                            ncclComm_t comm, cudaStream_t stream);
 
 #endif

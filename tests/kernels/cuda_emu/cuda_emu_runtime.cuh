@@ -8,8 +8,9 @@
  * Device memory is host memory full of 0xff (NaN), under ASan with red zones.
  *
  *     LM_CUDA_EMU_DEVICES=N    devices (default 1); 0: cudaErrorNoDevice, as without a GPU
- *     LM_CUDA_EMU_MEMORY=MIB   memory of each (default 4096)
- *     LM_CUDA_EMU_SM=N         multiprocessors (default 8) */
+ *     LM_CUDA_EMU_MEMORY=MIB   memory of each (default 4096); LM_CUDA_EMU_MEMORY_1=MIB: of the second one
+ *     LM_CUDA_EMU_SM=N         multiprocessors (default 8)
+ *     LM_CUDA_EMU_HANGS=N      the device that never answers who chooses it */
 #ifndef LM_CUDA_EMU_RUNTIME_CUH
 #define LM_CUDA_EMU_RUNTIME_CUH
 
@@ -192,6 +193,10 @@ using stream_work = std::function<void()>;
 
 /* Puts an operation behind a stream's others, or into the graph that it records. */
 cudaError_t enqueue(cudaStream_t stream, stream_work run);
+/* What is behind it waits until ready(), which is asked by the thread that runs the stream. */
+cudaError_t enqueue_wait(cudaStream_t stream, std::function<bool()> ready);
+/* From now on an enqueue is an error that names `call`; NULL: it is allowed again. */
+void hold_stream(cudaStream_t stream, const char *call);
 cudaError_t enqueue_launch(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes,
                            cudaStream_t stream, bool pdl, stream_work body);
 

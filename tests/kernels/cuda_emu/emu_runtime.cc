@@ -1,6 +1,8 @@
 /* emu_runtime.cc - cudart: devices, memory, streams, events, graphs.
  *
- *  1. A stream is a queue of closures; run_until(n) runs its first n. Events name a stream and a position.
+ *  1. A stream is a queue of closures; run_until(n) runs its first n. Events name a stream and a position. A
+ *     closure with `ready` is a place where the stream stands until that says yes: a query tells that it stands,
+ *     what waits for the stream asks again and again, and ends the process after a minute.
  *  2. A stream belongs to one thread at a time, as a backend does; the tables of devices and memory are
  *     locked.
  *  3. The default stream waits for blocking streams, and they for it; cudaStreamNonBlocking ones don't.
@@ -9,6 +11,7 @@
  *  5. While a stream captures, operations go into the graph, and waiting for it is an error. */
 #include "tests/kernels/cuda_emu/cuda_emu_runtime.cuh"
 
+#include <chrono>
 #include <deque>
 #include <map>
 #include <memory>
@@ -17,25 +20,34 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string>
+#include <thread>
+#include <unistd.h>
 #include <vector>
 
 #include "tests/kernels/cuda_emu/cuda_emu.cuh"
 
+struct operation {
+    emu::stream_work run;
+    std::function<bool()> ready; // empty: always
+};
+
 struct CUgraph_st {
-    std::vector<emu::stream_work> operations;
+    std::vector<operation> operations;
 };
 
 struct CUgraphExec_st {
-    std::shared_ptr<std::vector<emu::stream_work>> operations;
+    std::vector<operation> operations;
 };
 
 struct CUstream_st {
     int device;
     bool blocking; // orders itself with the default stream
     uint64_t enqueued, done;
-    std::deque<emu::stream_work> queue;
+    std::deque<operation> queue;
     CUgraph_st *capture; // NULL: not capturing
     bool capture_origin;
+    const char
+        *held; // by a library's call that is not done: nothing else may be enqueued; NULL: by none
 };
 
 struct CUevent_st {
@@ -83,15 +95,16 @@ machine *the_machine()
         made->devices.resize(setting("LM_CUDA_EMU_DEVICES", 1));
         for (size_t d = 0; d < made->devices.size(); d++)
             made->devices[d].default_stream =
-                stream_ref(new CUstream_st{(int)d, true, 0, 0, {}, nullptr, false});
+                stream_ref(new CUstream_st{(int)d, true, 0, 0, {}, nullptr, false, nullptr});
         return made;
     }();
     return m;
 }
 
-size_t memory_of_a_device()
+size_t memory_of(int index)
 {
-    return setting("LM_CUDA_EMU_MEMORY", 4096) << 20;
+    std::string own = "LM_CUDA_EMU_MEMORY_" + std::to_string(index);
+    return setting(own.c_str(), setting("LM_CUDA_EMU_MEMORY", 4096)) << 20;
 }
 
 cudaError_t note(cudaError_t error)
@@ -129,13 +142,26 @@ std::vector<stream_ref> blocking_streams(int of_device)
     return found;
 }
 
-void run_until(CUstream_st *s, uint64_t position)
+/* False: it stands before that. */
+bool try_until(CUstream_st *s, uint64_t position)
 {
     while (s->done < position) {
-        emu::stream_work next = std::move(s->queue.front());
+        if (s->queue.front().ready && !s->queue.front().ready()) return false;
+        emu::stream_work next = std::move(s->queue.front().run);
         s->queue.pop_front();
         s->done++;
         next();
+    }
+    return true;
+}
+
+void run_until(CUstream_st *s, uint64_t position)
+{
+    auto limit = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (!try_until(s, position)) {
+        if (std::chrono::steady_clock::now() > limit)
+            emu::fail("a stream of device %d has waited a minute for others", s->device);
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
 }
 
@@ -144,9 +170,9 @@ void run_all(CUstream_st *s)
     run_until(s, s->enqueued);
 }
 
-void push(const stream_ref &s, emu::stream_work run)
+void push(const stream_ref &s, operation next)
 {
-    s->queue.push_back(std::move(run));
+    s->queue.push_back(std::move(next));
     s->enqueued++;
 }
 
@@ -157,11 +183,11 @@ void order_with_default(const stream_ref &s)
     if (s == standard) {
         for (const stream_ref &other : blocking_streams(s->device)) {
             uint64_t at = other->enqueued;
-            if (other->done < at) push(s, [other, at] { run_until(other.get(), at); });
+            if (other->done < at) push(s, {[other, at] { run_until(other.get(), at); }, {}});
         }
     } else if (s->blocking && standard->done < standard->enqueued) {
         uint64_t at = standard->enqueued;
-        push(s, [standard, at] { run_until(standard.get(), at); });
+        push(s, {[standard, at] { run_until(standard.get(), at); }, {}});
     }
 }
 
@@ -213,7 +239,7 @@ cudaError_t take_memory(void **at, size_t bytes, int of_device)
     if (!bytes) return cudaSuccess;
     if (of_device >= 0) {
         device &d = m->devices[(size_t)of_device];
-        if (bytes > memory_of_a_device() - d.used) return note(cudaErrorMemoryAllocation);
+        if (bytes > memory_of(of_device) - d.used) return note(cudaErrorMemoryAllocation);
         d.used += bytes;
     }
     void *memory = aligned_alloc(256, (bytes + 255) & ~(size_t)255);
@@ -250,6 +276,20 @@ void copy_now(const copy_plan &c)
         memmove(c.to + row * c.to_pitch, c.from + row * c.from_pitch, c.width);
 }
 
+cudaError_t enqueue_operation(cudaStream_t handle, operation next)
+{
+    stream_ref s = find_stream(handle);
+    if (!s) return note(cudaErrorInvalidResourceHandle);
+    if (s->held) emu::fail("work is enqueued on a stream before %s was done with it", s->held);
+    if (s->capture) {
+        s->capture->operations.push_back(std::move(next));
+        return cudaSuccess;
+    }
+    order_with_default(s);
+    push(s, std::move(next));
+    return cudaSuccess;
+}
+
 cudaError_t copy_async(copy_plan c, cudaMemcpyKind kind, cudaStream_t handle)
 {
     if (!c.width || !c.height) return cudaSuccess;
@@ -282,17 +322,19 @@ cudaError_t copy_async(copy_plan c, cudaMemcpyKind kind, cudaStream_t handle)
 namespace emu
 {
 
-cudaError_t enqueue(cudaStream_t handle, stream_work run)
+cudaError_t enqueue(cudaStream_t stream, stream_work run)
 {
-    stream_ref s = find_stream(handle);
-    if (!s) return note(cudaErrorInvalidResourceHandle);
-    if (s->capture) {
-        s->capture->operations.push_back(std::move(run));
-        return cudaSuccess;
-    }
-    order_with_default(s);
-    push(s, std::move(run));
-    return cudaSuccess;
+    return enqueue_operation(stream, {std::move(run), {}});
+}
+
+cudaError_t enqueue_wait(cudaStream_t stream, std::function<bool()> ready)
+{
+    return enqueue_operation(stream, {[] {}, std::move(ready)});
+}
+
+void hold_stream(cudaStream_t stream, const char *call)
+{
+    if (stream_ref s = find_stream(stream)) s->held = call;
 }
 
 cudaError_t enqueue_launch(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes,
@@ -370,6 +412,8 @@ cudaError_t cudaSetDevice(int index)
 {
     if (index < 0 || (size_t)index >= the_machine()->devices.size())
         return note(cudaErrorInvalidDevice);
+    while ((size_t)index == setting("LM_CUDA_EMU_HANGS", SIZE_MAX))
+        pause();
     current_device = index;
     return cudaSuccess;
 }
@@ -386,7 +430,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int index)
         return note(cudaErrorInvalidDevice);
     *p = cudaDeviceProp{};
     snprintf(p->name, sizeof p->name, "emulated GPU");
-    p->totalGlobalMem = memory_of_a_device();
+    p->totalGlobalMem = memory_of(index);
     p->sharedMemPerBlock = 48 << 10;
     p->sharedMemPerBlockOptin = 227 << 10;
     p->sharedMemPerMultiprocessor = 228 << 10;
@@ -466,7 +510,7 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
     if (!have_device()) return note(cudaErrorNoDevice);
-    *total = memory_of_a_device();
+    *total = memory_of(current_device);
     *free_bytes = *total - the_machine()->devices[(size_t)current_device].used;
     return cudaSuccess;
 }
@@ -549,7 +593,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
     std::lock_guard<std::recursive_mutex> hold(m->lock);
     if (!have_device()) return note(cudaErrorNoDevice);
     stream_ref made(new CUstream_st{
-        current_device, !(flags & cudaStreamNonBlocking), 0, 0, {}, nullptr, false});
+        current_device, !(flags & cudaStreamNonBlocking), 0, 0, {}, nullptr, false, nullptr});
     m->devices[(size_t)current_device].streams.push_back(made);
     *stream = made.get();
     return cudaSuccess;
@@ -580,6 +624,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle)
 {
     stream_ref s = find_stream(handle);
     if (!s) return note(cudaErrorInvalidResourceHandle);
+    if (s->held) emu::fail("a stream is waited for before %s was done with it", s->held);
     if (s->capture) return note(cudaErrorStreamCaptureUnsupported);
     order_with_default(s);
     run_all(s.get());
@@ -588,7 +633,12 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle)
 
 cudaError_t cudaStreamQuery(cudaStream_t handle)
 {
-    return cudaStreamSynchronize(handle);
+    stream_ref s = find_stream(handle);
+    if (!s) return note(cudaErrorInvalidResourceHandle);
+    if (s->held) emu::fail("a stream is waited for before %s was done with it", s->held);
+    if (s->capture) return note(cudaErrorStreamCaptureUnsupported);
+    order_with_default(s);
+    return try_until(s.get(), s->enqueued) ? cudaSuccess : cudaErrorNotReady;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned)
@@ -696,7 +746,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus *
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
 {
-    *exec = new CUgraphExec_st{std::make_shared<std::vector<emu::stream_work>>(graph->operations)};
+    *exec = new CUgraphExec_st{graph->operations};
     return cudaSuccess;
 }
 
@@ -707,11 +757,11 @@ cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t)
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
-    auto operations = exec->operations;
-    return emu::enqueue(stream, [operations] {
-        for (const emu::stream_work &run : *operations)
-            run();
-    });
+    for (const operation &next : exec->operations) {
+        cudaError_t error = enqueue_operation(stream, next);
+        if (error != cudaSuccess) return error;
+    }
+    return cudaSuccess;
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)

@@ -22,6 +22,7 @@ static struct tiny_model model;
 static struct backend_ops ops;      // the CPU's, with slots of ours
 static atomic_int hang_at, fail_at; // gate_up and sync of rank 1 from that call on; 0: never
 static atomic_int gate_ups, syncs;
+static atomic_int load_hangs, load_fails; // ranks; 0: none (rank 0 is well)
 static atomic_bool is_let_go;
 
 static void sleep_ms(int ms)
@@ -42,6 +43,15 @@ static int sync(struct backend *b, struct error *err)
     if (b->rank == 1 && ++syncs == fail_at)
         return error_set(err, E_DEVICE, "rank 1 fell off the bus");
     return backend_find("cpu")->sync(b, err);
+}
+
+static int load(struct backend *b, const struct model_params *params,
+                const struct step_limits *limits, struct error *err)
+{
+    while (b->rank > 0 && b->rank == load_hangs && !is_let_go)
+        sleep_ms(1);
+    if (b->rank > 0 && b->rank == load_fails) return error_set(err, E_DEVICE, "no room");
+    return backend_find("cpu")->load(b, params, limits, err);
 }
 
 /* ---- the engine ---- */
@@ -247,6 +257,42 @@ static void test_a_failing_rank_fails_the_engine(void)
     }
 }
 
+static int open_code(int tp_timeout_ms, struct engine **e, struct error *err)
+{
+    struct engine_parts parts = {
+        .ops = &ops, .params = &model.params, .context_len = CONTEXT, .sampled_vocab = VOCAB};
+    struct engine_options o = {.tp = 3, .threads = 3, .tp_timeout_ms = tp_timeout_ms};
+    gate_ups = syncs = hang_at = fail_at = 0;
+    return engine_open_parts(&o, &parts, e, err);
+}
+
+static void test_a_rank_that_can_not_load(void)
+{
+    struct engine *e;
+    struct error err = {0};
+    load_fails = 2;
+    EXPECT_INT(open_code(0, &e, &err), E_DEVICE);
+    EXPECT_STR(err.text, "rank 2: no room");
+    EXPECT(!e);
+    load_fails = 0;
+}
+
+/* The reason is told in time, and what the lost rank reads stays. */
+static void test_a_rank_that_hangs_while_another_can_not_load(void)
+{
+    static struct engine *e;
+    struct error err = {0};
+    is_let_go = false;
+    load_fails = 2;
+    load_hangs = 1;
+    EXPECT_INT(open_code(100, &e, &err), E_DEVICE);
+    EXPECT_STR(err.text, "rank 2: no room");
+    EXPECT(e);
+    load_fails = load_hangs = 0;
+    is_let_go = true;
+    sleep_ms(100);
+}
+
 /* One rank doesn't come back from a stage: the others say so in time, the engine fails and can be closed,
  * and what the lost rank may still touch stays. */
 static void test_a_hanging_rank_fails_the_engine(void)
@@ -270,12 +316,15 @@ int main(void)
     ops = *backend_find("cpu");
     ops.gate_up = gate_up;
     ops.sync = sync;
+    ops.load = load;
     rng_init(&rng, 1);
     model.params = scalars(64, 6, 3, 32, 96, VOCAB);
     tiny_fill(&model, &rng, types, 3, true);
     RUN(test_ranks_answer_alike);
     RUN(test_memory_is_counted_over_ranks);
     RUN(test_refusals);
+    RUN(test_a_rank_that_can_not_load);
+    RUN(test_a_rank_that_hangs_while_another_can_not_load);
     RUN(test_a_failing_rank_fails_the_engine);
     RUN(test_a_hanging_rank_fails_the_engine);
     tiny_free(&model);

@@ -91,7 +91,8 @@ static float *run_world(const struct tiny_model *t, int world, enum compute_type
                         enum kv_type kv_type)
 {
     static const int32_t pages[2][2] = {{3, 0}, {1, 2}};
-    struct rank_runner r = {.whole = &t->params,
+    struct rank_runner r = {.ops = backend_find("cpu"),
+                            .whole = &t->params,
                             .limits = {FIRST, 2, FIRST, 2 * KV_BLOCK_TOKENS},
                             .compute = compute,
                             .kv_type = kv_type,
