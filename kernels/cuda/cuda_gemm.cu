@@ -85,8 +85,8 @@ static cublasStatus_t ask_heuristic(struct cuda_gemm *g, const struct library_ca
     if (rc == CUBLAS_STATUS_SUCCESS)
         rc = cublasLtMatmulPreferenceSetAttribute(
             preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
-    for (auto side : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-                      CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+    for (auto side :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
         if (rc == CUBLAS_STATUS_SUCCESS)
             rc = cublasLtMatmulPreferenceSetAttribute(preference, side, &choice->out_alignment,
                                                       sizeof choice->out_alignment);

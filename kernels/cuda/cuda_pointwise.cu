@@ -111,12 +111,12 @@ __global__ void __launch_bounds__(ROW_THREADS)
 void cuda_residual(const struct cuda_residual_job *job, cudaStream_t stream)
 {
     if (job->rows == 0) return;
-    if (job->h->is_float)
+    if (job->h.is_float)
         LM_LAUNCH(residual_kernel<float>, job->rows, ROW_THREADS, 0, stream, *job,
-                  (float *)job->h->data, job->h->stride);
+                  (float *)job->h.data, job->h.stride);
     else
         LM_LAUNCH(residual_kernel<bf16>, job->rows, ROW_THREADS, 0, stream, *job,
-                  (bf16 *)job->h->data, job->h->stride);
+                  (bf16 *)job->h.data, job->h.stride);
 }
 
 template <typename T>
@@ -176,7 +176,8 @@ void cuda_activate(const struct cuda_rows *out, enum ffn_activation kind, const 
                    const float *up, int in_stride, int rows, cudaStream_t stream)
 {
     if (rows == 0) return;
-    dim3 grid(rows, blocks_for_elements((size_t)out->cols)); // y has 65,535 at most, rows may be more
+    dim3 grid(rows,
+              blocks_for_elements((size_t)out->cols)); // y has 65,535 at most, rows may be more
     if (out->is_float)
         LM_LAUNCH(activate_kernel<float>, grid, FLAT_THREADS, 0, stream, (float *)out->data,
                   out->stride, kind, gate, up, in_stride, out->cols);

@@ -39,7 +39,7 @@ struct cuda_residual_job {
     const float *post_norm; // [hidden], NULL: none
     float scale;
     const float *norm; // [hidden], NULL: h = x
-    const struct cuda_rows *h;
+    struct cuda_rows h;
     float *h_float; // beside h, with its stride, for routers; NULL: not wanted
     int rows, hidden;
     float eps;

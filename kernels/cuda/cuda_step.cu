@@ -417,7 +417,7 @@ void cuda_step_residual(struct backend *b, enum residual_site site, int layer)
     job.x = b->x;
     job.y = site == RESIDUAL_BEGIN ? NULL : b->y;
     job.scale = b->model.residual_scale;
-    job.h = &b->h;
+    job.h = b->h;
     job.rows = b->tokens;
     job.hidden = b->model.hidden;
     job.eps = b->model.norm_eps;

@@ -18,6 +18,7 @@ template <class... Parameters, class... Arguments>
 cudaError_t cuda_launch(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                         size_t shared_bytes, cudaStream_t stream, bool pdl, Arguments... arguments)
 {
+    (emu::check_argument(name, &arguments, sizeof arguments), ...);
     return emu::enqueue_launch(name, grid, block, shared_bytes, stream, pdl,
                                [=] { kernel(static_cast<Parameters>(arguments)...); });
 }

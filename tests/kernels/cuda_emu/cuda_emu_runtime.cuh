@@ -1,11 +1,12 @@
 /* cuda_emu_runtime.cuh - the part of <cuda_runtime.h> that the backend uses, on host memory.
  *
  * Streams are lazy: an operation runs when something waits for it (synchronise, a query, a wait of another
- * stream, a pageable copy), so what the host does too early is seen: a pinned buffer written again
- * before its copy, results read before sync, work on two streams with no event between them. An operation
- * runs on the thread that waits.
+ * stream, a pageable copy; a query says "not ready" once, and the next one runs it), so what the host does too
+ * early is seen: a pinned buffer written again before its copy, results read before sync, work on two streams with
+ * no event between them. An operation runs on the thread that waits.
  *
- * Device memory is host memory full of 0xff (NaN), under ASan with red zones.
+ * Device memory is full of 0xff (NaN), ends at a page that nobody may touch, and is closed to the host
+ * (emu_memory.cuh).
  *
  *     LM_CUDA_EMU_DEVICES=N    devices (default 1); 0: cudaErrorNoDevice, as without a GPU
  *     LM_CUDA_EMU_MEMORY=MIB   memory of each (default 4096); LM_CUDA_EMU_MEMORY_1=MIB: of the second one
@@ -38,6 +39,8 @@
     X(cudaErrorStreamCaptureUnsupported, 900, "operation not permitted when stream is capturing") \
     X(cudaErrorStreamCaptureInvalidated, 901,                                                     \
       "operation failed due to a previous error during capture")                                  \
+    X(cudaErrorStreamCaptureWrongThread, 908,                                                     \
+      "attempt to terminate a thread-local capture sequence from another thread")                 \
     X(cudaErrorUnknown, 999, "unknown error")
 
 enum cudaError {
@@ -159,7 +162,8 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream = nullptr);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
-cudaError_t cudaEventQuery(cudaEvent_t event); // runs what it waits for: polling ends
+cudaError_t
+cudaEventQuery(cudaEvent_t event); // the second call runs what it waits for: polling ends
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end);
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
@@ -199,6 +203,9 @@ cudaError_t enqueue_wait(cudaStream_t stream, std::function<bool()> ready);
 void hold_stream(cudaStream_t stream, const char *call);
 cudaError_t enqueue_launch(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes,
                            cudaStream_t stream, bool pdl, stream_work body);
+
+/* Fails if a pointer of this argument leads to memory of the host that a device can't read. */
+void check_argument(const char *kernel, const void *value, size_t bytes);
 
 /* Kernels that have run, by name ("gemv", "(gemv<8>)"), since the process began: for tests that a path
  * was taken. NULL: all. */

@@ -163,9 +163,10 @@ void check_algorithm(const cublasLtMatmulAlgo_t &algo, const layout &d,
         emu::fail("cublasLtMatmul: the algorithm was chosen for another shape");
     for (size_t i = 0; i < matrix.size(); i++)
         if ((uintptr_t)matrix[i] % chosen.alignment[i])
-            emu::fail("cublasLtMatmul: the algorithm was chosen for %u bytes of alignment, matrix %c "
-                      "at %p has less",
-                      chosen.alignment[i], "ABCD"[i], matrix[i]);
+            emu::fail(
+                "cublasLtMatmul: the algorithm was chosen for %u bytes of alignment, matrix %c "
+                "at %p has less",
+                chosen.alignment[i], "ABCD"[i], matrix[i]);
     if (bytes < chosen.workspace || (chosen.workspace && (uintptr_t)workspace % 256))
         emu::fail("cublasLtMatmul: a workspace of %zu bytes at %p for %zu", bytes, workspace,
                   (size_t)chosen.workspace);

@@ -8,7 +8,9 @@
  *  3. The default stream waits for blocking streams, and they for it; cudaStreamNonBlocking ones don't.
  *  4. Copies to and from pageable memory: the source is read when the call is made, the target written before it
  *     returns, as the driver does with its staging buffers. Pinned memory is touched when the copy runs.
- *  5. While a stream captures, operations go into the graph, and waiting for it is an error. */
+ *  5. While a stream captures, operations go into the graph. What might wait or take memory is refused to the
+ *     thread that captures (cudaStreamCaptureModeThreadLocal) and breaks the capture.
+ *  6. Device memory is open while operations of streams run, and to nobody else (emu_memory.cuh). */
 #include "tests/kernels/cuda_emu/cuda_emu_runtime.cuh"
 
 #include <chrono>
@@ -25,6 +27,7 @@
 #include <vector>
 
 #include "tests/kernels/cuda_emu/cuda_emu.cuh"
+#include "tests/kernels/cuda_emu/emu_memory.cuh"
 
 struct operation {
     emu::stream_work run;
@@ -32,7 +35,8 @@ struct operation {
 };
 
 struct CUgraph_st {
-    std::vector<operation> operations;
+    std::vector<emu::stream_work> operations;
+    bool broken; // by a call that was refused while it was captured
 };
 
 struct CUgraphExec_st {
@@ -46,14 +50,15 @@ struct CUstream_st {
     std::deque<operation> queue;
     CUgraph_st *capture; // NULL: not capturing
     bool capture_origin;
-    const char
-        *held; // by a library's call that is not done: nothing else may be enqueued; NULL: by none
+    bool asked; // and was not ready
 };
 
 struct CUevent_st {
     std::shared_ptr<CUstream_st> stream; // NULL: never recorded
     uint64_t at;
     CUgraph_st *capture; // recorded while capturing into it
+    int device;
+    bool asked;
 };
 
 namespace
@@ -81,6 +86,7 @@ struct machine {
 
 thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
+thread_local std::vector<CUgraph_st *> capturing; // begun by this thread
 
 size_t setting(const char *name, size_t otherwise)
 {
@@ -95,7 +101,7 @@ machine *the_machine()
         made->devices.resize(setting("LM_CUDA_EMU_DEVICES", 1));
         for (size_t d = 0; d < made->devices.size(); d++)
             made->devices[d].default_stream =
-                stream_ref(new CUstream_st{(int)d, true, 0, 0, {}, nullptr, false, nullptr});
+                stream_ref(new CUstream_st{(int)d, true, 0, 0, {}, nullptr, false, false});
         return made;
     }();
     return m;
@@ -111,6 +117,15 @@ cudaError_t note(cudaError_t error)
 {
     if (error != cudaSuccess) last_error = error;
     return error;
+}
+
+/* Rule 5. True: the call is refused, and this is its error. */
+bool refused_by_capture(cudaError_t *error)
+{
+    for (CUgraph_st *graph : capturing)
+        graph->broken = true;
+    *error = capturing.empty() ? cudaSuccess : note(cudaErrorStreamCaptureUnsupported);
+    return !capturing.empty();
 }
 
 bool have_device()
@@ -145,6 +160,9 @@ std::vector<stream_ref> blocking_streams(int of_device)
 /* False: it stands before that. */
 bool try_until(CUstream_st *s, uint64_t position)
 {
+    if (s->done >= position) return;
+    emu::device_access open;
+    s->asked = false;
     while (s->done < position) {
         if (s->queue.front().ready && !s->queue.front().ready()) return false;
         emu::stream_work next = std::move(s->queue.front().run);
@@ -234,17 +252,20 @@ cudaError_t take_memory(void **at, size_t bytes, int of_device)
 {
     machine *m = the_machine();
     std::lock_guard<std::recursive_mutex> hold(m->lock);
+    cudaError_t error;
     *at = nullptr;
     if (!have_device()) return note(cudaErrorNoDevice);
+    if (refused_by_capture(&error)) return error;
     if (!bytes) return cudaSuccess;
     if (of_device >= 0) {
         device &d = m->devices[(size_t)of_device];
         if (bytes > memory_of(of_device) - d.used) return note(cudaErrorMemoryAllocation);
         d.used += bytes;
     }
-    void *memory = aligned_alloc(256, (bytes + 255) & ~(size_t)255);
+    void *memory =
+        of_device >= 0 ? emu::device_map(bytes) : aligned_alloc(256, (bytes + 255) & ~(size_t)255);
     if (!memory) return note(cudaErrorMemoryAllocation);
-    memset(memory, 0xff, bytes);
+    if (of_device < 0) memset(memory, 0xff, bytes);
     m->memory[(const char *)memory] = {bytes, of_device};
     *at = memory;
     return cudaSuccess;
@@ -257,9 +278,13 @@ cudaError_t give_memory(void *at, bool on_device)
     auto found = m->memory.find((const char *)at);
     if (found == m->memory.end() || (found->second.device >= 0) != on_device)
         return note(cudaErrorInvalidValue);
-    if (on_device) m->devices[(size_t)found->second.device].used -= found->second.bytes;
+    size_t bytes = found->second.bytes;
+    if (on_device) m->devices[(size_t)found->second.device].used -= bytes;
     m->memory.erase(found);
-    free(at);
+    if (on_device)
+        emu::device_unmap(at, bytes);
+    else
+        free(at);
     return cudaSuccess;
 }
 
@@ -302,7 +327,9 @@ cudaError_t copy_async(copy_plan c, cudaMemcpyKind kind, cudaStream_t handle)
     }
     stream_ref s = find_stream(handle);
     if (!s) return note(cudaErrorInvalidResourceHandle);
-    if (is_pageable(c.from) && !s->capture) {
+    if (s->capture && (is_pageable(c.from) || is_pageable(c.to)))
+        emu::fail("cudaMemcpyAsync: a graph keeps the address of pageable memory");
+    if (is_pageable(c.from)) {
         auto staged = std::make_shared<std::vector<char>>(c.width * c.height);
         copy_now({staged->data(), c.width, c.from, c.from_pitch, c.width, c.height});
         c.from = staged->data();
@@ -342,6 +369,8 @@ cudaError_t enqueue_launch(const char *kernel, dim3 grid, dim3 block, size_t sha
 {
     if (!have_device()) return note(cudaErrorNoDevice);
     (void)pdl;
+    stream_ref s = find_stream(stream);
+    if (s && s->device != current_device) return note(cudaErrorInvalidResourceHandle);
     return enqueue(stream, [=] {
         {
             machine *m = the_machine();
@@ -350,6 +379,20 @@ cudaError_t enqueue_launch(const char *kernel, dim3 grid, dim3 block, size_t sha
         }
         run_grid(kernel, grid, block, shared_bytes, body);
     });
+}
+
+void check_argument(const char *kernel, const void *value, size_t bytes)
+{
+    for (size_t at = 0; at + sizeof(unsigned long) <= bytes; at += sizeof(unsigned long)) {
+        unsigned long word;
+        memcpy(&word, (const char *)value + at, sizeof word);
+        if (!looks_like_pointer(word)) continue;
+        /* the end of an allocation is where an empty array lies */
+        if (find_allocation((const void *)word) || find_allocation((const void *)(word - 1)))
+            continue;
+        fail("%s: an argument, %zu bytes into it, is %p: memory of the host that is not pinned",
+             kernel, at, (void *)word);
+    }
 }
 
 long launch_count(const char *kernel)
@@ -474,7 +517,9 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int ind
 
 cudaError_t cudaDeviceSynchronize()
 {
+    cudaError_t error;
     if (!have_device()) return note(cudaErrorNoDevice);
+    if (refused_by_capture(&error)) return error;
     run_device(current_device);
     return cudaSuccess;
 }
@@ -524,7 +569,9 @@ cudaError_t cudaMalloc(void **at, size_t bytes)
 
 cudaError_t cudaFree(void *at)
 {
+    cudaError_t error;
     if (!at) return cudaSuccess;
+    if (refused_by_capture(&error)) return error;
     const allocation *a = find_allocation(at);
     if (a && a->device >= 0) run_device(a->device);
     return give_memory(at, true);
@@ -542,7 +589,9 @@ cudaError_t cudaHostAlloc(void **at, size_t bytes, unsigned)
 
 cudaError_t cudaFreeHost(void *at)
 {
+    cudaError_t error;
     if (!at) return cudaSuccess;
+    if (refused_by_capture(&error)) return error;
     if (have_device()) run_device(current_device);
     return give_memory(at, false);
 }
@@ -555,7 +604,9 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind)
 {
-    cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+    cudaError_t error;
+    if (refused_by_capture(&error)) return error;
+    error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
     return error == cudaSuccess ? cudaStreamSynchronize(nullptr) : error;
 }
 
@@ -582,7 +633,8 @@ cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t stre
 
 cudaError_t cudaMemset(void *at, int value, size_t bytes)
 {
-    return cudaMemsetAsync(at, value, bytes, nullptr);
+    cudaError_t error;
+    return refused_by_capture(&error) ? error : cudaMemsetAsync(at, value, bytes, nullptr);
 }
 
 /* ---- streams ---- */
@@ -593,7 +645,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
     std::lock_guard<std::recursive_mutex> hold(m->lock);
     if (!have_device()) return note(cudaErrorNoDevice);
     stream_ref made(new CUstream_st{
-        current_device, !(flags & cudaStreamNonBlocking), 0, 0, {}, nullptr, false, nullptr});
+        current_device, !(flags & cudaStreamNonBlocking), 0, 0, {}, nullptr, false, false});
     m->devices[(size_t)current_device].streams.push_back(made);
     *stream = made.get();
     return cudaSuccess;
@@ -623,8 +675,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t handle)
 cudaError_t cudaStreamSynchronize(cudaStream_t handle)
 {
     stream_ref s = find_stream(handle);
+    cudaError_t error;
     if (!s) return note(cudaErrorInvalidResourceHandle);
-    if (s->held) emu::fail("a stream is waited for before %s was done with it", s->held);
+    if (refused_by_capture(&error)) return error;
     if (s->capture) return note(cudaErrorStreamCaptureUnsupported);
     order_with_default(s);
     run_all(s.get());
@@ -634,11 +687,13 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle)
 cudaError_t cudaStreamQuery(cudaStream_t handle)
 {
     stream_ref s = find_stream(handle);
-    if (!s) return note(cudaErrorInvalidResourceHandle);
-    if (s->held) emu::fail("a stream is waited for before %s was done with it", s->held);
-    if (s->capture) return note(cudaErrorStreamCaptureUnsupported);
-    order_with_default(s);
-    return try_until(s.get(), s->enqueued) ? cudaSuccess : cudaErrorNotReady;
+    cudaError_t error;
+    if (refused_by_capture(&error)) return error;
+    if (s && !s->capture && s->done < s->enqueued && !s->asked) {
+        s->asked = true;
+        return note(cudaErrorNotReady);
+    }
+    return cudaStreamSynchronize(handle);
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned)
@@ -665,7 +720,7 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
-    *event = new CUevent_st{nullptr, 0, nullptr};
+    *event = new CUevent_st{nullptr, 0, nullptr, current_device, false};
     return cudaSuccess;
 }
 
@@ -683,8 +738,9 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle)
 {
     stream_ref s = find_stream(handle);
-    if (!s || !event) return note(cudaErrorInvalidResourceHandle);
+    if (!s || !event || event->device != s->device) return note(cudaErrorInvalidResourceHandle);
     event->capture = s->capture;
+    event->asked = false;
     event->stream = s;
     event->at = s->enqueued;
     return cudaSuccess;
@@ -692,6 +748,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle)
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
+    cudaError_t error;
+    if (refused_by_capture(&error)) return error;
     if (event->capture) return note(cudaErrorStreamCaptureUnsupported);
     if (event->stream) run_until(event->stream.get(), event->at);
     return cudaSuccess;
@@ -699,6 +757,12 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
+    cudaError_t error;
+    if (refused_by_capture(&error)) return error;
+    if (event->stream && event->stream->done < event->at && !event->asked) {
+        event->asked = true;
+        return note(cudaErrorNotReady);
+    }
     return cudaEventSynchronize(event);
 }
 
@@ -718,6 +782,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode)
     if (s->capture) return note(cudaErrorStreamCaptureInvalidated);
     s->capture = new CUgraph_st();
     s->capture_origin = true;
+    capturing.push_back(s->capture);
     return cudaSuccess;
 }
 
@@ -726,6 +791,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *graph)
     stream_ref s = find_stream(handle);
     *graph = nullptr;
     if (!s || !s->capture || !s->capture_origin) return note(cudaErrorInvalidValue);
+    if (std::erase(capturing, s->capture) == 0) return note(cudaErrorStreamCaptureWrongThread);
     *graph = s->capture;
     s->capture_origin = false;
     machine *m = the_machine();
@@ -733,7 +799,10 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *graph)
     for (device &d : m->devices)
         for (stream_ref &other : d.streams)
             if (other->capture == *graph) other->capture = nullptr;
-    return cudaSuccess;
+    if (!(*graph)->broken) return cudaSuccess;
+    delete *graph;
+    *graph = nullptr;
+    return note(cudaErrorStreamCaptureInvalidated);
 }
 
 cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus *status)

@@ -36,6 +36,10 @@ char *shared_arena::add(const void *tag, size_t bytes, size_t align)
     declared_ += bytes;
     if (declared_ > SHARED_BYTES)
         fail("%zu bytes of shared memory; a block may have %u", declared_, (unsigned)SHARED_BYTES);
+    if (declared_ > SHARED_STATIC_BYTES && declared_ - static_ <= SHARED_STATIC_BYTES)
+        fail("%zu bytes of shared memory, but the launch raises the limit of %u for dynamic ones "
+             "only",
+             declared_, (unsigned)SHARED_STATIC_BYTES);
     used_ = (used_ + align - 1) / align * align;
     if (used_ + bytes + GAP > SHARED_ARENA) fail("too many pieces of shared memory");
     char *at = memory_ + used_;

@@ -251,6 +251,163 @@ __global__ void add(float *x, float value)
     x[0] += value;
 }
 
+/* ---- what only a device may touch, and what it can't ---- */
+
+struct hidden_pointer {
+    int count;
+    float *at;
+};
+
+__global__ void read_hidden(hidden_pointer from, float *to)
+{
+    to[0] = from.at[0];
+}
+
+__global__ void write_at(float *out, int index)
+{
+    out[index] = 1.0f;
+}
+
+__global__ void static_and_dynamic(float *out)
+{
+    LM_SHARED(float, part, 2048);
+    LM_SHARED_DYNAMIC(float, tile);
+    part[0] = tile[0] = 1.0f;
+    out[0] = part[0];
+}
+
+static void test_host_and_device_memory()
+{
+    static float *at = floats(64), host[2];
+    float *pinned;
+    NEED(cudaMallocHost(&pinned, sizeof *pinned) == cudaSuccess);
+    *pinned = 4.0f;
+    EXPECT_DEATH("touched by the host", *(volatile float *)at = 1.0f);
+    EXPECT_DEATH("touched by the host", host[0] = *(volatile float *)at);
+    EXPECT_DEATH("behind its end", RUN_KERNEL(write_at, 1, 1, 0, at, 64));
+    EXPECT_DEATH("memory of the host", RUN_KERNEL(add, 1, 1, 0, host, 1.0f));
+    EXPECT_DEATH("8 bytes into it",
+                 RUN_KERNEL(read_hidden, 1, 1, 0, (hidden_pointer{1, host}), at));
+    RUN_KERNEL(read_hidden, 1, 1, 0, (hidden_pointer{1, pinned}), at);
+    RUN_KERNEL(read_hidden, 1, 1, 0, (hidden_pointer{1, at}), at);
+    NEED(cudaMemcpy(host, at, sizeof *host, cudaMemcpyDeviceToHost) == cudaSuccess);
+    EXPECT(host[0] == 4.0f);
+    EXPECT_DEATH("raises the limit", RUN_KERNEL(static_and_dynamic, 1, 1, 45 << 10, at));
+    RUN_KERNEL(static_and_dynamic, 1, 1, 40 << 10, at);
+    RUN_KERNEL(static_and_dynamic, 1, 1, 60 << 10, at);
+    cudaFreeHost(pinned);
+    cudaFree(at);
+}
+
+/* A thread's current device is the one it launches on. */
+static void test_foreign_device()
+{
+    cudaStream_t stream;
+    cudaEvent_t event;
+    float *x = floats(1);
+    NEED(cudaEventCreate(&event) == cudaSuccess);
+    NEED(cudaSetDevice(1) == cudaSuccess);
+    NEED(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    EXPECT(cudaEventRecord(event, stream) == cudaErrorInvalidResourceHandle);
+    NEED(cudaSetDevice(0) == cudaSuccess);
+    EXPECT(LM_LAUNCH(add, 1, 1, 0, stream, x, 1.0f) == cudaErrorInvalidResourceHandle);
+    cudaEventDestroy(event);
+    cudaStreamDestroy(stream);
+    cudaFree(x);
+    cudaGetLastError();
+}
+
+/* "Not ready" is an answer, and yet what cudaGetLastError tells next. */
+static void test_queries()
+{
+    cudaStream_t stream;
+    cudaEvent_t event;
+    float *x = floats(1);
+    NEED(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    NEED(cudaEventCreate(&event) == cudaSuccess);
+    EXPECT(cudaStreamQuery(stream) == cudaSuccess);
+    EXPECT(LM_LAUNCH(write_at, 1, 1, 0, stream, x, 0) == cudaSuccess);
+    EXPECT(cudaEventRecord(event, stream) == cudaSuccess);
+    EXPECT(cudaStreamQuery(stream) == cudaErrorNotReady);
+    EXPECT(cudaGetLastError() == cudaErrorNotReady && cudaGetLastError() == cudaSuccess);
+    EXPECT(cudaEventQuery(event) == cudaErrorNotReady);
+    cudaGetLastError();
+    EXPECT(cudaStreamQuery(stream) == cudaSuccess && cudaEventQuery(event) == cudaSuccess);
+    cudaEventDestroy(event);
+    cudaStreamDestroy(stream);
+    cudaFree(x);
+}
+
+/* An algorithm chosen for a whole row of matrices isn't one for a matrix inside. */
+static void test_library_alignment()
+{
+    static float *x = floats(256);
+    static cublasLtMatmulDesc_t desc;
+    static cublasLtMatrixLayout_t m;
+    static cublasLtMatmulHeuristicResult_t chosen[2];
+    cublasLtMatmulPreference_t preference;
+    uint32_t four = 4;
+    int found;
+    NEED(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS);
+    NEED(cublasLtMatrixLayoutCreate(&m, CUDA_R_32F, 4, 4, 4) == CUBLAS_STATUS_SUCCESS);
+    NEED(cublasLtMatmulPreferenceCreate(&preference) == CUBLAS_STATUS_SUCCESS);
+    for (auto &result : chosen) {
+        NEED(cublasLtMatmulAlgoGetHeuristic(nullptr, desc, m, m, m, m, preference, 1, &result,
+                                            &found) == CUBLAS_STATUS_SUCCESS);
+        for (auto side : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+            cublasLtMatmulPreferenceSetAttribute(preference, side, &four, sizeof four);
+    }
+    static auto multiply = [](float *out, const cublasLtMatmulHeuristicResult_t &by) {
+        float one = 1, zero = 0;
+        return cublasLtMatmul(nullptr, desc, &one, x, m, x + 64, m, &zero, out, m, out, m, &by.algo,
+                              nullptr, 0, nullptr);
+    };
+    EXPECT(multiply(x + 128, chosen[0]) == CUBLAS_STATUS_SUCCESS);
+    EXPECT(multiply(x + 129, chosen[1]) == CUBLAS_STATUS_SUCCESS);
+    EXPECT_DEATH("alignment", multiply(x + 129, chosen[0]));
+    NEED(cudaDeviceSynchronize() == cudaSuccess);
+    cublasLtMatmulPreferenceDestroy(preference);
+    cublasLtMatrixLayoutDestroy(m);
+    cublasLtMatmulDescDestroy(desc);
+    cudaFree(x);
+}
+
+/* What waits, or takes memory, breaks the capture of the thread that calls it. */
+static void test_refused_while_capturing()
+{
+    cudaStream_t stream;
+    cudaEvent_t event;
+    cudaGraph_t graph;
+    void *at = nullptr, *device = floats(1), *pinned;
+    NEED(cudaMallocHost(&pinned, 4) == cudaSuccess);
+    NEED(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    NEED(cudaEventCreate(&event) == cudaSuccess);
+    for (int call = 0; call < 9; call++) {
+        EXPECT(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+        cudaError_t got = call == 0   ? cudaMalloc(&at, 4)
+                          : call == 1 ? cudaFree(device)
+                          : call == 2 ? cudaMallocHost(&at, 4)
+                          : call == 3 ? cudaFreeHost(pinned)
+                          : call == 4 ? cudaMemcpy(device, pinned, 4, cudaMemcpyHostToDevice)
+                          : call == 5 ? cudaDeviceSynchronize()
+                          : call == 6 ? cudaStreamSynchronize(stream)
+                          : call == 7 ? cudaEventSynchronize(event)
+                                      : cudaStreamQuery(stream);
+        EXPECT(got == cudaErrorStreamCaptureUnsupported);
+        EXPECT(cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureInvalidated && !graph);
+    }
+    static cudaStream_t captured = stream;
+    static void *to = device;
+    EXPECT_DEATH("pageable", cudaStreamBeginCapture(captured, cudaStreamCaptureModeThreadLocal);
+                 float x = 0; cudaMemcpyAsync(to, &x, 4, cudaMemcpyHostToDevice, captured));
+    cudaEventDestroy(event);
+    cudaStreamDestroy(stream);
+    cudaFreeHost(pinned);
+    cudaFree(device);
+    cudaGetLastError();
+}
+
 static void test_graphs()
 {
     cudaStream_t stream;
@@ -262,7 +419,6 @@ static void test_graphs()
     EXPECT(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
     EXPECT(LM_LAUNCH(add, 1, 1, 0, stream, x, 1) == cudaSuccess);
     EXPECT(LM_LAUNCH_PDL(add, 1, 1, 0, stream, x, 10.0f) == cudaSuccess);
-    EXPECT(cudaStreamSynchronize(stream) == cudaErrorStreamCaptureUnsupported);
     EXPECT(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
     EXPECT(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess);
     EXPECT(cudaGraphDestroy(graph) == cudaSuccess);
@@ -352,11 +508,17 @@ static void test_races()
 
 int main(void)
 {
+    setenv("LM_CUDA_EMU_DEVICES", "2", 1);
     RUN(test_meetings);
     RUN(test_shared_memory);
     RUN(test_copies_land_late);
     RUN(test_order_shows_missing_barriers);
     RUN(test_streams_are_lazy);
+    RUN(test_host_and_device_memory);
+    RUN(test_foreign_device);
+    RUN(test_queries);
+    RUN(test_library_alignment);
+    RUN(test_refused_while_capturing);
     RUN(test_graphs);
     RUN(test_races);
     return TEST_END();
