@@ -6,6 +6,9 @@
 #ifndef LM_KERNELS_CUDA_API_CUH
 #define LM_KERNELS_CUDA_API_CUH
 
+#include <stdlib.h>
+#include <string.h>
+
 #ifdef LM_CUDA_EMULATED
 #include <cuda_emu_api.cuh>
 #else
@@ -17,13 +20,40 @@
 #endif
 
 /* Puts a kernel behind the work of `stream`; cudaError_t. More than 48 KiB of dynamic shared memory
- * are asked for by themselves. LM_LAUNCH_PDL lets it start before its predecessor has ended: the
- * kernel must call pdl_wait() (cuda_device.cuh). */
+ * are asked for by themselves. LM_LAUNCH_PDL lets it start before its predecessor has ended: every
+ * thread of the kernel must call pdl_wait() (cuda_device.cuh). Between other operations of a stream, and at
+ * the head of a graph, it is an ordinary launch; capture makes programmatic edges of it (CUDA 12.3). */
 #define LM_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)   \
     cuda_launch(#kernel, kernel, grid, block, shared_bytes, stream, \
                 false __VA_OPT__(, ) __VA_ARGS__)
 #define LM_LAUNCH_PDL(kernel, grid, block, shared_bytes, stream, ...) \
-    cuda_launch(#kernel, kernel, grid, block, shared_bytes, stream, true __VA_OPT__(, ) __VA_ARGS__)
+    cuda_launch(#kernel, kernel, grid, block, shared_bytes, stream,   \
+                cuda_pdl_is_on() __VA_OPT__(, ) __VA_ARGS__)
+
+/* LM_CUDA_PDL=0 in the environment turns it off; so does a device for which there is no code that waits: one
+ * before 9.0, or one that would translate older code for itself. Found out once. */
+inline bool cuda_pdl_is_on()
+{
+    static const bool is_on = [] {
+        const int built_for[] = {__CUDA_ARCH_LIST__};
+        const char *setting = getenv("LM_CUDA_PDL");
+        int devices = 0, major = 0, minor = 0;
+        if ((setting && strcmp(setting, "0") == 0) || cudaGetDeviceCount(&devices) != cudaSuccess)
+            return false;
+        for (int i = 0; i < devices; i++) {
+            bool waits = false;
+            if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i) !=
+                    cudaSuccess ||
+                cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, i) != cudaSuccess)
+                return false;
+            for (int arch : built_for)
+                waits |= arch >= 900 && arch <= 100 * major + 10 * minor;
+            if (!waits) return false;
+        }
+        return true;
+    }();
+    return is_on;
+}
 
 #ifndef LM_CUDA_EMULATED
 template <class... Parameters, class... Arguments>

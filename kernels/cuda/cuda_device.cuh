@@ -23,7 +23,7 @@
  *   cp_async4, 8, 16, cp_async_zero16      9.7.9.25     global to shared, asynchronous
  *   cp_async_commit, cp_async_wait<N>      9.7.9.25.3
  *   barrier_sync, barrier_arrive           9.7.13.1     named barriers 1..15
- *   pdl_wait, pdl_trigger                  9.7.13.13    griddepcontrol
+ *   pdl_wait, pdl_trigger, pdl_begin       9.7.13.13    griddepcontrol
  *   load_nc, load_stream, store_stream     9.7.9.8, 11  vector loads past L1, read once
  *   load_acquire, store_release            9.7.9.8, 11  flags between devices
  *   exp2_approx, rcp_approx, tanh_approx   9.7.3        one instruction, 2 ulp or so
@@ -183,7 +183,12 @@ __device__ __forceinline__ void barrier_arrive(int id, int threads)
  *
  * A kernel started by LM_LAUNCH_PDL may begin while its predecessor still runs. Before pdl_wait() it
  * may read weights and its parameters, but touch nothing that an earlier kernel writes or reads.
- * pdl_trigger() says that the next kernel may start; it promises nothing about memory. */
+ * Every thread waits, also one that has nothing to do: a grid then ends behind all before it, and who
+ * waits for it has waited for them. (Emulated, a thread that doesn't ends the program.)
+ *
+ * pdl_trigger() says that the next kernel may start once all blocks have said so or ended; it promises
+ * nothing about memory. As every kernel waits it can come first: blocks of the next kernel then fill what
+ * the last ones of this one leave free, and may be fetching weights while small kernels between run. */
 __device__ __forceinline__ void pdl_wait()
 {
 #if __CUDA_ARCH__ >= 900
@@ -279,6 +284,13 @@ __device__ __forceinline__ float tanh_approx(float x) // relative error 2^-11: n
 #endif // the hardware
 
 /* ---- the same on both ---- */
+
+/* The first line of a kernel that has nothing to do before it may touch what others made. */
+__device__ __forceinline__ void pdl_begin()
+{
+    pdl_trigger();
+    pdl_wait();
+}
 
 __device__ __forceinline__ int lane_id()
 {

@@ -13,10 +13,9 @@
  * shared memory out of bounds                | ASan (poisoned gaps) or, in race builds, a message
  * shared memory read before it is written    | NaN in the result
  * cp.async not waited for                    | NaN in the result
- * host code in device memory                 | "is touched by the host", then the signal
- * a kernel's argument leads to host memory   | "memory of the host"
- * memory or waiting while a graph is captured| the errors that CUDA gives; so does a foreign device's stream
- * data races (race build, cuda_emu_race.cc)  | "race", counted: emu::race_count()
+ * data races (race build, emu_race.cc)       | "race", counted: emu::race_count()
+ * a thread of LM_LAUNCH_PDL never waits      | "without pdl_wait"
+ * memory touched too early for it (race b.)  | "race", "before pdl_wait"
  *
  * What it can't: registers, bank conflicts, speed, memory order finer than barriers.
  *
@@ -53,6 +52,7 @@ using place = std::source_location;
 struct thread_context { // the public head of a fiber
     uint3 index;
     unsigned lane, warp;
+    bool waited; // false: an earlier launch may still run (pdl_wait)
 };
 
 extern constinit thread_local thread_context *current; // NULL: not inside a kernel
@@ -64,9 +64,13 @@ enum thread_order { ORDER_FORWARD, ORDER_REVERSE, ORDER_RANDOM };
 /* For all later launches of the process; overrides the environment. */
 void configure(thread_order order, uint64_t seed);
 
-/* Runs a whole grid, block after block, on the calling thread. */
-void run_grid(const char *kernel, dim3 grid, dim3 block, size_t dynamic_bytes,
+/* Runs a whole grid, block after block, on the calling thread. pdl: its threads have to wait for what
+ * runs before them, by pdl_wait(). */
+void run_grid(const char *kernel, dim3 grid, dim3 block, size_t dynamic_bytes, bool pdl,
               const std::function<void()> &body);
+void pdl_wait(void);
+/* The grids so far have ended before whatever comes next begins. */
+void end_of_overlap(void);
 
 /* Prints where in the grid it happened, and aborts. */
 [[noreturn]] void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -104,7 +108,8 @@ struct race_hooks {
     void (*syncwarp)(unsigned warp);
     void (*fence)(void);
     void (*atomic)(void *at, size_t bytes);
-    void (*begin_grid)(const char *kernel);
+    void (*begin_grid)(const char *kernel, bool pdl);
+    void (*end_of_overlap)(void);
     void (*begin_block)(uint64_t block, const char *shared, size_t bytes);
 };
 extern const race_hooks *hooks;

@@ -14,6 +14,8 @@
 #include "tests/kernels/cuda_emu/cuda_emu_nccl.cuh"
 #include "tests/kernels/cuda_emu/cuda_emu_runtime.cuh"
 
+#define __CUDA_ARCH_LIST__ 900
+
 template <class... Parameters, class... Arguments>
 cudaError_t cuda_launch(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                         size_t shared_bytes, cudaStream_t stream, bool pdl, Arguments... arguments)

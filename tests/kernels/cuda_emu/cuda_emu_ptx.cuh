@@ -66,6 +66,7 @@ inline void barrier_arrive(int id, int threads, emu::place where = emu::place::c
 
 inline void pdl_wait()
 {
+    emu::pdl_wait();
 }
 
 inline void pdl_trigger()

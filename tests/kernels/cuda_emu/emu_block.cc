@@ -10,7 +10,10 @@
  *  2. The last thread to arrive at a meeting applies the operation and goes on.
  *  3. Threads that returned count as arrived, as the PTX ISA says of barriers and .sync operations,
  *     except where an instruction is .aligned.
- *  4. Nothing ready and someone left: a deadlock, printed with each place where threads wait. */
+ *  4. Nothing ready and someone left: a deadlock, printed with each place where threads wait.
+ *  5. A grid launched with PDL runs behind its predecessor all the same. All of its threads must call
+ *     pdl_wait(): otherwise it could end before that, and a third grid, which waits for this one only,
+ *     would be too early. What threads touch before they wait, the race hooks compare. */
 #include "tests/kernels/cuda_emu/cuda_emu.cuh"
 
 #include <memory>
@@ -73,6 +76,7 @@ struct block_runner {
     thread_fiber *running = nullptr;
     const std::function<void()> *body = nullptr;
     const char *kernel = nullptr; // NULL: none runs
+    bool pdl = false;             // its threads must wait
     uint64_t random = 0;
     shared_arena shared;
     char *stacks; // of all fibers, each above a guard page
@@ -198,6 +202,7 @@ static void fiber_main(void)
     sanitizer_enter(nullptr, &runner->stack_low, &runner->stack_bytes);
     (*runner->body)();
     thread_fiber *f = runner->running;
+    if (!f->waited) fail("launched with PDL, this thread ends without pdl_wait()");
     f->state = DONE;
     runner->live--;
     runner->alive[f->warp] &= ~(1u << f->lane);
@@ -458,6 +463,7 @@ static void begin_block(unsigned threads, size_t dynamic_bytes)
                     t / (block_size.x * block_size.y)};
         f->lane = t % 32;
         f->warp = t / 32;
+        f->waited = !runner->pdl;
         f->asan_stack = nullptr;
         f->where = place();
         f->copies.clear();
@@ -479,7 +485,17 @@ static void run_block(unsigned threads, size_t dynamic_bytes, uint64_t block)
     }
 }
 
-void run_grid(const char *kernel, dim3 grid, dim3 block, size_t dynamic_bytes,
+void pdl_wait(void)
+{
+    runner->running->waited = true;
+}
+
+void end_of_overlap(void)
+{
+    if (hooks) hooks->end_of_overlap();
+}
+
+void run_grid(const char *kernel, dim3 grid, dim3 block, size_t dynamic_bytes, bool pdl,
               const std::function<void()> &body)
 {
     settings_from_environment();
@@ -488,6 +504,7 @@ void run_grid(const char *kernel, dim3 grid, dim3 block, size_t dynamic_bytes,
     runner = own_runner.get();
     runner->kernel = kernel;
     runner->body = &body;
+    runner->pdl = pdl;
     uint64_t threads = (uint64_t)block.x * block.y * block.z;
     uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
     if (!threads || threads > THREADS_MAX || block.z > 64 || !blocks || grid.x > 0x7fffffffu ||
@@ -496,7 +513,7 @@ void run_grid(const char *kernel, dim3 grid, dim3 block, size_t dynamic_bytes,
              grid.z, block.x, block.y, block.z);
     block_size = block;
     grid_size = grid;
-    if (hooks) hooks->begin_grid(kernel);
+    if (hooks) hooks->begin_grid(kernel, pdl);
     runner->random = settings.seed;
     uint64_t shift = settings.order == ORDER_RANDOM ? next_random(&runner->random) % blocks : 0;
     for (uint64_t i = 0; i < blocks; i++) {

@@ -9,6 +9,8 @@
  *     blocks                a fence behind the first access, and an atomic of the second block
  *                           since then ("last block done"); shared memory has no others
  *     both atomic           nothing needed
+ *     launches              the stream; but before its pdl_wait() a thread of a launch with PDL runs beside
+ *                           earlier ones, back to the last that had none
  *
  * Approximate where it costs little: two earlier readers of different warps are remembered, not all; and
  * what an atomic acquires isn't followed by address. A report is right, except that unusual ways of
@@ -46,6 +48,8 @@ struct cell {
 struct block_state { // of the block that runs on this OS thread
     const char *kernel = "";
     uint32_t launch = 0, block = 0;
+    uint32_t overlaps = 0; // the first launch that may still run when this one begins
+    bool ended = true;     // what runs before the next launch ends before it
     bool acquired = false; // has done an atomic
     const char *shared = nullptr;
     size_t shared_bytes = 0;
@@ -76,7 +80,8 @@ cell *find_cell(uintptr_t at)
 
 bool ordered(const access_record &before, const access_record &after, bool shared)
 {
-    if (before.launch != after.launch) return true; // launches of a stream follow each other
+    if (before.launch != after.launch)
+        return shared || current->waited || before.launch < now.overlaps;
     if (before.block != after.block)
         return shared || (now.acquired && fences_of[before.block] > before.fences);
     if (before.thread == after.thread) return true;
@@ -100,11 +105,13 @@ void report(const char *what, uintptr_t at, const access_record &before, const a
             const void *pc)
 {
     if (races++ >= REPORTS_PRINTED) return;
-    fprintf(stderr,
-            "cuda_emu: race: %s: %s memory %p, thread %u of block %u in %s; thread %u of block %u "
-            "was there before with nothing between: ",
-            what, at - (uintptr_t)now.shared < now.shared_bytes ? "shared" : "global", (void *)at,
-            after.thread, after.block, now.kernel, before.thread, before.block);
+    fprintf(
+        stderr,
+        "cuda_emu: race: %s: %s memory %p, thread %u of block %u in %s%s; thread %u of block %u "
+        "%swas there before with nothing between: ",
+        what, at - (uintptr_t)now.shared < now.shared_bytes ? "shared" : "global", (void *)at,
+        after.thread, after.block, now.kernel, current->waited ? "" : " before pdl_wait",
+        before.thread, before.block, before.launch == after.launch ? "" : "of an earlier launch ");
     print_place(pc);
     fputc('\n', stderr);
 }
@@ -203,10 +210,17 @@ void on_syncwarp(unsigned warp)
     now.lane_clock[warp]++;
 }
 
-void on_begin_grid(const char *kernel)
+void on_end_of_overlap()
+{
+    now.ended = true;
+}
+
+void on_begin_grid(const char *kernel, bool pdl)
 {
     now.kernel = kernel;
     now.launch = ++launches;
+    if (!pdl || now.ended) now.overlaps = now.launch;
+    now.ended = false;
     fences_of.clear();
 }
 
@@ -221,8 +235,8 @@ void on_begin_block(uint64_t block, const char *shared, size_t bytes)
     memset(now.lane_clock, 0, sizeof now.lane_clock);
 }
 
-const race_hooks own_hooks = {on_access, on_barrier,    on_syncwarp,   on_fence,
-                              on_atomic, on_begin_grid, on_begin_block};
+const race_hooks own_hooks = {on_access, on_barrier,    on_syncwarp,       on_fence,
+                              on_atomic, on_begin_grid, on_end_of_overlap, on_begin_block};
 
 struct at_exit {
     at_exit()

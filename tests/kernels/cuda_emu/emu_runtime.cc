@@ -349,7 +349,7 @@ cudaError_t copy_async(copy_plan c, cudaMemcpyKind kind, cudaStream_t handle)
 namespace emu
 {
 
-cudaError_t enqueue(cudaStream_t stream, stream_work run)
+static cudaError_t put(cudaStream_t handle, stream_work run)
 {
     return enqueue_operation(stream, {std::move(run), {}});
 }
@@ -364,20 +364,27 @@ void hold_stream(cudaStream_t stream, const char *call)
     if (stream_ref s = find_stream(stream)) s->held = call;
 }
 
+/* Only kernels overlap. */
+cudaError_t enqueue(cudaStream_t handle, stream_work run)
+{
+    return put(handle, [run = std::move(run)] {
+        end_of_overlap();
+        run();
+        end_of_overlap();
+    });
+}
+
 cudaError_t enqueue_launch(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes,
                            cudaStream_t stream, bool pdl, stream_work body)
 {
     if (!have_device()) return note(cudaErrorNoDevice);
-    (void)pdl;
-    stream_ref s = find_stream(stream);
-    if (s && s->device != current_device) return note(cudaErrorInvalidResourceHandle);
-    return enqueue(stream, [=] {
+    return put(stream, [=] {
         {
             machine *m = the_machine();
             std::lock_guard<std::recursive_mutex> hold(m->lock);
             m->launches[kernel]++;
         }
-        run_grid(kernel, grid, block, shared_bytes, body);
+        run_grid(kernel, grid, block, shared_bytes, pdl, body);
     });
 }
 

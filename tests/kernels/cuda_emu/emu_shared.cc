@@ -87,6 +87,8 @@ void cp_async_queue::add(void *to, const void *from, unsigned bytes, unsigned va
              where.file_name(), (unsigned)where.line(), bytes);
     if (valid > bytes) fail("cp.async reads %u of %u bytes", valid, bytes);
     if (hooks) hooks->access(to, bytes, true);
+    if (hooks)
+        hooks->access(from, valid, false); // it may be read at once, or as late as at the wait
     memset(to, 0xff, bytes);
     open_.push_back({to, from, bytes, valid});
 }

@@ -248,6 +248,7 @@ static void test_streams_are_lazy()
 
 __global__ void add(float *x, float value)
 {
+    pdl_wait();
     x[0] += value;
 }
 
@@ -484,6 +485,94 @@ template <class Body> static long races_of(Body body)
     return found;
 }
 
+/* ---- launches that begin early ---- */
+
+__global__ void some_wait(unsigned waiting)
+{
+    if (threadIdx.x < waiting) pdl_wait();
+}
+
+/* The setting is read once, so before any other such launch, by a child. */
+static void test_setting()
+{
+    bool died = true;
+    last_words(
+        [] {
+            setenv("LM_CUDA_PDL", "0", 1);
+            LM_LAUNCH_PDL(some_wait, 1, 1, 0, nullptr, 0u);
+            cudaDeviceSynchronize();
+        },
+        &died);
+    EXPECT(!died);
+    EXPECT(cuda_pdl_is_on());
+}
+
+static void test_all_wait()
+{
+    LM_LAUNCH_PDL(some_wait, 2, 64, 0, nullptr, 64u);
+    NEED(cudaDeviceSynchronize() == cudaSuccess);
+    EXPECT_DEATH("without pdl_wait", LM_LAUNCH_PDL(some_wait, 1, 64, 0, nullptr, 63u);
+                 cudaDeviceSynchronize());
+    EXPECT_DEATH("without pdl_wait", LM_LAUNCH_PDL(some_wait, 1, 1, 0, nullptr, 0u);
+                 cudaDeviceSynchronize());
+}
+
+#ifdef LM_CUDA_EMU_RACE
+__global__ void copy_one(float *to, const float *from)
+{
+    pdl_wait();
+    to[0] = from[0];
+}
+
+enum early { READS, WRITES, COPIES, WAITS };
+
+__global__ void begins_early(float *to, float *at, enum early does)
+{
+    LM_SHARED(float, buffer, 4);
+    float v = does == READS ? at[0] : 0.0f;
+    if (does == WRITES) at[0] = 1.0f;
+    if (does == COPIES) cp_async16(buffer, at);
+    pdl_wait();
+    cp_async_commit();
+    cp_async_wait<0>();
+    to[0] = does == WAITS ? at[0] : v;
+}
+
+/* x to y with an ordinary launch, z to w, and one that begins before either may have ended. */
+static long races_behind(float *x, float *early, enum early does, bool copy_between)
+{
+    float *y = x + 16, *z = x + 32, *w = x + 48, *out = x + 60;
+    return races_of([&] {
+        LM_LAUNCH(copy_one, 1, 1, 0, nullptr, y, x);
+        if (copy_between)
+            NEED(cudaMemcpyAsync(w, z, 4, cudaMemcpyDeviceToDevice, nullptr) == cudaSuccess);
+        LM_LAUNCH_PDL(copy_one, 1, 1, 0, nullptr, w, z);
+        LM_LAUNCH_PDL(begins_early, 1, 1, 0, nullptr, out, early, does);
+        NEED(cudaDeviceSynchronize() == cudaSuccess);
+    });
+}
+#endif
+
+static void test_early_access()
+{
+#ifdef LM_CUDA_EMU_RACE
+    float *x = floats(64), *y = x + 16, *z = x + 32, *w = x + 48, *weights = floats(4);
+    for (enum early does : {READS, WRITES, COPIES}) {
+        bool writes = does == WRITES;
+        EXPECT(races_behind(x, w, does, false) > 0); // what the one before wrote
+        EXPECT(races_behind(x, y, does, false) > 0); // what an earlier one wrote
+        EXPECT((races_behind(x, z, does, false) > 0) == writes);
+        EXPECT((races_behind(x, x, does, false) > 0) == writes);
+        EXPECT(races_behind(x, y, does, true) == 0); // the copy came behind it
+        EXPECT(races_behind(x, weights, does, false) == 0);
+    }
+    for (float *at : {x, y, z, w})
+        EXPECT(races_behind(x, at, WAITS, false) == 0);
+    cudaFree(x);
+    cudaFree(weights);
+#endif
+}
+
 static void test_races()
 {
 #ifdef LM_CUDA_EMU_RACE
@@ -508,7 +597,7 @@ static void test_races()
 
 int main(void)
 {
-    setenv("LM_CUDA_EMU_DEVICES", "2", 1);
+    RUN(test_setting);
     RUN(test_meetings);
     RUN(test_shared_memory);
     RUN(test_copies_land_late);
@@ -521,5 +610,7 @@ int main(void)
     RUN(test_refused_while_capturing);
     RUN(test_graphs);
     RUN(test_races);
+    RUN(test_all_wait);
+    RUN(test_early_access);
     return TEST_END();
 }
