@@ -163,6 +163,7 @@ __device__ __forceinline__ void decode_tile(const attention_params &p, const att
 template <int TYPE, int K, int V>
 __global__ void __launch_bounds__(32, 8) decode_kernel(const attention_params p)
 {
+    pdl_begin();
     LM_SHARED_DYNAMIC(uint8_t, shared);
     const attention_image *image = (const attention_image *)p.image;
     const attention_tile *tiles = (const attention_tile *)(p.image + image->decode);
@@ -182,6 +183,7 @@ __global__ void __launch_bounds__(32, 8) decode_kernel(const attention_params p)
 /* A warp takes a query head of a token; splits in order. */
 __global__ void __launch_bounds__(32 * MERGE_WARPS) merge_kernel(const attention_params p)
 {
+    pdl_begin();
     const attention_image *image = (const attention_image *)p.image;
     const attention_merge *merges = (const attention_merge *)(p.image + image->merges);
     int heads = p.kv_heads * p.group, lane = lane_id();
@@ -223,8 +225,8 @@ __global__ void __launch_bounds__(32 * MERGE_WARPS) merge_kernel(const attention
 template <int TYPE, int K, int V>
 static void launch(const attention_params *p, int blocks, cudaStream_t stream)
 {
-    LM_LAUNCH((decode_kernel<TYPE, K, V>), blocks, WARP_LANES,
-              (decode_shape<TYPE, K, V>::shared_bytes), stream, *p);
+    LM_LAUNCH_PDL((decode_kernel<TYPE, K, V>), blocks, WARP_LANES,
+                  (decode_shape<TYPE, K, V>::shared_bytes), stream, *p);
 }
 
 void attention_decode_launch(const struct attention_params *p, int shape, int blocks,
@@ -243,5 +245,5 @@ void attention_decode_launch(const struct attention_params *p, int shape, int bl
 void attention_merge_launch(const struct attention_params *p, int rows, cudaStream_t stream)
 {
     int blocks = (rows * p->kv_heads * p->group + MERGE_WARPS - 1) / MERGE_WARPS;
-    LM_LAUNCH(merge_kernel, blocks, 32 * MERGE_WARPS, 0, stream, *p);
+    LM_LAUNCH_PDL(merge_kernel, blocks, 32 * MERGE_WARPS, 0, stream, *p);
 }

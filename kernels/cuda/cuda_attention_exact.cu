@@ -194,6 +194,7 @@ __device__ void exact_begin(const attention_params &p, const attention_sequence 
 
 __global__ void __launch_bounds__(EXACT_THREADS) exact_kernel(const attention_params p)
 {
+    pdl_begin();
     LM_SHARED_DYNAMIC(float, memory);
     exact_memory m = exact_memory_of(p, memory);
     const attention_image *image = (const attention_image *)p.image;
@@ -244,5 +245,5 @@ __global__ void __launch_bounds__(EXACT_THREADS) exact_kernel(const attention_pa
 
 void attention_exact_launch(const struct attention_params *p, int blocks, cudaStream_t stream)
 {
-    LM_LAUNCH(exact_kernel, blocks, EXACT_THREADS, exact_shared_bytes(p), stream, *p);
+    LM_LAUNCH_PDL(exact_kernel, blocks, EXACT_THREADS, exact_shared_bytes(p), stream, *p);
 }

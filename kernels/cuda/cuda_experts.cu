@@ -146,6 +146,7 @@ __device__ __forceinline__ void weigh(const struct expert_shape &s, const float 
 __global__ void __launch_bounds__(32) route_kernel(struct cuda_routes r, struct expert_shape s,
                                                    const float *correction, bool has_shared_scale)
 {
+    pdl_begin();
     LM_SHARED(struct route_scratch, t, 1);
     int token = blockIdx.x, lane = threadIdx.x;
     float *score = r.score + (size_t)token * s.experts;
@@ -174,7 +175,7 @@ void cuda_experts_route(const struct cuda_routes *r, const struct expert_shape *
                         cudaStream_t stream)
 {
     if (tokens == 0) return;
-    LM_LAUNCH(route_kernel, tokens, 32, 0, stream, *r, *shape, correction, has_shared_scale);
+    LM_LAUNCH_PDL(route_kernel, tokens, 32, 0, stream, *r, *shape, correction, has_shared_scale);
 }
 
 /* ---- grouping: one block ---- */
@@ -184,6 +185,7 @@ void cuda_experts_route(const struct cuda_routes *r, const struct expert_shape *
 __global__ void __launch_bounds__(GROUP_THREADS)
     group_kernel(struct cuda_routes r, int experts, int used, int routes)
 {
+    pdl_begin();
     for (int e = threadIdx.x; e < experts; e += blockDim.x) {
         int count = 0;
         for (int i = 0; i < routes; i++)
@@ -211,8 +213,8 @@ void cuda_experts_group(const struct cuda_routes *r, const struct expert_shape *
                         cudaStream_t stream)
 {
     if (tokens == 0) return;
-    LM_LAUNCH(group_kernel, 1, GROUP_THREADS, 0, stream, *r, shape->experts, shape->used,
-              tokens * shape->used);
+    LM_LAUNCH_PDL(group_kernel, 1, GROUP_THREADS, 0, stream, *r, shape->experts, shape->used,
+                  tokens * shape->used);
 }
 
 /* ---- sum ---- */
@@ -220,6 +222,7 @@ void cuda_experts_group(const struct cuda_routes *r, const struct expert_shape *
 __global__ void add_up_kernel(struct cuda_routes r, int used, float *y, bool has_shared,
                               bool has_scale, int hidden)
 {
+    pdl_begin();
     size_t token = blockIdx.x;
 
     for (int i = threadIdx.x; i < hidden; i += blockDim.x) {
@@ -238,6 +241,6 @@ void cuda_experts_add_up(const struct cuda_routes *r, const struct expert_shape 
                          cudaStream_t stream)
 {
     if (tokens == 0) return;
-    LM_LAUNCH(add_up_kernel, tokens, 256, 0, stream, *r, shape->used, y, has_shared,
-              has_shared_scale, hidden);
+    LM_LAUNCH_PDL(add_up_kernel, tokens, 256, 0, stream, *r, shape->used, y, has_shared,
+                  has_shared_scale, hidden);
 }

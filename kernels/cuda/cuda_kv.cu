@@ -112,6 +112,7 @@ __device__ void write_row(enum kv_type type, uint8_t *to, float *scale, const fl
 /* blockIdx: token, heads by WRITE_WARPS; a warp writes K and V of a head. */
 __global__ void __launch_bounds__(32 * WRITE_WARPS) kv_write_kernel(const struct kv_write_params p)
 {
+    pdl_begin();
     const struct cuda_kv_layout *l = &p.layout;
     int token = blockIdx.x, head = blockIdx.y * WRITE_WARPS + warp_id(), slot = p.slot[token];
     if (slot < 0 || head >= l->kv_heads) return;
@@ -139,7 +140,7 @@ void cuda_kv_write(const struct cuda_kv_layout *l, uint8_t *pages, int layer, co
     CHECK(k_stride % 2 == 0 && v_stride % 2 == 0 && layer < l->layers);
     if (tokens == 0) return;
     dim3 grid((unsigned)tokens, (unsigned)((l->kv_heads + WRITE_WARPS - 1) / WRITE_WARPS));
-    LM_LAUNCH(kv_write_kernel, grid, 32 * WRITE_WARPS, 0, stream, p);
+    LM_LAUNCH_PDL(kv_write_kernel, grid, 32 * WRITE_WARPS, 0, stream, p);
 }
 
 /* ---- moving ---- */

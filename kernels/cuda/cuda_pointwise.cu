@@ -16,6 +16,7 @@ static int blocks_for_elements(size_t count)
 /* In float64: once per step, and large positions need it. */
 __global__ void rotation_kernel(struct cuda_rotation_job job)
 {
+    pdl_begin();
     float *row = job.out + (size_t)blockIdx.x * 2 * job.half;
     float at = (float)job.position[blockIdx.x];
     int set = job.set[blockIdx.x];
@@ -31,7 +32,7 @@ __global__ void rotation_kernel(struct cuda_rotation_job job)
 void cuda_rotation(const struct cuda_rotation_job *job, cudaStream_t stream)
 {
     if (job->tokens == 0 || job->half == 0) return;
-    LM_LAUNCH(rotation_kernel, job->tokens, 64, 0, stream, *job);
+    LM_LAUNCH_PDL(rotation_kernel, job->tokens, 64, 0, stream, *job);
 }
 
 __device__ __forceinline__ float weight_at(const struct cuda_weight &w, size_t row, int col)
@@ -52,6 +53,7 @@ __device__ __forceinline__ float weight_at(const struct cuda_weight &w, size_t r
 
 __global__ void embed_kernel(float *x, struct cuda_weight w, const int *id, int first, float scale)
 {
+    pdl_begin();
     float *to = x + (size_t)blockIdx.x * w.cols;
     int row = id[blockIdx.x] - first;
     bool is_here = row >= 0 && row < w.rows;
@@ -64,7 +66,7 @@ void cuda_embed(float *x, const struct cuda_weight *embedding, const int *id, in
                 float scale, int tokens, cudaStream_t stream)
 {
     if (tokens == 0) return;
-    LM_LAUNCH(embed_kernel, tokens, ROW_THREADS, 0, stream, x, *embedding, id, first, scale);
+    LM_LAUNCH_PDL(embed_kernel, tokens, ROW_THREADS, 0, stream, x, *embedding, id, first, scale);
 }
 
 /* ---- residual stream ---- */
@@ -79,6 +81,7 @@ template <typename T>
 __global__ void __launch_bounds__(ROW_THREADS)
     residual_kernel(struct cuda_residual_job job, T *h, int h_stride)
 {
+    pdl_begin();
     LM_SHARED(float, scratch, WARP_LANES);
     size_t at = (size_t)blockIdx.x * job.hidden;
     float *x = job.x + at;
@@ -111,12 +114,12 @@ __global__ void __launch_bounds__(ROW_THREADS)
 void cuda_residual(const struct cuda_residual_job *job, cudaStream_t stream)
 {
     if (job->rows == 0) return;
-    if (job->h.is_float)
-        LM_LAUNCH(residual_kernel<float>, job->rows, ROW_THREADS, 0, stream, *job,
-                  (float *)job->h.data, job->h.stride);
+    if (job->h->is_float)
+        LM_LAUNCH_PDL(residual_kernel<float>, job->rows, ROW_THREADS, 0, stream, *job,
+                      (float *)job->h->data, job->h->stride);
     else
-        LM_LAUNCH(residual_kernel<bf16>, job->rows, ROW_THREADS, 0, stream, *job,
-                  (bf16 *)job->h.data, job->h.stride);
+        LM_LAUNCH_PDL(residual_kernel<bf16>, job->rows, ROW_THREADS, 0, stream, *job,
+                      (bf16 *)job->h->data, job->h->stride);
 }
 
 template <typename T>
@@ -124,6 +127,7 @@ __global__ void __launch_bounds__(ROW_THREADS)
     norm_rows_kernel(T *out, int out_stride, const float *in, int in_stride, const float *norm,
                      int n, float eps)
 {
+    pdl_begin();
     LM_SHARED(float, scratch, WARP_LANES);
     const float *x = in + (size_t)blockIdx.x * in_stride;
     float squares = 0;
@@ -140,32 +144,22 @@ void cuda_norm_rows(const struct cuda_rows *out, const float *in, int in_stride,
 {
     if (rows == 0) return;
     if (out->is_float)
-        LM_LAUNCH(norm_rows_kernel<float>, rows, ROW_THREADS, 0, stream, (float *)out->data,
-                  out->stride, in, in_stride, norm, out->cols, eps);
+        LM_LAUNCH_PDL(norm_rows_kernel<float>, rows, ROW_THREADS, 0, stream, (float *)out->data,
+                      out->stride, in, in_stride, norm, out->cols, eps);
     else
-        LM_LAUNCH(norm_rows_kernel<bf16>, rows, ROW_THREADS, 0, stream, (bf16 *)out->data,
-                  out->stride, in, in_stride, norm, out->cols, eps);
+        LM_LAUNCH_PDL(norm_rows_kernel<bf16>, rows, ROW_THREADS, 0, stream, (bf16 *)out->data,
+                      out->stride, in, in_stride, norm, out->cols, eps);
 }
 
 /* ---- feed-forward ---- */
-
-__device__ __forceinline__ float activated(enum ffn_activation kind, float gate, float up)
-{
-    if (kind == FFN_SWIGLU_CLAMPED) {
-        float g = fminf(gate, 7.0f), u = fminf(fmaxf(up, -7.0f), 7.0f);
-        return g / (1.0f + expf(-1.702f * g)) * (u + 1.0f);
-    }
-    float z = gate;
-    if (kind == FFN_GELU_TANH) z = 1.5957691216057308f * (gate + 0.044715f * gate * gate * gate);
-    return gate / (1.0f + expf(-z)) * up;
-}
 
 template <typename T>
 __global__ void activate_kernel(T *out, int out_stride, enum ffn_activation kind, const float *gate,
                                 const float *up, int in_stride, int n)
 {
-    size_t row = blockIdx.x;
-    int i = blockIdx.y * blockDim.x + threadIdx.x;
+    pdl_begin();
+    size_t row = blockIdx.y;
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
 
     if (i >= n) return;
     float v = activated(kind, gate[row * in_stride + i], up[row * in_stride + i]);
@@ -179,11 +173,11 @@ void cuda_activate(const struct cuda_rows *out, enum ffn_activation kind, const 
     dim3 grid(rows,
               blocks_for_elements((size_t)out->cols)); // y has 65,535 at most, rows may be more
     if (out->is_float)
-        LM_LAUNCH(activate_kernel<float>, grid, FLAT_THREADS, 0, stream, (float *)out->data,
-                  out->stride, kind, gate, up, in_stride, out->cols);
+        LM_LAUNCH_PDL(activate_kernel<float>, grid, FLAT_THREADS, 0, stream, (float *)out->data,
+                      out->stride, kind, gate, up, in_stride, out->cols);
     else
-        LM_LAUNCH(activate_kernel<bf16>, grid, FLAT_THREADS, 0, stream, (bf16 *)out->data,
-                  out->stride, kind, gate, up, in_stride, out->cols);
+        LM_LAUNCH_PDL(activate_kernel<bf16>, grid, FLAT_THREADS, 0, stream, (bf16 *)out->data,
+                      out->stride, kind, gate, up, in_stride, out->cols);
 }
 
 /* ---- heads ---- */
@@ -236,6 +230,7 @@ __device__ __forceinline__ float squares_of(const struct cuda_heads_job &job, co
 
 __global__ void __launch_bounds__(HEADS_THREADS) heads_kernel(struct cuda_heads_job job)
 {
+    pdl_begin();
     LM_SHARED(float, scratch, WARP_LANES);
     float *x = job.x + (size_t)blockIdx.x * job.stride;
     const float *row = job.rotation ? job.rotation + (size_t)blockIdx.x * 2 * job.half : NULL;
@@ -252,12 +247,13 @@ __global__ void __launch_bounds__(HEADS_THREADS) heads_kernel(struct cuda_heads_
 void cuda_heads(const struct cuda_heads_job *job, cudaStream_t stream)
 {
     if (job->tokens == 0) return;
-    LM_LAUNCH(heads_kernel, job->tokens, HEADS_THREADS, 0, stream, *job);
+    LM_LAUNCH_PDL(heads_kernel, job->tokens, HEADS_THREADS, 0, stream, *job);
 }
 
 __global__ void __launch_bounds__(HEADS_THREADS)
     heads_squares_kernel(float *out, struct cuda_heads_job job)
 {
+    pdl_begin();
     LM_SHARED(float, scratch, WARP_LANES);
     float squares = squares_of(job, job.x + (size_t)blockIdx.x * job.stride, scratch);
 
@@ -267,11 +263,12 @@ __global__ void __launch_bounds__(HEADS_THREADS)
 void cuda_heads_squares(float *out, const struct cuda_heads_job *job, cudaStream_t stream)
 {
     if (job->tokens == 0) return;
-    LM_LAUNCH(heads_squares_kernel, job->tokens, HEADS_THREADS, 0, stream, out, *job);
+    LM_LAUNCH_PDL(heads_squares_kernel, job->tokens, HEADS_THREADS, 0, stream, out, *job);
 }
 
 __global__ void latent_expand_kernel(struct cuda_latent_job job)
 {
+    pdl_begin();
     int still = job.head_dim - job.rope_dims, wide = still + job.value_dim;
     size_t token = blockIdx.x, head = token * job.heads + blockIdx.y;
     const float *from = job.wide + head * wide;
@@ -286,13 +283,14 @@ __global__ void latent_expand_kernel(struct cuda_latent_job job)
 void cuda_latent_expand(const struct cuda_latent_job *job, cudaStream_t stream)
 {
     if (job->tokens == 0) return;
-    LM_LAUNCH(latent_expand_kernel, dim3(job->tokens, job->heads), 64, 0, stream, *job);
+    LM_LAUNCH_PDL(latent_expand_kernel, dim3(job->tokens, job->heads), 64, 0, stream, *job);
 }
 
 /* ---- rows ---- */
 
 template <typename T> __global__ void gather_kernel(T *out, const T *in, const int *row, int stride)
 {
+    pdl_begin();
     const T *from = in + (size_t)row[blockIdx.x] * stride;
 
     for (int i = threadIdx.x; i < stride; i += blockDim.x)
@@ -304,16 +302,17 @@ void cuda_gather(const struct cuda_rows *out, const struct cuda_rows *in, const 
 {
     if (rows == 0) return;
     if (out->is_float)
-        LM_LAUNCH(gather_kernel<float>, rows, ROW_THREADS, 0, stream, (float *)out->data,
-                  (const float *)in->data, row, in->stride);
+        LM_LAUNCH_PDL(gather_kernel<float>, rows, ROW_THREADS, 0, stream, (float *)out->data,
+                      (const float *)in->data, row, in->stride);
     else
-        LM_LAUNCH(gather_kernel<bf16>, rows, ROW_THREADS, 0, stream, (bf16 *)out->data,
-                  (const bf16 *)in->data, row, in->stride);
+        LM_LAUNCH_PDL(gather_kernel<bf16>, rows, ROW_THREADS, 0, stream, (bf16 *)out->data,
+                      (const bf16 *)in->data, row, in->stride);
 }
 
 template <typename T>
 __global__ void convert_kernel(T *out, int out_stride, const float *in, int cols)
 {
+    pdl_begin();
     for (int i = threadIdx.x; i < cols; i += blockDim.x)
         out[(size_t)blockIdx.x * out_stride + i] = from_float<T>(in[(size_t)blockIdx.x * cols + i]);
 }
@@ -322,11 +321,11 @@ void cuda_convert(const struct cuda_rows *out, const float *in, int rows, cudaSt
 {
     if (rows == 0) return;
     if (out->is_float)
-        LM_LAUNCH(convert_kernel<float>, rows, ROW_THREADS, 0, stream, (float *)out->data,
-                  out->stride, in, out->cols);
+        LM_LAUNCH_PDL(convert_kernel<float>, rows, ROW_THREADS, 0, stream, (float *)out->data,
+                      out->stride, in, out->cols);
     else
-        LM_LAUNCH(convert_kernel<bf16>, rows, ROW_THREADS, 0, stream, (bf16 *)out->data,
-                  out->stride, in, out->cols);
+        LM_LAUNCH_PDL(convert_kernel<bf16>, rows, ROW_THREADS, 0, stream, (bf16 *)out->data,
+                      out->stride, in, out->cols);
 }
 
 __global__ void sum_ranks_kernel(float *x, const float *parts, size_t count, int ranks)
@@ -349,6 +348,7 @@ void cuda_sum_ranks(float *x, const float *parts, size_t count, int ranks, cudaS
 
 __global__ void finish_logits_kernel(float *x, size_t count, float scale, float cap)
 {
+    pdl_begin();
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
 
     if (i >= count) return;
@@ -359,13 +359,14 @@ __global__ void finish_logits_kernel(float *x, size_t count, float scale, float 
 void cuda_finish_logits(float *x, size_t count, float scale, float cap, cudaStream_t stream)
 {
     if (count == 0 || (scale == 1.0f && cap == 0.0f)) return;
-    LM_LAUNCH(finish_logits_kernel, blocks_for_elements(count), FLAT_THREADS, 0, stream, x, count,
-              scale, cap);
+    LM_LAUNCH_PDL(finish_logits_kernel, blocks_for_elements(count), FLAT_THREADS, 0, stream, x,
+                  count, scale, cap);
 }
 
 __global__ void add_bias_kernel(float *out, int out_stride, const float *bias, int cols)
 {
-    int i = blockIdx.y * blockDim.x + threadIdx.x;
+    pdl_begin();
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
 
     if (i < cols) out[(size_t)blockIdx.x * out_stride + i] += bias[i];
 }
@@ -374,6 +375,6 @@ void cuda_add_bias(float *out, int out_stride, const float *bias, int cols, int 
                    cudaStream_t stream)
 {
     if (rows == 0 || !bias) return;
-    LM_LAUNCH(add_bias_kernel, dim3(rows, blocks_for_elements((size_t)cols)), FLAT_THREADS, 0,
-              stream, out, out_stride, bias, cols);
+    LM_LAUNCH_PDL(add_bias_kernel, dim3(blocks_for_elements((size_t)cols), rows), FLAT_THREADS, 0,
+                  stream, out, out_stride, bias, cols);
 }

@@ -8,6 +8,7 @@
 #ifndef LM_KERNELS_CUDA_PRODUCT_H
 #define LM_KERNELS_CUDA_PRODUCT_H
 
+#include "kernels/backend.h"
 #include "kernels/cuda/cuda_device.cuh"
 
 /* How the device holds a matrix. */
@@ -56,6 +57,14 @@ struct cuda_product {
      * (NULL: r). Both are on the device, so `rows` is only the most that there can be. */
     int experts; // 0: none of this
     const int *first, *in_row;
+
+    /* Gated: part[0] is gate, part[1] is up, of one form and shape. Only act(gate) * up is written, in the
+     * type of the input; its bits are those of both products and cuda_activate behind them. */
+    struct {
+        void *out;        // [rows][stride]; NULL: not gated
+        int rows, stride; // of experts all rows of all of them
+        enum ffn_activation kind;
+    } gated;
 };
 
 /* Bytes of a row's data and of its scales; stride is a multiple of what the form needs. */
@@ -78,11 +87,16 @@ static inline int cuda_form_stride(enum cuda_form form, int cols)
 }
 
 /* cuda_gemv.cu: one warp a weight row, for any number of input rows, best for few. A result has the same bits
- * whatever the number of rows. Takes every form, and float32 inputs. */
+ * whatever the number of rows. Takes CUDA_F32 with float32 inputs, every other form with bfloat16. */
 void cuda_gemv(const struct cuda_product *p, cudaStream_t stream);
 
 /* cuda_mma.cu: tensor cores, bfloat16 inputs, every form but CUDA_F32. The same bits for any number of rows;
  * not those of cuda_gemv. */
 void cuda_mma(const struct cuda_product *p, cudaStream_t stream);
+
+/* cuda_dequantise.cu: rows [first, first + rows) of weights in blocks as bfloat16, [rows][w->stride]: the values
+ * that cuda_mma makes of them. */
+void cuda_dequantise(const struct cuda_weight *w, int first, int rows, bf16 *out,
+                     cudaStream_t stream);
 
 #endif

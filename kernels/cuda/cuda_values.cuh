@@ -41,6 +41,46 @@ __device__ __forceinline__ void dequantize_q8x4(uint32_t word, float d, float *o
         out[i] = d * (float)(int8_t)(word >> (8 * i));
 }
 
+__device__ __forceinline__ uint4 pack_bf16x8(const float *v)
+{
+    return make_uint4(pack2<bf16>(v[0], v[1]), pack2<bf16>(v[2], v[3]), pack2<bf16>(v[4], v[5]),
+                      pack2<bf16>(v[6], v[7]));
+}
+
+/* Eight elements of weights in blocks from `element` on, a multiple of 8, as bfloat16. */
+__device__ __forceinline__ uint4 q4_to_bf16x8(const struct cuda_weight &w, size_t element)
+{
+    float2 scale = unpack2<__half>(((const uint32_t *)w.scales)[element / CUDA_BLOCK]);
+    float v[8];
+
+    dequantize_q4x8(((const uint32_t *)w.data)[element / 8], scale, v);
+    return pack_bf16x8(v);
+}
+
+__device__ __forceinline__ uint4 q8_to_bf16x8(const struct cuda_weight &w, size_t element)
+{
+    float d = half_bits_to_float(((const uint16_t *)w.scales)[element / CUDA_BLOCK]), v[8];
+    uint2 words = *(const uint2 *)((const uint8_t *)w.data + element);
+
+    dequantize_q8x4(words.x, d, v);
+    dequantize_q8x4(words.y, d, v + 4);
+    return pack_bf16x8(v);
+}
+
+/* ---- functions ---- */
+
+/* act(gate) * up */
+__device__ __forceinline__ float activated(enum ffn_activation kind, float gate, float up)
+{
+    if (kind == FFN_SWIGLU_CLAMPED) {
+        float g = fminf(gate, 7.0f), u = fminf(fmaxf(up, -7.0f), 7.0f);
+        return g / (1.0f + expf(-1.702f * g)) * (u + 1.0f);
+    }
+    float z = gate;
+    if (kind == FFN_GELU_TANH) z = 1.5957691216057308f * (gate + 0.044715f * gate * gate * gate);
+    return gate / (1.0f + expf(-z)) * up;
+}
+
 /* cap * tanh(x / cap) */
 __device__ __forceinline__ float softcap(float x, float cap)
 {
