@@ -12,7 +12,10 @@
  * are or where among them it stands.
  *
  * bfloat16 weights come by cp.async, MMA_STAGES - 1 stages ahead. Weights in blocks pass through
- * registers, where they become bfloat16. */
+ * registers, where they become bfloat16. The first stages' weights don't wait for the kernel before.
+ *
+ * A gated product's groups have eight rows of gate and the same eight of up, so that a lane ends with both of
+ * an element. */
 #include "kernels/cuda/cuda_product.h"
 
 #include "kernels/cuda/cuda_values.cuh"
@@ -58,52 +61,62 @@ struct mma_weights_bf16 {
     }
 };
 
-__device__ __forceinline__ void put_bf16x8(bf16 *to, const float *v)
-{
-    *(uint4 *)to = make_uint4(pack2<bf16>(v[0], v[1]), pack2<bf16>(v[2], v[3]),
-                              pack2<bf16>(v[4], v[5]), pack2<bf16>(v[6], v[7]));
-}
-
 struct mma_weights_q4 {
     __device__ static void load(const struct cuda_weight &w, size_t element, bf16 *cell)
     {
-        float2 scale = unpack2<__half>(((const uint32_t *)w.scales)[element / CUDA_BLOCK]);
-        float v[8];
-        dequantize_q4x8(((const uint32_t *)w.data)[element / 8], scale, v);
-        put_bf16x8(cell, v);
+        *(uint4 *)cell = q4_to_bf16x8(w, element);
     }
 };
 
 struct mma_weights_q8 {
     __device__ static void load(const struct cuda_weight &w, size_t element, bf16 *cell)
     {
-        float d = half_bits_to_float(((const uint16_t *)w.scales)[element / CUDA_BLOCK]), v[8];
-        uint2 words = *(const uint2 *)((const uint8_t *)w.data + element);
-        dequantize_q8x4(words.x, d, v);
-        dequantize_q8x4(words.y, d, v + 4);
-        put_bf16x8(cell, v);
+        *(uint4 *)cell = q8_to_bf16x8(w, element);
     }
 };
 
-/* What a block multiplies: weight rows [first, first + rows) of a stack of matrices, input rows
+/* What a block multiplies: weight rows [first, first + rows) of a part's stack of matrices, input rows
  * [from, to). */
 struct mma_range {
     size_t first;
     int rows, from, to;
 };
 
-template <typename W, int GROUPS>
-__device__ __forceinline__ void load_weights(const struct cuda_weight &w, const struct mma_range &r,
-                                             int at, bf16 *cells)
+/* A thread's piece of each stage's weights: of which matrix, from where, to which cell. */
+struct mma_source {
+    struct cuda_weight w;
+    size_t element;
+    int k, cell;
+    bool is_there;
+};
+
+template <int GROUPS>
+__device__ __forceinline__ struct mma_source source_of(const struct cuda_product &p, int part,
+                                                       const struct mma_range &r)
 {
-    for (int i = threadIdx.x; i < 16 * GROUPS * MMA_PIECES; i += blockDim.x) {
-        int row = i / MMA_PIECES, k = i % MMA_PIECES * 8;
-        bf16 *cell = cells + row * MMA_PITCH + k;
-        if (row < r.rows && at + k < w.stride)
-            W::load(w, (r.first + row) * w.stride + at + k, cell);
-        else
-            put_zero(cell);
+    static_assert(16 * GROUPS * MMA_PIECES == 32 * MMA_STEPS * GROUPS, "a piece for each thread");
+    int cell_row = threadIdx.x / MMA_PIECES, row = cell_row;
+    struct mma_source s;
+
+    if (p.gated.out) {
+        part += cell_row >> 3 & 1;
+        row = (cell_row >> 4) * 8 + (cell_row & 7);
     }
+    s.w = p.part[part].w;
+    s.k = threadIdx.x % MMA_PIECES * 8;
+    s.element = (r.first + row) * s.w.stride + s.k;
+    s.cell = cell_row * MMA_PITCH + s.k;
+    s.is_there = row < r.rows;
+    return s;
+}
+
+template <typename W>
+__device__ __forceinline__ void load_weights(const struct mma_source &s, int at, bf16 *cells)
+{
+    if (s.is_there && at + s.k < s.w.stride)
+        W::load(s.w, s.element + at, cells + s.cell);
+    else
+        put_zero(cells + s.cell);
 }
 
 template <int TILES>
@@ -158,12 +171,21 @@ __device__ __forceinline__ void add_steps(float *shared, float (*sum)[4])
     }
 }
 
+/* The weights of the first stages, as far as they can be on their way. */
+template <typename W, int GROUPS, int TILES>
+__device__ __forceinline__ void load_ahead(const struct mma_source &from, bf16 *shared)
+{
+    for (int s = 0; s < MMA_STAGES - 1 && s * MMA_DEPTH < from.w.stride; s++)
+        load_weights<W>(from, s * MMA_DEPTH, stage_at<GROUPS, TILES>(shared, s).weights);
+}
+
+/* Behind load_ahead. */
 template <typename W, int GROUPS, int TILES>
 __device__ __forceinline__ void
-multiply_block(const struct cuda_product &p, const struct cuda_weight &w, const struct mma_range &r,
-               bf16 *shared, float (*sum)[4])
+multiply_block(const struct cuda_product &p, const struct mma_source &from,
+               const struct mma_range &r, bf16 *shared, float (*sum)[4])
 {
-    int stages = (w.stride + MMA_DEPTH - 1) / MMA_DEPTH;
+    int stages = (from.w.stride + MMA_DEPTH - 1) / MMA_DEPTH;
 
     LM_UNROLL
     for (int i = 0; i < 4 * TILES; i++)
@@ -171,7 +193,7 @@ multiply_block(const struct cuda_product &p, const struct cuda_weight &w, const 
     for (int s = 0; s < stages + MMA_STAGES - 1; s++) {
         if (s < stages) {
             struct mma_stage to = stage_at<GROUPS, TILES>(shared, s);
-            load_weights<W, GROUPS>(w, r, s * MMA_DEPTH, to.weights);
+            if (s >= MMA_STAGES - 1) load_weights<W>(from, s * MMA_DEPTH, to.weights);
             load_inputs<TILES>(p, r, s * MMA_DEPTH, to.in);
         }
         cp_async_commit(); // of nothing near the end: keeps the count of groups
@@ -182,6 +204,11 @@ multiply_block(const struct cuda_product &p, const struct cuda_weight &w, const 
         __syncthreads(); // before it is overwritten
     }
     add_steps<GROUPS, TILES>((float *)shared, sum);
+}
+
+__device__ __forceinline__ float bias_at(const struct cuda_part &part, size_t row)
+{
+    return part.bias ? part.bias[row] : 0.0f;
 }
 
 /* Lane l holds weight rows l / 4 and l / 4 + 8 for input rows 2 (l % 4) and its neighbour. */
@@ -197,35 +224,67 @@ __device__ __forceinline__ void store_block(const struct cuda_part &part, const 
         int at = 16 * (warp / MMA_STEPS) + (lane >> 2) + (i >> 1 & 1) * 8;
         int in = r.from + 8 * (i / 4) + 2 * (lane & 3) + (i & 1);
         if (at >= r.rows || in >= r.to) continue;
-        float bias = part.bias ? part.bias[r.first + at] : 0.0f;
-        part.out[(size_t)in * part.out_stride + row + at] = sum[i / 4][i % 4] + bias;
+        part.out[(size_t)in * part.out_stride + row + at] =
+            sum[i / 4][i % 4] + bias_at(part, r.first + at);
     }
 }
 
+/* Likewise, of gate and of up. */
+template <int TILES>
+__device__ __forceinline__ void store_gated(const struct cuda_product &p, const struct mma_range &r,
+                                            int row, const float (*sum)[4])
+{
+    int warp = warp_id(), lane = lane_id(), at = 8 * (warp / MMA_STEPS) + (lane >> 2);
+
+    if (warp % MMA_STEPS != 0 || at >= r.rows) return;
+    float gate_bias = bias_at(p.part[0], r.first + at), up_bias = bias_at(p.part[1], r.first + at);
+    LM_UNROLL
+    for (int i = 0; i < 2 * TILES; i++) {
+        int in = r.from + 8 * (i / 2) + 2 * (lane & 3) + (i & 1);
+        if (in >= r.to) continue;
+        float v =
+            activated(p.gated.kind, sum[i / 2][i % 2] + gate_bias, sum[i / 2][i % 2 + 2] + up_bias);
+        ((bf16 *)p.gated.out)[(size_t)in * p.gated.stride + row + at] = from_float<bf16>(v);
+    }
+}
+
+/* Rows of a part that a block makes. */
+template <int GROUPS>
+__host__ __device__ __forceinline__ int part_rows(const struct cuda_product &p)
+{
+    return p.gated.out ? 8 * GROUPS : 16 * GROUPS;
+}
+
 /* Grid: x over tiles of weight rows of all parts, y over tiles of input rows, or over experts, which
- * then walk their rows. */
+ * then walk their rows. Which experts have rows is known only behind the wait. */
 template <typename W, int GROUPS, int TILES>
 __global__ void __launch_bounds__(32 * MMA_STEPS * GROUPS)
     mma_kernel(const __grid_constant__ struct cuda_product p)
 {
     LM_SHARED_DYNAMIC(bf16, shared);
-    int tile = blockIdx.x, n = 0;
+    int tile = blockIdx.x, n = 0, rows = part_rows<GROUPS>(p);
 
-    for (; n + 1 < p.parts; n++) {
-        int tiles = (p.part[n].w.rows + 16 * GROUPS - 1) / (16 * GROUPS);
+    pdl_trigger();
+    for (; !p.gated.out && n + 1 < p.parts; n++) {
+        int tiles = (p.part[n].w.rows + rows - 1) / rows;
         if (tile < tiles) break;
         tile -= tiles;
     }
-    const struct cuda_part &part = p.part[n];
-    int row = tile * 16 * GROUPS, expert = p.experts ? blockIdx.y : 0;
+    int row = tile * rows, expert = p.experts ? blockIdx.y : 0, all = p.part[n].w.rows;
+    struct mma_range r = {(size_t)expert * all + row, min(rows, all - row), 0, 0};
+    struct mma_source weights = source_of<GROUPS>(p, n, r);
+    if (!p.experts) load_ahead<W, GROUPS, TILES>(weights, shared);
+    pdl_wait();
     int from = p.experts ? p.first[expert] : blockIdx.y * 8 * TILES;
-    int to = p.experts ? p.first[expert + 1] : min(p.rows, from + 8 * TILES);
-    for (; from < to; from += 8 * TILES) {
-        struct mma_range r = {(size_t)expert * part.w.rows + row,
-                              min(16 * GROUPS, part.w.rows - row), from, to};
+    r.to = p.experts ? p.first[expert + 1] : min(p.rows, from + 8 * TILES);
+    for (r.from = from; r.from < r.to; r.from += 8 * TILES) {
         float sum[TILES][4];
-        multiply_block<W, GROUPS, TILES>(p, part.w, r, shared, sum);
-        store_block<TILES>(part, r, row, sum);
+        if (p.experts) load_ahead<W, GROUPS, TILES>(weights, shared);
+        multiply_block<W, GROUPS, TILES>(p, weights, r, shared, sum);
+        if (p.gated.out)
+            store_gated<TILES>(p, r, row, sum);
+        else
+            store_block<TILES>(p.part[n], r, row, sum);
     }
 }
 
@@ -235,12 +294,13 @@ template <typename W, int GROUPS, int TILES>
 static void launch_tiles(const struct cuda_product *p, cudaStream_t stream)
 {
     size_t shared = MMA_STAGES * stage_elements(GROUPS, TILES) * sizeof(bf16);
-    int tiles = 0;
+    int tiles = 0, rows = part_rows<GROUPS>(*p);
 
-    for (int i = 0; i < p->parts; i++)
-        tiles += (p->part[i].w.rows + 16 * GROUPS - 1) / (16 * GROUPS);
+    for (int i = 0; i < (p->gated.out ? 1 : p->parts); i++)
+        tiles += (p->part[i].w.rows + rows - 1) / rows;
     dim3 grid(tiles, p->experts ? p->experts : (p->rows + 8 * TILES - 1) / (8 * TILES));
-    LM_LAUNCH((mma_kernel<W, GROUPS, TILES>), grid, 32 * MMA_STEPS * GROUPS, shared, stream, *p);
+    LM_LAUNCH_PDL((mma_kernel<W, GROUPS, TILES>), grid, 32 * MMA_STEPS * GROUPS, shared, stream,
+                  *p);
 }
 
 template <typename W> static void launch(const struct cuda_product *p, cudaStream_t stream)

@@ -1,162 +1,9 @@
 /* test_cuda_products.cu - both products against float64 over forms, odd sizes, numbers of rows, parts and
- * experts; a row of a result has the same bits alone and in company. */
-#include "kernels/cuda/cuda_product.h"
+ * experts; a row of a result has the same bits alone and in company, and gated those of its parts. */
+#include "kernels/cuda/cuda_pointwise.h"
+#include "tests/kernels/cuda_product_scene.cuh"
 
-#include <math.h>
-
-#include "kernels/cuda/cuda_gemm.h"
-#include "kernels/cuda/cuda_pack.h"
-#include "kernels/quant.h"
-#include "shared/base/check.h"
-#include "shared/base/rng.h"
-#include "tests/test.h"
-
-struct source { // a matrix as a file has it
-    struct matrix m;
-    uint8_t *bytes;
-};
-
-static float unit(struct rng *r)
-{
-    return (float)(rng_unit(r) * 2 - 1);
-}
-
-static void put_half(uint8_t *at, float f)
-{
-    uint16_t h = quant_float_to_half(f);
-    memcpy(at, &h, sizeof h);
-}
-
-/* Random blocks with scales that make weights up to about one. */
-static struct source random_source(struct rng *r, enum dtype type, int rows, int cols)
-{
-    struct source s = {};
-    s.m.type = type;
-    s.m.rows = rows;
-    s.m.cols = cols;
-    size_t bytes = matrix_bytes(&s.m), block = (size_t)dtype_block_bytes(type);
-    s.bytes = (uint8_t *)xmalloc(bytes);
-    for (size_t at = 0; at < bytes; at += block) {
-        for (size_t i = 0; i < block; i++)
-            s.bytes[at + i] = (uint8_t)rng_u64(r);
-        float f = unit(r);
-        uint16_t half = quant_float_to_bf16(f);
-        if (type == DTYPE_F32) memcpy(s.bytes + at, &f, sizeof f);
-        if (type == DTYPE_BF16) memcpy(s.bytes + at, &half, sizeof half);
-        if (type == DTYPE_Q8_0) put_half(s.bytes + at, f / 127);
-        if (type == DTYPE_Q4_0 || type == DTYPE_Q4_1) put_half(s.bytes + at, f / 8);
-        if (type == DTYPE_Q4_1) put_half(s.bytes + at + 2, unit(r));
-        if (type == DTYPE_Q4_K) put_half(s.bytes + at, f / 500), put_half(s.bytes + at + 2, f / 60);
-    }
-    s.m.data = s.bytes;
-    return s;
-}
-
-static void *to_device(const void *host, size_t bytes)
-{
-    void *p = NULL;
-    NEED(cudaMalloc(&p, bytes + 256) == cudaSuccess);
-    NEED(cudaMemcpy(p, host, bytes, cudaMemcpyHostToDevice) == cudaSuccess);
-    return p;
-}
-
-static struct cuda_weight upload(const struct source *s, enum cuda_form form)
-{
-    struct cuda_weight w = {};
-    w.form = form;
-    w.rows = (int)s->m.rows;
-    w.cols = (int)s->m.cols;
-    w.stride = cuda_form_stride(form, w.cols);
-    size_t row = cuda_form_row_bytes(form, w.stride), scale = cuda_form_scale_bytes(form, w.stride);
-    uint8_t *data = (uint8_t *)xmalloc(row * (size_t)w.rows);
-    uint8_t *scales = (uint8_t *)xcalloc(scale * (size_t)w.rows + 1, 1);
-    float *floats = (float *)xmalloc((size_t)w.cols * sizeof *floats);
-    for (int i = 0; i < w.rows; i++)
-        cuda_pack_row(form, w.stride, &s->m, s->bytes + (size_t)i * matrix_stride(&s->m),
-                      data + (size_t)i * row, scales + (size_t)i * scale, floats);
-    w.data = to_device(data, row * (size_t)w.rows);
-    if (scale) w.scales = to_device(scales, scale * (size_t)w.rows);
-    free(data);
-    free(scales);
-    free(floats);
-    return w;
-}
-
-/* ---- one case ---- */
-
-struct product_case {
-    enum dtype type;
-    int rows, cols, inputs; // of the weights; rows of the input
-    int parts, experts;     // experts 0: none
-    bool in_is_float, mma;
-};
-
-struct arena {
-    struct source source[CUDA_PARTS_MAX];
-    struct cuda_product p;
-    float *x; // [inputs][cols], as the device reads it
-    float *out[CUDA_PARTS_MAX], *bias[CUDA_PARTS_MAX];
-    int first[4], in_row[64];
-};
-
-/* Experts share the rows unevenly: none, some, the rest; their rows come from others in reverse. */
-static void set_experts(const struct product_case *c, struct arena *a)
-{
-    a->first[0] = a->first[1] = 0;
-    a->first[2] = c->inputs / 3;
-    a->first[3] = c->inputs;
-    for (int i = 0; i < c->inputs; i++)
-        a->in_row[i] = c->inputs - 1 - i;
-    a->p.experts = c->experts;
-    a->p.first = (const int *)to_device(a->first, sizeof a->first);
-    a->p.in_row = (const int *)to_device(a->in_row, sizeof a->in_row);
-}
-
-static void set_inputs(const struct product_case *c, struct arena *a, struct rng *r)
-{
-    int stride = (c->cols + 7) / 8 * 8;
-    size_t count = (size_t)c->inputs * (size_t)stride;
-    float *floats = (float *)xcalloc(count, sizeof *floats);
-    uint16_t *halves = (uint16_t *)xcalloc(count, sizeof *halves);
-
-    a->x = (float *)xcalloc((size_t)c->inputs * (size_t)c->cols, sizeof *a->x);
-    for (int i = 0; i < c->inputs; i++)
-        for (int k = 0; k < c->cols; k++) {
-            float v = quant_bf16_to_float(quant_float_to_bf16(unit(r)));
-            a->x[i * c->cols + k] = floats[i * stride + k] = v;
-            halves[i * stride + k] = quant_float_to_bf16(v);
-        }
-    a->p.in = c->in_is_float ? to_device(floats, count * sizeof *floats)
-                             : to_device(halves, count * sizeof *halves);
-    a->p.in_stride = stride;
-    a->p.in_is_float = c->in_is_float;
-    a->p.rows = c->inputs;
-    free(floats);
-    free(halves);
-}
-
-static void set_parts(const struct product_case *c, struct arena *a, struct rng *r)
-{
-    int stack = c->experts ? c->experts : 1;
-
-    a->p.parts = c->parts;
-    for (int i = 0; i < c->parts; i++) {
-        struct cuda_part *part = &a->p.part[i];
-        int rows = c->rows + 3 * i;
-        a->source[i] = random_source(r, c->type, rows * stack, c->cols);
-        part->w = upload(&a->source[i], cuda_pack_form(c->type, c->type == DTYPE_F32));
-        part->w.rows = rows;
-        a->bias[i] = (float *)xmalloc((size_t)(rows * stack) * sizeof(float));
-        for (int j = 0; j < rows * stack; j++)
-            a->bias[i][j] = unit(r);
-        part->bias = i == 1 ? NULL : (float *)to_device(a->bias[i], (size_t)(rows * stack) * 4);
-        part->out_stride = rows + 1;
-        a->out[i] = (float *)xcalloc((size_t)c->inputs * (size_t)part->out_stride, sizeof(float));
-        part->out = (float *)to_device(a->out[i], (size_t)c->inputs * (size_t)part->out_stride * 4);
-    }
-}
-
-static void run(const struct product_case *c, struct arena *a)
+static void run(const struct product_case *c, struct product_scene *a)
 {
     if (c->mma)
         cuda_mma(&a->p, NULL);
@@ -169,46 +16,11 @@ static void run(const struct product_case *c, struct arena *a)
                         cudaMemcpyDeviceToHost) == cudaSuccess);
 }
 
-static int expert_of(const struct arena *a, int row)
-{
-    int e = 0;
-    while (a->p.experts && row >= a->first[e + 1])
-        e++;
-    return e;
-}
-
-/* The largest error as a share of the sum of magnitudes. */
-static double error_of(const struct product_case *c, const struct arena *a, int part)
-{
-    const struct cuda_part *p = &a->p.part[part];
-    float *w = (float *)xmalloc((size_t)c->cols * sizeof *w);
-    double worst = 0;
-
-    for (int in = 0; in < c->inputs; in++) {
-        const float *x = a->x + (a->p.experts ? a->in_row[in] : in) * c->cols;
-        for (int row = 0; row < p->w.rows; row++) {
-            int at = expert_of(a, in) * p->w.rows + row;
-            double want = p->bias ? (double)a->bias[part][at] : 0, size = 1e-30 + fabs(want);
-            quant_dequantize_row(
-                c->type, a->source[part].bytes + (size_t)at * matrix_stride(&a->source[part].m), w,
-                c->cols);
-            for (int k = 0; k < c->cols; k++) {
-                want += (double)w[k] * (double)x[k];
-                size += fabs((double)w[k] * (double)x[k]);
-            }
-            double got = (double)a->out[part][in * p->out_stride + row];
-            worst = fmax(worst, fabs(got - want) / size);
-        }
-    }
-    free(w);
-    return worst;
-}
-
 /* The last row of the input alone: where it stands and who else is there change no bit. */
-static void check_alone(const struct product_case *c, struct arena *a)
+static void check_alone(const struct product_case *c, struct product_scene *a)
 {
     struct product_case one = *c;
-    struct arena alone = *a;
+    struct product_scene alone = *a;
     int last = c->inputs - 1;
 
     one.inputs = 1;
@@ -226,36 +38,9 @@ static void check_alone(const struct product_case *c, struct arena *a)
     }
 }
 
-static void arena_free(const struct product_case *c, struct arena *a)
-{
-    cudaFree((void *)a->p.in);
-    cudaFree((void *)a->p.first);
-    cudaFree((void *)a->p.in_row);
-    for (int i = 0; i < c->parts; i++) {
-        cudaFree((void *)a->p.part[i].w.data);
-        cudaFree((void *)a->p.part[i].w.scales);
-        cudaFree((void *)a->p.part[i].bias);
-        cudaFree(a->p.part[i].out);
-        free(a->source[i].bytes);
-        free(a->bias[i]);
-        free(a->out[i]);
-    }
-    free(a->x);
-}
-
-/* Rounding of 4- and 8-bit weights to bfloat16 on tensor cores, and of Q4_K's scales, is 2^-9 of a weight,
- * which may be a small difference of larger parts. */
-static double allowed(const struct product_case *c)
-{
-    if (c->type == DTYPE_Q4_K) return 0.01;
-    return c->mma && (c->type == DTYPE_Q4_0 || c->type == DTYPE_Q4_1 || c->type == DTYPE_Q8_0)
-               ? 0.003
-               : 2e-6;
-}
-
 static void check_case(struct product_case c, struct rng *r)
 {
-    struct arena a = {};
+    struct product_scene a = {};
 
     set_inputs(&c, &a, r);
     set_parts(&c, &a, r);
@@ -269,7 +54,7 @@ static void check_case(struct product_case c, struct rng *r)
         EXPECT(error <= allowed(&c));
     }
     if (!c.experts) check_alone(&c, &a);
-    arena_free(&c, &a);
+    scene_free(&c, &a);
 }
 
 static const enum dtype types[] = {DTYPE_F32,  DTYPE_BF16, DTYPE_Q4_0,
@@ -283,7 +68,8 @@ static void test_gemv(void)
     for (size_t t = 0; t < ARRAY_LEN(types); t++)
         for (size_t i = 0; i < ARRAY_LEN(inputs); i++) {
             bool whole = dtype_block_elements(types[t]) > 1;
-            check_case({types[t], 5, whole ? 256 : 77, inputs[i], 2, 0, i % 2 == 0, false}, &r);
+            check_case(
+                {types[t], 5, whole ? 256 : 77, inputs[i], 2, 0, types[t] == DTYPE_F32, false}, &r);
         }
     check_case({DTYPE_BF16, 9, 1032, 3, 1, 0, false, false}, &r);
     check_case({DTYPE_F32, 9, 130, 7, 2, 3, true, false}, &r);
@@ -304,54 +90,69 @@ static void test_mma(void)
     check_case({DTYPE_Q4_1, 20, 64, 40, 1, 3, false, true}, &r);
 }
 
-/* ---- the library's: more rows than cuda_mma takes ---- */
+/* ---- gated ---- */
 
-/* Into the middle of rows, where a rank's logits are: nothing there is aligned. */
-static void check_library(struct rng *r, int offset)
+/* Both products and cuda_activate behind them against one launch that has no place for the products. */
+static void check_gated(struct product_case c, enum ffn_activation kind, struct rng *r)
 {
-    struct product_case c = {DTYPE_BF16, 20, 72, 70, 1, 0, false, true};
-    struct cuda_gemm g;
-    struct arena a = {};
-    struct error err;
+    struct product_scene a = {};
+    size_t element = c.in_is_float ? sizeof(float) : sizeof(bf16);
+    int stride = (c.rows + 7) / 8 * 8;
+    size_t bytes = (size_t)c.inputs * (size_t)stride * element;
+    uint8_t *want = (uint8_t *)xcalloc(bytes, 1), *got = (uint8_t *)xcalloc(bytes, 1);
+    void *device = to_device(want, bytes);
 
+    c.parts = 2;
+    c.same_rows = true;
     set_inputs(&c, &a, r);
     set_parts(&c, &a, r);
+    if (c.experts) set_experts(&c, &a);
     run(&c, &a);
-    int stride = a.p.part[0].out_stride + offset;
-    size_t count = (size_t)(c.inputs * stride);
-    float *got = (float *)xcalloc(count, sizeof *got), *out = (float *)to_device(got, count * 4);
-    NEED(cuda_gemm_open(&g, false, &err) == 0);
-    NEED(cudaMalloc(&g.workspace, cuda_gemm_workspace_bytes(&g)) == cudaSuccess);
-    cudaFree(a.p.part[0].out);
-    a.p.part[0].out = out + offset;
-    a.p.part[0].out_stride = stride;
-    EXPECT(cuda_gemm_run(&g, &a.p, NULL) == cudaSuccess);
-    NEED(cudaMemcpy(got, out, count * 4, cudaMemcpyDeviceToHost) == cudaSuccess);
-    double worst = 0;
-    for (int in = 0; in < c.inputs; in++)
-        for (int row = 0; row < c.rows; row++)
-            worst = fmax(worst, fabs((double)got[in * stride + offset + row] -
-                                     (double)a.out[0][in * (stride - offset) + row]));
-    EXPECT(worst < 1e-4);
-    cudaFree(g.workspace);
-    cuda_gemm_close(&g);
-    a.p.part[0].out = out;
+    struct cuda_rows out = {device, c.rows, stride, c.in_is_float};
+    cuda_activate(&out, kind, a.p.part[0].out, a.p.part[1].out, a.p.part[0].out_stride, c.inputs,
+                  NULL);
+    NEED(cudaMemcpy(want, device, bytes, cudaMemcpyDeviceToHost) == cudaSuccess);
+    NEED(cudaMemset(device, 0, bytes) == cudaSuccess);
+    struct cuda_product gated = a.p;
+    gated.gated = {device, c.inputs, stride, kind};
+    gated.part[0].out = gated.part[1].out = NULL;
+    (c.mma ? cuda_mma : cuda_gemv)(&gated, NULL);
+    NEED(cudaMemcpy(got, device, bytes, cudaMemcpyDeviceToHost) == cudaSuccess);
+    if (memcmp(got, want, bytes) != 0)
+        printf("  %s %d x %d, %d rows, experts %d, mma %d: gated bits differ\n", dtype_name(c.type),
+               c.rows, c.cols, c.inputs, c.experts, c.mma);
+    EXPECT(memcmp(got, want, bytes) == 0);
+    cudaFree(device);
+    free(want);
     free(got);
-    arena_free(&c, &a);
+    scene_free(&c, &a);
 }
 
-static void test_library(void)
+static void test_gated(void)
 {
+    static const int inputs[] = {1, 2, 3, 9, 33};
+    static const enum ffn_activation kinds[] = {FFN_SILU, FFN_GELU_TANH, FFN_SWIGLU_CLAMPED};
     struct rng r;
     rng_init(&r, 5);
-    check_library(&r, 0);
-    check_library(&r, 5);
+    for (size_t t = 0; t < ARRAY_LEN(types); t++)
+        for (size_t i = 0; i < ARRAY_LEN(inputs); i++) {
+            enum ffn_activation kind = kinds[(t + i) % ARRAY_LEN(kinds)];
+            bool whole = dtype_block_elements(types[t]) > 1, is_float = types[t] == DTYPE_F32;
+            struct product_case c = {types[t], 21, whole ? 256 : 77, inputs[i], 2, 0, is_float};
+            check_gated(c, kind, &r);
+            c.mma = true;
+            if (!is_float) check_gated(c, kind, &r);
+        }
+    check_gated({DTYPE_F32, 9, 130, 7, 2, 3, true, false}, FFN_SILU, &r);
+    check_gated({DTYPE_BF16, 20, 72, 13, 2, 3, false, false}, FFN_SILU, &r);
+    check_gated({DTYPE_Q4_1, 20, 64, 40, 2, 3, false, true}, FFN_SWIGLU_CLAMPED, &r);
+    check_gated({DTYPE_BF16, 67, 200, 40, 2, 0, false, true}, FFN_SILU, &r);
 }
 
 int main(void)
 {
     RUN(test_gemv);
     RUN(test_mma);
-    RUN(test_library);
+    RUN(test_gated);
     return TEST_END();
 }

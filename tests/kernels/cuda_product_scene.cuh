@@ -1,0 +1,223 @@
+/* cuda_product_scene.cuh - matrices of every type in a file's form and the device's, inputs, outputs, and how far
+ * a product's outputs are from float64: for the tests of products. */
+#ifndef LM_TESTS_KERNELS_CUDA_PRODUCT_SCENE_CUH
+#define LM_TESTS_KERNELS_CUDA_PRODUCT_SCENE_CUH
+
+#include <math.h>
+
+#include "kernels/cuda/cuda_pack.h"
+#include "kernels/cuda/cuda_product.h"
+#include "kernels/quant.h"
+#include "shared/base/check.h"
+#include "shared/base/rng.h"
+#include "tests/test.h"
+
+struct source { // a matrix as a file has it
+    struct matrix m;
+    uint8_t *bytes;
+};
+
+inline float unit(struct rng *r)
+{
+    return (float)(rng_unit(r) * 2 - 1);
+}
+
+inline void put_half(uint8_t *at, float f)
+{
+    uint16_t h = quant_float_to_half(f);
+    memcpy(at, &h, sizeof h);
+}
+
+/* Random blocks with scales that make weights up to about one. */
+inline struct source random_source(struct rng *r, enum dtype type, int rows, int cols)
+{
+    struct source s = {};
+    s.m.type = type;
+    s.m.rows = rows;
+    s.m.cols = cols;
+    size_t bytes = matrix_bytes(&s.m), block = (size_t)dtype_block_bytes(type);
+    s.bytes = (uint8_t *)xmalloc(bytes);
+    for (size_t at = 0; at < bytes; at += block) {
+        for (size_t i = 0; i < block; i++)
+            s.bytes[at + i] = (uint8_t)rng_u64(r);
+        float f = unit(r);
+        uint16_t half = quant_float_to_bf16(f);
+        if (type == DTYPE_F32) memcpy(s.bytes + at, &f, sizeof f);
+        if (type == DTYPE_BF16) memcpy(s.bytes + at, &half, sizeof half);
+        if (type == DTYPE_Q8_0) put_half(s.bytes + at, f / 127);
+        if (type == DTYPE_Q4_0 || type == DTYPE_Q4_1) put_half(s.bytes + at, f / 8);
+        if (type == DTYPE_Q4_1) put_half(s.bytes + at + 2, unit(r));
+        if (type == DTYPE_Q4_K) put_half(s.bytes + at, f / 500), put_half(s.bytes + at + 2, f / 60);
+    }
+    s.m.data = s.bytes;
+    return s;
+}
+
+inline void *to_device(const void *host, size_t bytes)
+{
+    void *p = NULL;
+    NEED(cudaMalloc(&p, bytes + 256) == cudaSuccess);
+    NEED(cudaMemcpy(p, host, bytes, cudaMemcpyHostToDevice) == cudaSuccess);
+    return p;
+}
+
+inline struct cuda_weight upload(const struct source *s, enum cuda_form form)
+{
+    struct cuda_weight w = {};
+    w.form = form;
+    w.rows = (int)s->m.rows;
+    w.cols = (int)s->m.cols;
+    w.stride = cuda_form_stride(form, w.cols);
+    size_t row = cuda_form_row_bytes(form, w.stride), scale = cuda_form_scale_bytes(form, w.stride);
+    uint8_t *data = (uint8_t *)xmalloc(row * (size_t)w.rows);
+    uint8_t *scales = (uint8_t *)xcalloc(scale * (size_t)w.rows + 1, 1);
+    float *floats = (float *)xmalloc((size_t)w.cols * sizeof *floats);
+    for (int i = 0; i < w.rows; i++)
+        cuda_pack_row(form, w.stride, &s->m, s->bytes + (size_t)i * matrix_stride(&s->m),
+                      data + (size_t)i * row, scales + (size_t)i * scale, floats);
+    w.data = to_device(data, row * (size_t)w.rows);
+    if (scale) w.scales = to_device(scales, scale * (size_t)w.rows);
+    free(data);
+    free(scales);
+    free(floats);
+    return w;
+}
+
+/* ---- one case ---- */
+
+struct product_case {
+    enum dtype type;
+    int rows, cols, inputs; // of the weights; rows of the input
+    int parts, experts = 0; // experts 0: none
+    bool in_is_float = false, mma = false;
+    bool same_rows = false; // of all parts; else each has three more
+};
+
+struct product_scene {
+    struct source source[CUDA_PARTS_MAX];
+    struct cuda_product p;
+    float *x; // [inputs][cols], as the device reads it
+    float *out[CUDA_PARTS_MAX], *bias[CUDA_PARTS_MAX];
+    int first[4], in_row[64];
+};
+
+/* Experts share the rows unevenly: none, some, the rest; their rows come from others in reverse. */
+inline void set_experts(const struct product_case *c, struct product_scene *a)
+{
+    a->first[0] = a->first[1] = 0;
+    a->first[2] = c->inputs / 3;
+    a->first[3] = c->inputs;
+    for (int i = 0; i < c->inputs; i++)
+        a->in_row[i] = c->inputs - 1 - i;
+    a->p.experts = c->experts;
+    a->p.first = (const int *)to_device(a->first, sizeof a->first);
+    a->p.in_row = (const int *)to_device(a->in_row, sizeof a->in_row);
+}
+
+inline void set_inputs(const struct product_case *c, struct product_scene *a, struct rng *r)
+{
+    int stride = (c->cols + 7) / 8 * 8;
+    size_t count = (size_t)c->inputs * (size_t)stride;
+    float *floats = (float *)xcalloc(count, sizeof *floats);
+    uint16_t *halves = (uint16_t *)xcalloc(count, sizeof *halves);
+
+    a->x = (float *)xcalloc((size_t)c->inputs * (size_t)c->cols, sizeof *a->x);
+    for (int i = 0; i < c->inputs; i++)
+        for (int k = 0; k < c->cols; k++) {
+            float v = quant_bf16_to_float(quant_float_to_bf16(unit(r)));
+            a->x[i * c->cols + k] = floats[i * stride + k] = v;
+            halves[i * stride + k] = quant_float_to_bf16(v);
+        }
+    a->p.in = c->in_is_float ? to_device(floats, count * sizeof *floats)
+                             : to_device(halves, count * sizeof *halves);
+    a->p.in_stride = stride;
+    a->p.in_is_float = c->in_is_float;
+    a->p.rows = c->inputs;
+    free(floats);
+    free(halves);
+}
+
+inline void set_parts(const struct product_case *c, struct product_scene *a, struct rng *r)
+{
+    int stack = c->experts ? c->experts : 1;
+
+    a->p.parts = c->parts;
+    for (int i = 0; i < c->parts; i++) {
+        struct cuda_part *part = &a->p.part[i];
+        int rows = c->rows + (c->same_rows ? 0 : 3 * i);
+        a->source[i] = random_source(r, c->type, rows * stack, c->cols);
+        part->w = upload(&a->source[i], cuda_pack_form(c->type, c->type == DTYPE_F32));
+        part->w.rows = rows;
+        a->bias[i] = (float *)xmalloc((size_t)(rows * stack) * sizeof(float));
+        for (int j = 0; j < rows * stack; j++)
+            a->bias[i][j] = unit(r);
+        part->bias = i == 1 ? NULL : (float *)to_device(a->bias[i], (size_t)(rows * stack) * 4);
+        part->out_stride = rows + 1;
+        a->out[i] = (float *)xcalloc((size_t)c->inputs * (size_t)part->out_stride, sizeof(float));
+        part->out = (float *)to_device(a->out[i], (size_t)c->inputs * (size_t)part->out_stride * 4);
+    }
+}
+
+inline int expert_of(const struct product_scene *a, int row)
+{
+    int e = 0;
+    while (a->p.experts && row >= a->first[e + 1])
+        e++;
+    return e;
+}
+
+/* The largest error as a share of the sum of magnitudes. */
+inline double error_of(const struct product_case *c, const struct product_scene *a, int part)
+{
+    const struct cuda_part *p = &a->p.part[part];
+    float *w = (float *)xmalloc((size_t)c->cols * sizeof *w);
+    double worst = 0;
+
+    for (int in = 0; in < c->inputs; in++) {
+        const float *x = a->x + (a->p.experts ? a->in_row[in] : in) * c->cols;
+        for (int row = 0; row < p->w.rows; row++) {
+            int at = expert_of(a, in) * p->w.rows + row;
+            double want = p->bias ? (double)a->bias[part][at] : 0, size = 1e-30 + fabs(want);
+            quant_dequantize_row(
+                c->type, a->source[part].bytes + (size_t)at * matrix_stride(&a->source[part].m), w,
+                c->cols);
+            for (int k = 0; k < c->cols; k++) {
+                want += (double)w[k] * (double)x[k];
+                size += fabs((double)w[k] * (double)x[k]);
+            }
+            double got = (double)a->out[part][in * p->out_stride + row];
+            worst = fmax(worst, fabs(got - want) / size);
+        }
+    }
+    free(w);
+    return worst;
+}
+
+inline void scene_free(const struct product_case *c, struct product_scene *a)
+{
+    cudaFree((void *)a->p.in);
+    cudaFree((void *)a->p.first);
+    cudaFree((void *)a->p.in_row);
+    for (int i = 0; i < c->parts; i++) {
+        cudaFree((void *)a->p.part[i].w.data);
+        cudaFree((void *)a->p.part[i].w.scales);
+        cudaFree((void *)a->p.part[i].bias);
+        cudaFree(a->p.part[i].out);
+        free(a->source[i].bytes);
+        free(a->bias[i]);
+        free(a->out[i]);
+    }
+    free(a->x);
+}
+
+/* What is allowed of that. Rounding of 4- and 8-bit weights to bfloat16 on tensor cores, and of Q4_K's scales, is 2^-9 of a weight,
+ * which may be a small difference of larger parts. */
+inline double allowed(const struct product_case *c)
+{
+    if (c->type == DTYPE_Q4_K) return 0.01;
+    return c->mma && (c->type == DTYPE_Q4_0 || c->type == DTYPE_Q4_1 || c->type == DTYPE_Q8_0)
+               ? 0.003
+               : 2e-6;
+}
+
+#endif
