@@ -5,9 +5,14 @@
 #include "kernels/cuda/cuda_pointwise.h"
 #include "shared/base/check.h"
 
-#define GEMV_ROWS_MAX     4 // beyond that a warp's sums wait for each other longer than for weights
-#define LIBRARY_ROWS_MIN  65 // from here on tensor cores bound, not memory
-#define LIBRARY_WORKSPACE ((size_t)32 << 20)
+#define GEMV_ROWS_MAX        4 // beyond that a warp's sums wait for each other longer than for weights
+#define LIBRARY_ROWS_MIN     65 // from here on tensor cores bound, not memory
+#define LIBRARY_WORKSPACE    ((size_t)32 << 20)
+/* Weights in blocks: a library's product is faster than cuda_mma by more than making bfloat16 of them costs. */
+#define DEQUANTISED_ROWS_MIN 256
+#define DEQUANTISED_BYTES_MAX \
+    ((size_t)32 << 20)          // of them at a time: what an L2 may keep until it is read
+#define DEQUANTISED_ROWS_OF 128 // weight rows at a time are a multiple, a tile of the library
 
 int cuda_gemm_open(struct cuda_gemm *g, bool deterministic, struct error *err)
 {
@@ -25,9 +30,23 @@ void cuda_gemm_close(struct cuda_gemm *g)
     *g = (struct cuda_gemm){};
 }
 
+static bool is_in_blocks(enum cuda_form form)
+{
+    return form == CUDA_Q4 || form == CUDA_Q8;
+}
+
+void cuda_gemm_expect(struct cuda_gemm *g, const struct cuda_weight *w, int rows_max)
+{
+    size_t bytes = (size_t)w->rows * (size_t)w->stride * sizeof(bf16);
+
+    if (g->deterministic || !is_in_blocks(w->form) || rows_max < DEQUANTISED_ROWS_MIN) return;
+    if (bytes > DEQUANTISED_BYTES_MAX) bytes = DEQUANTISED_BYTES_MAX;
+    if (bytes > g->dequantised_bytes) g->dequantised_bytes = bytes;
+}
+
 size_t cuda_gemm_workspace_bytes(const struct cuda_gemm *g)
 {
-    return g->deterministic ? 0 : LIBRARY_WORKSPACE;
+    return g->deterministic ? 0 : LIBRARY_WORKSPACE + g->dequantised_bytes;
 }
 
 /* ---- cuBLASLt ----
@@ -159,40 +178,98 @@ static cudaError_t library_part(struct cuda_gemm *g, const struct cuda_product *
     return cudaSuccess;
 }
 
-/* ---- choice ---- */
-
-static cudaError_t run_same_form(struct cuda_gemm *g, const struct cuda_product *p,
-                                 cudaStream_t stream)
+/* Weight rows that become bfloat16 at a time; 0: none. */
+static int dequantised_rows(const struct cuda_gemm *g, const struct cuda_weight *w)
 {
-    enum cuda_form form = p->part[0].w.form;
+    int rows = (int)(g->dequantised_bytes / sizeof(bf16) / (size_t)w->stride);
+    return rows > DEQUANTISED_ROWS_OF ? rows / DEQUANTISED_ROWS_OF * DEQUANTISED_ROWS_OF : rows;
+}
+
+/* The same behind dequantising, some weight rows at a time. */
+static cudaError_t dequantised_part(struct cuda_gemm *g, const struct cuda_product *p,
+                                    const struct cuda_part *part, cudaStream_t stream)
+{
+    bf16 *data = (bf16 *)((uint8_t *)g->workspace + LIBRARY_WORKSPACE);
+    int most = dequantised_rows(g, &part->w);
     cudaError_t rc = cudaSuccess;
 
-    if (p->in_is_float) {
-        cuda_gemv(p, stream);
-    } else if (g->deterministic) {
-        cuda_mma(p, stream);
-    } else if (form == CUDA_BF16 && !p->experts && p->rows >= LIBRARY_ROWS_MIN) {
-        for (int i = 0; rc == cudaSuccess && i < p->parts; i++)
-            rc = library_part(g, p, &p->part[i], stream);
-    } else if (p->rows <= GEMV_ROWS_MAX) {
-        cuda_gemv(p, stream);
-    } else {
-        cuda_mma(p, stream);
+    for (int row = 0; rc == cudaSuccess && row < part->w.rows; row += most) {
+        struct cuda_part some = *part;
+        some.w.form = CUDA_BF16;
+        some.w.rows = part->w.rows - row < most ? part->w.rows - row : most;
+        some.w.data = data;
+        some.w.scales = NULL;
+        some.out = part->out + row;
+        some.bias = part->bias ? part->bias + row : NULL;
+        cuda_dequantise(&part->w, row, some.w.rows, data, stream);
+        rc = library_part(g, p, &some, stream);
     }
     return rc;
 }
 
+/* ---- choice ---- */
+
+typedef cudaError_t library_fn(struct cuda_gemm *g, const struct cuda_product *p,
+                               const struct cuda_part *part, cudaStream_t stream);
+
+/* How a library makes this part; NULL: it doesn't. */
+static library_fn *library_for(const struct cuda_gemm *g, const struct cuda_product *p,
+                               const struct cuda_weight *w)
+{
+    if (p->in_is_float || p->experts || g->deterministic) return NULL;
+    if (w->form == CUDA_BF16 && p->rows >= LIBRARY_ROWS_MIN) return library_part;
+    if (is_in_blocks(w->form) && p->rows >= DEQUANTISED_ROWS_MIN && dequantised_rows(g, w) > 0)
+        return dequantised_part;
+    return NULL;
+}
+
 /* One launch for all parts of a form. */
-cudaError_t cuda_gemm_run(struct cuda_gemm *g, const struct cuda_product *p, cudaStream_t stream)
+static cudaError_t run_same_form(struct cuda_gemm *g, const struct cuda_product *p,
+                                 cudaStream_t stream)
+{
+    library_fn *library = library_for(g, p, &p->part[0].w);
+    cudaError_t rc = cudaSuccess;
+
+    if (library)
+        for (int i = 0; rc == cudaSuccess && i < p->parts; i++)
+            rc = library(g, p, &p->part[i], stream);
+    else if (p->in_is_float || (p->rows <= GEMV_ROWS_MAX && !g->deterministic))
+        cuda_gemv(p, stream);
+    else
+        cuda_mma(p, stream);
+    return rc;
+}
+
+static cudaError_t run_parts(struct cuda_gemm *g, const struct cuda_product *p, cudaStream_t stream)
 {
     cudaError_t rc = cudaSuccess;
 
-    for (int form = 0; form < CUDA_FORMS && rc == cudaSuccess && p->rows > 0; form++) {
+    for (int form = 0; form < CUDA_FORMS && rc == cudaSuccess; form++) {
         struct cuda_product some = *p;
         some.parts = 0;
         for (int i = 0; i < p->parts; i++)
             if (p->part[i].w.form == form) some.part[some.parts++] = p->part[i];
         if (some.parts > 0) rc = run_same_form(g, &some, stream);
     }
+    return rc;
+}
+
+static bool gates_itself(const struct cuda_gemm *g, const struct cuda_product *p)
+{
+    return p->part[0].w.form == p->part[1].w.form && !library_for(g, p, &p->part[0].w);
+}
+
+cudaError_t cuda_gemm_run(struct cuda_gemm *g, const struct cuda_product *p, cudaStream_t stream)
+{
+    CHECK(!p->gated.out || (p->parts == 2 && p->part[0].w.rows == p->part[1].w.rows));
+    if (p->rows == 0) return cudaSuccess;
+    if (!p->gated.out || gates_itself(g, p)) return run_parts(g, p, stream);
+    struct cuda_product apart = *p;
+    struct cuda_rows out = {p->gated.out, p->part[0].w.rows, p->gated.stride, p->in_is_float};
+    apart.gated.out = NULL;
+    cudaError_t rc = run_parts(g, &apart, stream);
+    if (rc == cudaSuccess)
+        cuda_activate(&out, p->gated.kind, p->part[0].out, p->part[1].out, p->part[0].out_stride,
+                      p->gated.rows, stream);
     return rc;
 }

@@ -1,10 +1,13 @@
 /* cuda_gemm.h - which kernel multiplies what.
  *
  *   inputs    weights     rows of inputs      kernel
- *   float32   any         any                 cuda_gemv
+ *   float32   float32     any                 cuda_gemv
  *   bfloat16  bfloat16    more than 64        cuBLASLt
+ *   bfloat16  4, 8 bits   256 and more        cuda_dequantise and cuBLASLt; not of experts
  *   bfloat16  any         up to 4             cuda_gemv
  *   bfloat16  any         any other           cuda_mma
+ *
+ * Gate and up become act(gate) * up in cuda_gemv and cuda_mma, behind cuBLASLt in a launch of their own.
  *
  * Each of the first and last is equal to itself for any number of rows (backend.h rule 3), but they differ
  * from each other by rounding, and cuBLASLt chooses its algorithm by the number of rows. So in bfloat16 a row's bits
@@ -21,6 +24,7 @@ struct cuda_gemm_choice; // an algorithm of cuBLASLt for one shape
 struct cuda_gemm {
     bool deterministic;
     cublasLtHandle_t lt;
+    size_t dequantised_bytes;        // of the workspace, behind the library's
     void *workspace;                 // on the device
     struct cuda_gemm_choice *choice; // [choices], found once and kept
     int choices;
@@ -28,10 +32,12 @@ struct cuda_gemm {
 
 FALLIBLE int cuda_gemm_open(struct cuda_gemm *g, bool deterministic, struct error *err);
 void cuda_gemm_close(struct cuda_gemm *g);
+/* Products with up to rows_max rows will read these weights. */
+void cuda_gemm_expect(struct cuda_gemm *g, const struct cuda_weight *w, int rows_max);
 /* Bytes that `workspace` has to point to before the first product. */
 size_t cuda_gemm_workspace_bytes(const struct cuda_gemm *g);
 
-/* Enqueue; what fails is cudaErrorUnknown with cuBLASLt, and the stream's own error else. */
+/* Enqueue. A gated product may have parts of different forms; their own outputs are then written, too. What fails is cudaErrorUnknown with cuBLASLt, and the stream's own error else. */
 cudaError_t cuda_gemm_run(struct cuda_gemm *g, const struct cuda_product *p, cudaStream_t stream);
 
 #endif

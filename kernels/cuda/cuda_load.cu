@@ -73,6 +73,7 @@ struct cuda_weight cuda_load_stack(struct cuda_loader *l, const struct matrix *m
     w.rows = (int)m->rows;
     w.cols = (int)m->cols;
     w.stride = cuda_form_stride(w.form, w.cols);
+    if (count == 1) cuda_gemm_expect(&l->b->gemm, &w, l->b->limits.tokens_max);
     size_t rows = (size_t)count * (size_t)w.rows;
     w.data = cuda_arena_take(arena, rows * cuda_form_row_bytes(w.form, w.stride));
     if (cuda_form_scale_bytes(w.form, w.stride) > 0)

@@ -69,7 +69,7 @@ struct backend {
     float *squares;                   // [2]: q's and k's, of norms over all ranks' heads
     float *q, *k, *v;                 // [heads or kv_heads * head_dim], [kv_heads * value_dim]
     struct cuda_rows o, g;            // [heads * value_dim], [ffn]
-    float *gate, *up;                 // what g is made of, of experts too
+    float *gate, *up;                 // what g is made of where no kernel makes it at once
     struct cuda_rows last;            // [rows_max][hidden]: the rows whose logits are wanted
     float *logits;                    // [rows_max][vocab]
     float *rotation[ROPE_TABLES_MAX]; // [rope_dims]: cosines, then sines

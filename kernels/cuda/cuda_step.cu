@@ -324,8 +324,11 @@ static void multiply_gated(struct backend *b, struct cuda_product *p,
 {
     add_part(p, gate, b->gate, gate_bias);
     add_part(p, up, b->up, up_bias);
+    p->gated.out = g->data;
+    p->gated.rows = rows;
+    p->gated.stride = g->stride;
+    p->gated.kind = b->model.activation;
     run_product(b, p);
-    cuda_activate(g, b->model.activation, b->gate, b->up, gate->rows, rows, b->stream);
 }
 
 static int route_rows(const struct backend *b)

@@ -2,11 +2,14 @@
  * steps reach. Built and run by scripts/gpu-check; random weights in real shapes.
  *
  * The share is the result: of the bandwidth that a copy reaches for steps that read weights, of the bfloat16
- * rate that a large cuBLASLt product reaches for the others. */
+ * rate that a large cuBLASLt product reaches for the others. All of it twice, with kernels that begin before their
+ * predecessor has ended (programmatic dependent launch) and without. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_gemm.h"
@@ -25,6 +28,7 @@
 
 struct roof {
     double bytes_per_s, flop_per_s;
+    const char *setting; // behind the names of its rows
 };
 
 static double now_s(void)
@@ -39,8 +43,8 @@ static void print_row(const char *what, double seconds, double bytes, double flo
 {
     double bandwidth = bytes / seconds / roof->bytes_per_s,
            rate = flop / seconds / roof->flop_per_s;
-    printf("| %-44s | %9.1f us | %5.1f %% | %5.1f %% |\n", what, 1e6 * seconds, 100 * bandwidth,
-           100 * rate);
+    printf("| %-44s%s | %9.1f us | %5.1f %% | %5.1f %% |\n", what, roof->setting, 1e6 * seconds,
+           100 * bandwidth, 100 * rate);
     fflush(stdout);
 }
 
@@ -126,6 +130,11 @@ static void bench_products(const struct roof *roof, bool deterministic, cudaStre
     struct error err;
 
     if (cuda_gemm_open(&g, deterministic, &err) < 0) exit(1);
+    for (size_t c = 0; c < ARRAY_LEN(product_cases); c++) {
+        const struct cuda_weight w = {CUDA_Q4, product_cases[c].rows, product_cases[c].cols,
+                                      product_cases[c].cols};
+        cuda_gemm_expect(&g, &w, rows[ARRAY_LEN(rows) - 1]);
+    }
     if (cuda_gemm_workspace_bytes(&g) > 0)
         g.workspace = device_random(cuda_gemm_workspace_bytes(&g));
     for (size_t c = 0; c < ARRAY_LEN(product_cases); c++)
@@ -339,7 +348,7 @@ static double measure_rate(cudaStream_t stream)
     return 2.0 * 8192 * 8192 * 8192 / seconds;
 }
 
-int main(void)
+static int bench(bool pdl)
 {
     size_t elements = (size_t)128256 * 4096;
     uint16_t *numbers = (uint16_t *)xmalloc(elements * sizeof *numbers);
@@ -350,6 +359,8 @@ int main(void)
     NEED_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     roof.bytes_per_s = measure_copy(stream);
     roof.flop_per_s = measure_rate(stream);
+    roof.setting = pdl ? "" : ", no PDL";
+    if (pdl && !cuda_pdl_is_on()) printf("no programmatic dependent launch on this device\n");
     printf("copy %.2f TB/s, cuBLASLt bfloat16 %.0f TFLOP/s\n\n", 1e-12 * roof.bytes_per_s,
            1e-12 * roof.flop_per_s);
     printf("| what | time | of the bandwidth | of the rate |\n|---|---|---|---|\n");
@@ -367,4 +378,23 @@ int main(void)
     free(blocks);
     free(numbers);
     return 0;
+}
+
+/* A process each: the setting is read once. */
+int main(void)
+{
+    int failed = 0;
+
+    for (int pdl = 1; pdl >= 0; pdl--) {
+        int status = 0;
+        pid_t child = fork();
+        if (child == 0) {
+            setenv("LM_CUDA_PDL", pdl ? "1" : "0", 1);
+            exit(bench(pdl));
+        }
+        if (child < 0 || waitpid(child, &status, 0) != child || status != 0) failed = 1;
+        printf("\n");
+        fflush(stdout);
+    }
+    return failed;
 }

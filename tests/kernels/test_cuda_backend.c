@@ -260,6 +260,36 @@ static void test_measure_only(void)
     tiny_free(&t);
 }
 
+static size_t measured_activations(int tokens, bool deterministic)
+{
+    const struct backend_ops *ops = &cuda_backend_ops;
+    struct backend_options options = {
+        .world = 1, .measure_only = true, .deterministic = deterministic};
+    struct step_limits limits = {tokens, 2, 2, 64};
+    size_t weights, activations;
+    struct tiny_model t = {0};
+    struct error err = {0};
+    struct backend *b;
+    struct rng rng;
+
+    rng_init(&rng, 9);
+    model_plain(&t, &rng);
+    NEED(ops->open(&options, &b, &err) == 0);
+    NEED(ops->load(b, &t.params, &limits, &err) == 0);
+    ops->memory(b, &weights, &activations);
+    ops->close(b);
+    tiny_free(&t);
+    return activations;
+}
+
+/* What a library needs: its own workspace, and bfloat16 of weights in blocks where a step has rows enough. */
+static void test_library_memory(void)
+{
+    size_t few = measured_activations(255, false) - measured_activations(255, true);
+    size_t many = measured_activations(256, false) - measured_activations(256, true);
+    EXPECT(few > 0 && many > few && many < 2 * few);
+}
+
 int main(void)
 {
     runner_ops = &cuda_backend_ops;
@@ -270,5 +300,6 @@ int main(void)
     RUN(test_pages_move);
     RUN(test_refusals);
     RUN(test_measure_only);
+    RUN(test_library_memory);
     return TEST_END();
 }

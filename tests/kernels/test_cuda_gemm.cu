@@ -1,0 +1,179 @@
+/* test_cuda_gemm.cu - the choice among products, and what a library needs: 4- and 8-bit weights become bfloat16
+ * behind which cuBLASLt multiplies, some weight rows at a time, in memory that was counted before. */
+#include "kernels/cuda/cuda_gemm.h"
+
+#include "tests/kernels/cuda_product_scene.cuh"
+
+#ifdef LM_CUDA_EMULATED
+#define LAUNCHES(kernel) emu::launch_count(kernel)
+#else
+#define LAUNCHES(kernel) 0 // a GPU doesn't count: results only
+#endif
+#define EXPECT_LAUNCHES(got, want) EXPECT_INT(got, LAUNCHES(NULL) ? (want) : 0)
+
+#define MANY                       256 // rows of activations from which weights in blocks go through the library
+
+static struct cuda_gemm gemm;
+
+static void open_gemm(bool deterministic, const struct cuda_product *p, int rows_max)
+{
+    struct error err;
+
+    NEED(cuda_gemm_open(&gemm, deterministic, &err) == 0);
+    for (int i = 0; i < p->parts; i++)
+        cuda_gemm_expect(&gemm, &p->part[i].w, rows_max);
+}
+
+/* Memory as the backend gives it, and the product. */
+static void run_gemm(const struct product_case *c, struct product_scene *a)
+{
+    NEED(cudaMalloc(&gemm.workspace, cuda_gemm_workspace_bytes(&gemm) + 1) == cudaSuccess);
+    NEED(cuda_gemm_run(&gemm, &a->p, NULL) == cudaSuccess);
+    NEED(cudaStreamSynchronize(NULL) == cudaSuccess);
+    for (int i = 0; i < c->parts; i++)
+        NEED(cudaMemcpy(a->out[i], a->p.part[i].out,
+                        (size_t)c->inputs * (size_t)a->p.part[i].out_stride * sizeof(float),
+                        cudaMemcpyDeviceToHost) == cudaSuccess);
+    cudaFree(gemm.workspace);
+    cuda_gemm_close(&gemm);
+}
+
+/* ---- weights in blocks ---- */
+
+/* `slice`: bytes of bfloat16 at a time, 0: what cuda_gemm_expect says. `slices`: launches of dequantise_kernel
+ * for the two parts. */
+static void check_blocks(struct product_case c, bool deterministic, size_t slice, int slices)
+{
+    struct product_scene a = {};
+    struct rng r;
+
+    rng_init(&r, 7);
+    set_inputs(&c, &a, &r);
+    set_parts(&c, &a, &r);
+    open_gemm(deterministic, &a.p, c.inputs);
+    if (slice > 0) gemm.dequantised_bytes = slice;
+    long before = LAUNCHES("dequantise_kernel");
+    run_gemm(&c, &a);
+    EXPECT_LAUNCHES(LAUNCHES("dequantise_kernel") - before, slices);
+    c.mma = true; // the same roundings
+    for (int i = 0; i < c.parts; i++) {
+        double error = error_of(&c, &a, i);
+        if (!(error <= allowed(&c)))
+            printf("  %s, %d rows, part %d: error %g\n", dtype_name(c.type), c.inputs, i, error);
+        EXPECT(error <= allowed(&c));
+    }
+    scene_free(&c, &a);
+}
+
+static void test_blocks_through_library(void)
+{
+    static const enum dtype types[] = {DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q8_0, DTYPE_Q4_K};
+    const size_t row = 256 * sizeof(bf16);
+
+    for (size_t i = 0; i < ARRAY_LEN(types); i++)
+        check_blocks({types[i], 18, 256, MANY, 2}, false, 0, 2);
+    check_blocks({DTYPE_Q4_1, 18, 256, MANY, 2}, false, 7 * row, 6);    // 18 and 21 rows by seven
+    check_blocks({DTYPE_Q8_0, 140, 256, MANY, 2}, false, 130 * row, 4); // by 128
+    check_blocks({DTYPE_Q4_1, 18, 256, MANY, 2}, false, row - 1, 0);    // no room
+    check_blocks({DTYPE_Q4_1, 18, 256, MANY - 1, 2}, false, 0, 0);
+    check_blocks({DTYPE_Q4_1, 18, 256, MANY, 2}, true, 0, 0);
+    check_blocks({DTYPE_BF16, 18, 256, MANY, 2}, false, 0, 0);
+}
+
+/* ---- gate and up ---- */
+
+/* One launch where own kernels multiply; both products and an activation behind a library, or where the parts
+ * have different forms. */
+static void check_gated(enum dtype gate, enum dtype up, int inputs, int activations)
+{
+    struct product_case c = {gate, 21, 256, inputs, 2};
+    struct product_scene a = {}, other = {};
+    const int stride = 24;
+    size_t count = (size_t)inputs * (size_t)stride;
+    uint16_t *g = (uint16_t *)xcalloc(count, sizeof *g);
+    double worst = 0;
+    struct rng r;
+
+    rng_init(&r, 8);
+    c.same_rows = true;
+    set_inputs(&c, &a, &r);
+    set_parts(&c, &a, &r);
+    c.type = up;
+    set_parts(&c, &other, &r);
+    struct cuda_weight w = a.p.part[1].w;
+    a.p.part[1].w = other.p.part[1].w;
+    void *out = to_device(g, count * sizeof *g);
+    a.p.gated = {out, inputs, stride, FFN_SILU};
+    open_gemm(false, &a.p, inputs);
+    long before = LAUNCHES("activate_kernel<bf16>");
+    struct cuda_product apart = a.p;
+    run_gemm(&c, &a);
+    EXPECT_LAUNCHES(LAUNCHES("activate_kernel<bf16>") - before, activations);
+    NEED(cudaMemcpy(g, out, count * sizeof *g, cudaMemcpyDeviceToHost) == cudaSuccess);
+    apart.gated.out = NULL;
+    a.p = apart;
+    open_gemm(false, &a.p, inputs);
+    run_gemm(&c, &a);
+    for (int in = 0; in < inputs; in++)
+        for (int i = 0; i < c.rows; i++) {
+            double x = (double)a.out[0][in * (c.rows + 1) + i];
+            double want = x / (1 + exp(-x)) * (double)a.out[1][in * (c.rows + 1) + i];
+            double got = (double)quant_bf16_to_float(g[in * stride + i]);
+            worst = fmax(worst, fabs(got - want) / (fabs(want) + 1e-6));
+        }
+    EXPECT(worst <= 0.005); // of bfloat16
+    for (size_t i = 0; i < count; i++)
+        EXPECT((int)(i % (size_t)stride) < c.rows || g[i] == 0);
+    cudaFree(out);
+    a.p.part[1].w = w;
+    free(g);
+    c.type = gate;
+    scene_free(&c, &a);
+    scene_free(&c, &other);
+}
+
+static void test_gated_where_possible(void)
+{
+    check_gated(DTYPE_Q4_1, DTYPE_Q4_1, 1, 0);
+    check_gated(DTYPE_Q4_1, DTYPE_Q4_1, 9, 0);
+    check_gated(DTYPE_Q4_1, DTYPE_Q4_1, MANY, 1);
+    check_gated(DTYPE_BF16, DTYPE_BF16, 65, 1);
+    check_gated(DTYPE_Q4_1, DTYPE_Q8_0, 1, 1);
+    check_gated(DTYPE_Q4_1, DTYPE_BF16, 65, 1);
+}
+
+/* ---- memory ---- */
+
+static void expect_bytes(bool deterministic, struct cuda_weight w, int rows_max, size_t want)
+{
+    struct cuda_product p = {};
+
+    p.parts = 1;
+    p.part[0].w = w;
+    open_gemm(deterministic, &p, rows_max);
+    size_t bytes = cuda_gemm_workspace_bytes(&gemm);
+    cuda_gemm_expect(&gemm, &w, rows_max);
+    EXPECT_INT(cuda_gemm_workspace_bytes(&gemm), bytes); // of the largest, not of all
+    cuda_gemm_close(&gemm);
+    struct cuda_product none = {};
+    open_gemm(deterministic, &none, rows_max);
+    EXPECT_INT(bytes - cuda_gemm_workspace_bytes(&gemm), want);
+    cuda_gemm_close(&gemm);
+}
+
+static void test_memory(void)
+{
+    expect_bytes(false, {CUDA_Q4, 100, 64, 64, NULL, NULL}, MANY, 100 * 64 * 2);
+    expect_bytes(false, {CUDA_Q8, 100000, 4096, 4096, NULL, NULL}, MANY, 32u << 20);
+    expect_bytes(false, {CUDA_Q8, 100, 64, 64, NULL, NULL}, MANY - 1, 0);
+    expect_bytes(true, {CUDA_Q8, 100, 64, 64, NULL, NULL}, MANY, 0);
+    expect_bytes(false, {CUDA_BF16, 100, 64, 64, NULL, NULL}, MANY, 0);
+}
+
+int main(void)
+{
+    RUN(test_blocks_through_library);
+    RUN(test_gated_where_possible);
+    RUN(test_memory);
+    return TEST_END();
+}
