@@ -2,16 +2,13 @@
  *
  * Decode reads every K and V once: its result is the bytes of KV pages over the time, as a share of what a copy
  * reaches. Prefill computes: its result is 4 * head size * pairs of (query, visible position) over the time. */
-#include <stdio.h>
-#include <stdlib.h>
 #include <vector>
 
 #include "kernels/cuda/cuda_attention.h"
-#include "shared/base/check.h"
+#include "tests/kernels/gpu_bench.cuh"
 #include "tests/test.h"
 
 #define ROUNDS          20
-#define COPY_BYTES      ((size_t)1 << 30)
 #define BYTES_IN_FLIGHT ((size_t)400 << 20) // of KV, over all layers: more than a cache holds
 #define LAYERS_MAX      16
 
@@ -32,11 +29,12 @@ struct attention_case {
     const struct heads *heads;
     enum kv_type type;
     int sequences, count, past;
+    const char *target; // of its share; NULL: not in the table of targets
 };
 
 static const struct attention_case cases[] = {
     {&llama_8b, KV_BF16, 1, 1, 511},    {&llama_8b, KV_BF16, 1, 1, 8191},
-    {&llama_8b, KV_BF16, 1, 1, 65535},  {&llama_8b, KV_BF16, 32, 1, 8191},
+    {&llama_8b, KV_BF16, 1, 1, 65535},  {&llama_8b, KV_BF16, 32, 1, 8191, "80 %"},
     {&llama_8b, KV_F16, 32, 1, 8191},   {&llama_8b, KV_INT8, 32, 1, 8191},
     {&llama_8b, KV_BF16, 64, 1, 511},   {&llama_8b, KV_BF16, 256, 1, 511},
     {&llama_8b, KV_INT8, 256, 1, 511},  {&llama_8b, KV_BF16, 32, 4, 8188},
@@ -50,46 +48,6 @@ static const struct attention_case cases[] = {
     {&gpt_oss, KV_BF16, 1, 8192, 0},
 };
 
-/* 0x3c3c is a small bfloat16, a half of about one, and bytes of 60 with a small scale. */
-static void *device_take(size_t bytes)
-{
-    void *at = NULL;
-    NEED(cudaMalloc(&at, bytes) == cudaSuccess);
-    NEED(cudaMemset(at, 0x3c, bytes) == cudaSuccess);
-    return at;
-}
-
-/* Seconds of one of `rounds` runs behind a first one. */
-template <class F> static double time_of(int rounds, F run)
-{
-    cudaEvent_t begin, end;
-    float ms = 0;
-
-    NEED(cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess);
-    run();
-    NEED(cudaEventRecord(begin, NULL) == cudaSuccess);
-    for (int i = 0; i < rounds; i++)
-        run();
-    NEED(cudaEventRecord(end, NULL) == cudaSuccess);
-    NEED(cudaEventSynchronize(end) == cudaSuccess);
-    NEED(cudaEventElapsedTime(&ms, begin, end) == cudaSuccess);
-    NEED(cudaGetLastError() == cudaSuccess);
-    cudaEventDestroy(begin);
-    cudaEventDestroy(end);
-    return 1e-3 * (double)ms / rounds;
-}
-
-static double copy_bytes_per_s(void)
-{
-    void *from = device_take(COPY_BYTES), *to = device_take(COPY_BYTES);
-    double seconds = time_of(ROUNDS, [=] {
-        NEED(cudaMemcpyAsync(to, from, COPY_BYTES, cudaMemcpyDeviceToDevice, NULL) == cudaSuccess);
-    });
-    cudaFree(from);
-    cudaFree(to);
-    return 2.0 * (double)COPY_BYTES / seconds;
-}
-
 /* Positions that the case's queries see: of each sequence once, and pairs of query and position. */
 static void count_positions(const struct attention_case *c, double *read, double *pairs)
 {
@@ -100,6 +58,15 @@ static void count_positions(const struct attention_case *c, double *read, double
     *pairs = 0;
     for (int p = c->past; p < end; p++)
         *pairs += (double)c->sequences * (window > 0 && p >= window ? window : p + 1);
+}
+
+static void print_case_target(const struct attention_case *c, double seconds, double share)
+{
+    char what[96], measured[64];
+    snprintf(what, sizeof what, "attention of heads %s, decode, batch %d behind %d", c->heads->name,
+             c->sequences, c->past);
+    snprintf(measured, sizeof measured, "%.1f us a layer", 1e6 * seconds);
+    print_target(what, measured, share, "the copy", c->target);
 }
 
 static void run_case(const struct attention_case *c, double roof)
@@ -139,19 +106,19 @@ static void run_case(const struct attention_case *c, double roof)
     cuda_attention_plan_step(&a, &step, tokens, workspace_bytes, image.data(), &plan);
 
     struct cuda_attention_layer x = {};
-    void *image_device = device_take(plan.bytes),
-         *q = device_take((size_t)(tokens * h->heads * h->head_dim) * 4);
+    void *image_device = device_random(plan.bytes),
+         *q = device_random((size_t)(tokens * h->heads * h->head_dim) * 4);
     NEED(cudaMemcpy(image_device, image.data(), plan.bytes, cudaMemcpyHostToDevice) == cudaSuccess);
     x.window = h->window;
-    x.pages = (const uint8_t *)device_take(layer_bytes * (size_t)layers);
+    x.pages = (const uint8_t *)device_random(layer_bytes * (size_t)layers);
     x.image = image_device;
-    x.workspace = device_take(workspace_bytes + 256);
+    x.workspace = device_random(workspace_bytes + 256);
     x.workspace_bytes = workspace_bytes;
     x.q = (const float *)q;
     x.q_stride = h->heads * h->head_dim;
-    x.o = device_take((size_t)(tokens * h->heads * h->value_dim) * 2);
+    x.o = device_random((size_t)(tokens * h->heads * h->value_dim) * 2);
     x.o_stride = h->heads * h->value_dim;
-    double seconds = time_of(ROUNDS, [&] {
+    double seconds = time_of(ROUNDS, NULL, [&] {
         for (x.layer = 0; x.layer < layers; x.layer++)
             cuda_attention_run(&a, &plan, &x, NULL);
     });
@@ -167,6 +134,7 @@ static void run_case(const struct attention_case *c, double roof)
            1e-9 * read * part / seconds, 100 * read * part / seconds / roof,
            1e-12 * flop / seconds);
     fflush(stdout);
+    if (c->target) print_case_target(c, seconds, read * part / seconds / roof);
     for (const void *at : {(const void *)x.pages, x.image, (const void *)x.workspace,
                            (const void *)x.q, (const void *)x.o})
         NEED(cudaFree((void *)at) == cudaSuccess);
@@ -174,7 +142,7 @@ static void run_case(const struct attention_case *c, double roof)
 
 int main(void)
 {
-    double roof = copy_bytes_per_s();
+    double roof = measure_copy(NULL);
 
     printf("copy %.2f TB/s\n\n", 1e-12 * roof);
     printf("| heads | pages | step | time of a layer | KV read | of the copy | computed "

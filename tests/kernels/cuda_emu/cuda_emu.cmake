@@ -93,6 +93,15 @@ foreach(source IN LISTS sources c_sources)
   lm_cuda_emu_test(${source} lm_cuda_emu_kernels ${modes} LINK lm_kernels)
 endforeach()
 
+# The benchmarks of scripts/gpu-check: that their code is right, before a GPU's time is spent on it.
+set(source "${CMAKE_CURRENT_SOURCE_DIR}/kernels/gpu_bench_steps.cu")
+lm_cuda_emu_sources(${source})
+add_executable(gpu_bench_steps ${source})
+target_link_libraries(gpu_bench_steps PRIVATE lm_cuda_emu_kernels lm_kernels lm_flags)
+set_target_properties(gpu_bench_steps PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
+add_test(NAME kernels/gpu_bench_dry COMMAND gpu_bench_steps dry)
+set_tests_properties(kernels/gpu_bench_dry PROPERTIES LABELS kernels TIMEOUT 600)
+
 # Golden tests over the emulated device, through the module as a program would load it. One model of each
 # kind, a quarter of a minute each; all of them: run the test with this environment but LM_ONLY.
 set(LM_CUDA_EMU_ENVIRONMENT "LM_CUDA_MODULE=$<TARGET_FILE:lm-cuda-emu>" "LM_TEST_BACKEND=cuda"
