@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/sample.h" // struct logit_bias
 #include "shared/base/error.h"
 
 struct engine;        // opaque
@@ -120,11 +121,6 @@ engine_grammars(const struct engine *e); // grammars over the tokenizer's tokens
 #define SHOWN_TOKENS_MAX 32
 #define LOGIT_BIAS_MAX   4096 // tokens of one request that may have one
 #define LOGPROBS_MAX     21   // of a sampled token and the 20 likeliest
-
-struct logit_bias {
-    int32_t token;
-    float bias; // added to its logit before anything else
-};
 
 /* Zero switches each of them off but top_p, which needs a number. */
 struct sampling_params {

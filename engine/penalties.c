@@ -61,18 +61,3 @@ void token_history_add(struct token_history *h, int32_t token)
 {
     find_or_add(h, token)->answer++;
 }
-
-void penalties_apply(const struct sampling_params *params, const struct token_history *h,
-                     float *logits, int vocab)
-{
-    float repetition = params->repetition_penalty != 0 ? params->repetition_penalty : 1;
-    for (int i = 0; i < h->count; i++) {
-        const struct token_count *t = &h->item[i];
-        if (t->token >= vocab) continue;
-        float x = logits[t->token];
-        x = x > 0 ? x / repetition : x * repetition;
-        if (t->answer > 0)
-            x -= params->frequency_penalty * (float)t->answer + params->presence_penalty;
-        logits[t->token] = x;
-    }
-}

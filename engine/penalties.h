@@ -1,4 +1,4 @@
-/* penalties.h - which tokens a request has seen, and what that takes off their logits.
+/* penalties.h - which tokens a request has seen; what that takes off their logits (sample_penalise):
  *
  *     repetition  of every token of prompt or answer: a positive logit is divided, another
  *                 multiplied (N. Keskar et al., "CTRL", 2019, section 4.1)
@@ -12,11 +12,7 @@
 #define LM_ENGINE_PENALTIES_H
 
 #include "engine/engine.h"
-
-struct token_count {
-    int32_t token;
-    int answer; // times in the answer; 0: in the prompt only
-};
+#include "kernels/sample.h"
 
 struct token_history {
     struct token_count *item; // owned; distinct tokens in the order in which they came
@@ -30,9 +26,5 @@ bool penalties_are_on(const struct sampling_params *params);
 void token_history_deinit(struct token_history *h); // zeroed before first use
 void token_history_add_prompt(struct token_history *h, const int32_t *tokens, int count);
 void token_history_add(struct token_history *h, int32_t token); // the answer got one more
-
-/* Tokens from `vocab` on have no logit and are passed over. */
-void penalties_apply(const struct sampling_params *params, const struct token_history *h,
-                     float *logits, int vocab);
 
 #endif

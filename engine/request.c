@@ -144,13 +144,36 @@ static void unite_stop_ids(struct request *r, const struct engine_request *in,
         r->stop_ids[model_stop_count + i] = in->stop_ids[i];
 }
 
+static int compare_bias(const void *a, const void *b)
+{
+    const struct logit_bias *x = a, *y = b;
+    if (x->token != y->token) return x->token < y->token ? -1 : 1;
+    return (x->bias > y->bias) - (x->bias < y->bias);
+}
+
+/* A token that came twice gets the sum: sample_row wants each once. */
+static int merge_bias(struct logit_bias *bias, int count)
+{
+    int kept = 0;
+    qsort(bias, (size_t)count, sizeof *bias, compare_bias);
+    for (int i = 0; i < count; i++) {
+        if (kept > 0 && bias[kept - 1].token == bias[i].token)
+            bias[kept - 1].bias += bias[i].bias;
+        else
+            bias[kept++] = bias[i];
+    }
+    return kept;
+}
+
 static void copy_sampling(struct request *r, const struct engine_request *in)
 {
     struct sampling_params *s = &r->sampling;
     *s = in->sampling;
     s->bias = NULL;
-    if (s->bias_count > 0)
+    if (s->bias_count > 0) {
         s->bias = r->bias = xmemdup(in->sampling.bias, (size_t)s->bias_count * sizeof *r->bias);
+        s->bias_count = merge_bias(r->bias, s->bias_count);
+    }
     r->prompt_logprobs = in->prompt_logprobs;
 }
 

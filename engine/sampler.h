@@ -1,42 +1,32 @@
-/* sampler.h - one token from one row of logits.
+/* sampler.h - one token from one row of logits: what a request asks for (kernels/sample.h has the draw), and
+ * log-probabilities.
  *
- *     logit_bias   is added
- *     penalties    engine/penalties.h
- *     grammar      what it doesn't allow can't be drawn
- *     bans         can't be drawn, unless nothing else is left
- *     temperature  p = softmax(logit / temperature); below 1e-5: greedy, the highest logit, the
- *                  lowest id on a tie
- *     top_k        the k most probable stay
- *     top_p        of these, renormalised, the fewest most probable whose sum reaches top_p; at
- *                  least one
- *     min_p        of these, those with at least min_p times the probability of the most probable
- *
- * in this order (vLLM's, Hugging Face's), ties by the lower id. Then one draw by inversion in the
- * order of ids, from the number that (seed, choice, position) names: no state, so the same request
- * gives the same tokens whatever the batch, and on any machine: exponentials are our own, not libm's.
+ * The number that decides is named by (seed, choice, position): no state, so the same request gives the
+ * same tokens whatever the batch, and on any machine or device.
  *
  * Log-probabilities are of the row as it is before the temperature, so they sum to 1 and the greedy
- * token has the highest.
- *
- * Pure but for its scratch memory: one scratch per thread. O(vocabulary), nothing is sorted; bias,
- * penalties, bans and log-probabilities cost only where they are used. */
+ * token has the highest. */
 #ifndef LM_ENGINE_SAMPLER_H
 #define LM_ENGINE_SAMPLER_H
 
 #include "engine/engine.h"
 #include "engine/grammar.h"
 #include "engine/penalties.h"
+#include "kernels/sample.h"
 
-struct sampler_scratch {
-    float *probability; // owned, like the others; [cap]
-    float *adjusted;    // logits with bias, penalties and bans
-    struct sampler_candidate *candidate;
-    int cap;
-    uint32_t *mask; // owned; [mask_words]
-    int mask_words;
+struct sampler_mask {
+    uint32_t *word; // owned; [words]
+    int words;
 };
 
-void sampler_scratch_deinit(struct sampler_scratch *s); // zeroed before first use
+/* One per thread. */
+struct sampler_scratch {
+    struct sample_scratch draw;
+    struct sampler_mask mask;
+};
+
+void sampler_mask_deinit(struct sampler_mask *m);       // zeroed before first use
+void sampler_scratch_deinit(struct sampler_scratch *s); // likewise
 
 /* What a draw depends on beside its row. Everything is borrowed. */
 struct sampler_input {
@@ -48,9 +38,14 @@ struct sampler_input {
     struct grammar_matcher *grammar; // what the sequence has to become; NULL: anything
 };
 
+/* The row to be drawn from. It borrows from the input and the mask. E_UNSUPPORTED when the grammar needs
+ * bytes that the vocabulary can't spell. */
+FALLIBLE int sampler_row(const struct sampler_input *in, struct sampler_mask *mask,
+                         struct sample_row *out);
+
 /* Returns the token, or E_DEVICE when a logit is not finite, or its penalties overflow; E_UNSUPPORTED
- * when the grammar needs bytes that the vocabulary can't spell. logprobs: room for params->logprobs
- * of them, in the order that struct engine_event states, or NULL. */
+ * as above. logprobs: room for params->logprobs of them, in the order that struct engine_event
+ * states, or NULL. */
 FALLIBLE int sampler_draw(const struct sampler_input *in, const float *logits, int vocab,
                           struct sampler_scratch *scratch, struct token_logprob *logprobs);
 
@@ -60,9 +55,9 @@ FALLIBLE int sampler_score(int32_t token, const float *logits, int vocab,
                            struct sampler_scratch *scratch, struct token_logprob *logprobs,
                            int count);
 
-/* Uniform in [0, 1), 53 bits, by Philox 4x32-10: J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel
- * random numbers: as easy as 1, 2, 3", SC 2011. */
-double sampler_uniform(uint64_t seed, uint32_t choice, uint64_t position);
+/* 64 random bits, by Philox 4x32-10: J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel random
+ * numbers: as easy as 1, 2, 3", SC 2011. */
+uint64_t sampler_random(uint64_t seed, uint32_t choice, uint64_t position);
 void sampler_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
 #endif

@@ -2,6 +2,7 @@
 #include "engine/penalties.h"
 
 #include "engine/sampler.h"
+#include "kernels/sample_weight.h"
 #include "shared/base/check.h"
 #include "shared/base/rng.h"
 #include "tests/test.h"
@@ -61,7 +62,12 @@ static void test_apply(void)
     token_history_add(&h, 0);
     struct sampling_params s = {
         .repetition_penalty = 2, .presence_penalty = 0.25f, .frequency_penalty = 0.5f};
-    penalties_apply(&s, &h, x, 10); // token 50 has no logit
+    for (int i = 0; i < h.count; i++) {
+        const struct token_count *t = &h.item[i];
+        if (t->token < 10)
+            x[t->token] = sample_penalise(x[t->token], t->answer, s.repetition_penalty,
+                                          s.frequency_penalty, s.presence_penalty);
+    }
     static const float want[10] = {0.25f, -4, 0.25f, -5.25f, 1, 1, 1, 1, 1, 0};
     for (int i = 0; i < 10; i++)
         EXPECT(x[i] == want[i]);

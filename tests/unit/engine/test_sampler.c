@@ -46,16 +46,16 @@ static void test_uniform(void)
     double sum = 0, squares = 0;
     int n = 20000;
     for (int i = 0; i < n; i++) {
-        double u = sampler_uniform(42, 0, (uint64_t)i);
+        double u = (double)(sampler_random(42, 0, (uint64_t)i) >> 11) * 0x1p-53;
         EXPECT(u >= 0 && u < 1);
         sum += u;
         squares += u * u;
     }
     EXPECT(fabs(sum / n - 0.5) < 0.01);
     EXPECT(fabs(squares / n - 1.0 / 3) < 0.01);
-    EXPECT(sampler_uniform(1, 0, 7) != sampler_uniform(2, 0, 7));
-    EXPECT(sampler_uniform(1, 0, 7) != sampler_uniform(1, 1, 7));
-    EXPECT(sampler_uniform(1, 0, 7) != sampler_uniform(1, 0, 8));
+    EXPECT(sampler_random(1, 0, 7) != sampler_random(2, 0, 7));
+    EXPECT(sampler_random(1, 0, 7) != sampler_random(1, 1, 7));
+    EXPECT(sampler_random(1, 0, 7) != sampler_random(1, 0, 8));
 }
 
 static void test_greedy(void)
