@@ -3,7 +3,7 @@
  *     resolve   ids that the previous batch sampled            (each rank, its own copy)
  *     move      pages, as the prefix cache decided            (each rank, its own pages)
  *     forward   decoder_forward, sync
- *     sample    rows on rank 0, in parallel on the backend's pool when there are several
+ *     sample    on rank 0: begun behind the forward, ended behind sync (engine/sampling.h)
  *
  * Rules
  *  1. A backend is opened, loaded, used and closed by its rank's thread alone (memory lands near
@@ -17,7 +17,7 @@
 #include "engine/executor.h"
 
 #include "engine/decoder.h"
-#include "engine/sampler.h"
+#include "engine/sampling.h"
 #include "engine/tp_group.h"
 #include "engine/tp_shard.h"
 #include "engine/tp_sources.h"
@@ -29,9 +29,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOST_MS           2000 // a rank that isn't done that long after the others failed
-#define SAMPLER_PARTS_MAX 64   // threads that sample at once
-#define PARALLEL_ROWS_MIN 3    // fewer rows are sampled faster than a pool wakes up
+#define LOST_MS 2000 // a rank that isn't done that long after the others failed
 
 struct rank {
     struct backend *backend;
@@ -51,8 +49,6 @@ struct rank_call {
 struct executor {
     struct executor_setup setup;
     int world, layers;
-    int row_len;              // logits in a row
-    struct rank_cores *cores; // [world]; NULL: as the backend says
     struct tp_group *group;
     struct comm_group *comm;    // what the ranks' backends meet in; NULL with one rank
     struct rank_share *share;   // [world], during executor_open; NULL: the model isn't cut
@@ -60,7 +56,7 @@ struct executor {
     struct rank *ranks;
     pthread_mutex_t lock;   // guards the errors of calls and batches, and `sampled` of batches
     pthread_cond_t sampled; // rank 0 has written a batch's tokens
-    struct sampler_scratch scratch[SAMPLER_PARTS_MAX];
+    struct sampling *sampling;
 };
 
 /* ---- ranks that fail ---- */
@@ -207,47 +203,21 @@ static void move_pages(struct executor *x, int rank, const struct batch *b)
     }
 }
 
-struct sampling {
-    struct executor *x;
-    struct batch *batch;
-    const float *logits; // [rows][row_len]
-};
-
-static void sample_row(struct sampling *s, int row, struct sampler_scratch *scratch)
+/* Rule 4. */
+static void fail_batch(struct executor *x, int rank, struct batch *b, int rc,
+                       const struct error *error)
 {
-    struct batch_row *info = &s->batch->row_info[row];
-    const float *logits = s->logits + (size_t)row * (size_t)s->x->row_len;
-    int vocab = s->x->setup.vocab, token;
-    if (info->hidden) {
-        s->x->setup.ops->hidden_row(s->x->ranks[0].backend, row, info->hidden);
-        return; // token 0 and status 0, as executor_submit set them
+    pthread_mutex_lock(&x->lock);
+    if (b->status == 0) {
+        b->status = rc;
+        b->error = *error;
     }
-    if (info->scored >= 0)
-        token = sampler_score(info->scored, logits, vocab, scratch, info->logprobs,
-                              info->input.params->logprobs);
-    else
-        token = sampler_draw(&info->input, logits, vocab, scratch, info->logprobs);
-    info->status = token < 0 ? token : 0;
-    info->token = token < 0 ? 0 : token; // rule 3
-}
-
-static void sample_part(void *arg, int part, int parts)
-{
-    struct sampling *s = arg;
-    if (parts > SAMPLER_PARTS_MAX) parts = SAMPLER_PARTS_MAX;
-    if (part >= parts) return;
-    for (int row = part; row < s->batch->rows; row += parts)
-        sample_row(s, row, &s->x->scratch[part]);
-}
-
-static void sample(struct executor *x, struct batch *b)
-{
-    const struct backend_ops *ops = x->setup.ops;
-    struct sampling s = {x, b, ops->logits_host(x->ranks[0].backend)};
-    if (ops->run_parallel && b->rows >= PARALLEL_ROWS_MIN)
-        ops->run_parallel(x->ranks[0].backend, sample_part, &s);
-    else
-        sample_part(&s, 0, 1);
+    pthread_mutex_unlock(&x->lock);
+    if (!x->comm) return;
+    int timeout_ms = x->setup.backend.peer_timeout_ms;
+    x->setup.ops->group_abort(x->comm, error->text);
+    tp_group_fail(x->group, &b->work, rank,
+                  timeout_ms > 0 && timeout_ms < LOST_MS ? timeout_ms : LOST_MS);
 }
 
 static void publish_sampled(struct executor *x, struct batch *b)
@@ -269,10 +239,12 @@ static void run_batch(struct tp_work *work, int rank, void *arg)
     resolve_ids(x, rank, b);
     move_pages(x, rank, b);
     struct step step = batch_step(b, x->ranks[rank].ids);
+    step.is_sampled = rank == 0 && sampling_is_on_device(x->sampling, b);
     decoder_forward(ops, backend, x->layers, &step);
+    if (step.is_sampled) sampling_begin(x->sampling, backend, b);
     int rc = ops->sync(backend, &error);
     if (rank == 0) {
-        if (rc == 0 && b->rows > 0) sample(x, b);
+        if (rc == 0) sampling_end(x->sampling, backend, b);
         b->done_ns = clock_ns();
         publish_sampled(x, b);
     }
@@ -337,7 +309,8 @@ int executor_open(const struct executor_setup *setup, struct executor **out, str
     struct executor *x = xcalloc(1, sizeof *x);
     x->setup = *setup;
     x->layers = setup->params->layers;
-    x->row_len = setup->params->vocab;
+    x->sampling =
+        sampling_create(setup->ops, setup->limits.rows_max, setup->vocab, setup->params->vocab);
     x->world = setup->backend.world > 0 ? setup->backend.world : 1;
     x->ranks = xcalloc((size_t)x->world, sizeof *x->ranks);
     if (setup->cores) x->cores = xmemdup(setup->cores, (size_t)x->world * sizeof *x->cores);
@@ -365,8 +338,7 @@ void executor_close(struct executor *x)
         tp_group_stop(x->group);
     }
     if (x->comm) x->setup.ops->group_destroy(x->comm);
-    for (int i = 0; i < SAMPLER_PARTS_MAX; i++)
-        sampler_scratch_deinit(&x->scratch[i]);
+    sampling_destroy(x->sampling);
     pthread_cond_destroy(&x->sampled);
     pthread_mutex_destroy(&x->lock);
     free(x->ranks);

@@ -23,7 +23,8 @@
  *       down(l)              y = Wd g, summed over routes;    all_reduce
  *       residual(FFN)        x += scale * post_norm(y); h = norm of the next layer, or the final
  *     logits                 rows asked for only: L = head h
- *     step_end               may submit; results are valid after sync()
+ *     step_end               may submit
+ *     sample                 (optional) tokens of L; results are valid after sync()
  *
  * Rules
  *  1. Enqueue calls return void. A device error is sticky and surfaces at sync() as one negative
@@ -41,6 +42,7 @@
 #ifndef LM_KERNELS_BACKEND_H
 #define LM_KERNELS_BACKEND_H
 
+#include "kernels/sample.h"
 #include "kernels/tensor.h"
 #include "shared/base/error.h"
 
@@ -237,6 +239,7 @@ struct step {
     int rows;           // <= limits.rows_max
     const int32_t *row; // [rows] token indexes whose logits are wanted, ascending
     bool hidden_only;   // of the rows only hidden_row() is wanted: logits needn't be made
+    bool is_sampled; // sample() follows and says which logits are wanted on the host; else all are
 };
 
 enum residual_site { RESIDUAL_BEGIN, RESIDUAL_ATTENTION, RESIDUAL_FFN };
@@ -328,6 +331,14 @@ struct backend_ops {
     /* [rows][vocab] float32 of the last synced step, on the host; valid until the next step_begin.
      * Of rank 0 only. */
     const float *(*logits_host)(struct backend *b);
+
+    /* (optional, both) Tokens drawn where the logits are. sample() follows step_end of a step that
+     * is_sampled, on rank 0: row[i] says what becomes of the step's row i, of whose logits the first
+     * `vocab` can be drawn. Neither `row` nor what it points at is used after it returns. sampled(): of the
+     * last synced step, [rows]: a token as sample_draw() gives it; E_DEVICE, likewise; or E_UNSUPPORTED:
+     * nothing was drawn, and logits_host has that row instead. Until the next step_begin. */
+    void (*sample)(struct backend *b, const struct sample_row *row, int vocab);
+    const int32_t *(*sampled)(struct backend *b);
 
     /* (optional) What the logits of a row of the last synced step are made of: its hidden state behind the
      * final norm, [hidden] float32, whole on every rank. Valid until the next step_begin. Several

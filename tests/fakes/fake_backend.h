@@ -38,7 +38,9 @@ struct backend {
     int blocks;
     struct step step;
     bool in_step, attended;
-    float *logits; // [rows_max][FAKE_VOCAB]
+    float *logits;    // [rows_max][FAKE_VOCAB]
+    int32_t *sampled; // [rows_max]
+    struct sample_scratch scratch;
     int steps;
 };
 
@@ -55,6 +57,8 @@ static void fake_close(struct backend *b)
     if (!b) return;
     free(b->pages);
     free(b->logits);
+    free(b->sampled);
+    sample_scratch_deinit(&b->scratch);
     free(b);
 }
 
@@ -70,6 +74,7 @@ static int fake_load(struct backend *b, const struct model_params *params,
     if (params->vocab != FAKE_VOCAB) return error_set(err, E_UNSUPPORTED, "vocabulary");
     b->limits = *limits;
     b->logits = xcalloc((size_t)limits->rows_max * FAKE_VOCAB, sizeof *b->logits);
+    b->sampled = xcalloc((size_t)limits->rows_max, sizeof *b->sampled);
     return 0;
 }
 
@@ -326,6 +331,48 @@ static const struct backend_ops fake_backend_ops = {
     .run_parallel = fake_run_parallel,
     .memory = fake_memory,
 };
+
+static inline void fake_check_lists(const struct sample_row *row)
+{
+    for (int i = 0; i < row->bias_count; i++)
+        for (int j = 0; j < i; j++)
+            CHECK(row->bias[i].token != row->bias[j].token);
+    for (int i = 0; i < row->seen_count; i++)
+        for (int j = 0; j < i; j++)
+            CHECK(row->seen[i].token != row->seen[j].token);
+}
+
+/* Draws all rows but each fifth; of what isn't wanted on the host there are no logits. */
+static inline void fake_sample(struct backend *b, const struct sample_row *row, int vocab)
+{
+    CHECK(!b->in_step && b->step.is_sampled && vocab <= FAKE_VOCAB);
+    for (int i = 0; i < b->step.rows; i++) {
+        float *logits = b->logits + (size_t)i * FAKE_VOCAB;
+        b->sampled[i] = E_UNSUPPORTED;
+        if (row[i].kind == SAMPLE_ON_HOST || (row[i].kind == SAMPLE_DRAW && i % 5 == 4)) continue;
+        if (row[i].kind == SAMPLE_DRAW) {
+            fake_check_lists(&row[i]);
+            b->sampled[i] = sample_draw(&row[i], logits, vocab, &b->scratch);
+        }
+        for (int j = 0; j < FAKE_VOCAB; j++)
+            logits[j] = NAN;
+    }
+}
+
+static inline const int32_t *fake_sampled(struct backend *b)
+{
+    return b->sampled;
+}
+
+/* The fake with the slots that draw. */
+static inline const struct backend_ops *fake_drawing_ops(void)
+{
+    static struct backend_ops ops;
+    ops = fake_backend_ops;
+    ops.sample = fake_sample;
+    ops.sampled = fake_sampled;
+    return &ops;
+}
 
 static const struct layer_params fake_layer;
 static const struct model_params fake_params = {.layers = 1,

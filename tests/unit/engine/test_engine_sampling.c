@@ -23,9 +23,11 @@ static struct str fake_text(const void *arg, int32_t token, bool keep_special)
     return (struct str){letters + token % 26, 1};
 }
 
+static const struct backend_ops *ops = &fake_backend_ops; // of the engines that a test opens
+
 static struct engine *open_engine(int depth, int cache_max_tokens, bool prefix_caching)
 {
-    struct engine_parts parts = {.ops = &fake_backend_ops,
+    struct engine_parts parts = {.ops = ops,
                                  .params = &fake_params,
                                  .context_len = CONTEXT,
                                  .sampled_vocab = FAKE_VOCAB,
@@ -191,10 +193,12 @@ static void test_nothing_depends_on_the_batch(void)
 {
     static const struct {
         int depth, cache_max_tokens;
-        bool prefix_caching;
-    } cases[] = {{1, 0, false},   {2, 0, false}, {1, 300, false},
-                 {2, 300, false}, {1, 0, true},  {2, 300, true}};
+        bool prefix_caching, backend_draws;
+    } cases[] = {{1, 0, false, false},   {2, 0, false, false}, {1, 300, false, false},
+                 {2, 300, false, false}, {1, 0, true, false},  {2, 300, true, false},
+                 {1, 0, false, true},    {2, 300, true, true}};
     for (size_t k = 0; k < ARRAY_LEN(cases); k++) {
+        ops = cases[k].backend_draws ? fake_drawing_ops() : &fake_backend_ops;
         struct engine *e =
             open_engine(cases[k].depth, cases[k].cache_max_tokens, cases[k].prefix_caching);
         struct engine_stats stats;
@@ -215,6 +219,21 @@ static void test_nothing_depends_on_the_batch(void)
         EXPECT((stats.preemptions_total > 0) == (cases[k].cache_max_tokens > 0));
         engine_close(e);
     }
+    ops = &fake_backend_ops;
+}
+
+/* Backends are given each token of a bias once. */
+static void test_bias_that_comes_twice(void)
+{
+    static const struct logit_bias bias[] = {{5, 40}, {3, 50}, {5, 40}};
+    ops = fake_drawing_ops();
+    struct engine *e = open_engine(2, 0, false);
+    init_run(&runs[0], 0, 20, (struct sampling_params){.top_p = 1, .bias = bias, .bias_count = 3});
+    run_all(e, runs, 1);
+    for (int i = 0; i < runs[0].count; i++)
+        EXPECT_INT(runs[0].tokens[i], 5);
+    engine_close(e);
+    ops = &fake_backend_ops;
 }
 
 /* Without a prefix cache, too, a group computes its prompt once. */
@@ -338,6 +357,7 @@ static void test_refusals(void)
 int main(void)
 {
     RUN(test_nothing_depends_on_the_batch);
+    RUN(test_bias_that_comes_twice);
     RUN(test_choices_differ);
     RUN(test_released_tokens);
     RUN(test_shown_tokens);
