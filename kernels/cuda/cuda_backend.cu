@@ -170,6 +170,11 @@ static const float *cuda_logits_host(struct backend *b)
     return b->logits_host;
 }
 
+static const int32_t *cuda_sampled(struct backend *b)
+{
+    return b->sampler.token;
+}
+
 /* What gather left for the head: bfloat16 unless the compute type is exact. An error is noted, and the
  * next sync reports it. */
 static void cuda_hidden_row(struct backend *b, int row, float *out)
@@ -219,6 +224,8 @@ const struct backend_ops cuda_backend_ops = {
     .step_end = cuda_step_end,
     .sync = cuda_sync,
     .logits_host = cuda_logits_host,
+    .sample = cuda_step_sample,
+    .sampled = cuda_sampled,
     .hidden_row = cuda_hidden_row,
     .run_parallel = NULL,
     .memory = cuda_memory,

@@ -295,6 +295,7 @@ static void lay_activations(struct backend *b)
     lay_latents(b);
     if (m->expert_shape.experts > 0) cuda_load_routes(b);
     lay_image(b);
+    cuda_sample_lay(&b->sampler, &b->activations, rows, m->vocab);
     b->gemm.workspace = cuda_load_bytes(b, cuda_gemm_workspace_bytes(&b->gemm), 1);
     b->comm.gathered = (float *)cuda_load_bytes(b, cuda_comm_gathered_bytes(&b->comm), 1);
 }
@@ -309,6 +310,7 @@ static int open_pinned(struct backend *b, struct error *err)
     if (rc == 0)
         rc = cuda_try(cudaEventCreateWithFlags(&b->image.sent, cudaEventDisableTiming), "event",
                       err);
+    if (rc == 0) rc = cuda_sample_open(&b->sampler, err);
     return rc;
 }
 
@@ -383,4 +385,5 @@ void cuda_unload(struct backend *b)
     if (b->image.sent) cudaEventDestroy(b->image.sent);
     if (b->image.host) cudaFreeHost(b->image.host);
     if (b->logits_host) cudaFreeHost(b->logits_host);
+    cuda_sample_close(&b->sampler);
 }

@@ -10,6 +10,7 @@
 #include "kernels/cuda/cuda_graph.h"
 #include "kernels/cuda/cuda_memory.h"
 #include "kernels/cuda/cuda_pointwise.h"
+#include "kernels/cuda/cuda_sample.h"
 #include "kernels/model_check.h"
 
 struct cuda_layer {
@@ -79,6 +80,7 @@ struct backend {
     void *attention_workspace;
     size_t attention_workspace_bytes;
     float *logits_host; // pinned, [rows_max][vocab]
+    struct cuda_sampler sampler;
 
     struct cuda_attention attention; // after kv_open
     int kv_blocks;
@@ -86,6 +88,7 @@ struct backend {
     const struct step *step; // between step_begin and step_end
     struct cuda_attention_plan plan;
     int tokens, rows; // of the step, with a graph's padding
+    int sampled_rows; // that sample() is asked about behind the step
     struct cuda_graphs graphs;
 };
 
@@ -111,5 +114,6 @@ void cuda_step_down(struct backend *b, int layer);
 void cuda_step_residual(struct backend *b, enum residual_site site, int layer);
 void cuda_step_logits(struct backend *b);
 void cuda_step_end(struct backend *b);
+void cuda_step_sample(struct backend *b, const struct sample_row *row, int vocab);
 
 #endif

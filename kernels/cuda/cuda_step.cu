@@ -460,14 +460,38 @@ void cuda_step_logits(struct backend *b)
     cuda_finish_logits(b->logits, count, m->logit_scale, m->logit_softcap, b->stream);
 }
 
+static void copy_logits(struct backend *b, int first, int rows)
+{
+    size_t row = (size_t)b->model.vocab, at = (size_t)first * row;
+
+    if (rows > 0)
+        cuda_note(b, cudaMemcpyAsync(b->logits_host + at, b->logits + at,
+                                     (size_t)rows * row * sizeof(float), cudaMemcpyDeviceToHost,
+                                     b->stream));
+}
+
 void cuda_step_end(struct backend *b)
 {
-    size_t rows = b->step->hidden_only ? 0 : (size_t)b->step->rows;
-    size_t bytes = rows * (size_t)b->model.vocab * sizeof(float);
-
     cuda_note(b, cuda_graph_end(&b->graphs, b->stream));
-    if (bytes > 0 && b->comm.rank == 0)
-        cuda_note(b, cudaMemcpyAsync(b->logits_host, b->logits, bytes, cudaMemcpyDeviceToHost,
-                                     b->stream));
+    if (!b->step->hidden_only && !b->step->is_sampled && b->comm.rank == 0)
+        copy_logits(b, 0, b->step->rows);
+    b->sampled_rows = b->step->is_sampled ? b->step->rows : 0;
     b->step = NULL;
+}
+
+/* Behind the graph of the step: launches depend on what rows ask for. The sampler's image is free, since
+ * step_begin has waited for `sent`. */
+void cuda_step_sample(struct backend *b, const struct sample_row *row, int vocab)
+{
+    int rows = b->sampled_rows, first = 0;
+
+    CHECK(rows > 0 && !b->step);
+    cuda_note(b, cuda_sample_run(&b->sampler, row, rows, b->logits, vocab, b->stream));
+    cuda_note(b, cudaEventRecord(b->image.sent, b->stream));
+    for (int i = 0; i < rows; i++) {
+        if (cuda_sample_leaves(&b->sampler, i)) continue;
+        copy_logits(b, first, i - first);
+        first = i + 1;
+    }
+    copy_logits(b, first, rows - first);
 }

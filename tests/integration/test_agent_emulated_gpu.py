@@ -1,6 +1,7 @@
 """A whole lm-agent on emulated GPUs (tests/kernels/cuda_emu): the tokens of the CPU, on one, two and four of them."""
 # ctest: PROCESSORS 1
 
+import concurrent.futures
 import os
 import pathlib
 import shutil
@@ -15,6 +16,21 @@ MODULE = pathlib.Path(program("lm-agent")).parent.parent / "lib/liblm-cuda-emu.s
 FLAGS = ["--model-name", "tiny", "--session-len", 128, "--max-batch-size", 2, "--dtype", "float32"]
 PROMPTS = [[1, 5, 9], list(range(3, 40)), [7]]
 
+SCHEMA = {"type": "object", "properties": {"n": {"enum": [7, 42]}, "ok": {"type": "boolean"}}, "required": ["n", "ok"],
+          "additionalProperties": False}
+# Two at a time: what the device draws, beside what the host does (log-probabilities).
+SAMPLED = [
+    {"temperature": 1, "seed": 1},
+    {"temperature": 0.8, "top_p": 0.9, "seed": 2, "logprobs": True, "top_logprobs": 3},
+    {"temperature": 1.5, "top_k": 20, "min_p": 0.02, "seed": 3},
+    {"temperature": 1, "top_p": 0.7, "top_k": 40, "seed": 4, "min_new_tokens": 5},
+    {"temperature": 1, "seed": 5, "response_format": {"type": "json_schema",
+                                                      "json_schema": {"name": "x", "schema": SCHEMA}}},
+    {"temperature": 1, "seed": 6, "frequency_penalty": 0.7, "presence_penalty": 0.4, "repetition_penalty": 1.3},
+    {"temperature": 1.2, "seed": 7, "logit_bias": {"11": 3, "12": 3, "13": -100}, "n": 2},
+    {"temperature": 0, "presence_penalty": 1, "logit_bias": {"20": 2}},
+]
+
 
 def ids_of(agent):
     """Greedy ids behind each prompt."""
@@ -27,13 +43,32 @@ def ids_of(agent):
     return found
 
 
+def sampled_of(agent):
+    """Text, ids and the tokens' log-probabilities of each choice, of requests that share steps."""
+    def ask(fields):
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "a b"}], "max_tokens": 12,
+                "return_token_ids": True, **fields}
+        answer = agent.post("/v1/chat/completions", body)
+        assert answer.status_code == 200, answer.text
+        return [(c["message"]["content"], c["token_ids"],
+                 [[t["token"] for t in at["top_logprobs"]] for at in (c.get("logprobs") or {}).get("content", [])])
+                for c in answer.json()["choices"]]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        return list(pool.map(ask, SAMPLED))
+
+
 @pytest.fixture(scope="module")
-def wanted():
+def cpu_agent():
     starter = Starter()
     try:
-        yield ids_of(starter.agent(MODEL, *FLAGS, "--device", "cpu"))
+        yield starter.agent(MODEL, *FLAGS, "--device", "cpu")
     finally:
         starter.stop()
+
+
+@pytest.fixture(scope="module")
+def wanted(cpu_agent):
+    return ids_of(cpu_agent)
 
 
 @pytest.mark.skipif(not MODULE.exists(), reason="this build has no emulated GPU")
@@ -66,6 +101,16 @@ def end_of_agent(env, *flags):
 def test_a_rank_that_can_not_start(env, flags, reason):
     """The others don't wait for it, and the agent ends with its reason."""
     assert reason in end_of_agent(env, *flags)
+
+
+@pytest.mark.skipif(not MODULE.exists(), reason="this build has no emulated GPU")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_sampled_tokens_of_the_cpu(start_agent, cpu_agent, ranks):
+    env = {"LM_CUDA_MODULE": str(MODULE), "LM_CUDA_EMU_DEVICES": "2"}
+    agent = start_agent(*FLAGS, "--device", "cuda", "--tp", ranks, model=MODEL, env=env)
+    found, wanted = sampled_of(agent), sampled_of(cpu_agent)
+    for fields, ours, cpus in zip(SAMPLED, found, wanted):
+        assert ours == cpus, fields
 
 
 @pytest.mark.skipif(not MODULE.exists(), reason="this build has no emulated GPU")

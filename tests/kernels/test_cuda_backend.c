@@ -84,6 +84,75 @@ static void test_bfloat16(void)
     check_error(&subjects[0], COMPUTE_AUTO, KV_F16, LONG, 0.03); // through cuBLASLt
 }
 
+/* ---- sampled ---- */
+
+/* A step in which every sequence decodes token `at`. With `row` it is sampled. */
+static void decode(struct runner *r, const int32_t ids[SEQUENCES][TOKENS], int at,
+                   const struct sample_row *row)
+{
+    int32_t flat[SEQUENCES], rows[SEQUENCES];
+    struct step_sequence sequence[SEQUENCES];
+    struct step step = {SEQUENCES, flat, SEQUENCES, sequence, SEQUENCES, rows, false, row != NULL};
+    struct error err;
+
+    for (int s = 0; s < SEQUENCES; s++) {
+        sequence[s] = (struct step_sequence){s, 1, at, r->blocks[s], 0};
+        flat[s] = ids[s][at];
+        rows[s] = s;
+    }
+    forward_step(r, &step);
+    if (row) r->ops->sample(r->b, row, r->p->vocab);
+    NEED(r->ops->sync(r->b, &err) == 0);
+}
+
+/* Eager, recorded and replayed steps: tokens are those of the logits that a twin gives, and of the rows only
+ * one comes to the host. */
+static void test_sampled(void)
+{
+    struct sample_row row[SEQUENCES] = {{0}};
+    struct sample_scratch scratch = {0};
+    struct tiny_model t = {0};
+    struct runner sampled, plain;
+    int32_t ids[SEQUENCES][TOKENS];
+    struct rng rng;
+
+    rng_init(&rng, 8);
+    model_plain(&t, &rng);
+    random_ids(&rng, t.params.vocab, ids);
+    runner_open(&sampled, &t, NULL, 1, COMPUTE_F32, KV_F32);
+    runner_open(&plain, &t, NULL, 1, COMPUTE_F32, KV_F32);
+    size_t vocab = (size_t)t.params.vocab;
+    for (int at = 0; at < 5; at++) {
+        for (int i = 0; i < SEQUENCES; i++)
+            row[i] = (struct sample_row){.temperature = i == 1 ? 0 : 2,
+                                         .top_p = i == 2 ? 0.5f : 1,
+                                         .repetition = 1,
+                                         .random = rng_u64(&rng)};
+        int wanted = at % SEQUENCES;
+        row[wanted].kind = SAMPLE_ON_HOST;
+        decode(&plain, ids, at, NULL);
+        float *got = (float *)sampled.ops->logits_host(sampled.b);
+        for (size_t i = 0; i < SEQUENCES * vocab; i++)
+            got[i] = -77;
+        decode(&sampled, ids, at, row);
+        for (int i = 0; i < SEQUENCES; i++) {
+            const float *logits = plain.ops->logits_host(plain.b) + (size_t)i * vocab;
+            int token = sampled.ops->sampled(sampled.b)[i];
+            if (i == wanted) {
+                EXPECT_INT(token, E_UNSUPPORTED);
+                EXPECT(same_bits(got + (size_t)i * vocab, logits, vocab));
+            } else {
+                EXPECT_INT(token, sample_draw(&row[i], logits, t.params.vocab, &scratch));
+                EXPECT(got[(size_t)i * vocab] == -77);
+            }
+        }
+    }
+    runner_close(&sampled);
+    runner_close(&plain);
+    sample_scratch_deinit(&scratch);
+    tiny_free(&t);
+}
+
 /* ---- equal ---- */
 
 /* Sequence 0 in steps of `chunk` tokens, alone or with others that advance at their own pace. */
@@ -295,6 +364,7 @@ int main(void)
     runner_ops = &cuda_backend_ops;
     RUN(test_float32);
     RUN(test_bfloat16);
+    RUN(test_sampled);
     if (!HAS_RACE_HOOKS) RUN(test_equal_bits); // the same kernels again, at a tenth of the speed
     if (!HAS_RACE_HOOKS) RUN(test_graph_grows);
     RUN(test_pages_move);
