@@ -7,6 +7,7 @@
 
 struct check {
     const struct model_params *p;
+    struct rank_share share;
     const struct model_limits *limits;
     struct error *err;
 };
@@ -130,14 +131,39 @@ static int check_expert_shape(const struct check *c)
     return rc < 0 ? rc : check_groups(c);
 }
 
+/* ---- shares ---- */
+
+struct rank_share model_share(const struct model_params *p)
+{
+    const struct expert_shape *x = &p->expert_shape;
+
+    if (p->share) return *p->share;
+    return (struct rank_share){.heads = {0, p->heads, p->heads},
+                               .kv_heads = {0, p->kv_heads, p->kv_heads},
+                               .ffn = {0, p->ffn, p->ffn},
+                               .expert_ffn = {0, x->ffn, x->ffn},
+                               .shared_ffn = {0, x->shared_ffn, x->shared_ffn},
+                               .vocab = {0, p->vocab, p->vocab},
+                               .hidden = {0, p->hidden, p->hidden}};
+}
+
+/* Columns of o, or of a down: those of the rank's inputs, or of all ranks'. */
+static int inputs_of(enum tp_split split, const struct rank_range *r)
+{
+    return split == TP_SPLIT_INPUTS ? r->count : r->whole;
+}
+
 /* ---- a layer ---- */
 
-int model_layer_matrices(const struct model_params *p, const struct layer_params *l,
+int model_layer_matrices(const struct model_params *p, enum tp_split split,
+                         const struct layer_params *l,
                          struct layer_matrix_view view[LAYER_MATRICES])
 {
+    const struct rank_share share = model_share(p);
     int64_t q = (int64_t)p->heads * p->head_dim, k = (int64_t)p->kv_heads * p->head_dim;
     int64_t v = (int64_t)p->kv_heads * model_value_dim(p);
-    int64_t o = (int64_t)p->heads * model_value_dim(p);
+    int64_t o = (int64_t)inputs_of(split, &share.heads) * model_value_dim(p);
+    int64_t down = inputs_of(split, &share.ffn), y = share.hidden.count;
     const struct latent_params *x = l->latent;
     bool q_latent = x && x->q_a.data, dense = !l->experts;
     int n = 0;
@@ -151,10 +177,10 @@ int model_layer_matrices(const struct model_params *p, const struct layer_params
     ADD(x, LAYER_KV_B, "kv_b", &x->kv_b, q + v - (int64_t)p->heads * p->rope_dims, p->kv_rank);
     ADD(!x, LAYER_K, "k", &l->k, k, p->hidden);
     ADD(!x, LAYER_V, "v", &l->v, v, p->hidden);
-    ADD(true, LAYER_O, "o", &l->o, p->hidden, o);
+    ADD(true, LAYER_O, "o", &l->o, y, o);
     ADD(dense, LAYER_GATE, "gate", &l->gate, p->ffn, p->hidden);
     ADD(dense, LAYER_UP, "up", &l->up, p->ffn, p->hidden);
-    ADD(dense, LAYER_DOWN, "down", &l->down, p->hidden, p->ffn);
+    ADD(dense, LAYER_DOWN, "down", &l->down, y, down);
 #undef ADD
     return n;
 }
@@ -181,7 +207,7 @@ static int check_latent(const struct check *c, int layer)
 static int check_expert(const struct check *c, int layer, int e)
 {
     const struct expert_params *x = c->p->layer[layer].experts;
-    int ffn = c->p->expert_shape.ffn, hidden = c->p->hidden;
+    int ffn = c->p->expert_shape.ffn, hidden = c->p->hidden, y = c->share.hidden.count;
     const struct {
         const char *what;
         const struct matrix *matrix;
@@ -189,7 +215,7 @@ static int check_expert(const struct check *c, int layer, int e)
     } part[] = {
         {"gate", &x->gate[e], ffn, hidden},
         {"up", &x->up[e], ffn, hidden},
-        {"down", &x->down[e], hidden, ffn},
+        {"down", &x->down[e], y, inputs_of(c->limits->split, &c->share.expert_ffn)},
     };
     char name[32];
 
@@ -204,7 +230,8 @@ static int check_expert(const struct check *c, int layer, int e)
 static int check_shared_expert(const struct check *c, int layer)
 {
     const struct expert_params *x = c->p->layer[layer].experts;
-    int ffn = c->p->expert_shape.shared_ffn, hidden = c->p->hidden;
+    int ffn = c->p->expert_shape.shared_ffn, hidden = c->p->hidden, y = c->share.hidden.count;
+    int inputs = inputs_of(c->limits->split, &c->share.shared_ffn);
 
     if (!model_has_shared_expert(x)) {
         if (!x->shared_scale) return 0;
@@ -213,7 +240,7 @@ static int check_shared_expert(const struct check *c, int layer)
     }
     int rc = check_matrix(c, layer, "shared gate", &x->shared_gate, ffn, hidden);
     if (rc == 0) rc = check_matrix(c, layer, "shared up", &x->shared_up, ffn, hidden);
-    if (rc == 0) rc = check_matrix(c, layer, "shared down", &x->shared_down, hidden, ffn);
+    if (rc == 0) rc = check_matrix(c, layer, "shared down", &x->shared_down, y, inputs);
     return rc;
 }
 
@@ -237,7 +264,8 @@ static int check_layer(const struct check *c, int layer)
     const struct model_params *p = c->p;
     const struct layer_params *l = &p->layer[layer];
     struct layer_matrix_view view[LAYER_MATRICES];
-    int count = model_layer_matrices(p, l, view), rc = l->latent ? check_latent(c, layer) : 0;
+    int count = model_layer_matrices(p, c->limits->split, l, view);
+    int rc = l->latent ? check_latent(c, layer) : 0;
 
     for (int i = 0; rc == 0 && i < count; i++)
         rc = check_matrix(c, layer, view[i].name, view[i].matrix, view[i].rows, view[i].cols);
@@ -251,13 +279,12 @@ static int check_layer(const struct check *c, int layer)
 
 int model_check(const struct model_params *p, const struct model_limits *limits, struct error *err)
 {
-    const struct check c = {p, limits, err};
-    int rc = check_scalars(&c);
+    const struct check c = {p, model_share(p), limits, err};
+    int rc = check_scalars(&c), rows = c.share.vocab.count;
 
     if (rc == 0) rc = check_expert_shape(&c);
     for (int i = 0; rc == 0 && i < p->layers; i++)
         rc = check_layer(&c, i);
-    int rows = p->share ? p->share->vocab.count : p->vocab;
     if (rc == 0) rc = check_matrix(&c, 0, "embedding", &p->embedding, rows, p->hidden);
     if (rc == 0 && p->head.data)
         rc = check_matrix(&c, p->layers - 1, "head", &p->head, rows, p->hidden);
@@ -268,7 +295,7 @@ int model_check(const struct model_params *p, const struct model_limits *limits,
 int model_check_steps(const struct step_limits *l, const struct model_limits *limits,
                       struct error *err)
 {
-    const struct check c = {NULL, limits, err};
+    const struct check c = {.limits = limits, .err = err};
     const struct named_range range[] = {
         {"tokens per step", l->tokens_max, 1, 1 << 20},
         {"sequences per step", l->sequences_max, 1, l->tokens_max},

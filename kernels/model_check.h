@@ -15,11 +15,12 @@ extern "C" {
 
 struct model_limits {
     const char *backend; // for error texts
+    enum tp_split split; // how shares are cut
     int head_dim_max;    // of keys and of values
     int dim_max;         // of any other dimension, so that products fit
 };
 
-/* E_UNSUPPORTED and E_INVALID name what is wrong. Of several ranks' shares those of TP_SPLIT_INPUTS. */
+/* E_UNSUPPORTED and E_INVALID name what is wrong. */
 FALLIBLE int model_check(const struct model_params *p, const struct model_limits *limits,
                          struct error *err);
 FALLIBLE int model_check_steps(const struct step_limits *l, const struct model_limits *limits,
@@ -49,8 +50,12 @@ struct layer_matrix_view {
 };
 
 /* Those that the layer has; their count is returned. */
-int model_layer_matrices(const struct model_params *p, const struct layer_params *l,
+int model_layer_matrices(const struct model_params *p, enum tp_split split,
+                         const struct layer_params *l,
                          struct layer_matrix_view view[LAYER_MATRICES]);
+
+/* A rank's share; all of the model, when it isn't cut. */
+struct rank_share model_share(const struct model_params *p);
 
 static inline int model_value_dim(const struct model_params *p)
 {

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu_state.h"
+#include "kernels/model_check.h"
 #include "shared/base/check.h"
 
 /* ---- choice ---- */
@@ -37,8 +38,8 @@ static float group_score(const struct expert_shape *s, const float *score, bool 
 /* Bars the experts outside the best groups. */
 static void bar_groups(const struct expert_shape *s, const float *score, bool *barred)
 {
-    float group[EXPERTS_MAX];
-    bool chosen[EXPERTS_MAX] = {false};
+    float group[MODEL_EXPERTS_MAX];
+    bool chosen[MODEL_EXPERTS_MAX] = {false};
     int size = s->experts / s->groups;
 
     for (int g = 0; g < s->groups; g++)
@@ -52,7 +53,7 @@ static void bar_groups(const struct expert_shape *s, const float *score, bool *b
 /* The `used` best, by ascending expert. */
 static void choose(const struct expert_shape *s, const float *score, struct cpu_route *route)
 {
-    bool barred[EXPERTS_MAX] = {false}, chosen[EXPERTS_MAX] = {false};
+    bool barred[MODEL_EXPERTS_MAX] = {false}, chosen[MODEL_EXPERTS_MAX] = {false};
 
     if (s->groups > 1) bar_groups(s, score, barred);
     for (int i = 0; i < s->used; i++) {
@@ -67,7 +68,7 @@ static void choose(const struct expert_shape *s, const float *score, struct cpu_
 static void weigh(const struct backend *b, const float *score, struct cpu_route *route)
 {
     const struct expert_shape *s = &b->model.expert_shape;
-    float weight[EXPERTS_USED_MAX], sum = 0;
+    float weight[MODEL_EXPERTS_USED_MAX], sum = 0;
 
     for (int i = 0; i < s->used; i++)
         weight[i] = score[route[i].expert];
@@ -86,7 +87,7 @@ static void route_token(struct backend *b, int token, int layer)
     const struct cpu_pointwise *ops = b->isa->pointwise;
     float *score = b->routes.score + (size_t)token * (size_t)s->experts;
     struct cpu_route *route = b->routes.route + (size_t)token * (size_t)s->used;
-    float corrected[EXPERTS_MAX];
+    float corrected[MODEL_EXPERTS_MAX];
 
     if (s->scoring == EXPERTS_SOFTMAX) ops->softmax(score, s->experts);
     if (s->scoring == EXPERTS_SIGMOID) ops->sigmoid(score, s->experts);
@@ -117,7 +118,7 @@ static void group_routes(struct backend *b)
     struct cpu_routes *r = &b->routes;
     int experts = b->model.expert_shape.experts;
     size_t count = (size_t)b->step->tokens * (size_t)b->model.expert_shape.used;
-    int next[EXPERTS_MAX];
+    int next[MODEL_EXPERTS_MAX];
 
     memset(r->first, 0, ((size_t)experts + 1) * sizeof *r->first);
     for (size_t i = 0; i < count; i++)

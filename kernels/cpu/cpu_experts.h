@@ -5,9 +5,6 @@
 
 #include "kernels/cpu/cpu_gemm.h"
 
-#define EXPERTS_MAX      1024
-#define EXPERTS_USED_MAX 64
-
 /* One layer's weights. */
 struct cpu_experts {
     struct cpu_packed *gate, *up, *down;                   // [experts] each

@@ -1,4 +1,4 @@
-/* cpu_load.c - check a model's shapes, repack its weights, lay out the activations.
+/* cpu_load.c - repack a model's weights, lay out the activations.
  *
  * Everything that lives as long as the model is in two regions of private pages: weights (packed
  * panels, norms, biases, tables) and activations. Sizes are added up first, then handed out in the
@@ -12,6 +12,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "kernels/cpu/cpu_comm.h"
+#include "kernels/model_check.h"
 #include "shared/base/check.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -46,151 +48,7 @@ static void *take(struct cpu_region *r, size_t bytes)
 
 /* ---- checks ---- */
 
-int cpu_load_check_range(const char *name, int64_t value, int64_t min, int64_t max,
-                         struct error *err)
-{
-    if (value >= min && value <= max) return 0;
-    return error_set(err, E_UNSUPPORTED, "model has %s %lld; the cpu backend takes %lld to %lld",
-                     name, (long long)value, (long long)min, (long long)max);
-}
-
-static bool has_dense_layer(const struct model_params *p)
-{
-    for (int i = 0; i < p->layers; i++)
-        if (!p->layer[i].experts) return true;
-    return false;
-}
-
-static int check_scalars(const struct model_params *p, struct error *err)
-{
-    const struct {
-        const char *name;
-        int64_t value, min, max;
-    } row[] = {
-        {"layers", p->layers, 1, 4096},
-        {"hidden size", p->hidden, 1, DIM_MAX},
-        {"heads", p->heads, 1, 4096},
-        {"kv heads", p->kv_heads, 1, p->heads},
-        {"head size", p->head_dim, 2, HEAD_DIM_MAX},
-        {"value head size", p->value_dim, 0, HEAD_DIM_MAX},
-        {"query rank", p->q_rank, 0, DIM_MAX},
-        {"key and value rank", p->kv_rank, 0, DIM_MAX},
-        {"ffn size", p->ffn, has_dense_layer(p), DIM_MAX},
-        {"vocabulary", p->vocab, 1, DIM_MAX},
-        {"rotated elements", p->rope_dims, 0, p->head_dim},
-        {"rope tables", p->rope_table_count, 0, ROPE_TABLES_MAX},
-        {"sets of rope tables", p->rope_sets, 0, ROPE_SETS_MAX},
-    };
-    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
-        int rc = cpu_load_check_range(row[i].name, row[i].value, row[i].min, row[i].max, err);
-        if (rc < 0) return rc;
-    }
-    if (p->heads % p->kv_heads != 0) {
-        return error_set(err, E_UNSUPPORTED, "%d heads don't divide by %d kv heads", p->heads,
-                         p->kv_heads);
-    }
-    if (p->head_dim % 2 != 0 || p->rope_dims % 2 != 0)
-        return error_set(err, E_UNSUPPORTED, "head size %d or %d rotated elements is odd",
-                         p->head_dim, p->rope_dims);
-    return 0;
-}
-
-int cpu_load_check_matrix(const struct matrix *m, const char *name, int layer, int64_t rows,
-                          int64_t cols, struct error *err)
-{
-    if (!m->data || (unsigned)m->type >= DTYPE_COUNT)
-        return error_set(err, E_INVALID, "layer %d has no %s matrix", layer, name);
-    if (m->rows != rows || m->cols != cols) {
-        return error_set(
-            err, E_INVALID, "layer %d: matrix %s is %lld x %lld, but the model needs %lld x %lld",
-            layer, name, (long long)m->rows, (long long)m->cols, (long long)rows, (long long)cols);
-    }
-    if (cols % dtype_block_elements(m->type) != 0) {
-        return error_set(err, E_INVALID, "layer %d: %lld columns of %s don't fill blocks of %s",
-                         layer, (long long)cols, name, dtype_name(m->type));
-    }
-    return 0;
-}
-
-/* The matrices of a layer outside experts, in the order in which a step uses them. */
-#define LAYER_MATRICES_MAX 8
-
-struct layer_matrix {
-    const char *name;
-    const struct matrix *source;
-    struct cpu_packed *packed;
-    int64_t rows, cols;
-};
-
-static int value_dim(const struct model_params *p)
-{
-    return p->value_dim > 0 ? p->value_dim : p->head_dim;
-}
-
-/* All of the model, when it isn't cut. */
-static struct rank_share share_of(const struct model_params *p)
-{
-    const struct expert_shape *x = &p->expert_shape;
-    if (p->share) return *p->share;
-    return (struct rank_share){.heads = {0, p->heads, p->heads},
-                               .kv_heads = {0, p->kv_heads, p->kv_heads},
-                               .ffn = {0, p->ffn, p->ffn},
-                               .expert_ffn = {0, x->ffn, x->ffn},
-                               .shared_ffn = {0, x->shared_ffn, x->shared_ffn},
-                               .vocab = {0, p->vocab, p->vocab},
-                               .hidden = {0, p->hidden, p->hidden}};
-}
-
-static int layer_matrices(const struct model_params *p, const struct rank_share *share,
-                          const struct layer_params *l, struct cpu_layer *out,
-                          struct layer_matrix m[LAYER_MATRICES_MAX])
-{
-    int64_t q = (int64_t)p->heads * p->head_dim, k = (int64_t)p->kv_heads * p->head_dim;
-    int64_t v = (int64_t)p->kv_heads * value_dim(p), y = share->hidden.count;
-    int64_t o = (int64_t)share->heads.whole * value_dim(p);
-    const struct latent_params *x = l->latent;
-    int n = 0;
-
-    if (x && x->q_a.data) {
-        m[n++] = (struct layer_matrix){"q_a", &x->q_a, &out->latent->q_a, p->q_rank, p->hidden};
-        m[n++] = (struct layer_matrix){"q_b", &x->q_b, &out->latent->q_b, q, p->q_rank};
-    } else {
-        m[n++] = (struct layer_matrix){"q", &l->q, &out->q, q, p->hidden};
-    }
-    if (x) {
-        int64_t narrow = (int64_t)p->kv_rank + p->rope_dims,
-                wide = q + v - (int64_t)p->heads * p->rope_dims;
-        m[n++] = (struct layer_matrix){"kv_a", &x->kv_a, &out->latent->kv_a, narrow, p->hidden};
-        m[n++] = (struct layer_matrix){"kv_b", &x->kv_b, &out->latent->kv_b, wide, p->kv_rank};
-    } else {
-        m[n++] = (struct layer_matrix){"k", &l->k, &out->k, k, p->hidden};
-        m[n++] = (struct layer_matrix){"v", &l->v, &out->v, v, p->hidden};
-    }
-    m[n++] = (struct layer_matrix){"o", &l->o, &out->o, y, o};
-    if (l->experts) return n;
-    m[n++] = (struct layer_matrix){"gate", &l->gate, &out->gate, p->ffn, p->hidden};
-    m[n++] = (struct layer_matrix){"up", &l->up, &out->up, p->ffn, p->hidden};
-    m[n++] = (struct layer_matrix){"down", &l->down, &out->down, y, share->ffn.whole};
-    return n;
-}
-
-static int check_latent(const struct model_params *p, int layer, struct error *err)
-{
-    const struct layer_params *l = &p->layer[layer];
-
-    if (p->kv_rank == 0 || (l->latent->q_a.data && p->q_rank == 0))
-        return error_set(err, E_INVALID, "layer %d has latents, but the model no rank", layer);
-    if (!l->latent->kv_norm || (l->latent->q_a.data && !l->latent->q_norm))
-        return error_set(err, E_INVALID, "layer %d has latents without norms", layer);
-    if (p->kv_heads != p->heads) {
-        return error_set(err, E_UNSUPPORTED, "layer %d has latents for %d heads, but %d kv heads",
-                         layer, p->heads, p->kv_heads);
-    }
-    if (l->q_bias || l->k_bias || l->v_bias || l->q_norm || l->k_norm)
-        return error_set(err, E_UNSUPPORTED, "layer %d has latents and a bias or norm of q, k or v",
-                         layer);
-    return 0;
-}
+static const struct model_limits limits_of_model = {"cpu", TP_SPLIT_OUTPUTS, HEAD_DIM_MAX, DIM_MAX};
 
 /* Every element of the input in one place. */
 static bool is_order(const int32_t *order, int64_t count)
@@ -216,7 +74,7 @@ static int check_orders(const struct backend *b, const struct model_params *p,
         bool has_none;
     } rows[] = {
         {l->qkv_order, p->hidden, l->latent != NULL},
-        {l->o_order, (int64_t)share->heads.whole * value_dim(p), false},
+        {l->o_order, (int64_t)share->heads.whole * model_value_dim(p), false},
         {l->gate_up_order, p->hidden, l->experts != NULL},
         {l->down_order, share->ffn.whole, l->experts != NULL},
     };
@@ -233,51 +91,12 @@ static int check_orders(const struct backend *b, const struct model_params *p,
     return 0;
 }
 
-static int check_layer(const struct backend *b, const struct model_params *p,
-                       const struct rank_share *share, int layer, struct error *err)
+static int check_params(const struct backend *b, const struct model_params *p, struct error *err)
 {
-    const struct layer_params *l = &p->layer[layer];
-    struct layer_matrix m[LAYER_MATRICES_MAX];
-    struct cpu_latent unused_latent;
-    struct cpu_layer unused = {.latent = &unused_latent};
-    int count = layer_matrices(p, share, l, &unused, m),
-        rc = l->latent ? check_latent(p, layer, err) : 0;
-
-    for (int j = 0; rc == 0 && j < count; j++)
-        rc = cpu_load_check_matrix(m[j].source, m[j].name, layer, m[j].rows, m[j].cols, err);
-    if (rc == 0 && l->experts) rc = cpu_load_experts_check(p, share, layer, err);
-    if (rc == 0 && p->rope_dims > 0) {
-        rc = cpu_load_check_range("rope table", l->rope_table, ROPE_NONE, p->rope_table_count - 1,
-                                  err);
-    }
-    if (rc == 0) rc = check_orders(b, p, share, layer, err);
-    if (rc == 0) rc = cpu_load_check_range("window", l->window, 0, INT32_MAX, err);
-    return rc;
-}
-
-static int check_params(const struct backend *b, const struct model_params *p,
-                        const struct rank_share *share, struct error *err)
-{
-    int rc = check_scalars(p, err), rows = share->vocab.count;
-
-    if (rc == 0) rc = cpu_load_experts_check_shape(p, err);
+    const struct rank_share share = model_share(p);
+    int rc = model_check(p, &limits_of_model, err);
     for (int i = 0; rc == 0 && i < p->layers; i++)
-        rc = check_layer(b, p, share, i, err);
-    if (rc == 0) rc = cpu_load_check_matrix(&p->embedding, "embedding", 0, rows, p->hidden, err);
-    if (rc == 0 && p->head.data)
-        rc = cpu_load_check_matrix(&p->head, "head", p->layers - 1, rows, p->hidden, err);
-    if (rc == 0 && !p->final_norm) rc = error_set(err, E_INVALID, "model has no final norm");
-    return rc;
-}
-
-static int check_limits(const struct step_limits *l, struct error *err)
-{
-    int rc = cpu_load_check_range("tokens per step", l->tokens_max, 1, 1 << 20, err);
-    if (rc == 0)
-        rc = cpu_load_check_range("sequences per step", l->sequences_max, 1, l->tokens_max, err);
-    if (rc == 0)
-        rc = cpu_load_check_range("logit rows per step", l->rows_max, 1, l->tokens_max, err);
-    if (rc == 0) rc = cpu_load_check_range("context", l->context_max, 1, 1 << 28, err);
+        rc = check_orders(b, p, &share, i, err);
     return rc;
 }
 
@@ -328,6 +147,38 @@ static int32_t *lay_order(struct backend *b, const int32_t *source, int64_t coun
     return copy;
 }
 
+/* Where a matrix of a layer goes. */
+static struct cpu_packed *packed_of(struct cpu_layer *l, enum layer_matrix_kind kind)
+{
+    switch (kind) {
+    case LAYER_Q:
+        return &l->q;
+    case LAYER_Q_A:
+        return &l->latent->q_a;
+    case LAYER_Q_B:
+        return &l->latent->q_b;
+    case LAYER_KV_A:
+        return &l->latent->kv_a;
+    case LAYER_KV_B:
+        return &l->latent->kv_b;
+    case LAYER_K:
+        return &l->k;
+    case LAYER_V:
+        return &l->v;
+    case LAYER_O:
+        return &l->o;
+    case LAYER_GATE:
+        return &l->gate;
+    case LAYER_UP:
+        return &l->up;
+    case LAYER_DOWN:
+        return &l->down;
+    case LAYER_MATRICES:
+        break;
+    }
+    UNREACHABLE();
+}
+
 /* Hand out the weight region in order of use. Run twice: to count, then for real. */
 static void lay_weights(struct backend *b, const struct model_params *p)
 {
@@ -344,14 +195,14 @@ static void lay_weights(struct backend *b, const struct model_params *p)
     for (int i = 0; i < p->layers; i++) {
         const struct layer_params *l = &p->layer[i];
         struct cpu_layer *out = &b->layer[i];
-        struct layer_matrix m[LAYER_MATRICES_MAX];
-        int count = layer_matrices(p, share, l, out, m);
+        struct layer_matrix_view m[LAYER_MATRICES];
+        int count = model_layer_matrices(p, limits_of_model.split, l, m);
         out->window = l->window;
         out->rope_table = l->rope_table;
         out->attn_norm = cpu_load_lay_floats(b, l->attn_norm, p->hidden);
         out->q_bias = cpu_load_lay_floats(b, l->q_bias, q);
         out->k_bias = cpu_load_lay_floats(b, l->k_bias, k);
-        out->v_bias = cpu_load_lay_floats(b, l->v_bias, (int64_t)p->kv_heads * value_dim(p));
+        out->v_bias = cpu_load_lay_floats(b, l->v_bias, (int64_t)p->kv_heads * model_value_dim(p));
         out->q_norm = cpu_load_lay_floats(b, l->q_norm, (int64_t)q_heads * p->head_dim);
         out->k_norm = cpu_load_lay_floats(b, l->k_norm, (int64_t)k_heads * p->head_dim);
         out->sinks = cpu_load_lay_floats(b, l->sinks, p->heads);
@@ -363,11 +214,11 @@ static void lay_weights(struct backend *b, const struct model_params *p)
         out->ffn_norm = cpu_load_lay_floats(b, l->ffn_norm, p->hidden);
         out->ffn_post_norm = cpu_load_lay_floats(b, l->ffn_post_norm, p->hidden);
         out->qkv_order = lay_order(b, l->qkv_order, p->hidden);
-        out->o_order = lay_order(b, l->o_order, (int64_t)b->share.heads.whole * value_dim(p));
+        out->o_order = lay_order(b, l->o_order, (int64_t)share->heads.whole * model_value_dim(p));
         out->gate_up_order = lay_order(b, l->gate_up_order, p->hidden);
         out->down_order = lay_order(b, l->down_order, b->share.ffn.whole);
         for (int j = 0; j < count; j++)
-            cpu_load_lay_matrix(b, m[j].source, m[j].packed);
+            cpu_load_lay_matrix(b, m[j].matrix, packed_of(out, m[j].kind));
         if (l->latent) {
             out->latent->q_norm = cpu_load_lay_floats(b, l->latent->q_norm, p->q_rank);
             out->latent->kv_norm = cpu_load_lay_floats(b, l->latent->kv_norm, p->kv_rank);
@@ -431,10 +282,12 @@ static int check_packed(const struct backend *b, int layer, const char *name, st
 
 static int pack_layer(struct backend *b, const struct model_params *p, int layer, struct error *err)
 {
-    struct layer_matrix m[LAYER_MATRICES_MAX];
-    int count = layer_matrices(p, &b->share, &p->layer[layer], &b->layer[layer], m), rc = 0;
+    struct layer_matrix_view m[LAYER_MATRICES];
+    int count = model_layer_matrices(p, limits_of_model.split, &p->layer[layer], m), rc = 0;
+    if (b->group)
+        rc = cpu_comm_check(b->group, err); // another rank's failure ends a load of minutes
     for (int j = 0; rc == 0 && j < count; j++) {
-        cpu_load_pack(b, p, m[j].source, m[j].packed);
+        cpu_load_pack(b, p, m[j].matrix, packed_of(&b->layer[layer], m[j].kind));
         rc = check_packed(b, layer, m[j].name, err);
     }
     if (rc < 0 || !p->layer[layer].experts) return rc;
@@ -558,9 +411,9 @@ static void lay_activations(struct backend *b)
 static void keep_scalars(struct backend *b, const struct model_params *p)
 {
     b->model = *p;
-    b->share = share_of(p);
+    b->share = model_share(p);
     b->model.share = NULL;
-    b->model.value_dim = value_dim(p);
+    b->model.value_dim = model_value_dim(p);
     b->model.embedding = b->model.head = (struct matrix){0};
     b->model.final_norm = NULL;
     b->model.layer = NULL;
@@ -586,9 +439,8 @@ int cpu_load(struct backend *b, const struct model_params *params, const struct 
              struct error *err)
 {
     CHECK(!b->loaded && !b->layer);
-    struct rank_share share = share_of(params);
-    int rc = check_params(b, params, &share, err);
-    if (rc == 0) rc = check_limits(limits, err);
+    int rc = check_params(b, params, err);
+    if (rc == 0) rc = model_check_steps(limits, &limits_of_model, err);
     if (rc < 0) return rc;
     CHECK((b->world > 1) == (params->share != NULL));
     keep_scalars(b, params);

@@ -8,7 +8,8 @@
 
 #define DIM_MAX (1 << 20) // so that any row fits into staging
 
-static const struct model_limits limits_of_model = {"cuda", CUDA_HEAD_DIM_MAX, DIM_MAX};
+static const struct model_limits limits_of_model = {"cuda", TP_SPLIT_INPUTS, CUDA_HEAD_DIM_MAX,
+                                                    DIM_MAX};
 
 /* ---- weights ---- */
 
@@ -112,7 +113,7 @@ static void lay_layer(struct cuda_loader *l, int index)
     int64_t q = (int64_t)p->heads * p->head_dim, k = (int64_t)p->kv_heads * p->head_dim;
     int64_t v = (int64_t)p->kv_heads * model_value_dim(p);
     struct layer_matrix_view view[LAYER_MATRICES];
-    int count = model_layer_matrices(p, from, view);
+    int count = model_layer_matrices(p, limits_of_model.split, from, view);
 
     to->window = from->window;
     to->rope_table = p->rope_dims > 0 ? from->rope_table : ROPE_NONE;
@@ -316,22 +317,11 @@ static int open_pinned(struct backend *b, struct error *err)
 
 /* ---- the slot ---- */
 
-static struct rank_share share_of(const struct model_params *p)
-{
-    struct rank_share all = {};
-
-    if (p->share) return *p->share;
-    all.heads = (struct rank_range){0, p->heads, p->heads};
-    all.kv_heads = (struct rank_range){0, p->kv_heads, p->kv_heads};
-    all.vocab = (struct rank_range){0, p->vocab, p->vocab};
-    return all;
-}
-
 static void keep_scalars(struct backend *b, const struct model_params *p)
 {
     b->model = *p;
     b->model.value_dim = model_value_dim(p);
-    b->share = share_of(p);
+    b->share = model_share(p);
     b->model.share = NULL;
     b->model.embedding = b->model.head = (struct matrix){};
     b->model.final_norm = NULL;
