@@ -177,6 +177,10 @@ static const struct option options[] = {
     {"tp-timeout", OPTION_INT, FIELD(tp_timeout_s), .def = "30", .min = 1, .max = 3600,
      .arg = "SECONDS", .group = "Engine",
      .help = "a rank that doesn't answer the others for so long is lost, and the agent ends"},
+    {"deterministic", OPTION_FLAG, FIELD(deterministic), .group = "Engine",
+     .help = "on GPUs too, an answer has the same bits whatever else runs: own kernels and ordered "
+             "sums, "
+             "which are slower with long prompts and with --tp; the CPU always does so"},
     {"device", OPTION_CHOICE, FIELD(device), .def = "auto", .choices = "auto|cuda|cpu",
      .group = "Engine", .help = "what computes; auto takes the GPU where one is usable"},
     {"threads", OPTION_INT, FIELD(threads), .def = "0", .min = 0, .max = 1024, .arg = "N",
@@ -429,6 +433,7 @@ void agent_config_engine_options(const struct agent_config *config, struct engin
         .no_generation_config = config->generation_config == 1,
         .tp = (int)config->tp,
         .tp_timeout_ms = (int)config->tp_timeout_s * 1000,
+        .deterministic = config->deterministic,
         .backend = device_names[config->device],
         .threads = (int)config->threads,
         .cpu_list = config->cpu_list,

@@ -72,6 +72,7 @@ struct agent_config {
     int device; // enum agent_device
     int64_t tp; // ranks
     int64_t tp_timeout_s;
+    bool deterministic;
     int64_t threads;
     char *cpu_list;
     int cpu_isa;

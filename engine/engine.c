@@ -312,6 +312,7 @@ static int open_executor(struct engine *e, const struct engine_parts *parts, str
                     .compute = compute_type(o),
                     .world = o->tp,
                     .peer_timeout_ms = o->tp_timeout_ms,
+                    .deterministic = o->deterministic,
                     .measure_only = o->measure_only},
         .cores = cores,
         .params = parts->params,

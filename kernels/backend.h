@@ -261,7 +261,8 @@ struct backend_options {
     int rank, world;
     struct comm_group *group; // of this model's ranks; NULL: world 1, or measure_only
     int peer_timeout_ms;      // how long a rank waits for another before all fail; 0: 30 s
-    bool deterministic;       // a GPU: own kernels only, so that rule 3 holds in every compute type
+    bool deterministic;       // a GPU: own kernels and ordered sums only, so that rule 3 holds in
+                              // every compute type and for every world size
     bool measure_only;        // load() checks and adds up, but takes no memory; then only memory(),
                               // kv_block_bytes(), describe() and close() may be called
 };

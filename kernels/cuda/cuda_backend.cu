@@ -42,16 +42,20 @@ static int open_device(struct backend *b, const struct backend_options *options,
     if (device.major < 8)
         return error_set(err, E_UNSUPPORTED, "%s has compute capability %d.%d; 8.0 is needed",
                          device.name, device.major, device.minor);
-    snprintf(b->description, sizeof b->description, "cuda %d: %s, sm_%d%d, %zu GiB, %s", b->device,
-             device.name, device.major, device.minor, device.totalGlobalMem >> 30,
-             b->compute == COMPUTE_F32 ? "float32" : "bfloat16");
+    snprintf(b->description, sizeof b->description, "cuda %d: %s, sm_%d%d, %zu GiB, %s%s",
+             b->device, device.name, device.major, device.minor, device.totalGlobalMem >> 30,
+             b->compute == COMPUTE_F32 ? "float32" : "bfloat16",
+             options->deterministic ? ", deterministic" : "");
     return cuda_try(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "stream", err);
 }
 
 static int cuda_open(const struct backend_options *options, struct backend **out, struct error *err)
 {
     if (options->compute == COMPUTE_F16)
-        return error_set(err, E_UNSUPPORTED, "the CUDA backend computes in bfloat16 or float32");
+        return error_set(
+            err, E_UNSUPPORTED,
+            "the cuda backend doesn't compute in float16: take auto or bfloat16 (quantised weights "
+            "stay as they are, those of float16 lose 3 bits), or float32");
     struct backend *b = (struct backend *)xcalloc(1, sizeof *b);
     b->compute = options->compute;
     b->measure_only = options->measure_only;

@@ -43,7 +43,7 @@ struct cuda_latent_rows {
 };
 
 struct backend {
-    char description[320];
+    char description[352];
     int device;
     enum compute_type compute;
     cudaStream_t stream;

@@ -80,6 +80,27 @@ def test_tokens_of_the_cpu(start_agent, wanted, ranks):
     assert ids_of(agent) == wanted
 
 
+def scores_of(agent):
+    """A long prompt's ids, with log-probabilities to the last digit."""
+    answer = agent.post("/v1/completions", {"model": "tiny", "prompt": list(range(3, 40)), "max_tokens": 6, "temperature": 0,
+                                            "ignore_eos": True, "logprobs": 3})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]["logprobs"]
+
+
+@pytest.mark.skipif(not MODULE.exists(), reason="this build has no emulated GPU")
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_deterministic(start_agent, ranks):
+    """Bit for bit, in a prompt's one step or in many: without the flag few rows and many differ, and sums of ranks."""
+    env = {"LM_CUDA_MODULE": str(MODULE), "LM_CUDA_EMU_DEVICES": "4"}
+    flags = ["--model-name", "tiny", "--session-len", 128, "--max-batch-size", 2, "--device", "cuda", "--tp", ranks,
+             "--deterministic"]
+    at_once = start_agent(*flags, model=MODEL, env=env)
+    in_parts = start_agent(*flags, "--max-prefill-token-num", 3, model=MODEL, env=env)
+    assert "bfloat16, deterministic" in at_once.log
+    assert scores_of(at_once) == scores_of(in_parts)
+
+
 def end_of_agent(env, *flags):
     """An agent on two emulated GPUs that can't start: what it says. What a lost rank can reach is never freed."""
     done = subprocess.run([program("lm-agent"), str(MODEL), *map(str, FLAGS), "--device", "cuda", "--tp", "2",
@@ -93,6 +114,7 @@ def end_of_agent(env, *flags):
 @pytest.mark.skipif(not MODULE.exists(), reason="this build has no emulated GPU")
 @pytest.mark.parametrize("env, flags, reason", [
     ({"LM_CUDA_EMU_MEMORY_1": "0"}, [], "rank 1: can't get 0 MiB for weights: out of memory"),
+    ({}, ["--dtype", "float16"], "doesn't compute in float16: take auto or bfloat16"),
     ({"LM_CUDA_EMU_DEVICES": "1"}, [], "rank 1: no device 1: there are 1"),
     ({"LM_CUDA_EMU_NCCL_FAILS": "0"}, [], "NCCL, rank 0 of 2: unhandled system error"),
     ({"LM_CUDA_EMU_NCCL": "21805"}, [], "several GPUs need NCCL 2.19 or later; libnccl.so.2 is 2.18.5"),
