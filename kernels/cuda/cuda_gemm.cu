@@ -256,7 +256,8 @@ static cudaError_t run_parts(struct cuda_gemm *g, const struct cuda_product *p, 
 
 static bool gates_itself(const struct cuda_gemm *g, const struct cuda_product *p)
 {
-    return p->part[0].w.form == p->part[1].w.form && !library_for(g, p, &p->part[0].w);
+    return p->part[0].w.form == p->part[1].w.form && !library_for(g, p, &p->part[0].w) &&
+           (p->in_is_float || p->rows <= CUDA_MMA_GATED_ROWS_MAX);
 }
 
 cudaError_t cuda_gemm_run(struct cuda_gemm *g, const struct cuda_product *p, cudaStream_t stream)

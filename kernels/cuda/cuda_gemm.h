@@ -7,7 +7,7 @@
  *   bfloat16  any         up to 4             cuda_gemv
  *   bfloat16  any         any other           cuda_mma
  *
- * Gate and up become act(gate) * up in cuda_gemv and cuda_mma, behind cuBLASLt in a launch of their own.
+ * Gate and up become act(gate) * up in cuda_gemv and, up to 32 rows, cuda_mma; else in a launch behind both.
  *
  * Each of the first and last is equal to itself for any number of rows (backend.h rule 3), but they differ
  * from each other by rounding, and cuBLASLt chooses its algorithm by the number of rows. So in bfloat16 a row's bits

@@ -15,7 +15,7 @@
  * registers, where they become bfloat16. The first stages' weights don't wait for the kernel before.
  *
  * A gated product's groups have eight rows of gate and the same eight of up, so that a lane ends with both of
- * an element. */
+ * an element. The largest tiles don't do that: their sums leave no registers for it. */
 #include "kernels/cuda/cuda_product.h"
 
 #include "kernels/cuda/cuda_values.cuh"
@@ -75,6 +75,11 @@ struct mma_weights_q8 {
     }
 };
 
+template <int TILES> __host__ __device__ __forceinline__ bool is_gated(const struct cuda_product &p)
+{
+    return 8 * TILES <= CUDA_MMA_GATED_ROWS_MAX && p.gated.out;
+}
+
 /* What a block multiplies: weight rows [first, first + rows) of a part's stack of matrices, input rows
  * [from, to). */
 struct mma_range {
@@ -90,7 +95,7 @@ struct mma_source {
     bool is_there;
 };
 
-template <int GROUPS>
+template <int GROUPS, int TILES>
 __device__ __forceinline__ struct mma_source source_of(const struct cuda_product &p, int part,
                                                        const struct mma_range &r)
 {
@@ -98,7 +103,7 @@ __device__ __forceinline__ struct mma_source source_of(const struct cuda_product
     int cell_row = threadIdx.x / MMA_PIECES, row = cell_row;
     struct mma_source s;
 
-    if (p.gated.out) {
+    if (is_gated<TILES>(p)) {
         part += cell_row >> 3 & 1;
         row = (cell_row >> 4) * 8 + (cell_row & 7);
     }
@@ -249,10 +254,10 @@ __device__ __forceinline__ void store_gated(const struct cuda_product &p, const 
 }
 
 /* Rows of a part that a block makes. */
-template <int GROUPS>
+template <int GROUPS, int TILES>
 __host__ __device__ __forceinline__ int part_rows(const struct cuda_product &p)
 {
-    return p.gated.out ? 8 * GROUPS : 16 * GROUPS;
+    return is_gated<TILES>(p) ? 8 * GROUPS : 16 * GROUPS;
 }
 
 /* Grid: x over tiles of weight rows of all parts, y over tiles of input rows, or over experts, which
@@ -262,17 +267,17 @@ __global__ void __launch_bounds__(32 * MMA_STEPS * GROUPS)
     mma_kernel(const __grid_constant__ struct cuda_product p)
 {
     LM_SHARED_DYNAMIC(bf16, shared);
-    int tile = blockIdx.x, n = 0, rows = part_rows<GROUPS>(p);
+    int tile = blockIdx.x, n = 0, rows = part_rows<GROUPS, TILES>(p);
 
     pdl_trigger();
-    for (; !p.gated.out && n + 1 < p.parts; n++) {
+    for (; !is_gated<TILES>(p) && n + 1 < p.parts; n++) {
         int tiles = (p.part[n].w.rows + rows - 1) / rows;
         if (tile < tiles) break;
         tile -= tiles;
     }
     int row = tile * rows, expert = p.experts ? blockIdx.y : 0, all = p.part[n].w.rows;
     struct mma_range r = {(size_t)expert * all + row, min(rows, all - row), 0, 0};
-    struct mma_source weights = source_of<GROUPS>(p, n, r);
+    struct mma_source weights = source_of<GROUPS, TILES>(p, n, r);
     if (!p.experts) load_ahead<W, GROUPS, TILES>(weights, shared);
     pdl_wait();
     int from = p.experts ? p.first[expert] : blockIdx.y * 8 * TILES;
@@ -281,7 +286,7 @@ __global__ void __launch_bounds__(32 * MMA_STEPS * GROUPS)
         float sum[TILES][4];
         if (p.experts) load_ahead<W, GROUPS, TILES>(weights, shared);
         multiply_block<W, GROUPS, TILES>(p, weights, r, shared, sum);
-        if (p.gated.out)
+        if (is_gated<TILES>(p))
             store_gated<TILES>(p, r, row, sum);
         else
             store_block<TILES>(p.part[n], r, row, sum);
@@ -294,7 +299,7 @@ template <typename W, int GROUPS, int TILES>
 static void launch_tiles(const struct cuda_product *p, cudaStream_t stream)
 {
     size_t shared = MMA_STAGES * stage_elements(GROUPS, TILES) * sizeof(bf16);
-    int tiles = 0, rows = part_rows<GROUPS>(*p);
+    int tiles = 0, rows = part_rows<GROUPS, TILES>(*p);
 
     for (int i = 0; i < (p->gated.out ? 1 : p->parts); i++)
         tiles += (p->part[i].w.rows + rows - 1) / rows;
@@ -315,7 +320,7 @@ template <typename W> static void launch(const struct cuda_product *p, cudaStrea
 
 void cuda_mma(const struct cuda_product *p, cudaStream_t stream)
 {
-    CHECK(!p->in_is_float);
+    CHECK(!p->in_is_float && (!p->gated.out || p->rows <= CUDA_MMA_GATED_ROWS_MAX));
     if (p->rows == 0) return;
     switch (p->part[0].w.form) {
     case CUDA_BF16:

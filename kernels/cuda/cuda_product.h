@@ -91,7 +91,8 @@ static inline int cuda_form_stride(enum cuda_form form, int cols)
 void cuda_gemv(const struct cuda_product *p, cudaStream_t stream);
 
 /* cuda_mma.cu: tensor cores, bfloat16 inputs, every form but CUDA_F32. The same bits for any number of rows;
- * not those of cuda_gemv. */
+ * not those of cuda_gemv. Gated only up to CUDA_MMA_GATED_ROWS_MAX rows. */
+#define CUDA_MMA_GATED_ROWS_MAX 32
 void cuda_mma(const struct cuda_product *p, cudaStream_t stream);
 
 /* cuda_dequantise.cu: rows [first, first + rows) of weights in blocks as bfloat16, [rows][w->stride]: the values

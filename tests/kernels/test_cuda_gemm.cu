@@ -135,7 +135,8 @@ static void check_gated(enum dtype gate, enum dtype up, int inputs, int activati
 static void test_gated_where_possible(void)
 {
     check_gated(DTYPE_Q4_1, DTYPE_Q4_1, 1, 0);
-    check_gated(DTYPE_Q4_1, DTYPE_Q4_1, 9, 0);
+    check_gated(DTYPE_Q4_1, DTYPE_Q4_1, 32, 0);
+    check_gated(DTYPE_Q4_1, DTYPE_Q4_1, 33, 1); // cuda_mma's largest tiles
     check_gated(DTYPE_Q4_1, DTYPE_Q4_1, MANY, 1);
     check_gated(DTYPE_BF16, DTYPE_BF16, 65, 1);
     check_gated(DTYPE_Q4_1, DTYPE_Q8_0, 1, 1);

@@ -130,7 +130,7 @@ static void check_gated(struct product_case c, enum ffn_activation kind, struct 
 
 static void test_gated(void)
 {
-    static const int inputs[] = {1, 2, 3, 9, 33};
+    static const int inputs[] = {1, 2, 3, 9, 32};
     static const enum ffn_activation kinds[] = {FFN_SILU, FFN_GELU_TANH, FFN_SWIGLU_CLAMPED};
     struct rng r;
     rng_init(&r, 5);
@@ -145,8 +145,8 @@ static void test_gated(void)
         }
     check_gated({DTYPE_F32, 9, 130, 7, 2, 3, true, false}, FFN_SILU, &r);
     check_gated({DTYPE_BF16, 20, 72, 13, 2, 3, false, false}, FFN_SILU, &r);
-    check_gated({DTYPE_Q4_1, 20, 64, 40, 2, 3, false, true}, FFN_SWIGLU_CLAMPED, &r);
-    check_gated({DTYPE_BF16, 67, 200, 40, 2, 0, false, true}, FFN_SILU, &r);
+    check_gated({DTYPE_Q4_1, 20, 64, 30, 2, 3, false, true}, FFN_SWIGLU_CLAMPED, &r);
+    check_gated({DTYPE_BF16, 67, 200, 31, 2, 0, false, true}, FFN_SILU, &r);
 }
 
 /* ---- begun early ---- */
