@@ -45,10 +45,10 @@ struct engine_options {
     const char *backend;       // "cpu", "cuda", or "auto": the best that is usable here
     int tp;                    // ranks that the model is cut over; 0: 1
     int tp_timeout_ms;         // a rank that doesn't answer the others fails them; 0: 30 s
-    bool deterministic;        // a row's bits never depend on its company (backend.h rule 3), on GPUs too
-    int threads;               // of all ranks; 0: all cores this process may use
-    const char *cpu_list;      // of all ranks; NULL: don't pin, unless ranks and NUMA nodes match
-    const char *cpu_isa;       // "auto", "scalar", "avx2", "avx512"
+    bool deterministic; // a row's bits never depend on its company (backend.h rule 3), on GPUs too
+    int threads;        // of all ranks; 0: all cores this process may use
+    const char *cpu_list; // of all ranks; NULL: don't pin, unless ranks and NUMA nodes match
+    const char *cpu_isa;  // "auto", "scalar", "avx2", "avx512"
     enum engine_dtype dtype;
     const char *model_format;      // struct weights_options.format; NULL: as the model's files say
     enum engine_kv_dtype kv_dtype; // AUTO: dtype's, f16 where that is auto
