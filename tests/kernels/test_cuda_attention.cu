@@ -91,14 +91,23 @@ static void check_shape(const scene_shape &shape, uint64_t seed)
     scene_deinit(&s);
 }
 
+/* With race hooks, which make a kernel ten times as slow, each shape has one type of pages. */
+#ifdef LM_CUDA_EMU_RACE
+#define SKIPS(shape, type) (((int)(shape) + (type)) % (KV_TYPES - 1) != 0)
+#else
+#define SKIPS(shape, type) false
+#endif
+
 static void test_head_sizes(void)
 {
     static const int dims[][2] = {{16, 16}, {32, 32}, {64, 64},   {80, 80},   {96, 96},  {128, 128},
                                   {24, 16}, {96, 64}, {192, 128}, {160, 160}, {256, 256}};
     for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++)
-        for (int type = KV_F16; type < KV_TYPES; type++)
+        for (int type = KV_F16; type < KV_TYPES; type++) {
+            if (SKIPS(i, type)) continue;
             check_shape({4, 2, dims[i][0], dims[i][1], (enum kv_type)type, false, 0, 0, false},
                         1 + i);
+        }
 }
 
 static void test_groups(void)
@@ -106,9 +115,11 @@ static void test_groups(void)
     static const int heads[][2] = {{1, 1}, {3, 3}, {4, 2},  {9, 3},  {4, 1}, {10, 2},
                                    {6, 1}, {7, 1}, {16, 2}, {20, 1}, {71, 1}};
     for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++)
-        for (int type = KV_BF16; type < KV_TYPES; type++)
+        for (int type = KV_BF16; type < KV_TYPES; type++) {
+            if (SKIPS(i, type)) continue;
             check_shape({heads[i][0], heads[i][1], 32, 32, (enum kv_type)type, false, 0, 0, false},
                         20 + i);
+        }
 }
 
 static void test_windows(void)
@@ -116,6 +127,7 @@ static void test_windows(void)
     static const int windows[] = {1, 5, 63, 64, 65, 100, 128, 129};
     for (size_t i = 0; i < sizeof windows / sizeof windows[0]; i++) {
         for (int type = KV_F16; type < KV_TYPES; type++) {
+            if (SKIPS(i, type)) continue;
             scene s;
             scene_init(&s, {4, 2, 32, 32, (enum kv_type)type, false, windows[i], 0, i % 2 == 0},
                        {300, 130}, 40 + i);
@@ -129,6 +141,7 @@ static void test_softcap_and_sinks(void)
 {
     for (int type = KV_F16; type < KV_TYPES; type++) {
         for (float cap : {0.0f, 2.0f, 50.0f}) {
+            if (SKIPS(cap, type)) continue;
             check_shape({6, 2, 64, 64, (enum kv_type)type, false, 0, cap, true}, 50);
             check_shape({6, 2, 32, 32, (enum kv_type)type, false, 20, cap, true}, 51);
         }
@@ -139,6 +152,7 @@ static void test_softcap_and_sinks(void)
 static void test_long_contexts(void)
 {
     for (int type = KV_F16; type < KV_TYPES; type++) {
+        if (SKIPS(0, type)) continue;
         scene s;
         scene_init(&s, {2, 1, 32, 32, (enum kv_type)type, false, 0, 0, true}, {1100, 4200}, 60);
         check_step(
