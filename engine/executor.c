@@ -49,6 +49,7 @@ struct rank_call {
 struct executor {
     struct executor_setup setup;
     int world, layers;
+    struct rank_cores *cores; // [world]; NULL: as the backend says
     struct tp_group *group;
     struct comm_group *comm;    // what the ranks' backends meet in; NULL with one rank
     struct rank_share *share;   // [world], during executor_open; NULL: the model isn't cut
@@ -201,23 +202,6 @@ static void move_pages(struct executor *x, int rank, const struct batch *b)
         else
             ops->kv_restore(backend, m->to, m->tokens, host);
     }
-}
-
-/* Rule 4. */
-static void fail_batch(struct executor *x, int rank, struct batch *b, int rc,
-                       const struct error *error)
-{
-    pthread_mutex_lock(&x->lock);
-    if (b->status == 0) {
-        b->status = rc;
-        b->error = *error;
-    }
-    pthread_mutex_unlock(&x->lock);
-    if (!x->comm) return;
-    int timeout_ms = x->setup.backend.peer_timeout_ms;
-    x->setup.ops->group_abort(x->comm, error->text);
-    tp_group_fail(x->group, &b->work, rank,
-                  timeout_ms > 0 && timeout_ms < LOST_MS ? timeout_ms : LOST_MS);
 }
 
 static void publish_sampled(struct executor *x, struct batch *b)

@@ -317,6 +317,7 @@ static cudaError_t poll_stream(struct cuda_comm *c, cudaStream_t stream)
 
     for (int i = 0; (rc = cudaStreamQuery(stream)) == cudaErrorNotReady; i++) {
         bool late = now_ms() > deadline;
+        cudaGetLastError(); // CUDA keeps "not ready" like an error
         if (!c->comm) {
             if (late) break;
         } else if (has_failed(c->group, NULL)) {

@@ -114,12 +114,12 @@ __global__ void __launch_bounds__(ROW_THREADS)
 void cuda_residual(const struct cuda_residual_job *job, cudaStream_t stream)
 {
     if (job->rows == 0) return;
-    if (job->h->is_float)
+    if (job->h.is_float)
         LM_LAUNCH_PDL(residual_kernel<float>, job->rows, ROW_THREADS, 0, stream, *job,
-                      (float *)job->h->data, job->h->stride);
+                      (float *)job->h.data, job->h.stride);
     else
         LM_LAUNCH_PDL(residual_kernel<bf16>, job->rows, ROW_THREADS, 0, stream, *job,
-                      (bf16 *)job->h->data, job->h->stride);
+                      (bf16 *)job->h.data, job->h.stride);
 }
 
 template <typename T>
@@ -158,8 +158,8 @@ __global__ void activate_kernel(T *out, int out_stride, enum ffn_activation kind
                                 const float *up, int in_stride, int n)
 {
     pdl_begin();
-    size_t row = blockIdx.y;
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    size_t row = blockIdx.x;
+    int i = blockIdx.y * blockDim.x + threadIdx.x;
 
     if (i >= n) return;
     float v = activated(kind, gate[row * in_stride + i], up[row * in_stride + i]);
@@ -366,7 +366,7 @@ void cuda_finish_logits(float *x, size_t count, float scale, float cap, cudaStre
 __global__ void add_bias_kernel(float *out, int out_stride, const float *bias, int cols)
 {
     pdl_begin();
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    int i = blockIdx.y * blockDim.x + threadIdx.x;
 
     if (i < cols) out[(size_t)blockIdx.x * out_stride + i] += bias[i];
 }
@@ -375,6 +375,6 @@ void cuda_add_bias(float *out, int out_stride, const float *bias, int cols, int 
                    cudaStream_t stream)
 {
     if (rows == 0 || !bias) return;
-    LM_LAUNCH_PDL(add_bias_kernel, dim3(blocks_for_elements((size_t)cols), rows), FLAT_THREADS, 0,
+    LM_LAUNCH_PDL(add_bias_kernel, dim3(rows, blocks_for_elements((size_t)cols)), FLAT_THREADS, 0,
                   stream, out, out_stride, bias, cols);
 }

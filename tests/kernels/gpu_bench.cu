@@ -10,8 +10,8 @@ static void print_row(const char *what, double seconds, double bytes, double flo
 {
     double bandwidth = bytes / seconds / roof->bytes_per_s,
            rate = flop / seconds / roof->flop_per_s;
-    printf("| %-44s%s | %9.1f us | %5.1f %% | %5.1f %% |\n", what, roof->setting, 1e6 * seconds,
-           100 * bandwidth, 100 * rate);
+    printf("| %-44s | %9.1f us | %5.1f %% | %5.1f %% |\n", what, 1e6 * seconds, 100 * bandwidth,
+           100 * rate);
     fflush(stdout);
 }
 
@@ -123,23 +123,4 @@ int main(void)
     bench_products(&roof, false, stream);
     bench_products(&roof, true, stream);
     return 0;
-}
-
-/* A process each: the setting is read once. */
-int main(void)
-{
-    int failed = 0;
-
-    for (int pdl = 1; pdl >= 0; pdl--) {
-        int status = 0;
-        pid_t child = fork();
-        if (child == 0) {
-            setenv("LM_CUDA_PDL", pdl ? "1" : "0", 1);
-            exit(bench(pdl));
-        }
-        if (child < 0 || waitpid(child, &status, 0) != child || status != 0) failed = 1;
-        printf("\n");
-        fflush(stdout);
-    }
-    return failed;
 }

@@ -120,8 +120,8 @@ static inline double measure_rate(cudaStream_t stream)
 static inline struct roof measure_roof(cudaStream_t stream)
 {
     struct roof r = {measure_copy(stream), measure_rate(stream)};
-    printf("copy %.2f TB/s, cuBLASLt bfloat16 %.0f TFLOP/s\n\n", 1e-12 * r.bytes_per_s,
-           1e-12 * r.flop_per_s);
+    printf("copy %.2f TB/s, cuBLASLt bfloat16 %.0f TFLOP/s, programmatic dependent launch %s\n\n",
+           1e-12 * r.bytes_per_s, 1e-12 * r.flop_per_s, cuda_pdl_is_on() ? "on" : "off");
     fflush(stdout);
     return r;
 }
@@ -132,7 +132,8 @@ static inline struct roof measure_roof(cudaStream_t stream)
 static inline void print_target(const char *what, const char *measured, double share,
                                 const char *of, const char *target)
 {
-    printf("TARGET | %s | %s | %.1f %% of %s | %s |\n", what, measured, 100 * share, of, target);
+    printf("TARGET | %s%s | %s | %.1f %% of %s | %s |\n", what,
+           cuda_pdl_is_on() ? "" : ", without PDL", measured, 100 * share, of, target);
     fflush(stdout);
 }
 

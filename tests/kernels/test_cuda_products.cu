@@ -1,6 +1,7 @@
 /* test_cuda_products.cu - both products against float64 over forms, odd sizes, numbers of rows, parts and
  * experts; a row of a result has the same bits alone and in company, and gated those of its parts. */
 #include "kernels/cuda/cuda_experts.h"
+#include "kernels/cuda/cuda_gemm.h"
 #include "tests/kernels/cuda_product_scene.cuh"
 
 static void run(const struct product_case *c, struct product_scene *a)
@@ -88,6 +89,50 @@ static void test_mma(void)
     check_case({DTYPE_BF16, 131, 200, 40, 1, 0, false, true}, &r);
     check_case({DTYPE_BF16, 20, 72, 13, 2, 3, false, true}, &r);
     check_case({DTYPE_Q4_1, 20, 64, 40, 1, 3, false, true}, &r);
+}
+
+/* ---- the library's: more rows than cuda_mma takes ---- */
+
+/* Into the middle of rows, where a rank's logits are: nothing there is aligned. */
+static void check_library(struct rng *r, int offset)
+{
+    struct product_case c = {DTYPE_BF16, 20, 72, 70, 1, 0, false, true};
+    struct cuda_gemm g;
+    struct product_scene a = {};
+    struct error err;
+
+    set_inputs(&c, &a, r);
+    set_parts(&c, &a, r);
+    run(&c, &a);
+    int stride = a.p.part[0].out_stride + offset;
+    size_t count = (size_t)(c.inputs * stride);
+    float *got = (float *)xcalloc(count, sizeof *got), *out = (float *)to_device(got, count * 4);
+    NEED(cuda_gemm_open(&g, false, &err) == 0);
+    NEED(cudaMalloc(&g.workspace, cuda_gemm_workspace_bytes(&g)) == cudaSuccess);
+    cudaFree(a.p.part[0].out);
+    a.p.part[0].out = out + offset;
+    a.p.part[0].out_stride = stride;
+    EXPECT(cuda_gemm_run(&g, &a.p, NULL) == cudaSuccess);
+    NEED(cudaMemcpy(got, out, count * 4, cudaMemcpyDeviceToHost) == cudaSuccess);
+    double worst = 0;
+    for (int in = 0; in < c.inputs; in++)
+        for (int row = 0; row < c.rows; row++)
+            worst = fmax(worst, fabs((double)got[in * stride + offset + row] -
+                                     (double)a.out[0][in * (stride - offset) + row]));
+    EXPECT(worst < 1e-4);
+    cudaFree(g.workspace);
+    cuda_gemm_close(&g);
+    a.p.part[0].out = out;
+    free(got);
+    scene_free(&c, &a);
+}
+
+static void test_library(void)
+{
+    struct rng r;
+    rng_init(&r, 5);
+    check_library(&r, 0);
+    check_library(&r, 5);
 }
 
 /* ---- gated ---- */
@@ -203,6 +248,7 @@ int main(void)
 {
     RUN(test_gemv);
     RUN(test_mma);
+    RUN(test_library);
     RUN(test_gated);
     RUN(test_chain);
     return TEST_END();

@@ -13,6 +13,9 @@
  * shared memory out of bounds                | ASan (poisoned gaps) or, in race builds, a message
  * shared memory read before it is written    | NaN in the result
  * cp.async not waited for                    | NaN in the result
+ * host code in device memory                 | "is touched by the host", then the signal
+ * a kernel's argument leads to host memory   | "memory of the host"
+ * memory or waiting while a graph is captured| the errors that CUDA gives; so does a foreign device's stream
  * data races (race build, emu_race.cc)       | "race", counted: emu::race_count()
  * a thread of LM_LAUNCH_PDL never waits      | "without pdl_wait"
  * memory touched too early for it (race b.)  | "race", "before pdl_wait"

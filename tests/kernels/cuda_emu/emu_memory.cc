@@ -131,6 +131,7 @@ device_access::~device_access()
 bool looks_like_pointer(unsigned long word)
 {
     if (word < 0x500000000000ul || word >= 0x800000000000ul) return false;
+    if ((unsigned)word < 1u << 20) return false; // a number, and padding behind it
     unsigned char resident;
     return mincore((void *)(word & ~(unsigned long)(PAGE - 1)), 1, &resident) == 0;
 }

@@ -35,7 +35,7 @@ struct operation {
 };
 
 struct CUgraph_st {
-    std::vector<emu::stream_work> operations;
+    std::vector<operation> operations;
     bool broken; // by a call that was refused while it was captured
 };
 
@@ -50,6 +50,8 @@ struct CUstream_st {
     std::deque<operation> queue;
     CUgraph_st *capture; // NULL: not capturing
     bool capture_origin;
+    const char
+        *held;  // by a library's call that is not done: nothing else may be enqueued; NULL: by none
     bool asked; // and was not ready
 };
 
@@ -101,7 +103,7 @@ machine *the_machine()
         made->devices.resize(setting("LM_CUDA_EMU_DEVICES", 1));
         for (size_t d = 0; d < made->devices.size(); d++)
             made->devices[d].default_stream =
-                stream_ref(new CUstream_st{(int)d, true, 0, 0, {}, nullptr, false, false});
+                stream_ref(new CUstream_st{(int)d, true, 0, 0, {}, nullptr, false, nullptr, false});
         return made;
     }();
     return m;
@@ -160,9 +162,8 @@ std::vector<stream_ref> blocking_streams(int of_device)
 /* False: it stands before that. */
 bool try_until(CUstream_st *s, uint64_t position)
 {
-    if (s->done >= position) return;
+    if (s->done >= position) return true;
     emu::device_access open;
-    s->asked = false;
     while (s->done < position) {
         if (s->queue.front().ready && !s->queue.front().ready()) return false;
         emu::stream_work next = std::move(s->queue.front().run);
@@ -170,6 +171,7 @@ bool try_until(CUstream_st *s, uint64_t position)
         s->done++;
         next();
     }
+    s->asked = false;
     return true;
 }
 
@@ -349,14 +351,14 @@ cudaError_t copy_async(copy_plan c, cudaMemcpyKind kind, cudaStream_t handle)
 namespace emu
 {
 
-static cudaError_t put(cudaStream_t handle, stream_work run)
+static cudaError_t put(cudaStream_t stream, stream_work run)
 {
     return enqueue_operation(stream, {std::move(run), {}});
 }
 
 cudaError_t enqueue_wait(cudaStream_t stream, std::function<bool()> ready)
 {
-    return enqueue_operation(stream, {[] {}, std::move(ready)});
+    return enqueue_operation(stream, {[] { end_of_overlap(); }, std::move(ready)});
 }
 
 void hold_stream(cudaStream_t stream, const char *call)
@@ -378,6 +380,8 @@ cudaError_t enqueue_launch(const char *kernel, dim3 grid, dim3 block, size_t sha
                            cudaStream_t stream, bool pdl, stream_work body)
 {
     if (!have_device()) return note(cudaErrorNoDevice);
+    stream_ref s = find_stream(stream);
+    if (s && s->device != current_device) return note(cudaErrorInvalidResourceHandle);
     return put(stream, [=] {
         {
             machine *m = the_machine();
@@ -651,8 +655,15 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
     machine *m = the_machine();
     std::lock_guard<std::recursive_mutex> hold(m->lock);
     if (!have_device()) return note(cudaErrorNoDevice);
-    stream_ref made(new CUstream_st{
-        current_device, !(flags & cudaStreamNonBlocking), 0, 0, {}, nullptr, false, false});
+    stream_ref made(new CUstream_st{current_device,
+                                    !(flags & cudaStreamNonBlocking),
+                                    0,
+                                    0,
+                                    {},
+                                    nullptr,
+                                    false,
+                                    nullptr,
+                                    false});
     m->devices[(size_t)current_device].streams.push_back(made);
     *stream = made.get();
     return cudaSuccess;
@@ -684,6 +695,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle)
     stream_ref s = find_stream(handle);
     cudaError_t error;
     if (!s) return note(cudaErrorInvalidResourceHandle);
+    if (s->held) emu::fail("a stream is waited for before %s was done with it", s->held);
     if (refused_by_capture(&error)) return error;
     if (s->capture) return note(cudaErrorStreamCaptureUnsupported);
     order_with_default(s);
@@ -695,12 +707,16 @@ cudaError_t cudaStreamQuery(cudaStream_t handle)
 {
     stream_ref s = find_stream(handle);
     cudaError_t error;
+    if (!s) return note(cudaErrorInvalidResourceHandle);
+    if (s->held) emu::fail("a stream is waited for before %s was done with it", s->held);
     if (refused_by_capture(&error)) return error;
-    if (s && !s->capture && s->done < s->enqueued && !s->asked) {
+    if (s->capture) return note(cudaErrorStreamCaptureUnsupported);
+    if (s->done < s->enqueued && !s->asked) {
         s->asked = true;
         return note(cudaErrorNotReady);
     }
-    return cudaStreamSynchronize(handle);
+    order_with_default(s);
+    return try_until(s.get(), s->enqueued) ? cudaSuccess : note(cudaErrorNotReady);
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned)

@@ -597,6 +597,7 @@ static void test_races()
 
 int main(void)
 {
+    setenv("LM_CUDA_EMU_DEVICES", "2", 1);
     RUN(test_setting);
     RUN(test_meetings);
     RUN(test_shared_memory);

@@ -82,6 +82,13 @@ static void with_ranks(int ranks, const std::function<void(struct rank *)> &body
 
 /* ---- what it does ---- */
 
+/* On the rank's own stream: the device's default stream would be used by several threads at once. */
+static void copy(struct rank *r, void *to, const void *from, size_t bytes, cudaMemcpyKind kind)
+{
+    NEED(cudaMemcpyAsync(to, from, bytes, kind, r->stream) == cudaSuccess);
+    NEED(cudaStreamSynchronize(r->stream) == cudaSuccess);
+}
+
 static void test_collectives()
 {
     std::atomic<int> wrong{0};
@@ -90,15 +97,14 @@ static void test_collectives()
         float own[COUNT], sums[COUNT], all[3 * COUNT];
         for (int i = 0; i < COUNT; i++)
             own[i] = (float)(10 * r->index + i);
-        NEED(cudaMemcpy(r->x, own, sizeof own, cudaMemcpyHostToDevice) == cudaSuccess);
+        copy(r, r->x, own, sizeof own, cudaMemcpyHostToDevice);
         NEED(ncclAllGather(r->x, r->x + COUNT, COUNT, ncclFloat32, r->comm, r->stream) ==
              ncclInProgress);
         finish(r);
         NEED(begin_sum(r) == ncclInProgress);
         finish(r);
-        NEED(cudaStreamSynchronize(r->stream) == cudaSuccess);
-        NEED(cudaMemcpy(sums, r->x, sizeof sums, cudaMemcpyDeviceToHost) == cudaSuccess);
-        NEED(cudaMemcpy(all, r->x + COUNT, sizeof all, cudaMemcpyDeviceToHost) == cudaSuccess);
+        copy(r, sums, r->x, sizeof sums, cudaMemcpyDeviceToHost);
+        copy(r, all, r->x + COUNT, sizeof all, cudaMemcpyDeviceToHost);
         for (int i = 0; i < 3 * COUNT; i++)
             wrong += all[i] != (float)(10 * (i / COUNT) + i % COUNT);
         for (int i = 0; i < COUNT; i++)

@@ -185,7 +185,8 @@ static void test_frozen_redis_costs_little(void)
     uint64_t before = clock_ms();
     chat(&q, &b, "s");
     EXPECT(SPIN_UNTIL(b.is_done, 1000));
-    EXPECT(clock_ms() - before < 200); // 5 on a quiet machine; a session that must be known waits 250
+    EXPECT(clock_ms() - before <
+           200); // 5 on a quiet machine; a session that must be known waits 250
     EXPECT(b.a.owner.agent[0] == 0 && b.step == AFFINITY_GO);
     affinity_end(&b.a, true);
     kill(redis_pid, SIGCONT);
