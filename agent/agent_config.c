@@ -179,8 +179,7 @@ static const struct option options[] = {
      .help = "a rank that doesn't answer the others for so long is lost, and the agent ends"},
     {"deterministic", OPTION_FLAG, FIELD(deterministic), .group = "Engine",
      .help = "on GPUs too, an answer has the same bits whatever else runs: own kernels and ordered "
-             "sums, "
-             "which are slower with long prompts and with --tp; the CPU always does so"},
+             "sums, which are slower with long prompts and with --tp; the CPU always does so"},
     {"device", OPTION_CHOICE, FIELD(device), .def = "auto", .choices = "auto|cuda|cpu",
      .group = "Engine", .help = "what computes; auto takes the GPU where one is usable"},
     {"threads", OPTION_INT, FIELD(threads), .def = "0", .min = 0, .max = 1024, .arg = "N",

@@ -134,7 +134,7 @@ static void swap(struct sample_candidate *a, struct sample_candidate *b)
     *b = t;
 }
 
-/* Hoare's partition around the median of three: c[0..return) come before the pivot, which stands at
+/* Lomuto's partition around the median of three: c[0..return) come before the pivot, which stands at
  * the returned index; the rest come after it. n >= 1. */
 static int partition(struct sample_candidate *c, int n)
 {

@@ -30,15 +30,18 @@
     cuda_launch(#kernel, kernel, grid, block, shared_bytes, stream,   \
                 cuda_pdl_is_on() __VA_OPT__(, ) __VA_ARGS__)
 
-/* LM_CUDA_PDL=0 in the environment turns it off; so does a device for which there is no code that waits: one
- * before 9.0, or one that would translate older code for itself. Found out once. */
+#define PDL_DRIVER_MIN 12030 // older ones can't capture such launches
+
+/* LM_CUDA_PDL=0 in the environment turns it off; so does an old driver, and a device for which there is no
+ * code that waits: one before 9.0, or one that would translate older code for itself. Found out once. */
 inline bool cuda_pdl_is_on()
 {
     static const bool is_on = [] {
         const int built_for[] = {__CUDA_ARCH_LIST__};
         const char *setting = getenv("LM_CUDA_PDL");
-        int devices = 0, major = 0, minor = 0;
-        if ((setting && strcmp(setting, "0") == 0) || cudaGetDeviceCount(&devices) != cudaSuccess)
+        int devices = 0, major = 0, minor = 0, driver = 0;
+        if ((setting && strcmp(setting, "0") == 0) || cudaGetDeviceCount(&devices) != cudaSuccess ||
+            cudaDriverGetVersion(&driver) != cudaSuccess || driver < PDL_DRIVER_MIN)
             return false;
         for (int i = 0; i < devices; i++) {
             bool waits = false;

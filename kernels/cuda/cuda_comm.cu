@@ -239,11 +239,12 @@ int cuda_comm_join(struct cuda_comm *c, const struct backend_options *options, s
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
 
     *c = (struct cuda_comm){};
-    if (options->world <= 1 || !g) return 0;
-    c->group = g;
+    if (options->world <= 1) return 0;
     c->rank = options->rank;
     c->world = options->world;
     c->deterministic = options->deterministic;
+    if (!g) return 0; // measure_only: sizes are those of a rank
+    c->group = g;
     c->timeout_ms = options->peer_timeout_ms > 0 ? options->peer_timeout_ms : TIMEOUT_MS_DEFAULT;
     config.blocking = 0;
     come_to_meeting(c);
@@ -276,7 +277,7 @@ int cuda_comm_check(const struct cuda_comm *c, struct error *err)
 
 size_t cuda_comm_gathered_bytes(const struct cuda_comm *c)
 {
-    return c->group && c->deterministic ? (size_t)c->world * GATHER_FLOATS * sizeof(float) : 0;
+    return c->deterministic ? (size_t)c->world * GATHER_FLOATS * sizeof(float) : 0;
 }
 
 static bool can_call(struct cuda_comm *c)

@@ -329,11 +329,11 @@ static void test_measure_only(void)
     tiny_free(&t);
 }
 
-static size_t measured_activations(int tokens, bool deterministic)
+static size_t measured_activations(int tokens, int world, bool deterministic)
 {
     const struct backend_ops *ops = &cuda_backend_ops;
     struct backend_options options = {
-        .world = 1, .measure_only = true, .deterministic = deterministic};
+        .world = world, .measure_only = true, .deterministic = deterministic};
     struct step_limits limits = {tokens, 2, 2, 64};
     size_t weights, activations;
     struct tiny_model t = {0};
@@ -354,9 +354,17 @@ static size_t measured_activations(int tokens, bool deterministic)
 /* What a library needs: its own workspace, and bfloat16 of weights in blocks where a step has rows enough. */
 static void test_library_memory(void)
 {
-    size_t few = measured_activations(255, false) - measured_activations(255, true);
-    size_t many = measured_activations(256, false) - measured_activations(256, true);
+    size_t few = measured_activations(255, 1, false) - measured_activations(255, 1, true);
+    size_t many = measured_activations(256, 1, false) - measured_activations(256, 1, true);
     EXPECT(few > 0 && many > few && many < 2 * few);
+}
+
+/* Ordered sums gather a piece of every rank; measuring joins no group. */
+static void test_gathered_memory(void)
+{
+    size_t of_1 = measured_activations(8, 1, true), of_2 = measured_activations(8, 2, true);
+    EXPECT(of_2 > of_1 && measured_activations(8, 4, true) - of_1 == 2 * (of_2 - of_1));
+    EXPECT(measured_activations(8, 2, false) == measured_activations(8, 1, false));
 }
 
 int main(void)
@@ -371,5 +379,6 @@ int main(void)
     RUN(test_refusals);
     RUN(test_measure_only);
     RUN(test_library_memory);
+    RUN(test_gathered_memory);
     return TEST_END();
 }

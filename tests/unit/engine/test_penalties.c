@@ -2,7 +2,6 @@
 #include "engine/penalties.h"
 
 #include "engine/sampler.h"
-#include "kernels/sample_weight.h"
 #include "shared/base/check.h"
 #include "shared/base/rng.h"
 #include "tests/test.h"
@@ -54,23 +53,21 @@ static void test_apply(void)
 {
     static const int32_t prompt[] = {0, 1, 9, 50};
     struct token_history h = {0};
-    float x[10] = {2, -2, 2, -2, 1, 1, 1, 1, 1, 0};
+    static const float x[10] = {2, -2, 2, -2, 1, 1, 1, 1, 1, 0};
     token_history_add_prompt(&h, prompt, ARRAY_LEN(prompt));
     token_history_add(&h, 2);
     token_history_add(&h, 3);
     token_history_add(&h, 3);
     token_history_add(&h, 0);
     struct sampling_params s = {
-        .repetition_penalty = 2, .presence_penalty = 0.25f, .frequency_penalty = 0.5f};
-    for (int i = 0; i < h.count; i++) {
-        const struct token_count *t = &h.item[i];
-        if (t->token < 10)
-            x[t->token] = sample_penalise(x[t->token], t->answer, s.repetition_penalty,
-                                          s.frequency_penalty, s.presence_penalty);
-    }
+        .top_p = 1, .repetition_penalty = 2, .presence_penalty = 0.25f, .frequency_penalty = 0.5f};
+    struct sampler_scratch scratch = {0};
+    struct sampler_input in = {.params = &s, .history = &h};
+    EXPECT_INT(sampler_draw(&in, x, 10, &scratch, NULL), 4); // token 50 has no logit
     static const float want[10] = {0.25f, -4, 0.25f, -5.25f, 1, 1, 1, 1, 1, 0};
     for (int i = 0; i < 10; i++)
-        EXPECT(x[i] == want[i]);
+        EXPECT(scratch.draw.adjusted[i] == want[i]);
+    sampler_scratch_deinit(&scratch);
     token_history_deinit(&h);
 }
 
