@@ -24,6 +24,7 @@
 
 /* What the fake does, and what it saw. */
 struct fake_backend_script {
+    atomic_bool is_held;     // no step ends: what is submitted meanwhile comes together
     atomic_int step_us;      // a step takes that long
     atomic_int fail_at_step; // sync fails from this step on (1 = first); 0: never
     atomic_int nan_token;    // a row whose last token is this has a NaN logit; -1: none
@@ -253,6 +254,8 @@ static void fake_step_end(struct backend *b)
 
 static int fake_sync(struct backend *b, struct error *err)
 {
+    while (fake_backend.is_held)
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
     if (fake_backend.step_us > 0)
         nanosleep(&(struct timespec){.tv_nsec = fake_backend.step_us * 1000L}, NULL);
     if (fake_backend.fail_at_step && b->steps >= fake_backend.fail_at_step)

@@ -410,7 +410,7 @@ static void test_refusals(void)
     reset_clients();
 
     /* One that fills the context, then one more than the queue holds. */
-    fake_backend.step_us = 1000;
+    fake_backend.is_held = true;
     int accepted = 0;
     for (int i = 0; i < 12; i++) {
         c = new_client(90, (uint64_t)i);
@@ -424,12 +424,12 @@ static void test_refusals(void)
         }
     }
     EXPECT(accepted >= 4 && accepted <= 5); // one runs, three wait
+    fake_backend.is_held = false;
     wait_ended(e, accepted);
     for (int i = 0; i < accepted; i++) {
         EXPECT_INT(clients[i].last.finish, FINISH_LENGTH);
         EXPECT_INT(clients[i].token_count, 10);
     }
-    fake_backend.step_us = 0;
     wait_idle(e);
     engine_close(e);
     reset_clients();
@@ -473,14 +473,14 @@ static void test_device_error_ends_service(void)
             open_engine((struct engine_options){.max_batch_size = 2, .pipeline_depth = depth});
         struct engine_stats stats;
         struct error err;
-        fake_backend.step_us = 200; // none of them ends by itself
+        fake_backend.is_held = true;
         for (int i = 0; i < 4; i++) {
             struct engine_request r = request_of(new_client(10, (uint64_t)i), 300);
             submit(e, &r);
         }
         fake_backend.fail_at_step = 12; // now that all are in
+        fake_backend.is_held = false;
         wait_ended(e, 4);
-        fake_backend.step_us = 0;
         for (int i = 0; i < 4; i++) {
             EXPECT_INT(clients[i].last.kind, ENGINE_EVENT_FAILED);
             EXPECT_INT(clients[i].last.error_code, E_DEVICE);
@@ -546,7 +546,7 @@ static void test_numbers_count_at_once(void)
     for (int depth = 1; depth <= 2; depth++) {
         struct engine *e = open_engine((struct engine_options){
             .max_batch_size = 3, .queue_max = 100, .pipeline_depth = depth});
-        fake_backend.step_us = 300;
+        fake_backend.step_us = 1000;
         struct engine_stats stats;
         int64_t tokens = 0;
         for (int i = 0; i < 60; i++) {

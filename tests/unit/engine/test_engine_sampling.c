@@ -96,6 +96,7 @@ static void run_all(struct engine *e, struct run *list, int count)
     uint64_t deadline = clock_ms() + 20000;
     for (int i = 0; i < count; i++)
         NEED(engine_submit(e, &list[i].request, &err) == 0);
+    fake_backend.is_held = false;
     for (int ended = 0; ended < count;) {
         struct engine_event event;
         NEED(clock_ms() < deadline);
@@ -247,6 +248,7 @@ static void test_choices_differ(void)
         memcpy(runs[i].prompt, runs[0].prompt, sizeof runs[0].prompt);
         runs[i].request.group = 7;
     }
+    fake_backend.is_held = true; // the first one must not end before the last one comes
     run_all(e, runs, 4);
     EXPECT_INT(runs[0].last.cached_tokens, 0);
     for (int i = 1; i < 4; i++)
