@@ -369,7 +369,7 @@ static void test_agent_starts_a_fresh_claim(void)
     claim(&p, "a", "inc-a", 0, true);
     EXPECT_INT(agent_opens(-1, SESSION_EXPECT_ANY), TRANSCRIPT_NEW);
     session_transcript_release(agent, KEY, true); // the turn came to nothing
-    EXPECT(SPIN_UNTIL(look(&p)->presence == PIN_ABSENT, 2000));
+    EXPECT(SPIN_UNTIL(look(&p)->presence == PIN_ABSENT, 5000));
     close_agent();
     end();
 }
@@ -399,7 +399,7 @@ static void test_agents_obey_moves(void)
     open_agent("b", "inc-b2");
     EXPECT_INT(agent_opens(-1, SESSION_EXPECT_EXISTING), TRANSCRIPT_HISTORY);
     session_transcript_end(agent, KEY);
-    EXPECT(SPIN_UNTIL(look(&p)->presence == PIN_ABSENT, 2000));
+    EXPECT(SPIN_UNTIL(look(&p)->presence == PIN_ABSENT, 5000));
     close_agent();
     end();
 }

@@ -137,7 +137,7 @@ static void test_respond(void)
     struct raw_client c;
     raw_open(&c, http_server_port(server));
     raw_puts(&c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-    EXPECT(SPIN_UNTIL(raw_has(&c, "\"code\":429}"), 2000));
+    EXPECT(SPIN_UNTIL(raw_has(&c, "\"code\":429}"), 5000));
     EXPECT_INT(first_status(raw_text(&c)), 429);
     EXPECT(raw_has(&c, "content-type: application/json\r\n"));
     EXPECT(raw_has(&c, "retry-after: 2\r\n"));

@@ -22,7 +22,7 @@ static void test_get_and_reuse(void)
     for (int i = 0; i < 3; i++) {
         struct outcome o;
         get(&o, http_server_port(server), "/path?q");
-        EXPECT(SPIN_UNTIL(is_done(&o), 2000));
+        EXPECT(SPIN_UNTIL(is_done(&o), 5000));
         EXPECT_INT(o.heads, 1);
         EXPECT_INT(o.ends, 1);
         EXPECT_INT(o.status, 200);
@@ -45,21 +45,21 @@ static void test_post_with_headers(void)
     options.header_count = 2;
     options.body = STR("some body");
     o.call = http_call_start(client, &options);
-    EXPECT(SPIN_UNTIL(is_done(&o), 2000));
+    EXPECT(SPIN_UNTIL(is_done(&o), 5000));
     EXPECT_STR(body_of(&o), "[POST /p? 9:some body]");
     buf_deinit(&o.body);
 
     options = options_for(&o, http_server_port(server), "/p"); // an empty body has a length, too
     options.method = "POST";
     o.call = http_call_start(client, &options);
-    EXPECT(SPIN_UNTIL(is_done(&o), 2000));
+    EXPECT(SPIN_UNTIL(is_done(&o), 5000));
     EXPECT_STR(body_of(&o), "[POST /p? 0:]");
     buf_deinit(&o.body);
 
     options = options_for(&o, http_server_port(server), "/head");
     options.method = "HEAD";
     o.call = http_call_start(client, &options);
-    EXPECT(SPIN_UNTIL(is_done(&o), 2000));
+    EXPECT(SPIN_UNTIL(is_done(&o), 5000));
     EXPECT_INT(o.status, 200);
     EXPECT_INT(o.ends, 1);
     EXPECT_STR(body_of(&o), "");
@@ -126,7 +126,7 @@ static void test_many_at_once(void)
         EXPECT_STR(body_of(&all[i]), "[GET /many? 0:]");
         buf_deinit(&all[i].body);
     }
-    EXPECT(SPIN_UNTIL(http_server_connections(server) == 64, 2000)); // what the pool keeps
+    EXPECT(SPIN_UNTIL(http_server_connections(server) == 64, 5000)); // what the pool keeps
     stop_both();
 }
 
@@ -135,10 +135,10 @@ static void test_cancel_reaches_the_server(void)
     start_both();
     struct outcome o;
     get(&o, http_server_port(server), "/hold");
-    EXPECT(SPIN_UNTIL(held != NULL, 2000));
+    EXPECT(SPIN_UNTIL(held != NULL, 5000));
     uint64_t before = clock_ms();
     http_call_cancel(o.call);
-    EXPECT(SPIN_UNTIL(gone == 1, 2000));
+    EXPECT(SPIN_UNTIL(gone == 1, 5000));
     EXPECT(clock_ms() - before < 500);
     EXPECT_INT(o.heads + o.ends + o.fails, 0);
     stop_both();
@@ -151,19 +151,19 @@ static void test_cancel_in_callbacks(void)
     struct http_call_options options = options_for(&o, http_server_port(server), "/large");
     o.cancel_in_head = true;
     o.call = http_call_start(client, &options);
-    EXPECT(SPIN_UNTIL(o.heads == 1, 2000));
+    EXPECT(SPIN_UNTIL(o.heads == 1, 5000));
     spin_for(30);
     EXPECT_INT(o.body.len + (size_t)o.ends + (size_t)o.fails, 0);
 
     options = options_for(&o, http_server_port(server), "/large");
     o.cancel_in_body = true;
     o.call = http_call_start(client, &options);
-    EXPECT(SPIN_UNTIL(o.body.len > 0, 2000));
+    EXPECT(SPIN_UNTIL(o.body.len > 0, 5000));
     size_t len = o.body.len;
     spin_for(30);
     EXPECT(o.body.len == len && o.ends + o.fails == 0);
     buf_deinit(&o.body);
-    EXPECT(SPIN_UNTIL(http_server_connections(server) == 0, 2000));
+    EXPECT(SPIN_UNTIL(http_server_connections(server) == 0, 5000));
     stop_both();
 }
 
@@ -175,7 +175,7 @@ static void test_pause_and_resume(void)
     o.pause_in_body = true;
     options.idle_timeout_ms = 100; // doesn't count while the call is paused
     o.call = http_call_start(client, &options);
-    EXPECT(SPIN_UNTIL(o.body.len > 0, 2000));
+    EXPECT(SPIN_UNTIL(o.body.len > 0, 5000));
     spin_for(300);
     EXPECT(o.body.len <= 64 << 10);
     EXPECT_INT(o.ends + o.fails, 0);
@@ -193,15 +193,15 @@ static void test_destroy_fails_live_calls(void)
     start_both();
     struct outcome o, idle;
     get(&idle, http_server_port(server), "/x");
-    EXPECT(SPIN_UNTIL(is_done(&idle), 2000));
+    EXPECT(SPIN_UNTIL(is_done(&idle), 5000));
     get(&o, http_server_port(server), "/hold");
-    EXPECT(SPIN_UNTIL(held != NULL, 2000));
+    EXPECT(SPIN_UNTIL(held != NULL, 5000));
     http_client_destroy(client, on_client_closed, NULL);
     EXPECT_INT(o.fails, 0); // not inside the call
-    EXPECT(SPIN_UNTIL(client_closed, 2000));
+    EXPECT(SPIN_UNTIL(client_closed, 5000));
     EXPECT_INT(o.fails, 1);
     EXPECT_INT(o.failure.code, E_CANCELLED);
-    EXPECT(SPIN_UNTIL(gone == 1, 2000));
+    EXPECT(SPIN_UNTIL(gone == 1, 5000));
     buf_deinit(&idle.body);
     stop_server();
 }
@@ -214,7 +214,7 @@ static void test_refused_and_invalid(void)
     close(listener); // nobody listens there now
     struct outcome o;
     get(&o, port, "/");
-    EXPECT(SPIN_UNTIL(is_done(&o), 2000));
+    EXPECT(SPIN_UNTIL(is_done(&o), 5000));
     EXPECT_INT(o.failure.code, -ECONNREFUSED);
     EXPECT(!o.failure.connected && !o.failure.reused && !o.failure.head_received);
     char want[64];
@@ -226,10 +226,10 @@ static void test_refused_and_invalid(void)
     options.headers = &bad;
     options.header_count = 1;
     o.call = http_call_start(client, &options);
-    EXPECT(SPIN_UNTIL(is_done(&o), 2000));
+    EXPECT(SPIN_UNTIL(is_done(&o), 5000));
     EXPECT_INT(o.failure.code, E_INVALID);
     get(&o, http_server_port(server), "/a b");
-    EXPECT(SPIN_UNTIL(is_done(&o), 2000));
+    EXPECT(SPIN_UNTIL(is_done(&o), 5000));
     EXPECT_INT(o.failure.code, E_INVALID);
     EXPECT_INT(requests, 0);
     stop_both();
@@ -258,8 +258,8 @@ static void serve(struct outcome *o, const char *answer, bool then_close)
 {
     struct raw_client peer;
     get(o, fake_port, "/f");
-    NEED(SPIN_UNTIL(raw_accept(fake_listener, &peer), 2000));
-    EXPECT(SPIN_UNTIL(raw_has(&peer, "\r\n\r\n"), 2000));
+    NEED(SPIN_UNTIL(raw_accept(fake_listener, &peer), 5000));
+    EXPECT(SPIN_UNTIL(raw_has(&peer, "\r\n\r\n"), 5000));
     raw_puts(&peer, answer);
     if (then_close) raw_close(&peer);
     EXPECT(SPIN_UNTIL(is_done(o), 3000));
@@ -344,24 +344,24 @@ static void test_dead_pooled_connection(void)
     struct outcome o;
     struct raw_client peer;
     get(&o, fake_port, "/1");
-    NEED(SPIN_UNTIL(raw_accept(fake_listener, &peer), 2000));
-    EXPECT(SPIN_UNTIL(raw_has(&peer, "\r\n\r\n"), 2000));
+    NEED(SPIN_UNTIL(raw_accept(fake_listener, &peer), 5000));
+    EXPECT(SPIN_UNTIL(raw_has(&peer, "\r\n\r\n"), 5000));
     raw_puts(&peer, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-    EXPECT(SPIN_UNTIL(is_done(&o), 2000));
+    EXPECT(SPIN_UNTIL(is_done(&o), 5000));
     raw_close(&peer); // while it is idle; the loop hasn't heard of it when the next call starts
     usleep(20000);
     get(&o, fake_port, "/2");
-    NEED(SPIN_UNTIL(raw_accept(fake_listener, &peer), 2000)); // a new connection
-    EXPECT(SPIN_UNTIL(raw_has(&peer, "\r\n\r\n"), 2000));
+    NEED(SPIN_UNTIL(raw_accept(fake_listener, &peer), 5000)); // a new connection
+    EXPECT(SPIN_UNTIL(raw_has(&peer, "\r\n\r\n"), 5000));
     raw_puts(&peer, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-    EXPECT(SPIN_UNTIL(is_done(&o), 2000));
+    EXPECT(SPIN_UNTIL(is_done(&o), 5000));
     EXPECT_INT(o.ends, 1);
 
     get(&o, fake_port, "/3"); // reused, and lost as soon as the request is out
     buf_clear(&peer.in);
-    EXPECT(SPIN_UNTIL(raw_has(&peer, "GET /3"), 2000));
+    EXPECT(SPIN_UNTIL(raw_has(&peer, "GET /3"), 5000));
     raw_reset(&peer);
-    EXPECT(SPIN_UNTIL(is_done(&o), 2000));
+    EXPECT(SPIN_UNTIL(is_done(&o), 5000));
     EXPECT_INT(o.fails, 1);
     EXPECT(o.failure.reused && o.failure.connected && !o.failure.head_received);
     stop_fake();
@@ -374,10 +374,10 @@ static void test_idle_bytes_and_age(void)
     struct raw_client peer;
     for (int round = 0; round < 2; round++) {
         get(&o, fake_port, "/1");
-        NEED(SPIN_UNTIL(raw_accept(fake_listener, &peer), 2000));
-        EXPECT(SPIN_UNTIL(raw_has(&peer, "\r\n\r\n"), 2000));
+        NEED(SPIN_UNTIL(raw_accept(fake_listener, &peer), 5000));
+        EXPECT(SPIN_UNTIL(raw_has(&peer, "\r\n\r\n"), 5000));
         raw_puts(&peer, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-        EXPECT(SPIN_UNTIL(is_done(&o), 2000));
+        EXPECT(SPIN_UNTIL(is_done(&o), 5000));
         spin_for(20);
         EXPECT(!raw_ended(&peer));
         if (round == 0) raw_puts(&peer, "HTTP/1.1 408 Timeout\r\n\r\n"); // nobody asked
@@ -396,8 +396,8 @@ static void test_timeouts(void)
     options.head_timeout_ms = 150;
     uint64_t start = clock_ms();
     o.call = http_call_start(client, &options);
-    NEED(SPIN_UNTIL(raw_accept(fake_listener, &peer), 2000));
-    EXPECT(SPIN_UNTIL(is_done(&o), 2000));
+    NEED(SPIN_UNTIL(raw_accept(fake_listener, &peer), 5000));
+    EXPECT(SPIN_UNTIL(is_done(&o), 5000));
     EXPECT_INT(o.failure.code, E_TIMEOUT);
     EXPECT(clock_ms() - start >= 150);
     EXPECT(SPIN_UNTIL(raw_ended(&peer), 1000)); // and the peer sees it at once
@@ -406,14 +406,14 @@ static void test_timeouts(void)
     options = options_for(&o, fake_port, "/slow");
     options.idle_timeout_ms = 200;
     o.call = http_call_start(client, &options);
-    NEED(SPIN_UNTIL(raw_accept(fake_listener, &peer), 2000));
+    NEED(SPIN_UNTIL(raw_accept(fake_listener, &peer), 5000));
     raw_puts(&peer, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n");
     for (int i = 0; i < 6; i++) { // slow, but alive
         spin_for(80);
         raw_puts(&peer, "x");
     }
     EXPECT(!is_done(&o));
-    EXPECT(SPIN_UNTIL(is_done(&o), 2000));
+    EXPECT(SPIN_UNTIL(is_done(&o), 5000));
     EXPECT_INT(o.failure.code, E_TIMEOUT);
     EXPECT(o.failure.head_received);
     EXPECT_STR(body_of(&o), "xxxxxx");
@@ -441,7 +441,7 @@ static void test_connect_timeout(void)
     struct http_call_options options = options_for(&o, port, "/");
     options.connect_timeout_ms = 150;
     o.call = http_call_start(client, &options);
-    EXPECT(SPIN_UNTIL(is_done(&o), 2000));
+    EXPECT(SPIN_UNTIL(is_done(&o), 5000));
     EXPECT_INT(o.failure.code, E_TIMEOUT);
     EXPECT(!o.failure.connected);
     for (size_t i = 0; i < ARRAY_LEN(fillers); i++)
@@ -484,12 +484,12 @@ static void test_response_split_at_every_byte(void)
         struct http_call_options options = options_for(&o, fake_port, "/");
         options.fresh = true;
         o.call = http_call_start(client, &options);
-        NEED(SPIN_UNTIL(raw_accept(fake_listener, &peer), 2000));
+        NEED(SPIN_UNTIL(raw_accept(fake_listener, &peer), 5000));
         raw_send(&peer, bytes, cut);
         for (int turn = 0; turn < 2; turn++)
             uv_run(&loop, UV_RUN_NOWAIT);
         raw_send(&peer, bytes + cut, sizeof bytes - 1 - cut);
-        EXPECT(SPIN_UNTIL(is_done(&o), 2000));
+        EXPECT(SPIN_UNTIL(is_done(&o), 5000));
         EXPECT_INT(o.ends, 1);
         EXPECT_INT(o.heads, 1);
         EXPECT_STR(body_of(&o), "abcd");

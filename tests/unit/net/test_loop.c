@@ -28,7 +28,7 @@ static void test_signals(void)
     uv_timer_start(&work, on_timer, 100000, 0);
     NEED(loop_signals_start(&s, &loop, on_signal, &signal_seen) == 0);
     raise(SIGINT);
-    EXPECT(SPIN_UNTIL(signal_seen == SIGINT, 2000));
+    EXPECT(SPIN_UNTIL(signal_seen == SIGINT, 5000));
     uv_timer_stop(&work);
     raise(SIGPIPE);                // ignored
     uv_run(&loop, UV_RUN_DEFAULT); // returns: signals alone keep no loop

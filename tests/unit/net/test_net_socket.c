@@ -131,7 +131,7 @@ static void test_much(void)
         size_t n = total - sent < sizeof block ? total - sent : sizeof block;
         ssize_t wrote = n ? write(peers[0], block, n) : 0;
         if (wrote > 0) sent += (size_t)wrote;
-        if (wrote <= 0) NEED(SPIN_UNTIL(got[0].len == sent, 2000));
+        if (wrote <= 0) NEED(SPIN_UNTIL(got[0].len == sent, 5000));
     }
     EXPECT_INT(got[0].len, total);
     stop(peers);

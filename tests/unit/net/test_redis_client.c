@@ -41,7 +41,7 @@ static void test_commands(void)
     struct str binary[] = {STR("ECHO"), {"a\r\n\0b", 5}};
     a = (struct answer){0};
     redis_client_command(redis, 1000, on_answer, &a, 2, binary);
-    EXPECT(SPIN_UNTIL(a.calls == 1, 2000));
+    EXPECT(SPIN_UNTIL(a.calls == 1, 5000));
     EXPECT(memcmp(a.text, "a\r\n", 3) == 0);
     close_redis();
     kill_redis();
@@ -55,7 +55,7 @@ static void test_nested_arrays_and_large_replies(void)
     struct answer a = {0};
     struct str nested[] = {STR("EVAL"), STR("return {1, {2, {'x', {}}}, 'last'}"), STR("0")};
     redis_client_command(redis, 1000, on_answer, &a, 3, nested);
-    EXPECT(SPIN_UNTIL(a.calls == 1, 2000));
+    EXPECT(SPIN_UNTIL(a.calls == 1, 5000));
     EXPECT_INT(a.count, 3);
     EXPECT_STR(a.items[2], "last");
 
@@ -97,7 +97,7 @@ static void test_pending_is_bounded(void)
     EXPECT(SPIN_UNTIL(many[10049].calls == 1, 800));
     EXPECT_INT(many[10049].status, E_BUSY);
     EXPECT_INT(many[9999].calls, 0);
-    EXPECT(SPIN_UNTIL(many[9999].calls == 1, 2000));
+    EXPECT(SPIN_UNTIL(many[9999].calls == 1, 5000));
     EXPECT_INT(many[9999].status, E_TIMEOUT);
     close_redis();
     kill_redis();
@@ -112,7 +112,7 @@ static void test_nobody_there(void)
     for (int i = 0; i < 3; i++) { // fails at once, whatever the deadline
         uint64_t before = clock_ms();
         command(&a, 60000, "PING");
-        EXPECT(SPIN_UNTIL(a.calls == 1, 2000));
+        EXPECT(SPIN_UNTIL(a.calls == 1, 5000));
         EXPECT_INT(a.status, E_CLOSED);
         EXPECT(clock_ms() - before < 1000);
         spin_for(100);
@@ -135,7 +135,7 @@ static void test_kill_and_restart(void)
     command(&waiting, 60000, "BLPOP nothing 0");
     spin_for(50);
     kill_redis();
-    EXPECT(SPIN_UNTIL(waiting.calls == 1, 2000));
+    EXPECT(SPIN_UNTIL(waiting.calls == 1, 5000));
     EXPECT_INT(waiting.status, E_CLOSED);
     EXPECT_INT(downs, 1);
     EXPECT(!redis_client_is_connected(redis));
@@ -159,7 +159,7 @@ static void test_stopped_server(void)
     uint64_t before = clock_ms();
     command(&slow, 60000, "PING");
     command(&quick, 50, "PING");
-    EXPECT(SPIN_UNTIL(quick.calls == 1, 2000));
+    EXPECT(SPIN_UNTIL(quick.calls == 1, 5000));
     EXPECT_INT(quick.status, E_TIMEOUT);
     EXPECT(clock_ms() - before < 900);
     EXPECT_INT(slow.calls, 0);
@@ -190,7 +190,7 @@ static void test_late_reply(void)
     command(&next, 3000, "ECHO next");
     spin_for(20);
     kill(redis_pid, SIGCONT);
-    EXPECT(SPIN_UNTIL(next.calls == 1, 2000));
+    EXPECT(SPIN_UNTIL(next.calls == 1, 5000));
     EXPECT_STR(next.text, "next");
     EXPECT_INT(late.calls, 1);
     EXPECT_INT(downs, 0);
@@ -250,7 +250,7 @@ static int64_t stat_of(const char *name)
         STR("0"), str_of(name)};
     a = (struct answer){0};
     redis_client_command(redis, 1000, on_answer, &a, 4, argv);
-    EXPECT(SPIN_UNTIL(a.calls == 1, 2000));
+    EXPECT(SPIN_UNTIL(a.calls == 1, 5000));
     return a.integer;
 }
 
@@ -275,7 +275,7 @@ static void test_scripts(void)
     EXPECT_INT(stat_of("evalsha"), 3);
 
     kill_redis();
-    EXPECT(SPIN_UNTIL(downs == 1, 2000));
+    EXPECT(SPIN_UNTIL(downs == 1, 5000));
     eval(&a, &script);
     EXPECT_INT(a.status, E_CLOSED);
     start_redis("");
@@ -318,11 +318,11 @@ static void test_subscribe(void)
     redis_client_subscribe(redis, "lm:one", on_message, &one); // before there is a connection
     EXPECT(SPIN_UNTIL(ups == 1, 5000));
     EXPECT(SPIN_UNTIL(publish("PUBLISH lm:one hello") == 1, 5000));
-    EXPECT(SPIN_UNTIL(one.count >= 1, 2000));
+    EXPECT(SPIN_UNTIL(one.count >= 1, 5000));
     EXPECT_STR(one.last, "hello");
     redis_client_subscribe(redis, "lm:two", on_message, &two); // and after
     EXPECT(SPIN_UNTIL(publish("PUBLISH lm:two again") == 1, 5000));
-    EXPECT(SPIN_UNTIL(two.count >= 1, 2000));
+    EXPECT(SPIN_UNTIL(two.count >= 1, 5000));
     EXPECT_STR(two.last, "again");
     int before = one.count;
     publish("PUBLISH lm:other x");
@@ -330,11 +330,11 @@ static void test_subscribe(void)
     EXPECT_INT(one.count, before);
 
     kill_redis();
-    EXPECT(SPIN_UNTIL(downs == 1, 2000));
+    EXPECT(SPIN_UNTIL(downs == 1, 5000));
     start_redis("");
     EXPECT(SPIN_UNTIL(ups == 2, 6000));
     EXPECT(SPIN_UNTIL(publish("PUBLISH lm:one back") == 1, 6000)); // subscribed again by itself
-    EXPECT(SPIN_UNTIL(strcmp(one.last, "back") == 0, 2000));
+    EXPECT(SPIN_UNTIL(strcmp(one.last, "back") == 0, 5000));
     close_redis();
     kill_redis();
 }
@@ -389,8 +389,8 @@ static void test_nonsense(void)
         int fd = raw_listen(&redis_port);
         open_redis("redis://127.0.0.1:%d");
         struct raw_client peer, again;
-        NEED(SPIN_UNTIL(raw_accept(fd, &peer), 2000));
-        EXPECT(SPIN_UNTIL(raw_has(&peer, "PING"), 2000));
+        NEED(SPIN_UNTIL(raw_accept(fd, &peer), 5000));
+        EXPECT(SPIN_UNTIL(raw_has(&peer, "PING"), 5000));
         raw_puts(&peer, lines[i]);
         EXPECT(SPIN_UNTIL(raw_accept(fd, &again), 4000)); // dropped; it tries anew
         raw_close(&again);

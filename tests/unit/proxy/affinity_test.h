@@ -288,10 +288,10 @@ static inline void confirm(struct run *r, const char *agent, const char *header)
     held = NULL;
     raw_open(&c, agent_port);
     NEED(raw_puts(&c, "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n"));
-    NEED(SPIN_UNTIL(held != NULL, 2000));
+    NEED(SPIN_UNTIL(held != NULL, 5000));
     affinity_confirm(&r->a, agent_at(agent), 200, &headers, held);
     http_respond(held, 200, "text/plain", STR("ok"));
-    NEED(SPIN_UNTIL(raw_has(&c, "ok"), 2000));
+    NEED(SPIN_UNTIL(raw_has(&c, "ok"), 5000));
     snprintf(answer_head, sizeof answer_head, "%s", raw_text(&c));
     raw_close(&c);
     spin_for(2);

@@ -220,7 +220,7 @@ static void test_owner_draining(void)
 static void test_owner_fails_the_request(void)
 {
     begin_world(true);
-    p.options.patience_ms = 300;
+    p.options.patience_ms = 1500;
     whole_turn(&p, &a, 7, "a0", 1, true);
     turn(&p, &b, 7, "a1");
     run_on(&b, affinity_again(&b.a, true)); // couldn't be connected
@@ -235,7 +235,7 @@ static void test_owner_fails_the_request(void)
     turn(&p, &b, 7, "a2");
     EXPECT_STR(b.a.owner.agent, "a1");
     run_on(&b, affinity_again(&b.a, true)); // it stays as it is
-    EXPECT(SPIN_UNTIL(b.is_done, 2000));
+    EXPECT(SPIN_UNTIL(b.is_done, 5000));
     EXPECT_INT(b.step, AFFINITY_FAILED);
     EXPECT_INT(b.a.error.status, 503);
     EXPECT(b.a.error.retry_after_s > 0);
@@ -259,7 +259,7 @@ static void test_owner_fails_and_restarts(void)
     ask(&answer, "SET lm:agent:a0 {\"incarnation\":\"second\"}");
     snprintf(agents[0].incarnation, sizeof agents[0].incarnation, "second");
     make_fleet();
-    EXPECT(SPIN_UNTIL(b.is_done, 2000));
+    EXPECT(SPIN_UNTIL(b.is_done, 5000));
     EXPECT_INT(b.step, AFFINITY_GO);
     EXPECT_STR(b.a.owner.incarnation, "second");
     EXPECT_STR(hop_of(&b), "; expect=existing; turn=2");

@@ -35,7 +35,7 @@ static bool comes_to_pin(const struct run *r, const char *agent)
 /* A look in Redis that came in time: on a busy machine 5 ms may not do. */
 static void chat_by_redis(struct test_proxy *proxy, struct run *r, const char *session)
 {
-    for (int i = 0; i < 100; i++) {
+    for (int i = 0; i < 1000; i++) {
         chat(proxy, r, session);
         EXPECT(SPIN_UNTIL(r->is_done, 1000));
         if (r->a.source == AFFINITY_FROM_REDIS) return;

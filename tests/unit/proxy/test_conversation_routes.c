@@ -14,7 +14,7 @@ static void request(const char *method)
     snprintf(text, sizeof text, "%s /hold HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
              method);
     NEED(raw_puts(&c, text));
-    NEED(SPIN_UNTIL(held != NULL, 2000));
+    NEED(SPIN_UNTIL(held != NULL, 5000));
 }
 
 static int answered(const char *text)

@@ -46,10 +46,10 @@ static void test_order(void)
     session_lanes_leave(&turns[2].ticket);
     session_lanes_leave(&turns[0].ticket);
     EXPECT_INT(called_count, 0); // never from inside
-    EXPECT(SPIN_UNTIL(called_count == 1, 2000));
+    EXPECT(SPIN_UNTIL(called_count == 1, 5000));
     session_lanes_leave(&turns[1].ticket);
     session_lanes_leave(&turns[3].ticket); // called, and gone before it heard of it
-    EXPECT(SPIN_UNTIL(called_count == 2, 2000));
+    EXPECT(SPIN_UNTIL(called_count == 2, 5000));
     EXPECT_INT(called[0], 1);
     EXPECT_INT(called[1], 4);
     for (int i = 4; i <= SESSION_LANE_WAITING; i++)
@@ -60,7 +60,7 @@ static void test_order(void)
     session_lanes_leave(&turns[0].ticket);
     session_lanes_leave(&other.ticket);
     lane_mailbox_close(m, on_closed, NULL);
-    EXPECT(SPIN_UNTIL(closed == 1, 2000));
+    EXPECT(SPIN_UNTIL(closed == 1, 5000));
     EXPECT_INT(uv_loop_close(&loop), 0);
 }
 
