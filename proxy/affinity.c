@@ -348,8 +348,9 @@ static enum affinity_step soft_begin(struct affinity *a, const struct session_id
         soft_fall_back(a);
         return AFFINITY_GO;
     }
+    uint64_t look_ms = s->options->look_soft_ms;
     a->state = AFFINITY_LOOKING;
-    affinity_wait_until(a, uv_now(s->loop) + AFFINITY_LOOK_SOFT_MS);
+    affinity_wait_until(a, uv_now(s->loop) + (look_ms ? look_ms : AFFINITY_LOOK_SOFT_MS));
     pin_store_look(s->store, a->key, 1000, on_soft_look, affinity_call_start(a));
     return AFFINITY_WAIT;
 }

@@ -137,6 +137,8 @@ static inline void open_proxy(struct test_proxy *proxy)
     proxy->is_closed = false;
     proxy->options.hard_ttl_ms = HARD_TTL;
     if (proxy->options.patience_ms == 0) proxy->options.patience_ms = 300;
+    if (proxy->options.look_soft_ms == 0)
+        proxy->options.look_soft_ms = 900; // a busy machine, not 5
     proxy->shared = affinity_shared_create(&proxy->options);
     NEED(affinity_create(&loop, proxy->shared, &proxy->options, give_fleet, NULL, client,
                          &proxy->service, &err) == 0);
