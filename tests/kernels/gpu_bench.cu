@@ -33,26 +33,14 @@ static const struct product_case product_cases[] = {
 static double time_product(struct cuda_gemm *g, const struct cuda_product *p, size_t matrix_bytes,
                            cudaStream_t stream)
 {
-    const int rounds = 40;
-    cudaEvent_t begin, end;
-    float ms = 0;
+    int next = 0;
 
-    NEED_CUDA(cudaEventCreate(&begin));
-    NEED_CUDA(cudaEventCreate(&end));
-    for (int i = -COPIES; i < rounds; i++) {
+    return time_of(40, stream, [&] {
         struct cuda_product one = *p;
         one.part[0].w.data =
-            (const uint8_t *)p->part[0].w.data + (size_t)((i + COPIES) % COPIES) * matrix_bytes;
-        if (i == 0) NEED_CUDA(cudaEventRecord(begin, stream));
+            (const uint8_t *)p->part[0].w.data + (size_t)(next++ % COPIES) * matrix_bytes;
         NEED_CUDA(cuda_gemm_run(g, &one, stream));
-    }
-    NEED_CUDA(cudaEventRecord(end, stream));
-    NEED_CUDA(cudaEventSynchronize(end));
-    NEED_CUDA(cudaEventElapsedTime(&ms, begin, end));
-    NEED_CUDA(cudaGetLastError());
-    cudaEventDestroy(begin);
-    cudaEventDestroy(end);
-    return 1e-3 * (double)ms / rounds;
+    });
 }
 
 static double run_product(struct cuda_gemm *g, const struct product_case *c, enum cuda_form form,

@@ -1,23 +1,11 @@
 /* gpu_bench_sample.cu - drawing tokens on a real GPU: the time of a batch with the host's part and both copies, and
  * the bandwidth if each logit were read once. Built and run by scripts/gpu-check. */
-#include <stdio.h>
-#include <stdlib.h>
-
 #include "kernels/cuda/cuda_sample.h"
-#include "shared/base/check.h"
 #include "shared/base/rng.h"
+#include "tests/kernels/gpu_bench.cuh"
 
 #define VOCAB    128256
 #define ROWS_MAX 256
-
-#define NEED_CUDA(call)                                                                  \
-    do {                                                                                 \
-        cudaError_t rc_ = (call);                                                        \
-        if (rc_ != cudaSuccess) {                                                        \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(rc_)); \
-            exit(1);                                                                     \
-        }                                                                                \
-    } while (0)
 
 struct bench_case {
     const char *what;
@@ -49,28 +37,6 @@ static void fill_logits(float *logits)
             logits[row * VOCAB + (size_t)rng_below(&r, VOCAB)] = 8 + 0.3f * (float)j;
 }
 
-static double time_batch(struct cuda_sampler *s, const struct sample_row *row, int rows,
-                         float *logits, cudaStream_t stream)
-{
-    const int warm = 3, rounds = 50;
-    cudaEvent_t begin, end;
-    float ms = 0;
-
-    NEED_CUDA(cudaEventCreate(&begin));
-    NEED_CUDA(cudaEventCreate(&end));
-    for (int i = -warm; i < rounds; i++) {
-        NEED_CUDA(cudaStreamSynchronize(stream)); // the image is free
-        if (i == 0) NEED_CUDA(cudaEventRecord(begin, stream));
-        NEED_CUDA(cuda_sample_run(s, row, rows, logits, VOCAB, stream));
-    }
-    NEED_CUDA(cudaEventRecord(end, stream));
-    NEED_CUDA(cudaEventSynchronize(end));
-    NEED_CUDA(cudaEventElapsedTime(&ms, begin, end));
-    cudaEventDestroy(begin);
-    cudaEventDestroy(end);
-    return 1e-3 * (double)ms / rounds;
-}
-
 static void bench_case(struct cuda_sampler *s, const struct bench_case *c, int rows, float *logits,
                        cudaStream_t stream)
 {
@@ -86,7 +52,10 @@ static void bench_case(struct cuda_sampler *s, const struct bench_case *c, int r
         row[i].random = (uint64_t)i * 0x9e3779b97f4a7c15u;
         row[i].seen = seen, row[i].seen_count = c->seen;
     }
-    double seconds = time_batch(s, row, rows, logits, stream);
+    double seconds = time_of(50, stream, [&] {
+        NEED_CUDA(cudaStreamSynchronize(stream)); // the image is free
+        NEED_CUDA(cuda_sample_run(s, row, rows, logits, VOCAB, stream));
+    });
     printf("| %3d x %d, %-34s | %8.1f us | %5.2f TB/s |\n", rows, VOCAB, c->what, 1e6 * seconds,
            1e-12 * (double)rows * VOCAB * sizeof(float) / seconds);
     fflush(stdout);

@@ -354,31 +354,30 @@ static void test_ranks_that_never_join(void)
     scene_close(s);
 }
 
-/* The others may be joining, loading or in a step. */
-static void test_a_rank_without_memory(void)
+/* Two ranks, of which one meets what the setting makes: both end with `why`. */
+static void expect_both_end(const char *setting, const char *value, const char *why)
 {
     struct scene *s = scene_open(2);
 
-    setenv("LM_CUDA_EMU_MEMORY_1", "0", 1);
+    setenv(setting, value, 1);
     start(s, 0);
     start(s, 1);
-    expect_end(s, 0, E_DEVICE, "can't get 0 MiB for weights: out of memory");
-    expect_end(s, 1, E_DEVICE, "can't get 0 MiB for weights: out of memory");
-    unsetenv("LM_CUDA_EMU_MEMORY_1");
+    expect_end(s, 0, E_DEVICE, why);
+    expect_end(s, 1, E_DEVICE, why);
+    unsetenv(setting);
     scene_close(s);
+}
+
+/* The others may be joining, loading or in a step. */
+static void test_a_rank_without_memory(void)
+{
+    expect_both_end("LM_CUDA_EMU_MEMORY_1", "0", "can't get 0 MiB for weights: out of memory");
 }
 
 static void test_nccl_fails(void)
 {
-    struct scene *s = scene_open(2);
-
-    setenv("LM_CUDA_EMU_NCCL_FAILS", "1", 1);
-    start(s, 0);
-    start(s, 1);
-    expect_end(s, 0, E_DEVICE, "NCCL, rank 1 of 2: unhandled system error (emulated)");
-    expect_end(s, 1, E_DEVICE, "NCCL, rank 1 of 2: unhandled system error (emulated)");
-    unsetenv("LM_CUDA_EMU_NCCL_FAILS");
-    scene_close(s);
+    expect_both_end("LM_CUDA_EMU_NCCL_FAILS", "1",
+                    "NCCL, rank 1 of 2: unhandled system error (emulated)");
 }
 
 static void test_an_old_nccl(void)

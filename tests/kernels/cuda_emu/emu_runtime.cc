@@ -690,14 +690,20 @@ cudaError_t cudaStreamDestroy(cudaStream_t handle)
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t handle)
+static cudaError_t may_wait_for(const stream_ref &s)
 {
-    stream_ref s = find_stream(handle);
     cudaError_t error;
     if (!s) return note(cudaErrorInvalidResourceHandle);
     if (s->held) emu::fail("a stream is waited for before %s was done with it", s->held);
     if (refused_by_capture(&error)) return error;
-    if (s->capture) return note(cudaErrorStreamCaptureUnsupported);
+    return s->capture ? note(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t handle)
+{
+    stream_ref s = find_stream(handle);
+    cudaError_t error = may_wait_for(s);
+    if (error != cudaSuccess) return error;
     order_with_default(s);
     run_all(s.get());
     return cudaSuccess;
@@ -706,11 +712,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle)
 cudaError_t cudaStreamQuery(cudaStream_t handle)
 {
     stream_ref s = find_stream(handle);
-    cudaError_t error;
-    if (!s) return note(cudaErrorInvalidResourceHandle);
-    if (s->held) emu::fail("a stream is waited for before %s was done with it", s->held);
-    if (refused_by_capture(&error)) return error;
-    if (s->capture) return note(cudaErrorStreamCaptureUnsupported);
+    cudaError_t error = may_wait_for(s);
+    if (error != cudaSuccess) return error;
     if (s->done < s->enqueued && !s->asked) {
         s->asked = true;
         return note(cudaErrorNotReady);
