@@ -65,7 +65,7 @@ struct batch {
     int prefill_tokens;           // tokens of the others
     int status;                   // result of the whole step
     struct error error;
-    bool sampled; // row_info has the tokens; under the executor's lock
+    atomic_bool sampled; // row_info has the tokens
     uint64_t begun_ns, done_ns;
 };
 

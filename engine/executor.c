@@ -21,6 +21,7 @@
 #include "engine/tp_group.h"
 #include "engine/tp_shard.h"
 #include "engine/tp_sources.h"
+#include "engine/wake.h"
 #include "shared/base/arena.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
@@ -55,8 +56,8 @@ struct executor {
     struct rank_share *share;   // [world], during executor_open; NULL: the model isn't cut
     struct tp_sources *sources; // likewise
     struct rank *ranks;
-    pthread_mutex_t lock;   // guards the errors of calls and batches, and `sampled` of batches
-    pthread_cond_t sampled; // rank 0 has written a batch's tokens
+    pthread_mutex_t lock; // guards the errors of calls and batches
+    struct wake sampled;  // rank 0 has written a batch's tokens
     struct sampling *sampling;
 };
 
@@ -172,10 +173,11 @@ static int close_rank(struct executor *x, int rank, const struct rank_call *call
 
 static void wait_sampled(struct executor *x, const struct batch *b)
 {
-    pthread_mutex_lock(&x->lock);
-    while (!b->sampled)
-        pthread_cond_wait(&x->sampled, &x->lock);
-    pthread_mutex_unlock(&x->lock);
+    for (;;) {
+        unsigned ticket = wake_ticket(&x->sampled);
+        if (b->sampled) return;
+        wake_wait(&x->sampled, ticket);
+    }
 }
 
 static void resolve_ids(struct executor *x, int rank, const struct batch *b)
@@ -206,10 +208,8 @@ static void move_pages(struct executor *x, int rank, const struct batch *b)
 
 static void publish_sampled(struct executor *x, struct batch *b)
 {
-    pthread_mutex_lock(&x->lock);
     b->sampled = true;
-    pthread_cond_broadcast(&x->sampled);
-    pthread_mutex_unlock(&x->lock);
+    wake_signal(&x->sampled);
 }
 
 static void run_batch(struct tp_work *work, int rank, void *arg)
@@ -299,7 +299,6 @@ int executor_open(const struct executor_setup *setup, struct executor **out, str
     x->ranks = xcalloc((size_t)x->world, sizeof *x->ranks);
     if (setup->cores) x->cores = xmemdup(setup->cores, (size_t)x->world * sizeof *x->cores);
     pthread_mutex_init(&x->lock, NULL);
-    pthread_cond_init(&x->sampled, NULL);
     int rc = x->world > 1 ? cut_model(x, err) : 0;
     if (rc == 0) rc = tp_group_start(x->world, x, &x->group, err);
     if (rc == 0) rc = call_ranks(x, &(struct rank_call){.function = open_rank}, err);
@@ -323,7 +322,6 @@ void executor_close(struct executor *x)
     }
     if (x->comm) x->setup.ops->group_destroy(x->comm);
     sampling_destroy(x->sampling);
-    pthread_cond_destroy(&x->sampled);
     pthread_mutex_destroy(&x->lock);
     free(x->ranks);
     free(x->cores);

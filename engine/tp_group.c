@@ -3,15 +3,22 @@
  *     post:  ring[posted % QUEUE] = work; posted++
  *     rank:  wait until posted > mine; run ring[mine % QUEUE]; mine++; the last one reports
  *
- * A slot is written again only after its work is done by all ranks, which the poster guarantees by
- * having at most TP_GROUP_QUEUE works open. Ranks spin briefly before they sleep: between two steps
- * the engine thread needs some ten microseconds, less than falling asleep and waking up costs. */
+ * Rules
+ *  1. A slot is written again only after its work is done by all ranks, which the poster guarantees
+ *     by having at most TP_GROUP_QUEUE works open.
+ *  2. Ranks spin briefly before they sleep: between two steps the engine thread needs some ten
+ *     microseconds, less than falling asleep and waking up costs.
+ *  3. There is no lock: a rank may stop for ever anywhere, and the others must get past it.
+ *  4. Who posts and who abandons each write first and look then (both sequentially consistent), so a
+ *     work that is posted meanwhile ends by one of them. */
 #include "engine/tp_group.h"
 
+#include "engine/wake.h"
 #include "shared/base/check.h"
 #include "shared/base/clock.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,14 +38,15 @@ struct rank_thread {
 struct tp_group {
     int world;
     void *arg; // for run()
-    struct tp_work *ring[TP_GROUP_QUEUE];
+    struct tp_work *_Atomic ring[TP_GROUP_QUEUE];
     atomic_uint posted;
     atomic_bool stopping, abandoned;
-    atomic_int failing; // ranks in tp_group_fail
-    pthread_mutex_t lock;
-    pthread_cond_t changed;     // posted, stopping, or a work is done
-    void (*on_done)(void *arg); // called and changed under the lock
-    void *on_done_arg;
+    atomic_int failing;       // ranks in tp_group_fail
+    struct wake work_changed; // posted, stopping, abandoned
+    struct wake done_changed; // a work is done
+    void (*_Atomic on_done)(void *arg);
+    void *on_done_arg;    // written while on_done is NULL and nobody is reporting
+    atomic_int reporting; // ranks that are about to call on_done
     struct rank_thread *ranks;
 };
 
@@ -50,7 +58,6 @@ static bool has_work(struct tp_group *g, unsigned mine)
 /* False: stopping, and nothing is left to do, or abandoned. */
 static bool wait_for_work(struct tp_group *g, unsigned mine)
 {
-    if (g->abandoned) return false;
     uint64_t deadline = clock_ns() + SPIN_NS;
     while (!has_work(g, mine) && clock_ns() < deadline)
         for (int i = 0; i < 32 && !has_work(g, mine); i++)
@@ -59,23 +66,29 @@ static bool wait_for_work(struct tp_group *g, unsigned mine)
 #else
             atomic_signal_fence(memory_order_seq_cst);
 #endif
-    if (has_work(g, mine)) return true;
-    pthread_mutex_lock(&g->lock);
-    while (!has_work(g, mine) && !g->stopping && !g->abandoned)
-        pthread_cond_wait(&g->changed, &g->lock);
-    pthread_mutex_unlock(&g->lock);
-    return has_work(g, mine) && !g->abandoned;
+    for (;;) {
+        unsigned ticket = wake_ticket(&g->work_changed);
+        if (g->abandoned) return false;
+        if (has_work(g, mine)) return true;
+        if (g->stopping) return false;
+        wake_wait(&g->work_changed, ticket);
+    }
+}
+
+static void report_done(struct tp_group *g)
+{
+    wake_signal(&g->done_changed);
+    atomic_fetch_add(&g->reporting, 1);
+    void (*on_done)(void *arg) = atomic_load(&g->on_done);
+    if (on_done) on_done(g->on_done_arg);
+    atomic_fetch_sub(&g->reporting, 1);
 }
 
 static void finish(struct tp_group *g, struct tp_work *work)
 {
-    /* Of an abandoned work it is 0 already. */
-    if (atomic_fetch_sub_explicit(&work->ranks_left, 1, memory_order_acq_rel) != 1) return;
-    /* From here on `work` may be gone: its owner may have seen that it is done. */
-    pthread_mutex_lock(&g->lock);
-    pthread_cond_broadcast(&g->changed);
-    if (g->on_done) g->on_done(g->on_done_arg);
-    pthread_mutex_unlock(&g->lock);
+    /* Of an abandoned work it is 0 already. From here on the work may be gone: its owner may have seen that it
+     * is done. */
+    if (atomic_fetch_sub(&work->ranks_left, 1) == 1) report_done(g);
 }
 
 static void *rank_main(void *arg)
@@ -96,16 +109,14 @@ static void *rank_main(void *arg)
 /* What this rank has not finished can't be gone: it is in the ring still. */
 static void abandon(struct tp_group *g, int rank)
 {
-    pthread_mutex_lock(&g->lock);
-    bool first = !g->abandoned;
-    g->abandoned = true;
-    for (unsigned i = g->ranks[rank].mine; first && i != g->posted; i++)
+    if (atomic_exchange(&g->abandoned, true)) return;
+    unsigned posted = atomic_load(&g->posted);
+    for (unsigned i = g->ranks[rank].mine; i != posted; i++)
         atomic_store(&g->ring[i % TP_GROUP_QUEUE]->ranks_left, 0);
-    for (int i = 0; first && i < g->world; i++)
+    for (int i = 0; i < g->world; i++)
         pthread_detach(g->ranks[i].thread); // nobody joins them
-    pthread_cond_broadcast(&g->changed);
-    if (first && g->on_done) g->on_done(g->on_done_arg);
-    pthread_mutex_unlock(&g->lock);
+    wake_signal(&g->work_changed);
+    report_done(g);
 }
 
 void tp_group_fail(struct tp_group *g, struct tp_work *work, int rank, int wait_ms)
@@ -132,8 +143,6 @@ int tp_group_start(int world, void *arg, struct tp_group **out, struct error *er
     CHECK(world >= 1);
     struct tp_group *g = xcalloc(1, sizeof *g);
     g->arg = arg;
-    pthread_mutex_init(&g->lock, NULL);
-    pthread_cond_init(&g->changed, NULL);
     g->ranks = xcalloc((size_t)world, sizeof *g->ranks);
     for (g->world = 0; g->world < world; g->world++) {
         struct rank_thread *t = &g->ranks[g->world];
@@ -149,23 +158,20 @@ int tp_group_start(int world, void *arg, struct tp_group **out, struct error *er
 
 void tp_group_set_on_done(struct tp_group *g, void (*on_done)(void *arg), void *arg)
 {
-    pthread_mutex_lock(&g->lock);
-    g->on_done = on_done;
+    atomic_store(&g->on_done, NULL);
+    while (atomic_load(&g->reporting) > 0)
+        sched_yield();
     g->on_done_arg = arg;
-    pthread_mutex_unlock(&g->lock);
+    atomic_store(&g->on_done, on_done);
 }
 
 void tp_group_stop(struct tp_group *g)
 {
     if (!g || g->abandoned) return;
-    pthread_mutex_lock(&g->lock);
     g->stopping = true;
-    pthread_cond_broadcast(&g->changed);
-    pthread_mutex_unlock(&g->lock);
+    wake_signal(&g->work_changed);
     for (int i = 0; i < g->world; i++)
         pthread_join(g->ranks[i].thread, NULL);
-    pthread_cond_destroy(&g->changed);
-    pthread_mutex_destroy(&g->lock);
     free(g->ranks);
     free(g);
 }
@@ -174,14 +180,12 @@ void tp_group_post(struct tp_group *g, struct tp_work *work)
 {
     CHECK(work->run);
     unsigned at = atomic_load_explicit(&g->posted, memory_order_relaxed);
-    pthread_mutex_lock(&g->lock);
-    atomic_store(&work->ranks_left, g->abandoned ? 0 : g->world);
-    if (!g->abandoned) {
-        g->ring[at % TP_GROUP_QUEUE] = work;
-        atomic_store_explicit(&g->posted, at + 1, memory_order_release);
-    }
-    pthread_cond_broadcast(&g->changed);
-    pthread_mutex_unlock(&g->lock);
+    atomic_store(&work->ranks_left, g->world);
+    atomic_store(&g->ring[at % TP_GROUP_QUEUE], work);
+    atomic_store(&g->posted, at + 1);
+    wake_signal(&g->work_changed);
+    if (!g->abandoned) return;
+    atomic_store(&work->ranks_left, 0); // rule 4
 }
 
 bool tp_work_is_done(const struct tp_work *work)
@@ -191,8 +195,9 @@ bool tp_work_is_done(const struct tp_work *work)
 
 void tp_group_wait(struct tp_group *g, struct tp_work *work)
 {
-    pthread_mutex_lock(&g->lock);
-    while (!tp_work_is_done(work))
-        pthread_cond_wait(&g->changed, &g->lock);
-    pthread_mutex_unlock(&g->lock);
+    for (;;) {
+        unsigned ticket = wake_ticket(&g->done_changed);
+        if (tp_work_is_done(work)) return;
+        wake_wait(&g->done_changed, ticket);
+    }
 }

@@ -98,7 +98,7 @@ class Process:
             status = self.wait(timeout)
         except ProcessError:
             self.popen.kill()
-            self.popen.wait()
+            self.popen.wait(timeout)
             raise
         finally:
             self.save_log()

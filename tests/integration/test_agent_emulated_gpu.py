@@ -154,7 +154,7 @@ def test_without_a_module(start_agent, tmp_path):
     env = {"LM_CUDA_MODULE": str(tmp_path / "nothing.so")}
     agent = start_agent(*FLAGS, "--device", "auto", model=MODEL, env=env)
     assert "cpu" in agent.wait_log(r"\bready .*backend=\"([^\"]*)").group(1)
-    lost = subprocess.run([program("lm-agent"), str(MODEL), "--device", "cuda"], capture_output=True, text=True,
-                          timeout=60, env={**os.environ, **env})
+    lost = subprocess.run([program("lm-agent"), str(MODEL), "--server-port", "0", "--device", "cuda"],
+                          capture_output=True, text=True, timeout=60, env={**os.environ, **env})
     assert lost.returncode == 1
     assert "backend 'cuda' can't be used" in lost.stderr and "nothing.so" in lost.stderr

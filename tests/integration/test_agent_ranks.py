@@ -50,8 +50,8 @@ def test_dry_run(model_path):
 
 
 def test_too_many_ranks(model_path):
-    done = subprocess.run([program("lm-agent"), "--tp", "10", model_path], capture_output=True, text=True,
-                          timeout=60, check=False)
+    done = subprocess.run([program("lm-agent"), "--server-port", "0", "--tp", "10", model_path], capture_output=True,
+                          text=True, timeout=60, check=False)
     assert done.returncode == 1 and "9 heads that share 3 are too few for 10 ranks" in done.stderr, done.stderr
 
 
@@ -64,7 +64,7 @@ def thread_called(pid, name):
 
 
 class StoppedThread:
-    """One thread of another process stands still, as one that hangs in a driver would."""
+    """One thread of another process stands still, as one that hangs in a driver would. Left, it goes on."""
 
     def __init__(self, tid):
         self.tid = tid
@@ -72,6 +72,14 @@ class StoppedThread:
         if self.libc.ptrace(PTRACE_ATTACH, tid, None, None) < 0:
             pytest.skip(f"ptrace is not allowed here: {os.strerror(ctypes.get_errno())}")
         os.waitpid(tid, WALL)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        """Also where the test fails: who is traced isn't gone before its tracer lets go, and nobody could wait for
+        its process."""
+        self.libc.ptrace(PTRACE_DETACH, self.tid, None, None)
 
     def reap(self):
         """The process ends: its thread is gone when its tracer has heard of it."""
@@ -83,8 +91,6 @@ class StoppedThread:
                 return
             if tid and (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
                 return
-            if tid and os.WIFSTOPPED(status):
-                self.libc.ptrace(PTRACE_DETACH, self.tid, None, None)
             time.sleep(0.05)
 
 
@@ -95,13 +101,13 @@ def test_a_rank_that_hangs_ends_the_agent(start_agent, start_proxy):
     agent.expect_status = 1
     agent.wait_log("registered proxy=")
     assert answer(proxy, "Hello?")["finish_reason"]
-    stopped = StoppedThread(thread_called(agent.popen.pid, "lm-rank-1"))
     began = time.monotonic()
-    reply = agent.post(CHAT, question("Are you there?"))
-    assert reply.status_code == 500 and "rank 1 did not answer" in reply.text, reply.text
-    agent.wait_log(r"engine failed code=E_DEVICE error=\"rank 1 did not answer the other ranks for 1 s\"")
-    agent.wait_log("leaving, as the engine has failed")
-    stopped.reap()
+    with StoppedThread(thread_called(agent.popen.pid, "lm-rank-1")) as stopped:
+        reply = agent.post(CHAT, question("Are you there?"))
+        assert reply.status_code == 500 and "rank 1 did not answer" in reply.text, reply.text
+        agent.wait_log(r"engine failed code=E_DEVICE error=\"rank 1 did not answer the other ranks for 1 s\"")
+        agent.wait_log("leaving, as the engine has failed")
+        stopped.reap()
     assert agent.wait(30) == 1
     assert time.monotonic() - began < 25
     deadline = time.monotonic() + 5

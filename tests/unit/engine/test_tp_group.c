@@ -4,8 +4,13 @@
 #include "engine/executor.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
+#include "shared/base/clock.h"
 #include "tests/fakes/fake_backend.h"
 #include "tests/test.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
 
 #define WORKS 2000
 
@@ -192,6 +197,8 @@ static void test_a_lost_rank_is_left_behind(void)
     tp_group_post(g, &works[1].work);
     tp_group_wait(g, &works[1].work);
     EXPECT(tp_work_is_done(&works[0].work) && tp_group_is_abandoned(g));
+    for (int i = 0; i < 1000 && !done_calls; i++)
+        sleep_ms(1);
     EXPECT_INT(done_calls, 1);
     tp_group_post(g, &works[2].work);
     tp_group_wait(g, &works[2].work);
@@ -205,6 +212,55 @@ static void test_a_lost_rank_is_left_behind(void)
     EXPECT(tp_work_is_done(&works[0].work));
 }
 
+/* ---- ranks that stop between two works ---- */
+
+#define FREEZES 300
+
+static pthread_t self_of[2];
+static atomic_int frozen;
+static atomic_bool thaw;
+
+static void run_introduce(struct tp_work *work, int rank, void *arg)
+{
+    (void)work, (void)arg;
+    self_of[rank] = pthread_self();
+}
+
+static void freeze(int signal)
+{
+    (void)signal;
+    int before = errno;
+    frozen++;
+    while (!thaw)
+        sleep_ms(1);
+    errno = before;
+}
+
+/* Wherever it is on its way to sleep, neither the poster nor the other rank needs anything that it holds. */
+static void test_a_rank_that_stops_while_idle_is_left_behind(void)
+{
+    static struct failing_work works[FREEZES][2];
+    static struct tp_group *groups[FREEZES];
+    struct error err;
+    sigaction(SIGUSR1, &(struct sigaction){.sa_handler = freeze, .sa_flags = SA_RESTART}, NULL);
+    for (int i = 0; i < FREEZES; i++) {
+        NEED(tp_group_start(2, &groups[i], &groups[i], &err) == 0);
+        works[i][0].work.run = run_introduce;
+        works[i][1] = (struct failing_work){.work.run = run_failing, .fails = 1, .wait_ms = 5};
+        tp_group_post(groups[i], &works[i][0].work);
+        tp_group_wait(groups[i], &works[i][0].work);
+        for (uint64_t until = clock_ns() + (uint64_t)i * 400; clock_ns() < until;) {}
+        pthread_kill(self_of[1], SIGUSR1);
+        while (frozen <= i)
+            sleep_ms(1);
+        tp_group_post(groups[i], &works[i][1].work);
+        tp_group_wait(groups[i], &works[i][1].work);
+        EXPECT(tp_group_is_abandoned(groups[i]));
+    }
+    thaw = true;
+    sleep_ms(20);
+}
+
 int main(void)
 {
     RUN(test_every_rank_runs_all_in_order);
@@ -212,5 +268,6 @@ int main(void)
     RUN(test_links_reach_every_rank);
     RUN(test_failing_together_loses_nobody);
     RUN(test_a_lost_rank_is_left_behind);
+    RUN(test_a_rank_that_stops_while_idle_is_left_behind);
     return TEST_END();
 }
