@@ -281,12 +281,17 @@ static void on_looked(void *arg, int status, const struct pin_answer *answer)
     if (step != AFFINITY_WAIT) affinity_ready(a, step);
 }
 
+static uint64_t look_ms(const struct affinity_service *s)
+{
+    return s->options->look_hard_ms ? s->options->look_hard_ms : AFFINITY_LOOK_HARD_MS;
+}
+
 static enum affinity_step ask_redis(struct affinity *a)
 {
     struct affinity_service *s = a->service;
     a->looked_ms = uv_now(s->loop);
     a->state = AFFINITY_LOOKING;
-    pin_store_look(s->store, a->key, AFFINITY_LOOK_HARD_MS, on_looked, affinity_call_start(a));
+    pin_store_look(s->store, a->key, look_ms(s), on_looked, affinity_call_start(a));
     return AFFINITY_WAIT;
 }
 
@@ -419,7 +424,7 @@ enum affinity_step affinity_claim(struct affinity *a, const struct fleet_agent *
         .from = a->view.owner,
         .turn = a->view.turn,
         .is_fresh = a->plan.is_fresh,
-        .deadline_ms = AFFINITY_LOOK_HARD_MS,
+        .deadline_ms = look_ms(a->service),
     };
     a->state = AFFINITY_CLAIMING;
     struct affinity_call *call = affinity_call_start(a);

@@ -183,7 +183,7 @@ static void test_owner_suspect(void)
     EXPECT(!b.is_done); // there is patience
     agents[0].state = FLEET_UP;
     make_fleet();
-    EXPECT(SPIN_UNTIL(b.is_done, 1000));
+    EXPECT(SPIN_UNTIL(b.is_done, 10000));
     EXPECT_INT(b.step, AFFINITY_GO);
     EXPECT_STR(b.a.owner.agent, "a0");
     affinity_end(&b.a, false);
@@ -228,7 +228,7 @@ static void test_owner_fails_the_request(void)
     EXPECT(!b.is_done);
     agents[0].is_there = false; // two refusals: it is gone
     make_fleet();
-    EXPECT(SPIN_UNTIL(b.is_done, 1000));
+    EXPECT(SPIN_UNTIL(b.is_done, 10000));
     EXPECT_STR(b.a.owner.agent, "a1");
     EXPECT_STR(hop_of(&b), "; expect=adopt; turn=2");
     affinity_end(&b.a, false);
@@ -285,14 +285,14 @@ static void test_turns_that_redis_lacks(void)
     confirm(&b, "a0", NULL);
     spin_for(20);
     turn_start(&q, &c, 7, "a2"); // the proxy beside it was told of turn 2
-    EXPECT(SPIN_UNTIL(c.is_done, 1000));
+    EXPECT(SPIN_UNTIL(c.is_done, 10000));
     EXPECT_INT(c.a.turn, 2);
     EXPECT_STR(hop_of(&c), "; expect=existing"); // its owner lives, and knows best
     affinity_end(&c.a, false);
     agents[0].is_there = false;
     make_fleet();
     run_on(&b, affinity_again(&b.a, true)); // a stream that would be resumed
-    EXPECT(SPIN_UNTIL(b.is_done, 1000));
+    EXPECT(SPIN_UNTIL(b.is_done, 10000));
     EXPECT_INT(b.step, AFFINITY_FAILED);
     EXPECT_INT(b.a.error.status, 410);
     affinity_end(&b.a, false);
@@ -314,7 +314,7 @@ static void test_number_of_a_resumed_turn(void)
     agents[0].is_there = false;
     make_fleet();
     run_on(&b, affinity_again(&b.a, true));
-    EXPECT(SPIN_UNTIL(b.is_done, 1000));
+    EXPECT(SPIN_UNTIL(b.is_done, 10000));
     EXPECT_INT(b.step, AFFINITY_GO);
     EXPECT_STR(hop_of(&b), "; expect=adopt; turn=2");
     affinity_end(&b.a, true);
@@ -335,7 +335,7 @@ static void test_number_of_a_turn_that_was_not_begun(void)
     agents[0].is_there = false;
     make_fleet();
     run_on(&b, affinity_again(&b.a, false)); // couldn't be connected
-    EXPECT(SPIN_UNTIL(b.is_done, 1000));
+    EXPECT(SPIN_UNTIL(b.is_done, 10000));
     EXPECT_STR(hop_of(&b), "; expect=adopt; has=2"); // and not the place of turn 2
     affinity_end(&b.a, true);
     end_world();
@@ -345,16 +345,16 @@ static void test_number_of_a_turn_that_was_not_begun(void)
 static void test_fresh_session_fails(void)
 {
     begin_world(true);
+    p.options.patience_ms = 60000;
     turn(&p, &a, 7, "a0");
     a.choice = "a1";
     run_on(&a, affinity_again(&a.a, true));
-    EXPECT(SPIN_UNTIL(a.is_done, 250));
+    EXPECT(SPIN_UNTIL(a.is_done, 10000));
     EXPECT_STR(a.a.owner.agent, "a1");
     affinity_end(&a.a, false);
-    spin_for(20);
+    // the claim came to nothing, and is taken back
     struct answer answer;
-    ask(&answer, "KEYS lm:?:*");
-    EXPECT_INT(answer.count, 0); // the claim came to nothing, and is taken back
+    EXPECT(SPIN_UNTIL((ask(&answer, "KEYS lm:?:*"), answer.count == 0), 5000));
     end_world();
 }
 
@@ -374,7 +374,7 @@ static void test_turns_keep_their_order(void)
     c.in.ident.conversation_id = 7;
     c.in.use = AFFINITY_USE_CANCEL;
     run_start(&p, &c);
-    EXPECT(SPIN_UNTIL(c.is_done, 1000));
+    EXPECT(SPIN_UNTIL(c.is_done, 10000));
     EXPECT_STR(c.a.owner.agent, "a0");
     EXPECT_STR(hop_of(&c), "none");
     affinity_end(&c.a, true);
@@ -384,7 +384,7 @@ static void test_turns_keep_their_order(void)
     affinity_end(&a.a, true);
     for (int i = 0; i < SESSION_LANE_WAITING; i++) {
         if (i == 3) continue;
-        EXPECT(SPIN_UNTIL(waiting[i].is_done, 1000));
+        EXPECT(SPIN_UNTIL(waiting[i].is_done, 10000));
         spin_for(5);
         for (int k = i + 1; k < SESSION_LANE_WAITING; k++)
             EXPECT(k == 3 || !waiting[k].is_done);
@@ -402,7 +402,7 @@ static void test_end(void)
     b.in.ident.conversation_id = 7;
     b.in.is_end = true;
     run_start(&q, &b);
-    EXPECT(SPIN_UNTIL(b.is_done, 1000));
+    EXPECT(SPIN_UNTIL(b.is_done, 10000));
     EXPECT_STR(b.a.owner.agent, "a0");
     confirm(&b, "a0", NULL);
     EXPECT(answered_header("x-lm-session-token") == NULL);
@@ -497,7 +497,7 @@ static void test_without_redis(void)
     a.in.ident.tenant = STR("team");
     run_start(&p, &a);
     EXPECT(!a.is_done); // asks
-    EXPECT(SPIN_UNTIL(a.is_done, 1000));
+    EXPECT(SPIN_UNTIL(a.is_done, 10000));
     EXPECT_STR(asked_tenant, "team");
     EXPECT(a.a.rendezvous_only && a.a.key != 0);
     EXPECT_STR(hop_of(&a), "");
@@ -519,7 +519,7 @@ static void test_without_redis(void)
     b = (struct run){.choice = "a2"};
     b.in.ident.conversation_id = 7;
     run_start(&q, &b);
-    EXPECT(SPIN_UNTIL(b.is_done, 1000));
+    EXPECT(SPIN_UNTIL(b.is_done, 10000));
     EXPECT_STR(b.a.owner.agent, "a1");
     EXPECT_STR(hop_of(&b), "; expect=existing; has=1");
     affinity_end(&b.a, false);
@@ -557,7 +557,7 @@ static void test_token(void)
         b.headers.count = 1;
         run_start(&q, &b);
         EXPECT_INT(b.is_done, i == 0);
-        EXPECT(SPIN_UNTIL(b.is_done, 1000));
+        EXPECT(SPIN_UNTIL(b.is_done, 10000));
         EXPECT_STR(b.a.owner.agent, i == 0 ? "a1" : "a2");
         EXPECT_INT(b.a.source, i == 0 ? AFFINITY_FROM_TOKEN : AFFINITY_FROM_NOTHING);
         affinity_end(&b.a, false);
@@ -570,7 +570,7 @@ static void test_token(void)
     close_proxy(&q); // and what it knows
     open_proxy(&q);
     run_start(&q, &b);
-    EXPECT(SPIN_UNTIL(b.is_done, 1000));
+    EXPECT(SPIN_UNTIL(b.is_done, 10000));
     EXPECT(b.a.source == AFFINITY_FROM_NOTHING);
     affinity_end(&b.a, false);
     end_world();
@@ -603,6 +603,7 @@ static void test_redis_frozen(void)
 {
     begin_world(true);
     whole_turn(&p, &a, 7, "a0", 1, false);
+    p.options.look_hard_ms = 250; // as it is where nobody says otherwise
     kill(redis_pid, SIGSTOP);
     uint64_t before = clock_ms();
     EXPECT_INT(turn(&p, &a, 7, "a1"), AFFINITY_GO);
