@@ -45,7 +45,7 @@ struct affinity_options {
     /* For a hard session's owner that is in doubt; then it is asked all the same. 0: 5 s. */
     uint64_t patience_ms;
     uint64_t look_soft_ms; // how long a chat waits for Redis; 0: 5 ms
-    uint64_t look_hard_ms; // how long a session does; 0: 250 ms
+    uint64_t look_hard_ms; // how long a session waits for Redis, or for agents; 0: 250 ms
 };
 
 struct affinity_shared *affinity_shared_create(const struct affinity_options *options);

@@ -104,6 +104,11 @@ static void on_asked(void *arg, const struct fleet_answer *answers, int count)
     if (step != AFFINITY_WAIT) affinity_ready(a, step);
 }
 
+static uint64_t look_ms(const struct affinity_service *s)
+{
+    return s->options->look_hard_ms ? s->options->look_hard_ms : AFFINITY_LOOK_HARD_MS;
+}
+
 /* Of a large fleet those that come first for the session: there it is, unless it was moved. */
 static int whom_to_ask(const struct affinity *a, struct fleet_agent *out[FLEET_ASK_MAX])
 {
@@ -144,7 +149,7 @@ static enum affinity_step ask_agents(struct affinity *a)
         .target = str_of(target),
         .headers = headers,
         .header_count = affinity_ask_headers(s->options, a->tenant, headers),
-        .timeout_ms = AFFINITY_ASK_MS,
+        .timeout_ms = look_ms(s),
         .on_done = on_asked,
         .arg = a,
     };
@@ -279,11 +284,6 @@ static void on_looked(void *arg, int status, const struct pin_answer *answer)
     }
     enum affinity_step step = decide(a);
     if (step != AFFINITY_WAIT) affinity_ready(a, step);
-}
-
-static uint64_t look_ms(const struct affinity_service *s)
-{
-    return s->options->look_hard_ms ? s->options->look_hard_ms : AFFINITY_LOOK_HARD_MS;
 }
 
 static enum affinity_step ask_redis(struct affinity *a)

@@ -249,7 +249,8 @@ static void test_a_rank_that_stops_while_idle_is_left_behind(void)
         works[i][1] = (struct failing_work){.work.run = run_failing, .fails = 1, .wait_ms = 5};
         tp_group_post(groups[i], &works[i][0].work);
         tp_group_wait(groups[i], &works[i][0].work);
-        for (uint64_t until = clock_ns() + (uint64_t)i * 400; clock_ns() < until;) {}
+        for (uint64_t until = clock_ns() + (uint64_t)i * 400; clock_ns() < until;) {
+        }
         pthread_kill(self_of[1], SIGUSR1);
         while (frozen <= i)
             sleep_ms(1);

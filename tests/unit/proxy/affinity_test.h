@@ -4,6 +4,7 @@
 #define LM_AFFINITY_TEST_H
 
 #include "proxy/affinity.h"
+#include "proxy/affinity_parts.h"
 #include "shared/base/log.h"
 #include "shared/net/http_server.h"
 #include "tests/proxy_fleet.h"
@@ -196,6 +197,7 @@ static inline void begin_world(bool with_redis)
     ask(&answer, "HINCRBY lm:session-epoch since -100000");
     open_proxy(&p);
     open_proxy(&q);
+    NEED(SPIN_UNTIL(affinity_redis_is_up(p.service) && affinity_redis_is_up(q.service), 10000));
     spin_for(50);
 }
 

@@ -159,16 +159,14 @@ static void test_lost_sessions_can_be_ended(void)
     b.in.ident.conversation_id = 7;
     b.in.is_end = b.in.is_bare_end = true;
     run_start(&p, &b);
-    EXPECT(SPIN_UNTIL(b.is_done, 5000));
+    EXPECT(SPIN_UNTIL(b.is_done, 10000));
     EXPECT_INT(b.step, AFFINITY_GO);
     EXPECT_STR(b.a.owner.agent, "a1");
     confirm(&b, "a1", NULL);
     agent_records(&b, 0, false); // opened
     affinity_end(&b.a, true);
-    spin_for(20);
     struct answer answer;
-    ask(&answer, "KEYS lm:?:*");
-    EXPECT_INT(answer.count, 0);
+    EXPECT(SPIN_UNTIL((ask(&answer, "KEYS lm:?:*"), answer.count == 0), 10000));
     end_world();
 }
 
@@ -178,6 +176,7 @@ static void test_owner_suspect(void)
     whole_turn(&p, &a, 7, "a0", 1, false);
     agents[0].state = FLEET_SUSPECT;
     make_fleet();
+    p.options.patience_ms = 60000;
     turn_start(&p, &b, 7, "a1");
     spin_for(100);
     EXPECT(!b.is_done); // there is patience
@@ -189,6 +188,7 @@ static void test_owner_suspect(void)
     affinity_end(&b.a, false);
     agents[0].state = FLEET_SUSPECT; // for longer than that
     make_fleet();
+    p.options.patience_ms = 300;
     uint64_t before = clock_ms();
     EXPECT_INT(turn(&p, &b, 7, "a1"), AFFINITY_GO);
     EXPECT(clock_ms() - before >= 250);
@@ -235,7 +235,7 @@ static void test_owner_fails_the_request(void)
     turn(&p, &b, 7, "a2");
     EXPECT_STR(b.a.owner.agent, "a1");
     run_on(&b, affinity_again(&b.a, true)); // it stays as it is
-    EXPECT(SPIN_UNTIL(b.is_done, 5000));
+    EXPECT(SPIN_UNTIL(b.is_done, 10000));
     EXPECT_INT(b.step, AFFINITY_FAILED);
     EXPECT_INT(b.a.error.status, 503);
     EXPECT(b.a.error.retry_after_s > 0);
@@ -253,13 +253,14 @@ static void test_owner_fails_and_restarts(void)
     whole_turn(&p, &a, 7, "a0", 1, true);
     ask(&answer, "SET lm:agent:a0 {\"incarnation\":\"inc0\"}");
     turn(&p, &b, 7, "a1");
+    p.options.patience_ms = 60000;
     run_on(&b, affinity_again(&b.a, true)); // couldn't be connected
     spin_for(100);
     EXPECT(!b.is_done);
     ask(&answer, "SET lm:agent:a0 {\"incarnation\":\"second\"}");
     snprintf(agents[0].incarnation, sizeof agents[0].incarnation, "second");
     make_fleet();
-    EXPECT(SPIN_UNTIL(b.is_done, 5000));
+    EXPECT(SPIN_UNTIL(b.is_done, 10000));
     EXPECT_INT(b.step, AFFINITY_GO);
     EXPECT_STR(b.a.owner.incarnation, "second");
     EXPECT_STR(hop_of(&b), "; expect=existing; turn=2");
@@ -407,10 +408,8 @@ static void test_end(void)
     confirm(&b, "a0", NULL);
     EXPECT(answered_header("x-lm-session-token") == NULL);
     affinity_end(&b.a, true);
-    spin_for(20);
     struct answer answer;
-    ask(&answer, "KEYS lm:?:*");
-    EXPECT_INT(answer.count, 0);
+    EXPECT(SPIN_UNTIL((ask(&answer, "KEYS lm:?:*"), answer.count == 0), 10000));
     EXPECT_INT(turn(&p, &a, 7, "a3"), AFFINITY_GO); // its cache still has it, which is void
     EXPECT_STR(a.a.owner.agent, "a3");
     affinity_end(&a.a, false);

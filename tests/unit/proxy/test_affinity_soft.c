@@ -32,12 +32,24 @@ static bool comes_to_pin(const struct run *r, const char *agent)
     return false;
 }
 
+/* What was written before is confirmed by now: nobody is asked. Claimed already: see a.owner. */
+static struct run *chat_by_cache(struct test_proxy *proxy, struct run *r, const char *session)
+{
+    for (uint64_t until = clock_ms() + 10000;;) {
+        if (chat(proxy, r, session)->is_done && r->a.source == AFFINITY_FROM_CACHE) return r;
+        EXPECT(SPIN_UNTIL(r->is_done, 10000)); // which confirms it, too
+        if (r->a.source == AFFINITY_FROM_CACHE || clock_ms() > until) return r;
+        affinity_end(&r->a, false);
+        spin_for(10);
+    }
+}
+
 /* A look in Redis that came in time. */
 static void chat_by_redis(struct test_proxy *proxy, struct run *r, const char *session)
 {
     for (int i = 0; i < 1000; i++) {
         chat(proxy, r, session);
-        EXPECT(SPIN_UNTIL(r->is_done, 1000));
+        EXPECT(SPIN_UNTIL(r->is_done, 10000));
         if (r->a.source == AFFINITY_FROM_REDIS) return;
         affinity_end(&r->a, false);
         spin_for(10);
@@ -49,7 +61,7 @@ static void test_first_and_next(void)
     begin_world(true);
     chat(&p, &a, "s");
     EXPECT(!a.is_done); // Redis is asked
-    EXPECT(SPIN_UNTIL(a.is_done, 1000));
+    EXPECT(SPIN_UNTIL(a.is_done, 10000));
     EXPECT(a.a.kind == SESSION_SOFT && !a.a.owner.agent[0] && !a.a.is_bound && a.a.key != 0);
     EXPECT_STR(hop_of(&a), "none");
     confirm(&a, "a2", NULL);
@@ -61,7 +73,7 @@ static void test_first_and_next(void)
     ask_redis(&ttl, "PTTL lm:s:%016" PRIx64, a.a.key);
     EXPECT(ttl.integer > 1790000 && ttl.integer <= 1800000);
     // here by the cache, there by Redis
-    EXPECT(chat(&p, &a, "s")->is_done && a.a.source == AFFINITY_FROM_CACHE);
+    EXPECT(chat_by_cache(&p, &a, "s")->is_done && a.a.source == AFFINITY_FROM_CACHE);
     EXPECT_STR(a.a.owner.agent, "a2");
     EXPECT(a.a.owner_is_same);
     affinity_end(&a.a, false);
@@ -78,7 +90,7 @@ static void test_moves(void)
 {
     begin_world(true);
     chat(&p, &a, "s");
-    EXPECT(SPIN_UNTIL(a.is_done, 1000));
+    EXPECT(SPIN_UNTIL(a.is_done, 10000));
     confirm(&a, "a0", NULL);
     affinity_end(&a.a, true);
     EXPECT(comes_to_pin(&a, "\"a0\""));
@@ -88,12 +100,12 @@ static void test_moves(void)
     affinity_end(&b.a, true);
     EXPECT(comes_to_pin(&a, "\"a1\""));
     // the first proxy moves it, too, from where it no longer is: it loses, and learns
-    EXPECT(chat(&p, &a, "s")->is_done);
+    chat_by_cache(&p, &a, "s");
     EXPECT_STR(a.a.owner.agent, "a0");
     confirm(&a, "a3", NULL);
     affinity_end(&a.a, true);
     EXPECT(comes_to_pin(&a, "\"a1\""));
-    EXPECT(chat(&p, &a, "s")->is_done);
+    chat_by_cache(&p, &a, "s");
     EXPECT_STR(a.a.owner.agent, "a1");
     affinity_end(&a.a, false);
     end_world();
@@ -105,12 +117,12 @@ static void test_move_of_what_expired(void)
     begin_world(true);
     struct answer answer;
     chat(&p, &a, "s");
-    EXPECT(SPIN_UNTIL(a.is_done, 1000));
+    EXPECT(SPIN_UNTIL(a.is_done, 10000));
     confirm(&a, "a0", NULL);
     affinity_end(&a.a, true);
-    spin_for(10);
+    EXPECT(comes_to_pin(&a, "\"a0\""));
     ask_redis(&answer, "DEL lm:s:%016" PRIx64, a.a.key);
-    EXPECT(chat(&p, &a, "s")->is_done);
+    chat_by_cache(&p, &a, "s");
     confirm(&a, "a1", NULL);
     affinity_end(&a.a, true);
     EXPECT(comes_to_pin(&a, "\"a1\""));
@@ -121,12 +133,12 @@ static void test_owners_that_are_no_use(void)
 {
     begin_world(true);
     chat(&p, &a, "s");
-    EXPECT(SPIN_UNTIL(a.is_done, 1000));
+    EXPECT(SPIN_UNTIL(a.is_done, 10000));
     confirm(&a, "a0", NULL);
     affinity_end(&a.a, true);
     snprintf(agents[0].incarnation, sizeof agents[0].incarnation, "second");
     make_fleet();
-    chat(&p, &a, "s");
+    chat_by_cache(&p, &a, "s");
     EXPECT_STR(a.a.owner.agent, "a0");
     EXPECT(!a.a.owner_is_same); // its cache is empty
     affinity_end(&a.a, false);
@@ -145,8 +157,7 @@ static void test_owners_that_are_no_use(void)
     confirm(&a, "a3", NULL);
     EXPECT_INT(a.a.result, AFFINITY_RESULT_MOVED);
     affinity_end(&a.a, true);
-    spin_for(10);
-    EXPECT(strstr(redis_pin(&a), "\"a3\"") != NULL);
+    EXPECT(comes_to_pin(&a, "\"a3\""));
     end_world();
 }
 
@@ -177,22 +188,22 @@ static void test_frozen_redis_costs_little(void)
     begin_world(true);
     struct answer answer;
     chat(&p, &a, "s");
-    EXPECT(SPIN_UNTIL(a.is_done, 1000));
+    EXPECT(SPIN_UNTIL(a.is_done, 10000));
     confirm(&a, "a2", NULL);
     affinity_end(&a.a, true);
-    spin_for(10);
+    EXPECT(comes_to_pin(&a, "\"a2\""));
     q.options.look_soft_ms = 5; // as it is where nobody says otherwise
     kill(redis_pid, SIGSTOP);
     uint64_t before = clock_ms();
     chat(&q, &b, "s");
     EXPECT(SPIN_UNTIL(b.is_done, 1000));
     EXPECT(clock_ms() - before <
-           200); // 5 on a quiet machine; a session that must be known waits 250
+           2000); // 5 on a quiet machine; a session that must be known waits 5000 here
     EXPECT(b.a.owner.agent[0] == 0 && b.step == AFFINITY_GO);
     affinity_end(&b.a, true);
     kill(redis_pid, SIGCONT);
-    spin_for(100);
-    EXPECT(chat(&q, &b, "s")->is_done); // what came too late is known now
+    q.options.look_soft_ms = 900;
+    chat_by_cache(&q, &b, "s"); // what came too late is known now
     EXPECT_STR(b.a.owner.agent, "a2");
     affinity_end(&b.a, false);
     // a client that leaves meanwhile
@@ -250,6 +261,7 @@ static void test_tokens_and_cookies(void)
     close_proxy(&p);
     p.options.cookie = true;
     open_proxy(&p);
+    EXPECT(SPIN_UNTIL(affinity_redis_is_up(p.service), 10000));
     spin_for(50);
     a = (struct run){.choice = "a0"};
     a.in.ident.conversation_id = -1;
@@ -280,10 +292,11 @@ static void test_the_last_request(void)
 {
     begin_world(true);
     chat(&p, &a, "s");
-    EXPECT(SPIN_UNTIL(a.is_done, 1000));
+    EXPECT(SPIN_UNTIL(a.is_done, 10000));
     confirm(&a, "a0", NULL);
     affinity_end(&a.a, true);
-    spin_for(10);
+    chat_by_cache(&p, &a, "s");
+    affinity_end(&a.a, false);
     a = (struct run){.choice = "a0"};
     a.in.ident.conversation_id = -1;
     a.in.ident.prompt_cache_key = STR("s");
@@ -293,10 +306,8 @@ static void test_the_last_request(void)
     EXPECT_STR(a.a.owner.agent, "a0");
     confirm(&a, "a0", NULL);
     affinity_end(&a.a, true);
-    spin_for(10);
     struct answer answer;
-    ask(&answer, "KEYS lm:s:*");
-    EXPECT_INT(answer.count, 0);
+    EXPECT(SPIN_UNTIL((ask(&answer, "KEYS lm:s:*"), answer.count == 0), 10000));
     end_world();
 }
 
