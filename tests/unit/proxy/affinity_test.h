@@ -140,7 +140,7 @@ static inline void open_proxy(struct test_proxy *proxy)
     if (proxy->options.patience_ms == 0) proxy->options.patience_ms = 300;
     if (proxy->options.look_soft_ms == 0)
         proxy->options.look_soft_ms = 900; // a busy machine, not 5
-    if (proxy->options.look_hard_ms == 0) proxy->options.look_hard_ms = 5000; // not 250
+    if (proxy->options.look_hard_ms == 0) proxy->options.look_hard_ms = 2000; // not 250
     proxy->shared = affinity_shared_create(&proxy->options);
     NEED(affinity_create(&loop, proxy->shared, &proxy->options, give_fleet, NULL, client,
                          &proxy->service, &err) == 0);
@@ -271,7 +271,7 @@ static inline enum affinity_step turn(struct test_proxy *proxy, struct run *r, i
                                       const char *choice)
 {
     turn_start(proxy, r, id, choice);
-    EXPECT(SPIN_UNTIL(r->is_done, 5000));
+    EXPECT(SPIN_UNTIL(r->is_done, 20000));
     return r->step;
 }
 
