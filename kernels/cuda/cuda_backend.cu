@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/cuda/cuda_state.h"
 #include "shared/base/check.h"
@@ -49,6 +50,17 @@ static int open_device(struct backend *b, const struct backend_options *options,
     return cuda_try(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "stream", err);
 }
 
+static void describe_sums(struct backend *b)
+{
+    size_t at = strlen(b->description), kib = cuda_comm_peer_most(&b->comm) * sizeof(float) >> 10;
+
+    if (kib > 0)
+        snprintf(b->description + at, sizeof b->description - at,
+                 ", sums of ranks up to %zu KiB in peer memory", kib);
+    else
+        snprintf(b->description + at, sizeof b->description - at, ", sums of ranks by NCCL only");
+}
+
 static int cuda_open(const struct backend_options *options, struct backend **out, struct error *err)
 {
     if (options->compute == COMPUTE_F16)
@@ -64,6 +76,7 @@ static int cuda_open(const struct backend_options *options, struct backend **out
     int rc = open_device(b, options, err);
     if (rc == 0) rc = cuda_gemm_open(&b->gemm, options->deterministic, err);
     if (rc == 0) rc = cuda_comm_join(&b->comm, options, err);
+    if (rc == 0 && b->comm.group) describe_sums(b);
     if (rc < 0) {
         cuda_close(b);
         return rc;
@@ -80,7 +93,7 @@ static const char *cuda_describe(const struct backend *b)
 static void cuda_memory(const struct backend *b, size_t *weights, size_t *activations)
 {
     *weights = b->weights.used;
-    *activations = b->activations.used;
+    *activations = b->activations.used + cuda_comm_peer_bytes(&b->comm);
 }
 
 static size_t cuda_memory_free(const struct backend *b)

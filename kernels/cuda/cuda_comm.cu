@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "kernels/cuda/cuda_pointwise.h"
@@ -84,6 +85,9 @@ struct comm_group {
     bool failed;
     char why[256];
     uint64_t meetings[CUDA_COMM_WORLD_MAX]; // that a rank has come to: its joining, then its waits
+    struct cuda_peer offer[CUDA_COMM_WORLD_MAX];
+    int inside;   // ranks whose devices may write into mailboxes
+    bool is_kept; // one of them left without having become idle: mailboxes stay
 };
 
 int cuda_comm_create(const struct backend_options *options, struct comm_group **out,
@@ -121,6 +125,8 @@ void cuda_comm_abort(struct comm_group *g, const char *why)
     pthread_mutex_lock(&g->lock);
     if (!g->failed) snprintf(g->why, sizeof g->why, "%s", why);
     g->failed = true;
+    for (int r = 0; r < g->world; r++)
+        cuda_peer_stop(&g->offer[r]);
     pthread_mutex_unlock(&g->lock);
 }
 
@@ -231,6 +237,48 @@ static bool complete(struct cuda_comm *c, ncclResult_t rc, int limit_ms)
     return false;
 }
 
+/* ---- memory that ranks share ---- */
+
+static void offer_mailbox(struct cuda_comm *c)
+{
+    struct comm_group *g = c->group;
+    struct cuda_peer offer;
+
+    cuda_peer_offer(&offer, c->rank, c->world);
+    pthread_mutex_lock(&g->lock);
+    g->offer[c->rank] = offer;
+    g->inside++;
+    if (g->failed) cuda_peer_stop(&offer);
+    pthread_mutex_unlock(&g->lock);
+    c->peer = offer;
+}
+
+/* Behind NCCL's joining, which none passes before all have come to it, so all have offered. */
+static void accept_mailboxes(struct cuda_comm *c)
+{
+    pthread_mutex_lock(&c->group->lock);
+    cuda_peer_accept(&c->peer, c->group->offer);
+    pthread_mutex_unlock(&c->group->lock);
+}
+
+/* The last one frees all of them, when no device can write into any. */
+static void leave_mailboxes(struct cuda_comm *c)
+{
+    struct cuda_peer offer[CUDA_COMM_WORLD_MAX] = {};
+    struct comm_group *g = c->group;
+
+    if (c->peer.world == 0) return; // has offered nothing
+    pthread_mutex_lock(&g->lock);
+    if (!c->is_idle) g->is_kept = true;
+    if (--g->inside == 0 && !g->is_kept) {
+        memcpy(offer, g->offer, sizeof offer);
+        memset(g->offer, 0, sizeof g->offer);
+    }
+    pthread_mutex_unlock(&g->lock);
+    for (int r = 0; r < c->world; r++)
+        cuda_peer_free(&offer[r]);
+}
+
 /* ---- a rank ---- */
 
 int cuda_comm_join(struct cuda_comm *c, const struct backend_options *options, struct error *err)
@@ -249,9 +297,11 @@ int cuda_comm_join(struct cuda_comm *c, const struct backend_options *options, s
     config.blocking = 0;
     come_to_meeting(c);
     if (has_failed(g, err)) return E_DEVICE;
+    offer_mailbox(c);
     ncclResult_t rc = g->nccl.ncclCommInitRankConfig(&c->comm, c->world, g->id, c->rank, &config);
-    if (complete(c, rc, JOIN_PATIENCE * c->timeout_ms)) return 0;
-    return cuda_comm_check(c, err);
+    if (!complete(c, rc, JOIN_PATIENCE * c->timeout_ms)) return cuda_comm_check(c, err);
+    accept_mailboxes(c);
+    return 0;
 }
 
 /* Finalizing waits for the other ranks; destroying a communicator that isn't finalized would too. */
@@ -267,6 +317,7 @@ void cuda_comm_leave(struct cuda_comm *c)
         }
     }
     tear_down(c);
+    leave_mailboxes(c);
     *c = (struct cuda_comm){};
 }
 
@@ -280,31 +331,59 @@ size_t cuda_comm_gathered_bytes(const struct cuda_comm *c)
     return c->deterministic ? (size_t)c->world * GATHER_FLOATS * sizeof(float) : 0;
 }
 
+size_t cuda_comm_peer_bytes(const struct cuda_comm *c)
+{
+    if (c->group) return c->peer.mailbox[c->rank] ? cuda_peer_bytes(c->world) : 0;
+    return cuda_peer_bytes(c->world);
+}
+
+size_t cuda_comm_peer_most(const struct cuda_comm *c)
+{
+    return c->peer.most;
+}
+
 static bool can_call(struct cuda_comm *c)
 {
     if (c->comm && has_failed(c->group, NULL)) tear_down(c);
     return c->comm != NULL;
 }
 
-void cuda_comm_merge(struct cuda_comm *c, float *x, size_t count, cudaStream_t stream)
+static void sum_by_nccl(struct cuda_comm *c, float *x, size_t count, cudaStream_t stream)
 {
-    if (count == 0 || !can_call(c)) return;
     complete(c, c->group->nccl.ncclAllReduce(x, x, count, ncclFloat32, ncclSum, c->comm, stream),
              c->timeout_ms);
 }
 
-void cuda_comm_sum(struct cuda_comm *c, float *x, size_t count, cudaStream_t stream)
+/* In the order of ranks. A launch that fails is CUDA's last error. */
+static void sum_gathered(struct cuda_comm *c, float *x, size_t count, cudaStream_t stream)
 {
-    if (!c->deterministic) {
-        cuda_comm_merge(c, x, count, stream);
-        return;
-    }
     for (size_t some; count > 0 && can_call(c); x += some, count -= some) {
         some = count < GATHER_FLOATS ? count : GATHER_FLOATS;
         ncclResult_t rc =
             c->group->nccl.ncclAllGather(x, c->gathered, some, ncclFloat32, c->comm, stream);
         if (complete(c, rc, c->timeout_ms)) cuda_sum_ranks(x, c->gathered, some, c->world, stream);
     }
+}
+
+static void sum(struct cuda_comm *c, float *x, size_t count, bool in_order, cudaStream_t stream)
+{
+    if (count == 0 || !can_call(c)) return;
+    if (count <= c->peer.most)
+        cuda_peer_sum(&c->peer, x, count, stream);
+    else if (in_order)
+        sum_gathered(c, x, count, stream);
+    else
+        sum_by_nccl(c, x, count, stream);
+}
+
+void cuda_comm_merge(struct cuda_comm *c, float *x, size_t count, cudaStream_t stream)
+{
+    sum(c, x, count, false, stream);
+}
+
+void cuda_comm_sum(struct cuda_comm *c, float *x, size_t count, cudaStream_t stream)
+{
+    sum(c, x, count, c->deterministic, stream);
 }
 
 /* ---- waiting ---- */
@@ -348,7 +427,7 @@ int cuda_comm_wait(struct cuda_comm *c, cudaStream_t stream, cudaError_t *rc, st
 void cuda_comm_drain(struct cuda_comm *c, cudaStream_t stream)
 {
     if (c->group)
-        poll_stream(c, stream);
+        c->is_idle = poll_stream(c, stream) != cudaErrorNotReady;
     else
         cudaStreamSynchronize(stream);
 }

@@ -1,4 +1,5 @@
-/* cuda_comm.h - where the ranks of a model meet: NCCL, found at run time, since one GPU needs none.
+/* cuda_comm.h - where the ranks of a model meet: NCCL, found at run time, since one GPU needs none, and for small sums
+ * the memory of each other (cuda_peer.h).
  *
  * A group is made before the ranks, each rank joins from its own thread when it opens, before it loads
  * anything. Operations are enqueued on the rank's stream.
@@ -10,16 +11,20 @@
  *     call. Who aborts the group sets a flag, which every rank sees at its next question.
  *  3. A rank that doesn't come would leave the others waiting on their devices for ever: behind the time limit
  *     of cuda_comm_wait they abort their communicators, which ends that, and all fail with the first reason.
+ *     Who aborts the group ends what polls for peers on all devices, at once.
  *
- * NCCL sums in an order of its own, which depends on the number of ranks and of elements. `deterministic`
- * gathers instead, and sums in the order of ranks: then backend.h rule 3 holds across ranks too. */
+ * Sums of up to cuda_comm_peer_most() elements are made over peer memory, in the order of ranks. Larger ones, and all
+ * where two GPUs don't reach each other or LM_CUDA_PEER=0 is set, are NCCL's, in an order of its own, which depends on
+ * the number of ranks and of elements. `deterministic` gathers those instead, and sums in the order of ranks too: then
+ * all sums of the same parts have the same bits, and backend.h rule 3 holds across ranks. */
 #ifndef LM_KERNELS_CUDA_COMM_H
 #define LM_KERNELS_CUDA_COMM_H
 
 #include "kernels/backend.h"
 #include "kernels/cuda/cuda_device.cuh"
+#include "kernels/cuda/cuda_peer.h"
 
-#define CUDA_COMM_WORLD_MAX 8
+#define CUDA_COMM_WORLD_MAX CUDA_PEER_WORLD_MAX
 #define CUDA_COMM_NCCL_MIN \
     21900 // ncclGetVersion: older ones hang when several ranks of a process abort
 
@@ -34,7 +39,9 @@ struct cuda_comm {
     struct comm_group *group;
     int rank, world, timeout_ms;
     bool deterministic;
+    bool is_idle;    // nothing of this rank runs on its device any more: it has been drained
     ncclComm_t comm; // NULL: the group has failed, or one rank
+    struct cuda_peer peer;
     float *
         gathered; // on the device, cuda_comm_gathered_bytes(), set by the caller before the first sum
 };
@@ -47,6 +54,9 @@ void cuda_comm_leave(struct cuda_comm *c);
 /* E_DEVICE: the group has failed; err has why. */
 FALLIBLE int cuda_comm_check(const struct cuda_comm *c, struct error *err);
 size_t cuda_comm_gathered_bytes(const struct cuda_comm *c);
+/* What joining has taken on the device; of a rank without a group, what it may take. */
+size_t cuda_comm_peer_bytes(const struct cuda_comm *c);
+size_t cuda_comm_peer_most(const struct cuda_comm *c); // elements; 0: all sums are NCCL's
 
 /* x[i] = sum over ranks, on every rank. What fails is told by the next wait. */
 void cuda_comm_sum(struct cuda_comm *c, float *x, size_t count, cudaStream_t stream);
@@ -56,7 +66,7 @@ void cuda_comm_merge(struct cuda_comm *c, float *x, size_t count, cudaStream_t s
 /* Until the stream is idle. E_DEVICE: the group failed; err has why. *rc: the stream's own error. */
 FALLIBLE int cuda_comm_wait(struct cuda_comm *c, cudaStream_t stream, cudaError_t *rc,
                             struct error *err);
-/* Before leaving: until it is idle, or the device doesn't answer. */
+/* Before leaving: until it is idle, or the device doesn't answer. Then the memory that ranks share is not freed. */
 void cuda_comm_drain(struct cuda_comm *c, cudaStream_t stream);
 
 #endif

@@ -26,6 +26,7 @@
  *   pdl_wait, pdl_trigger, pdl_begin       9.7.13.13    griddepcontrol
  *   load_nc, load_stream, store_stream     9.7.9.8, 11  vector loads past L1, read once
  *   load_acquire, store_release            9.7.9.8, 11  flags between devices
+ *   load_halves, store_halves, poll_pause  9.7.9.8, 11  data with its flag, between devices
  *   exp2_approx, rcp_approx, tanh_approx   9.7.3        one instruction, 2 ulp or so
  *   pack2, unpack2                                      two 16-bit elements and a register
  *   warp_sum, warp_max, block_sum, block_max            fixed order: equal bits for equal input */
@@ -254,6 +255,31 @@ __device__ __forceinline__ uint32_t load_acquire(const uint32_t *flag)
 __device__ __forceinline__ void store_release(uint32_t *flag, uint32_t value)
 {
     asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+
+/* Between devices, 8 bytes at a time: each half (x and y, z and w) arrives whole or not at all, since it is one
+ * access of the memory model (PTX ISA, 8: the elements of a vector are accesses of their own, in no order).
+ * Nothing else is ordered by it. Between two looks at one that hasn't come: poll_pause(). */
+__device__ __forceinline__ uint4 load_halves(const uint4 *at)
+{
+    uint64_t a, b;
+    asm volatile("ld.relaxed.sys.global.v2.u64 {%0,%1}, [%2];"
+                 : "=l"(a), "=l"(b)
+                 : "l"(at)
+                 : "memory");
+    return make_uint4((uint32_t)a, (uint32_t)(a >> 32), (uint32_t)b, (uint32_t)(b >> 32));
+}
+
+__device__ __forceinline__ void store_halves(uint4 *at, uint4 v)
+{
+    uint64_t a = (uint64_t)v.y << 32 | v.x, b = (uint64_t)v.w << 32 | v.z;
+    asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1,%2};" ::"l"(at), "l"(a), "l"(b)
+                 : "memory");
+}
+
+__device__ __forceinline__ void poll_pause()
+{
+    /* The hardware's scheduler lets others run by itself; emulated, this does. */
 }
 
 /* ---- approximations ---- */

@@ -296,13 +296,30 @@ static bool same_bits_if_cut(int world, enum compute_type compute, bool determin
     return same;
 }
 
-/* backend.h rule 3. NCCL's own sums have an order that depends on the number of elements; of two ranks there
- * is only one. */
+/* backend.h rule 3. Sums over peer memory are in order; NCCL's have an order that depends on the number of elements; of
+ * two ranks there is only one. */
 static void test_equal_bits(void)
 {
     EXPECT(same_bits_if_cut(4, COMPUTE_F32, true));
     EXPECT(same_bits_if_cut(4, COMPUTE_AUTO, true));
-    EXPECT(!same_bits_if_cut(4, COMPUTE_F32, false));
+    EXPECT(same_bits_if_cut(4, COMPUTE_F32, false));
+}
+
+/* As where LM_CUDA_PEER=0, or with a GPU that others don't reach. Gathered sums are those of peers, bit by bit. */
+static void test_equal_bits_without_peers(void)
+{
+    static const char *const settings[][2] = {{"LM_CUDA_PEER", "0"}, {"LM_CUDA_EMU_NO_PEER", "2"}};
+    float *want = logits_of(4, COMPUTE_F32, true, whole_prompt);
+
+    for (size_t i = 0; i < ARRAY_LEN(settings); i++) {
+        setenv(settings[i][0], settings[i][1], 1);
+        float *got = logits_of(4, COMPUTE_F32, true, cut_prompt);
+        EXPECT(!memcmp(got, want, LENGTH * VOCAB * sizeof *got));
+        EXPECT(!same_bits_if_cut(4, COMPUTE_F32, false));
+        unsetenv(settings[i][0]);
+        free(got);
+    }
+    free(want);
 }
 
 /* ---- ranks that fail ---- */
@@ -407,7 +424,10 @@ int main(void)
 {
     setenv("LM_CUDA_EMU_DEVICES", "4", 1); // of the emulator; real ones are as many as there are
     RUN(test_logits_of_one_rank);
-    if (!HAS_RACE_HOOKS) RUN(test_equal_bits); // the same kernels again, at a tenth of the speed
+    if (!HAS_RACE_HOOKS) { // the same kernels again, at a tenth of the speed
+        RUN(test_equal_bits);
+        RUN(test_equal_bits_without_peers);
+    }
     RUN(test_abort);
     RUN(test_a_rank_that_does_not_answer);
     RUN(test_ranks_that_never_join);

@@ -1,7 +1,7 @@
 /* cuda_emu.cuh - CUDA kernels on a CPU: the language, for .cu files compiled by a C++20 compiler.
  *
  * One OS thread runs one block at a time; each CUDA thread is a fiber that runs until it has to wait
- * for others (barrier, shuffle, mma). What real hardware leaves open, the emulator decides badly on
+ * for others (barrier, shuffle, mma), or polls what another device writes. What real hardware leaves open, the emulator decides badly on
  * purpose: order of threads and blocks is forward, reverse or random, cp.async lands as late as it
  * may, shared memory is full of NaN, streams run when something waits for them.
  *
@@ -15,6 +15,7 @@
  * cp.async not waited for                    | NaN in the result
  * host code in device memory                 | "is touched by the host", then the signal
  * a kernel's argument leads to host memory   | "memory of the host"
+ * or to a device's without peer access to it | "has no access to"
  * memory or waiting while a graph is captured| the errors that CUDA gives; so does a foreign device's stream
  * data races (race build, emu_race.cc)       | "race", counted: emu::race_count()
  * a thread of LM_LAUNCH_PDL never waits      | "without pdl_wait"
@@ -31,9 +32,11 @@
 #define LM_CUDA_EMU_CUH
 
 #include <functional>
+#include <memory>
 #include <source_location>
 #include <stddef.h>
 #include <stdint.h>
+#include <vector>
 
 #include "tests/kernels/cuda_emu/cuda_emu_types.cuh"
 
@@ -67,10 +70,42 @@ enum thread_order { ORDER_FORWARD, ORDER_REVERSE, ORDER_RANDOM };
 /* For all later launches of the process; overrides the environment. */
 void configure(thread_order order, uint64_t seed);
 
-/* Runs a whole grid, block after block, on the calling thread. pdl: its threads have to wait for what
- * runs before them, by pdl_wait(). */
-void run_grid(const char *kernel, dim3 grid, dim3 block, size_t dynamic_bytes, bool pdl,
-              const std::function<void()> &body);
+struct block_runner;
+
+/* A launch. It begins with the first go_on(), on the calling thread, which stays its thread; false: its threads
+ * poll what others write (poll), and it wants to be called again. Behind true the next call begins it anew, as
+ * replayed graphs do. pdl: its threads have to wait for what runs before them, by pdl_wait(). */
+class grid
+{
+  public:
+    grid(const char *kernel, dim3 blocks, dim3 threads, size_t dynamic_bytes, bool pdl,
+         std::function<void()> body);
+    ~grid();
+    grid(const grid &) = delete;
+    bool go_on();
+    bool has_begun() const
+    {
+        return begun_;
+    }
+
+  private:
+    void begin();
+    void begin_next();
+    void enter(block_runner *r) const;
+    void leave(size_t standing);
+
+    const char *kernel_;
+    dim3 blocks_, threads_;
+    size_t dynamic_bytes_;
+    bool pdl_, begun_ = false;
+    std::function<void()> body_;
+    uint64_t count_ = 0, next_ = 0, shift_ = 0, random_ = 0; // blocks; of the random order
+    size_t resident_max_ = 0;
+    std::vector<std::unique_ptr<block_runner>> standing_;
+};
+
+/* The running thread has looked at what another device, or the host, writes, and will look again. */
+void poll(place where);
 void pdl_wait(void);
 /* The grids so far have ended before whatever comes next begins. */
 void end_of_overlap(void);
@@ -114,6 +149,8 @@ struct race_hooks {
     void (*begin_grid)(const char *kernel, bool pdl);
     void (*end_of_overlap)(void);
     void (*begin_block)(uint64_t block, const char *shared, size_t bytes);
+    void (*resume_block)(uint64_t block); // that stood
+    void (*end_block)(uint64_t block);
 };
 extern const race_hooks *hooks;
 bool on_fiber_stack(const void *at); // of the block that runs on this OS thread

@@ -2,8 +2,6 @@
 #ifndef LM_CUDA_EMU_PTX_CUH
 #define LM_CUDA_EMU_PTX_CUH
 
-#include <sched.h>
-
 #include "tests/kernels/cuda_emu/cuda_emu.cuh"
 
 #define LM_SHARED(type, name, count)   \
@@ -88,10 +86,10 @@ template <class T> inline void store_stream(T *at, T value)
     *at = value;
 }
 
-/* A thread that polls gives the processor to the device it waits for. */
-inline uint32_t load_acquire(const uint32_t *flag)
+/* A thread that polls lets others run, of its device and of those it waits for. */
+inline uint32_t load_acquire(const uint32_t *flag, emu::place where = emu::place::current())
 {
-    sched_yield();
+    emu::poll(where);
     emu::atomic_seen(const_cast<uint32_t *>(flag), sizeof *flag);
     return __atomic_load_n(flag, __ATOMIC_ACQUIRE);
 }
@@ -100,6 +98,29 @@ inline void store_release(uint32_t *flag, uint32_t value)
 {
     emu::atomic_seen(flag, sizeof *flag);
     __atomic_store_n(flag, value, __ATOMIC_RELEASE);
+}
+
+/* Halves come and go one after the other, so that a reader sees one without the other. */
+inline uint4 load_halves(const uint4 *at)
+{
+    const uint64_t *half = reinterpret_cast<const uint64_t *>(at);
+    if (emu::hooks) emu::hooks->access(at, sizeof *at, false);
+    uint64_t a = __atomic_load_n(half, __ATOMIC_RELAXED);
+    uint64_t b = __atomic_load_n(half + 1, __ATOMIC_RELAXED);
+    return make_uint4((uint32_t)a, (uint32_t)(a >> 32), (uint32_t)b, (uint32_t)(b >> 32));
+}
+
+inline void store_halves(uint4 *at, uint4 v)
+{
+    uint64_t *half = reinterpret_cast<uint64_t *>(at);
+    if (emu::hooks) emu::hooks->access(at, sizeof *at, true);
+    __atomic_store_n(half + 1, (uint64_t)v.w << 32 | v.z, __ATOMIC_RELAXED);
+    __atomic_store_n(half, (uint64_t)v.y << 32 | v.x, __ATOMIC_RELAXED);
+}
+
+inline void poll_pause(emu::place where = emu::place::current())
+{
+    emu::poll(where);
 }
 
 inline float exp2_approx(float x)

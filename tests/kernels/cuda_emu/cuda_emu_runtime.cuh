@@ -3,7 +3,8 @@
  * Streams are lazy: an operation runs when something waits for it (synchronise, a query, a wait of another
  * stream, a pageable copy; a query says "not ready" once, and the next one runs it), so what the host does too
  * early is seen: a pinned buffer written again before its copy, results read before sync, work on two streams with
- * no event between them. An operation runs on the thread that waits.
+ * no event between them. An operation runs on the thread that waits. A kernel whose threads poll what another device
+ * or the host writes stands meanwhile: a query says "not ready", what waits comes back to it.
  *
  * Device memory is full of 0xff (NaN), ends at a page that nobody may touch, and is closed to the host
  * (emu_memory.cuh).
@@ -11,7 +12,9 @@
  *     LM_CUDA_EMU_DEVICES=N    devices (default 1); 0: cudaErrorNoDevice, as without a GPU
  *     LM_CUDA_EMU_MEMORY=MIB   memory of each (default 4096); LM_CUDA_EMU_MEMORY_1=MIB: of the second one
  *     LM_CUDA_EMU_SM=N         multiprocessors (default 8)
- *     LM_CUDA_EMU_HANGS=N      the device that never answers who chooses it */
+ *     LM_CUDA_EMU_HANGS=N      the device that never answers who chooses it
+ *     LM_CUDA_EMU_NO_PEER=N    the device that reaches no other's memory, nor they its
+ *     LM_CUDA_EMU_PCIE=1       devices are joined by PCIe: no atomics between them */
 #ifndef LM_CUDA_EMU_RUNTIME_CUH
 #define LM_CUDA_EMU_RUNTIME_CUH
 
@@ -91,6 +94,8 @@ enum cudaDeviceAttr {
     cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
 };
 
+enum cudaDeviceP2PAttr { cudaDevP2PAttrNativeAtomicSupported = 3 };
+
 struct cudaDeviceProp {
     char name[256];
     size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin, sharedMemPerMultiprocessor;
@@ -117,7 +122,9 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
 cudaError_t cudaDeviceSynchronize();
 cudaError_t cudaDeviceReset();
 cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer);
-cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags);
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags); // of the current device
+cudaError_t cudaDeviceGetP2PAttribute(int *value, cudaDeviceP2PAttr attribute, int device,
+                                      int peer);
 cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total);
@@ -179,6 +186,13 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 template <class Kernel> cudaError_t cudaFuncSetAttribute(Kernel *, cudaFuncAttribute, int value)
 {
     return value >= 0 && value <= (227 << 10) ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+/* On the device this brings the kernel there. */
+template <class Kernel> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *out, Kernel *)
+{
+    *out = cudaFuncAttributes{};
+    return cudaSuccess;
 }
 
 template <class Kernel>

@@ -2,6 +2,7 @@
  *
  *     READY --resume--> running --barrier()--> AT_BARRIER --all there--> READY
  *                          |----warp_meet()--> AT_MEETING --all there--> READY
+ *                          |----poll()-------> POLLING --nobody is ready--> READY
  *                          '----returns------> DONE
  *
  *  1. A fiber runs until it waits or returns; the scheduler then picks the next ready one by order.
@@ -13,10 +14,14 @@
  *  4. Nothing ready and someone left: a deadlock, printed with each place where threads wait.
  *  5. A grid launched with PDL runs behind its predecessor all the same. All of its threads must call
  *     pdl_wait(): otherwise it could end before that, and a third grid, which waits for this one only,
- *     would be too early. What threads touch before they wait, the race hooks compare. */
+ *     would be too early. What threads touch before they wait, the race hooks compare.
+ *  6. Blocks run one after another, but one in which nobody can go on but threads that poll lets the next
+ *     begin, up to one for each multiprocessor. When those poll too, the grid stands: whoever runs the stream
+ *     goes on, and comes back. So kernels of two devices can wait for each other. */
 #include "tests/kernels/cuda_emu/cuda_emu.cuh"
 
 #include <memory>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,9 +42,10 @@ enum {
     STACK_BYTES = 128 << 10,
     GUARD_BYTES = 4 << 10,
     MEETINGS_PER_WARP = 8, // with different masks, open at once
+    POLLS_EAGER = 8,       // rounds of a block's polling threads before others may run
 };
 
-enum fiber_state { READY, AT_BARRIER, AT_MEETING, DONE };
+enum fiber_state { READY, AT_BARRIER, AT_MEETING, POLLING, DONE };
 
 struct thread_fiber : thread_context {
     emu_fiber context;
@@ -69,6 +75,9 @@ struct block_runner {
 
     std::vector<std::unique_ptr<thread_fiber>> fibers; // made once, [threads] in use
     unsigned threads = 0, live = 0;
+    unsigned polling = 0; // threads
+    uint64_t block = 0;   // of the grid
+    uint3 index = {};
     uint32_t ready[WARPS_MAX] = {}, alive[WARPS_MAX] = {};
     meeting meetings[WARPS_MAX][MEETINGS_PER_WARP] = {};
     named_barrier barriers[BARRIERS] = {};
@@ -91,7 +100,7 @@ constinit thread_local uint3 block_index = {};
 constinit thread_local dim3 block_size, grid_size;
 const race_hooks *hooks = nullptr;
 
-static thread_local std::unique_ptr<block_runner> own_runner;
+static thread_local std::vector<std::unique_ptr<block_runner>> free_runners;
 static constinit thread_local block_runner *runner = nullptr;
 
 /* ---- settings ---- */
@@ -151,7 +160,7 @@ void fail(const char *format, ...)
 
 static void fail_deadlock(void)
 {
-    static const char *const states[] = {"ready", "at a barrier", "in a warp operation",
+    static const char *const states[] = {"ready", "at a barrier", "in a warp operation", "polling",
                                          "returned"};
     fprintf(stderr, "cuda_emu: %s, block (%u,%u,%u): deadlock:\n", runner->kernel, block_index.x,
             block_index.y, block_index.z);
@@ -192,6 +201,21 @@ static void wait_as(thread_fiber *f, fiber_state state, place where)
     f->state = state;
     f->where = where;
     to_scheduler(f);
+}
+
+void poll(place where)
+{
+    if (!current) return; // the host calls what kernels call
+    runner->polling++;
+    wait_as(runner->running, POLLING, where);
+}
+
+/* Those that polled poll again. */
+static void poll_again(void)
+{
+    runner->polling = 0;
+    for (unsigned t = 0; t < runner->threads; t++)
+        if (runner->fibers[t]->state == POLLING) set_ready(runner->fibers[t].get());
 }
 
 static void meetings_after_return(thread_fiber *f);
@@ -448,6 +472,7 @@ static thread_fiber *make_fiber(void)
 static void begin_block(unsigned threads, size_t dynamic_bytes)
 {
     runner->threads = runner->live = threads;
+    runner->polling = 0;
     memset(runner->ready, 0, sizeof runner->ready);
     memset(runner->alive, 0, sizeof runner->alive);
     memset(runner->barriers, 0, sizeof runner->barriers);
@@ -474,15 +499,21 @@ static void begin_block(unsigned threads, size_t dynamic_bytes)
     }
 }
 
-static void run_block(unsigned threads, size_t dynamic_bytes, uint64_t block)
+/* False: all that can go on poll, and have for some rounds. */
+static bool run_block(void)
 {
-    begin_block(threads, dynamic_bytes);
-    if (hooks) hooks->begin_block(block, runner->shared.base(), runner->shared.capacity());
-    while (runner->live) {
+    for (unsigned rounds = 0; runner->live;) {
         int next = pick();
-        if (next < 0) fail_deadlock();
-        resume(runner->fibers[(unsigned)next].get());
+        if (next >= 0) {
+            resume(runner->fibers[(unsigned)next].get());
+            continue;
+        }
+        if (!runner->polling) fail_deadlock();
+        poll_again();
+        if (++rounds > POLLS_EAGER) return false;
+        sched_yield();
     }
+    return true;
 }
 
 void pdl_wait(void)
@@ -495,34 +526,101 @@ void end_of_overlap(void)
     if (hooks) hooks->end_of_overlap();
 }
 
-void run_grid(const char *kernel, dim3 grid, dim3 block, size_t dynamic_bytes, bool pdl,
-              const std::function<void()> &body)
+/* ---- a grid that may stand ---- */
+
+grid::grid(const char *kernel, dim3 blocks, dim3 threads, size_t dynamic_bytes, bool pdl,
+           std::function<void()> body)
+    : kernel_(kernel), blocks_(blocks), threads_(threads), dynamic_bytes_(dynamic_bytes), pdl_(pdl),
+      body_(std::move(body))
+{
+}
+
+static constinit thread_local const grid *standing_grid = nullptr;
+
+grid::~grid()
+{
+    if (standing_grid == this) standing_grid = nullptr;
+}
+
+void grid::begin()
 {
     settings_from_environment();
-    if (runner && runner->kernel) fail("a kernel launches a kernel");
-    if (!own_runner) own_runner = std::make_unique<block_runner>();
-    runner = own_runner.get();
-    runner->kernel = kernel;
-    runner->body = &body;
-    runner->pdl = pdl;
-    uint64_t threads = (uint64_t)block.x * block.y * block.z;
-    uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
-    if (!threads || threads > THREADS_MAX || block.z > 64 || !blocks || grid.x > 0x7fffffffu ||
-        grid.y > 65535 || grid.z > 65535)
-        fail("%s: bad launch: grid %u x %u x %u, block %u x %u x %u", kernel, grid.x, grid.y,
-             grid.z, block.x, block.y, block.z);
-    block_size = block;
-    grid_size = grid;
-    if (hooks) hooks->begin_grid(kernel, pdl);
-    runner->random = settings.seed;
-    uint64_t shift = settings.order == ORDER_RANDOM ? next_random(&runner->random) % blocks : 0;
-    for (uint64_t i = 0; i < blocks; i++) {
-        uint64_t b = settings.order == ORDER_REVERSE ? blocks - 1 - i : (i + shift) % blocks;
-        block_index = {(unsigned)(b % grid.x), (unsigned)(b / grid.x % grid.y),
-                       (unsigned)(b / grid.x / grid.y)};
-        run_block((unsigned)threads, dynamic_bytes, b);
+    uint64_t threads = (uint64_t)threads_.x * threads_.y * threads_.z;
+    count_ = (uint64_t)blocks_.x * blocks_.y * blocks_.z;
+    if (!threads || threads > THREADS_MAX || threads_.z > 64 || !count_ ||
+        blocks_.x > 0x7fffffffu || blocks_.y > 65535 || blocks_.z > 65535)
+        fail("%s: bad launch: grid %u x %u x %u, block %u x %u x %u", kernel_, blocks_.x, blocks_.y,
+             blocks_.z, threads_.x, threads_.y, threads_.z);
+    const char *processors = getenv("LM_CUDA_EMU_SM");
+    resident_max_ = processors ? strtoul(processors, nullptr, 10) : 8;
+    if (hooks) hooks->begin_grid(kernel_, pdl_);
+    random_ = settings.seed;
+    shift_ = settings.order == ORDER_RANDOM ? next_random(&random_) % count_ : 0;
+    next_ = 0;
+    begun_ = true;
+}
+
+void grid::enter(block_runner *r) const
+{
+    runner = r;
+    block_index = r->index;
+    block_size = threads_;
+    grid_size = blocks_;
+}
+
+/* Its first threads run; where they only poll it stays among the standing. */
+void grid::begin_next()
+{
+    if (free_runners.empty()) free_runners.push_back(std::make_unique<block_runner>());
+    std::unique_ptr<block_runner> r = std::move(free_runners.back());
+    free_runners.pop_back();
+    uint64_t i = next_++;
+    uint64_t b = settings.order == ORDER_REVERSE ? count_ - 1 - i : (i + shift_) % count_;
+    r->block = b;
+    r->index = {(unsigned)(b % blocks_.x), (unsigned)(b / blocks_.x % blocks_.y),
+                (unsigned)(b / blocks_.x / blocks_.y)};
+    r->kernel = kernel_;
+    r->body = &body_;
+    r->pdl = pdl_;
+    r->random = random_;
+    enter(r.get());
+    begin_block(threads_.x * threads_.y * threads_.z, dynamic_bytes_);
+    if (hooks) hooks->begin_block(b, r->shared.base(), r->shared.capacity());
+    standing_.push_back(std::move(r));
+    bool done = run_block();
+    random_ = runner->random;
+    if (done) leave(standing_.size() - 1);
+}
+
+void grid::leave(size_t standing)
+{
+    if (hooks) hooks->end_block(standing_[standing]->block);
+    standing_[standing]->kernel = nullptr;
+    free_runners.push_back(std::move(standing_[standing]));
+    standing_.erase(standing_.begin() + (long)standing);
+}
+
+bool grid::go_on()
+{
+    if (runner) fail("a kernel launches a kernel");
+    if (standing_grid && standing_grid != this)
+        fail("%s is to begin, while %s stands in this thread", kernel_, standing_grid->kernel_);
+    if (!begun_) begin();
+    for (size_t i = 0; i < standing_.size();) {
+        enter(standing_[i].get());
+        if (hooks) hooks->resume_block(runner->block);
+        if (run_block())
+            leave(i);
+        else
+            i++;
     }
-    runner->kernel = nullptr;
+    while (next_ < count_ && standing_.size() < resident_max_)
+        begin_next();
+    runner = nullptr;
+    bool done = next_ == count_ && standing_.empty();
+    standing_grid = done ? nullptr : this;
+    if (done) begun_ = false;
+    return done;
 }
 
 } // namespace emu

@@ -45,11 +45,15 @@ struct cell {
     access_record write, read[2]; // read[1]: the latest by a warp other than read[0]'s
 };
 
-struct block_state { // of the block that runs on this OS thread
+struct grid_state { // of the grid that runs on this OS thread
     const char *kernel = "";
-    uint32_t launch = 0, block = 0;
+    uint32_t launch = 0;
     uint32_t overlaps = 0; // the first launch that may still run when this one begins
     bool ended = true;     // what runs before the next launch ends before it
+};
+
+struct block_state {
+    uint32_t block = 0;
     bool acquired = false; // has done an atomic
     const char *shared = nullptr;
     size_t shared_bytes = 0;
@@ -57,7 +61,10 @@ struct block_state { // of the block that runs on this OS thread
     uint32_t lane_clock[WARPS_MAX];       // __syncwarps and barriers of each warp
 };
 
-thread_local block_state now;
+thread_local grid_state grid_now;
+thread_local std::unordered_map<uint64_t, std::unique_ptr<block_state>>
+    blocks;                                   // begun, of the grid
+thread_local block_state *now;                // that runs
 thread_local std::vector<uint32_t> fences_of; // [block] of this launch, so far
 /* A shadow for each OS thread: grids of different ones are not checked against each other. */
 thread_local std::unordered_map<uintptr_t, std::unique_ptr<cell[]>> pages;
@@ -81,13 +88,13 @@ cell *find_cell(uintptr_t at)
 bool ordered(const access_record &before, const access_record &after, bool shared)
 {
     if (before.launch != after.launch)
-        return shared || current->waited || before.launch < now.overlaps;
+        return shared || current->waited || before.launch < grid_now.overlaps;
     if (before.block != after.block)
-        return shared || (now.acquired && fences_of[before.block] > before.fences);
+        return shared || (now->acquired && fences_of[before.block] > before.fences);
     if (before.thread == after.thread) return true;
     unsigned warp = after.thread / 32, other = before.thread / 32;
     if (warp == other) return before.lane_clock != after.lane_clock;
-    return now.clock[warp][other] > before.warp_clock;
+    return now->clock[warp][other] > before.warp_clock;
 }
 
 /* "program+0x1234", for addr2line. */
@@ -109,8 +116,8 @@ void report(const char *what, uintptr_t at, const access_record &before, const a
         stderr,
         "cuda_emu: race: %s: %s memory %p, thread %u of block %u in %s%s; thread %u of block %u "
         "%swas there before with nothing between: ",
-        what, at - (uintptr_t)now.shared < now.shared_bytes ? "shared" : "global", (void *)at,
-        after.thread, after.block, now.kernel, current->waited ? "" : " before pdl_wait",
+        what, at - (uintptr_t)now->shared < now->shared_bytes ? "shared" : "global", (void *)at,
+        after.thread, after.block, grid_now.kernel, current->waited ? "" : " before pdl_wait",
         before.thread, before.block, before.launch == after.launch ? "" : "of an earlier launch ");
     print_place(pc);
     fputc('\n', stderr);
@@ -148,15 +155,15 @@ void remember(cell *c, const access_record &a, bool write)
 __attribute__((noinline)) void seen(const void *p, size_t bytes, bool write, bool atomic,
                                     const void *pc)
 {
-    if (!current || !now.launch || on_fiber_stack(p)) return;
+    if (!current || on_fiber_stack(p)) return;
     uintptr_t at = (uintptr_t)p;
-    bool shared = at - (uintptr_t)now.shared < now.shared_bytes, told = false;
+    bool shared = at - (uintptr_t)now->shared < now->shared_bytes, told = false;
     if (shared) shared_check(p, bytes, place());
-    access_record a = {now.launch,
-                       now.block,
-                       fences_of[now.block],
-                       now.clock[current->warp][current->warp],
-                       now.lane_clock[current->warp],
+    access_record a = {grid_now.launch,
+                       now->block,
+                       fences_of[now->block],
+                       now->clock[current->warp][current->warp],
+                       now->lane_clock[current->warp],
                        (uint16_t)(current->warp * 32 + current->lane),
                        atomic,
                        0};
@@ -180,13 +187,13 @@ void on_access(const void *at, size_t bytes, bool write)
 
 void on_atomic(void *at, size_t bytes)
 {
-    now.acquired = true;
+    if (current) now->acquired = true;
     seen(at, bytes, true, true, nullptr);
 }
 
 void on_fence()
 {
-    fences_of[now.block]++;
+    if (current) fences_of[now->block]++;
 }
 
 void on_barrier(const uint32_t *participants, unsigned warps)
@@ -194,49 +201,64 @@ void on_barrier(const uint32_t *participants, unsigned warps)
     uint32_t joined[WARPS_MAX] = {0};
     for (unsigned w = 0; w < warps; w++)
         for (unsigned v = 0; participants[w] && v < warps; v++)
-            joined[v] = max(joined[v], now.clock[w][v]);
+            joined[v] = max(joined[v], now->clock[w][v]);
     for (unsigned w = 0; w < warps; w++) {
         if (!participants[w]) continue;
-        memcpy(now.clock[w], joined, sizeof joined);
-        now.lane_clock[w]++;
+        memcpy(now->clock[w], joined, sizeof joined);
+        now->lane_clock[w]++;
     }
     for (unsigned w = 0; w < warps; w++)
         for (unsigned v = 0; participants[w] && v < warps; v++)
-            if (participants[v]) now.clock[w][v]++;
+            if (participants[v]) now->clock[w][v]++;
 }
 
 void on_syncwarp(unsigned warp)
 {
-    now.lane_clock[warp]++;
+    now->lane_clock[warp]++;
 }
 
 void on_end_of_overlap()
 {
-    now.ended = true;
+    grid_now.ended = true;
 }
 
 void on_begin_grid(const char *kernel, bool pdl)
 {
-    now.kernel = kernel;
-    now.launch = ++launches;
-    if (!pdl || now.ended) now.overlaps = now.launch;
-    now.ended = false;
+    grid_now.kernel = kernel;
+    grid_now.launch = ++launches;
+    if (!pdl || grid_now.ended) grid_now.overlaps = grid_now.launch;
+    grid_now.ended = false;
     fences_of.clear();
+    blocks.clear();
+}
+
+void on_resume_block(uint64_t block)
+{
+    now = blocks.at(block).get();
+}
+
+void on_end_block(uint64_t block)
+{
+    blocks.erase(block);
+    now = nullptr;
 }
 
 void on_begin_block(uint64_t block, const char *shared, size_t bytes)
 {
-    now.block = (uint32_t)block;
+    std::unique_ptr<block_state> &state = blocks[block];
     if (fences_of.size() <= block) fences_of.resize(block + 1);
-    now.acquired = false;
-    now.shared = shared;
-    now.shared_bytes = bytes;
-    memset(now.clock, 0, sizeof now.clock);
-    memset(now.lane_clock, 0, sizeof now.lane_clock);
+    state = std::make_unique<block_state>();
+    now = state.get();
+    now->block = (uint32_t)block;
+    now->shared = shared;
+    now->shared_bytes = bytes;
+    memset(now->clock, 0, sizeof now->clock);
+    memset(now->lane_clock, 0, sizeof now->lane_clock);
 }
 
-const race_hooks own_hooks = {on_access, on_barrier,    on_syncwarp,       on_fence,
-                              on_atomic, on_begin_grid, on_end_of_overlap, on_begin_block};
+const race_hooks own_hooks = {on_access,       on_barrier,    on_syncwarp,       on_fence,
+                              on_atomic,       on_begin_grid, on_end_of_overlap, on_begin_block,
+                              on_resume_block, on_end_block};
 
 struct at_exit {
     at_exit()

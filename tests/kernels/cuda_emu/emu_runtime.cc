@@ -72,6 +72,7 @@ struct device {
     size_t used = 0;
     stream_ref default_stream;
     std::vector<stream_ref> streams;
+    std::set<int> peers; // whose memory it may touch
 };
 
 struct allocation {
@@ -376,20 +377,36 @@ cudaError_t enqueue(cudaStream_t handle, stream_work run)
     });
 }
 
+static void count_launch(const char *kernel)
+{
+    machine *m = the_machine();
+    std::lock_guard<std::recursive_mutex> hold(m->lock);
+    m->launches[kernel]++;
+}
+
 cudaError_t enqueue_launch(const char *kernel, dim3 grid, dim3 block, size_t shared_bytes,
                            cudaStream_t stream, bool pdl, stream_work body)
 {
     if (!have_device()) return note(cudaErrorNoDevice);
     stream_ref s = find_stream(stream);
     if (s && s->device != current_device) return note(cudaErrorInvalidResourceHandle);
-    return put(stream, [=] {
-        {
-            machine *m = the_machine();
-            std::lock_guard<std::recursive_mutex> hold(m->lock);
-            m->launches[kernel]++;
-        }
-        run_grid(kernel, grid, block, shared_bytes, pdl, body);
-    });
+    auto made = std::make_shared<emu::grid>(kernel, grid, block, shared_bytes, pdl, body);
+    return enqueue_operation(stream, {[] {},
+                                      [=] {
+                                          if (!made->has_begun()) count_launch(kernel);
+                                          return made->go_on();
+                                      }});
+}
+
+static void check_peer(const char *kernel, const allocation *a, size_t at)
+{
+    machine *m = the_machine();
+    std::lock_guard<std::recursive_mutex> hold(m->lock);
+    if (a->device < 0 || a->device == current_device || !have_device()) return;
+    if (!m->devices[(size_t)current_device].peers.count(a->device))
+        fail("%s: an argument, %zu bytes into it, leads to device %d, which device %d has no "
+             "access to",
+             kernel, at, a->device, current_device);
 }
 
 void check_argument(const char *kernel, const void *value, size_t bytes)
@@ -399,8 +416,12 @@ void check_argument(const char *kernel, const void *value, size_t bytes)
         memcpy(&word, (const char *)value + at, sizeof word);
         if (!looks_like_pointer(word)) continue;
         /* the end of an allocation is where an empty array lies */
-        if (find_allocation((const void *)word) || find_allocation((const void *)(word - 1)))
+        const allocation *a = find_allocation((const void *)word);
+        if (!a) a = find_allocation((const void *)(word - 1));
+        if (a) {
+            check_peer(kernel, a, at);
             continue;
+        }
         fail("%s: an argument, %zu bytes into it, is %p: memory of the host that is not pinned",
              kernel, at, (void *)word);
     }
@@ -542,13 +563,29 @@ cudaError_t cudaDeviceReset()
 
 cudaError_t cudaDeviceCanAccessPeer(int *can, int index, int peer)
 {
-    *can = index != peer;
+    size_t alone = setting("LM_CUDA_EMU_NO_PEER", SIZE_MAX), count = the_machine()->devices.size();
+    if (index < 0 || peer < 0 || (size_t)index >= count || (size_t)peer >= count)
+        return note(cudaErrorInvalidDevice);
+    *can = index != peer && (size_t)index != alone && (size_t)peer != alone;
     return cudaSuccess;
 }
 
-cudaError_t cudaDeviceEnablePeerAccess(int, unsigned)
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags)
 {
-    return cudaSuccess;
+    machine *m = the_machine();
+    std::lock_guard<std::recursive_mutex> hold(m->lock);
+    int can = 0;
+    if (flags) return note(cudaErrorInvalidValue);
+    if (cudaDeviceCanAccessPeer(&can, current_device, peer) != cudaSuccess || !can)
+        return note(cudaErrorInvalidDevice);
+    bool added = m->devices[(size_t)current_device].peers.insert(peer).second;
+    return added ? cudaSuccess : note(cudaErrorPeerAccessAlreadyEnabled);
+}
+
+cudaError_t cudaDeviceGetP2PAttribute(int *value, cudaDeviceP2PAttr, int index, int peer)
+{
+    *value = !setting("LM_CUDA_EMU_PCIE", 0);
+    return cudaDeviceCanAccessPeer(&peer, index, peer);
 }
 
 cudaError_t cudaDriverGetVersion(int *version)
