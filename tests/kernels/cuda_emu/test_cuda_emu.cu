@@ -573,6 +573,133 @@ static void test_early_access()
 #endif
 }
 
+/* ---- kernels that wait for others ---- */
+
+__global__ void waits_for(const uint32_t *flag)
+{
+    while (load_acquire(flag) == 0)
+        ;
+}
+
+/* The second block ends the first one's waiting, thread 32 that of thread 0. */
+__global__ void wait_within(uint32_t *flags)
+{
+    if (threadIdx.x == 0 && blockIdx.x == 0)
+        while (load_acquire(flags) == 0 || load_acquire(flags + 1) == 0)
+            ;
+    if (threadIdx.x == 32) store_release(flags + blockIdx.x, 1);
+}
+
+/* Every block but the last waits for the last one. */
+__global__ void wait_for_last(uint32_t *flag)
+{
+    if (blockIdx.x == gridDim.x - 1)
+        store_release(flag, 1);
+    else
+        while (load_acquire(flag) == 0)
+            ;
+}
+
+static uint32_t *flags()
+{
+    uint32_t *at = nullptr;
+    NEED(cudaMalloc(&at, 2 * sizeof *at) == cudaSuccess);
+    NEED(cudaMemset(at, 0, 2 * sizeof *at) == cudaSuccess);
+    NEED(cudaDeviceSynchronize() == cudaSuccess);
+    return at;
+}
+
+static cudaError_t ask_often(cudaStream_t stream)
+{
+    cudaError_t rc = cudaErrorNotReady;
+    for (int i = 0; i < 100 && rc == cudaErrorNotReady; i++)
+        rc = cudaStreamQuery(stream);
+    return rc;
+}
+
+static void test_polling()
+{
+    uint32_t *flag = nullptr, *at = flags();
+    cudaStream_t stream;
+
+    NEED(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    for (emu::thread_order order : {emu::ORDER_FORWARD, emu::ORDER_REVERSE, emu::ORDER_RANDOM}) {
+        emu::configure(order, 3);
+        NEED(cudaMemset(at, 0, 2 * sizeof *at) == cudaSuccess);
+        RUN_KERNEL(wait_within, 2, 64, 0, at);
+    }
+    emu::configure(emu::ORDER_FORWARD, 1);
+
+    /* the host's flag, in pinned memory */
+    NEED(cudaMallocHost(&flag, sizeof *flag) == cudaSuccess);
+    *flag = 0;
+    LM_LAUNCH(waits_for, 2, 32, 0, stream, flag);
+    EXPECT_INT(ask_often(stream), cudaErrorNotReady);
+    EXPECT_DEATH("is to begin, while waits_for stands", {
+        uint32_t *flag = nullptr;
+        cudaMallocHost(&flag, sizeof *flag);
+        *flag = 0;
+        cudaStream_t stream;
+        cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+        LM_LAUNCH(waits_for, 1, 1, 0, stream, flag);
+        ask_often(stream);
+        LM_LAUNCH(waits_for, 1, 1, 0, nullptr, flag);
+        cudaStreamQuery(nullptr);
+        cudaStreamQuery(nullptr);
+    });
+    __atomic_store_n(flag, 1, __ATOMIC_RELEASE);
+    EXPECT_INT(ask_often(stream), cudaSuccess);
+
+    /* as many blocks as multiprocessors run at a time, and the ninth never */
+    NEED(cudaMemset(at, 0, 2 * sizeof *at) == cudaSuccess);
+    RUN_KERNEL(wait_for_last, 8, 1, 0, at);
+    NEED(cudaMemset(at, 0, 2 * sizeof *at) == cudaSuccess);
+    NEED(cudaDeviceSynchronize() == cudaSuccess);
+    LM_LAUNCH(wait_for_last, 9, 1, 0, stream, at);
+    EXPECT_INT(ask_often(stream), cudaErrorNotReady);
+    emu::configure(emu::ORDER_FORWARD, 1);
+    NEED(cudaMemset(at, 1, 4) == cudaSuccess);
+    NEED(cudaStreamSynchronize(nullptr) == cudaSuccess);
+    EXPECT_INT(ask_often(stream), cudaSuccess);
+    cudaStreamDestroy(stream);
+    cudaFreeHost(flag);
+    cudaFree(at);
+}
+
+__global__ void set_one(uint32_t *at)
+{
+    *at = 1;
+}
+
+static void test_peers()
+{
+    int can = 0;
+
+    NEED(cudaDeviceCanAccessPeer(&can, 0, 1) == cudaSuccess && can == 1);
+    NEED(cudaDeviceCanAccessPeer(&can, 1, 1) == cudaSuccess && can == 0);
+    EXPECT_INT(cudaDeviceEnablePeerAccess(0, 0), cudaErrorInvalidDevice);
+    EXPECT_DEATH("leads to device 0, which device 1 has no access to", {
+        uint32_t *at = flags();
+        cudaDeviceEnablePeerAccess(1, 0); // the other way
+        cudaSetDevice(1);
+        LM_LAUNCH(set_one, 1, 1, 0, nullptr, at);
+    });
+    uint32_t *at = flags(), got = 0;
+    NEED(cudaSetDevice(1) == cudaSuccess);
+    EXPECT_INT(cudaDeviceEnablePeerAccess(0, 0), cudaSuccess);
+    EXPECT_INT(cudaDeviceEnablePeerAccess(0, 0), cudaErrorPeerAccessAlreadyEnabled);
+    RUN_KERNEL(set_one, 1, 1, 0, at);
+    NEED(cudaSetDevice(0) == cudaSuccess);
+    NEED(cudaMemcpy(&got, at, sizeof got, cudaMemcpyDeviceToHost) == cudaSuccess);
+    EXPECT_INT(got, 1);
+    setenv("LM_CUDA_EMU_NO_PEER", "1", 1);
+    NEED(cudaDeviceCanAccessPeer(&can, 0, 1) == cudaSuccess && can == 0);
+    EXPECT_INT(cudaDeviceEnablePeerAccess(1, 0), cudaErrorInvalidDevice);
+    unsetenv("LM_CUDA_EMU_NO_PEER");
+    cudaGetLastError();
+    cudaFree(at);
+}
+
 static void test_races()
 {
 #ifdef LM_CUDA_EMU_RACE
@@ -610,6 +737,8 @@ int main(void)
     RUN(test_library_alignment);
     RUN(test_refused_while_capturing);
     RUN(test_graphs);
+    RUN(test_polling);
+    RUN(test_peers);
     RUN(test_races);
     RUN(test_all_wait);
     RUN(test_early_access);
