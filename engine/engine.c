@@ -464,7 +464,8 @@ static int load(const struct engine_options *options, struct loaded *l, struct e
     const struct backend_ops *ops = backend_find(options->backend ? options->backend : "auto");
     struct weights_options how = {.compute = compute_type(options),
                                   .format = options->model_format,
-                                  .plain_inputs = ops && !ops->input_orders};
+                                  .plain_inputs = ops && !ops->input_orders,
+                                  .scale_grids = ops && ops->scale_grids};
     int rc = weights_open_with(options->model_path, &how, &l->weights, err);
     if (rc < 0) return rc;
     rc = model_text_tokenizer(l->weights, &l->tokenizer, err);

@@ -47,6 +47,7 @@ struct mapper {
     bool *used;                         // [source->count]
     struct error *err;
     bool plain_inputs; // no matrix gets its input in another order
+    bool keeps_grids;  // matrices may have scales beside them
     bool exact;        // what is made has the values of its format's definition, whatever it costs
     bool format_found; // a linear layer was stored in `format`
     int layer;         // -1: outside the layers

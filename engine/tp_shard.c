@@ -222,6 +222,7 @@ static struct matrix rows_of(const struct matrix *m, const struct rank_range *r,
     if (!m->data) return out;
     out.rows = (int64_t)r->count * width;
     out.data = (const uint8_t *)m->data + (size_t)r->first * (size_t)width * matrix_stride(m);
+    out.grid_row += (int64_t)r->first * width;
     return out;
 }
 
@@ -232,6 +233,7 @@ static struct matrix columns_of(const struct matrix *m, const struct rank_range 
     out.cols = (int64_t)r->count * width;
     out.data = (const uint8_t *)m->data + matrix_row_bytes(m->type, (int64_t)r->first * width);
     out.row_stride = matrix_stride(m);
+    out.grid_col += (int64_t)r->first * width;
     return out;
 }
 

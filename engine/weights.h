@@ -26,6 +26,7 @@ struct weights_options {
     bool
         plain_inputs; // the backend can't put a matrix's input in another order: what needs one becomes
                       // float32
+    bool scale_grids; // the backend takes F8_E4M3 as it is stored
 };
 
 struct weights {

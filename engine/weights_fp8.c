@@ -1,40 +1,42 @@
 /* weights_fp8.c - block-scaled FP8 (DeepSeek-V3, Qwen3 ...-FP8).
  *
- *     weight           [outputs][inputs] F8_E4M3: sign, 4 bits of exponent (bias 7), 3 of mantissa;
- *                      no infinities, all ones is NaN
+ *     weight           [outputs][inputs] F8_E4M3
  *     weight_scale_inv [outputs / block][inputs / block], rounded up
  *                      W[o][i] = weight * scale (in spite of the name)
  *
- * Source: transformers, integrations/finegrained_fp8.py; OCP 8-bit floating point, E4M3. */
+ * Source: transformers, integrations/finegrained_fp8.py. */
 #include "engine/weights_quantized.h"
 #include "kernels/quant.h"
+#include "shared/base/check.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static float e4m3(uint8_t bits)
+/* The values, rounded unless m->exact. */
+static void make_floats(struct mapper *m, const struct matrix *stored, struct matrix *out)
 {
-    int exponent = bits >> 3 & 15, mantissa = bits & 7;
-    float magnitude =
-        exponent ? ldexpf((float)(8 + mantissa), exponent - 10) : ldexpf((float)mantissa, -9);
-    if (exponent == 15 && mantissa == 7) magnitude = NAN;
-    return bits & 0x80 ? -magnitude : magnitude;
+    enum dtype type = m->exact ? DTYPE_F32 : DTYPE_BF16;
+    uint8_t *to = mapper_make_matrix(m, type, stored->rows, stored->cols, out);
+    float *floats = xmalloc((size_t)stored->cols * sizeof *floats);
+    for (int64_t o = 0; o < stored->rows; o++, to += matrix_row_bytes(type, stored->cols)) {
+        quant_dequantize_matrix_row(stored, o, m->exact ? (float *)(void *)to : floats);
+        for (int64_t i = 0; !m->exact && i < stored->cols; i++)
+            ((uint16_t *)(void *)to)[i] = quant_float_to_bf16(floats[i]);
+    }
+    free(floats);
 }
 
-static void put_row(const uint8_t *from, const float table[256], const float *scales, int block,
-                    int64_t cols, bool exact, void *to)
+static const struct scale_grid *keep_grid(struct mapper *m, const struct scale_grid *grid,
+                                          int64_t down)
 {
-    float *floats = to;
-    uint16_t *halves = to;
-    for (int64_t i = 0; i < cols; i++) {
-        float value = table[from[i]] * scales[i / block];
-        if (exact)
-            floats[i] = value;
-        else
-            halves[i] = quant_float_to_bf16(value);
-    }
+    size_t bytes = (size_t)(down * grid->across) * sizeof *grid->scale;
+    float *scale = arena_alloc(&m->weights->arena, bytes);
+    struct scale_grid *kept = arena_alloc(&m->weights->arena, sizeof *kept);
+    memcpy(scale, grid->scale, bytes);
+    *kept = *grid;
+    kept->scale = scale;
+    return kept;
 }
 
 static bool read_linear(struct mapper *m, const struct linear_format *f, const char *module,
@@ -42,23 +44,25 @@ static bool read_linear(struct mapper *m, const struct linear_format *f, const c
 {
     char name[TENSOR_NAME_MAX];
     struct tensor_view t;
-    int64_t across = weights_quantized_groups(f->block_cols, cols);
+    struct scale_grid grid = {.across = weights_quantized_groups(f->block_cols, cols),
+                              .block_rows = f->block_rows,
+                              .block_cols = f->block_cols};
+    int64_t down = weights_quantized_groups(f->block_rows, rows);
     snprintf(name, sizeof name, "%s.weight_scale_inv", module);
     if (!mapper_find(m, name, OPTIONAL, &t)) return m->rc < 0;
-    float *scales = weights_quantized_scales(m, module, ".weight_scale_inv",
-                                             weights_quantized_groups(f->block_rows, rows), across);
+    float *scales = weights_quantized_scales(m, module, ".weight_scale_inv", down, grid.across);
     if (!scales) return true;
+    grid.scale = scales;
     snprintf(name, sizeof name, "%s.weight", module);
     if (mapper_find_typed(m, name, REQUIRED, "F8_E4M3", rows, cols, &t)) {
-        enum dtype type = m->exact ? DTYPE_F32 : DTYPE_BF16;
-        uint8_t *to = mapper_make_matrix(m, type, rows, cols, out);
-        const uint8_t *from = t.data;
-        float table[256];
-        for (int i = 0; i < 256; i++)
-            table[i] = e4m3((uint8_t)i);
-        for (int64_t o = 0; o < rows; o++, from += cols, to += matrix_row_bytes(type, cols))
-            put_row(from, table, scales + o / f->block_rows * across, f->block_cols, cols, m->exact,
-                    to);
+        struct matrix stored = {.type = DTYPE_F8_E4M3, .rows = rows, .cols = cols, .data = t.data};
+        stored.grid = &grid;
+        if (m->keeps_grids && !m->exact) {
+            *out = stored;
+            out->grid = keep_grid(m, &grid, down);
+        } else {
+            make_floats(m, &stored, out);
+        }
     }
     free(scales);
     return true;

@@ -25,6 +25,8 @@ static const float *map_norm(struct mapper *m, const char *module, bool wanted, 
 static struct matrix rows_of(const struct matrix *m, int64_t first, int64_t rows)
 {
     struct matrix view = {.type = m->type, .rows = rows, .cols = m->cols};
+    view.grid = m->grid;
+    view.grid_row = first;
     if (m->data)
         view.data = (const uint8_t *)m->data + (size_t)first * matrix_row_bytes(m->type, m->cols);
     return view;
@@ -86,7 +88,10 @@ static void map_qkv(struct mapper *m, const struct model_config *c, struct layer
         l->v_bias = mapper_bias(m, n->v, bias_presence, kv);
         return;
     }
+    bool keeps_grids = m->keeps_grids;
+    m->keeps_grids &= n->qkv_packing != QKV_GROUPS; // whose rows don't stay where their scales are
     struct matrix qkv = mapper_matrix(m, n->qkv, REQUIRED, q + 2 * kv, c->hidden);
+    m->keeps_grids = keeps_grids;
     const float *bias = mapper_bias(m, n->qkv, bias_presence, q + 2 * kv);
     if (n->qkv_packing == QKV_GROUPS) {
         split_groups(m, c, &qkv, bias, l);
@@ -308,6 +313,7 @@ int weights_map(struct weights *w, const struct tensor_source *source,
                        .format = format,
                        .exact = options->compute == COMPUTE_F32,
                        .plain_inputs = options->plain_inputs,
+                       .keeps_grids = options->scale_grids,
                        .err = err,
                        .layer = -1};
     m.used = xcalloc(source->count ? source->count : 1, sizeof *m.used);

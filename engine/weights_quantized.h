@@ -3,7 +3,8 @@
  *
  * MXFP4 is a type of the kernels. The others are turned into one as they are mapped: float32 and
  * exactly the values of the format's definition with m->exact, otherwise what is small and
- * fast: AWQ and GPTQ become Q4_1 (weights_int4.h), FP8 becomes bfloat16. */
+ * fast: AWQ and GPTQ become Q4_1 (weights_int4.h), FP8 stays as it is with m->keeps_grids and else becomes
+ * bfloat16. */
 #ifndef LM_ENGINE_WEIGHTS_QUANTIZED_H
 #define LM_ENGINE_WEIGHTS_QUANTIZED_H
 

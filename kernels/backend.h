@@ -281,6 +281,7 @@ struct backend_ops {
     const char *name; // "cpu"
     enum tp_split split;
     bool input_orders; // layer_params.qkv_order and its like may be set
+    bool scale_grids;  // matrices of F8_E4M3 are taken
 
     /* (optional, all three: without them there is one rank only) Made before the ranks are opened,
      * freed when all are closed. group_abort may be called by any thread at any time: whoever waits

@@ -47,6 +47,14 @@ static int check_matrix(const struct check *c, int layer, const char *name, cons
                          layer, name, (long long)m->rows, (long long)m->cols, (long long)rows,
                          (long long)cols);
     }
+    if (m->type == DTYPE_F8_E4M3 && !c->limits->scale_grids)
+        return error_set(c->err, E_UNSUPPORTED,
+                         "layer %d: matrix %s is %s, which the %s backend "
+                         "doesn't take",
+                         layer, name, dtype_name(m->type), c->limits->backend);
+    if ((m->type == DTYPE_F8_E4M3) != (m->grid != NULL))
+        return error_set(c->err, E_INVALID, "layer %d: matrix %s of %s %s scales beside it", layer,
+                         name, dtype_name(m->type), m->grid ? "has" : "has no");
     if (cols % dtype_block_elements(m->type) == 0) return 0;
     return error_set(c->err, E_INVALID, "layer %d: %lld columns of %s don't fill blocks of %s",
                      layer, (long long)cols, name, dtype_name(m->type));

@@ -18,6 +18,7 @@ struct model_limits {
     enum tp_split split; // how shares are cut
     int head_dim_max;    // of keys and of values
     int dim_max;         // of any other dimension, so that products fit
+    bool scale_grids;    // backend_ops.scale_grids
 };
 
 /* E_UNSUPPORTED and E_INVALID name what is wrong. */

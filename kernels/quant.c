@@ -11,6 +11,8 @@
 
 #include "shared/base/check.h"
 
+#include <math.h>
+
 static uint32_t bits_of(float f)
 {
     uint32_t u;
@@ -139,6 +141,16 @@ static void dequantize_q5_1(const uint8_t *src, float *dst, int64_t n)
     }
 }
 
+/* A byte: sign, 4 bits of exponent (bias 7), 3 of mantissa; no infinities, all ones is NaN. The same bits
+ * in a half are 2^-8 of the value. Source: OCP 8-bit floating point, E4M3. */
+static void dequantize_f8_e4m3(const uint8_t *src, float *dst, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t half = (uint16_t)((src[i] & 0x80) << 8 | (src[i] & 0x7f) << 7);
+        dst[i] = (src[i] & 0x7f) == 0x7f ? NAN : quant_half_to_float(half) * 256.0f;
+    }
+}
+
 static void dequantize_f32(const uint8_t *src, float *dst, int64_t n)
 {
     memcpy(dst, src, (size_t)n * sizeof *dst);
@@ -148,12 +160,13 @@ typedef void row_fn(const uint8_t *src, float *dst, int64_t n);
 
 /* NULL: one of the types of quant_codes.h. */
 static row_fn *const rows[DTYPE_COUNT] = {
-    [DTYPE_F32] = dequantize_f32,        [DTYPE_F16] = dequantize_f16,
-    [DTYPE_BF16] = dequantize_bf16,      [DTYPE_Q4_0] = dequantize_q4_0,
-    [DTYPE_Q4_1] = dequantize_q4_1,      [DTYPE_Q5_0] = dequantize_q5_0,
-    [DTYPE_Q5_1] = dequantize_q5_1,      [DTYPE_Q8_0] = dequantize_q8_0,
-    [DTYPE_Q2_K] = quant_k_dequantize_2, [DTYPE_Q4_K] = quant_k_dequantize_4,
-    [DTYPE_Q5_K] = quant_k_dequantize_5, [DTYPE_Q6_K] = quant_k_dequantize_6,
+    [DTYPE_F32] = dequantize_f32,         [DTYPE_F16] = dequantize_f16,
+    [DTYPE_BF16] = dequantize_bf16,       [DTYPE_Q4_0] = dequantize_q4_0,
+    [DTYPE_Q4_1] = dequantize_q4_1,       [DTYPE_Q5_0] = dequantize_q5_0,
+    [DTYPE_Q5_1] = dequantize_q5_1,       [DTYPE_Q8_0] = dequantize_q8_0,
+    [DTYPE_Q2_K] = quant_k_dequantize_2,  [DTYPE_Q4_K] = quant_k_dequantize_4,
+    [DTYPE_Q5_K] = quant_k_dequantize_5,  [DTYPE_Q6_K] = quant_k_dequantize_6,
+    [DTYPE_F8_E4M3] = dequantize_f8_e4m3,
 };
 
 void quant_dequantize_row(enum dtype type, const void *src, float *dst, int64_t n)
@@ -163,4 +176,18 @@ void quant_dequantize_row(enum dtype type, const void *src, float *dst, int64_t 
         rows[type](src, dst, n);
     else
         quant_codes_dequantize(type, src, dst, n);
+}
+
+void quant_dequantize_matrix_row(const struct matrix *m, int64_t row, float *dst)
+{
+    const uint8_t *src = (const uint8_t *)m->data + (size_t)row * matrix_stride(m);
+
+    quant_dequantize_row(m->type, src, dst, m->cols);
+    for (int64_t first = 0, end; m->grid && first < m->cols; first = end) {
+        float scale = matrix_scale(m, row, first);
+        end = first + m->grid->block_cols - (m->grid_col + first) % m->grid->block_cols;
+        if (end > m->cols) end = m->cols;
+        for (int64_t i = first; i < end; i++)
+            dst[i] *= scale;
+    }
 }

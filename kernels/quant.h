@@ -12,8 +12,11 @@
 extern "C" {
 #endif
 
-/* One row (n elements, a multiple of the block) to float32. Equal to gguf-py's dequantize. */
+/* One row (n elements, a multiple of the block) to float32. Equal to gguf-py's dequantize. F8_E4M3: without
+ * its matrix's scales. */
 void quant_dequantize_row(enum dtype type, const void *src, float *dst, int64_t n);
+/* A row of a matrix of any type, multiplied by its scales where it has a grid. */
+void quant_dequantize_matrix_row(const struct matrix *m, int64_t row, float *dst);
 
 /* IEEE half and bfloat16, round to nearest even; NaN stays NaN. */
 float quant_half_to_float(uint16_t h);

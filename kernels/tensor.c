@@ -4,7 +4,7 @@
 
 static const struct dtype_row {
     const char *name;
-    uint32_t gguf_type;
+    int64_t gguf_type; // -1: none
     int elements, bytes;
 } dtype_rows[DTYPE_COUNT] = {
 #define X(name, gguf, elements, bytes) [DTYPE_##name] = {#name, gguf, elements, bytes},
@@ -69,6 +69,13 @@ size_t matrix_row_bytes(enum dtype type, int64_t cols)
 size_t matrix_stride(const struct matrix *m)
 {
     return m->row_stride ? m->row_stride : matrix_row_bytes(m->type, m->cols);
+}
+
+float matrix_scale(const struct matrix *m, int64_t row, int64_t col)
+{
+    const struct scale_grid *g = m->grid;
+    return g->scale[(m->grid_row + row) / g->block_rows * g->across +
+                    (m->grid_col + col) / g->block_cols];
 }
 
 size_t matrix_bytes(const struct matrix *m)

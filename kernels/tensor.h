@@ -10,8 +10,8 @@
 extern "C" {
 #endif
 
-/* One row per type: name, GGUF type number, elements per block, bytes per block. A new format is a
- * row here, its meaning in quant*.c and, where it pays, a kernel. */
+/* One row per type: name, GGUF type number (-1: no file of GGUF has it), elements per block, bytes per
+ * block. A new format is a row here, its meaning in quant*.c and, where it pays, a kernel. */
 #define DTYPES(X)           \
     X(F32, 0, 1, 4)         \
     X(F16, 1, 1, 2)         \
@@ -37,7 +37,8 @@ extern "C" {
     X(IQ4_XS, 23, 256, 136) \
     X(TQ1_0, 34, 256, 54)   \
     X(TQ2_0, 35, 256, 66)   \
-    X(MXFP4, 39, 32, 17)
+    X(MXFP4, 39, 32, 17)    \
+    X(F8_E4M3, -1, 1, 1)
 
 enum dtype {
 #define X(name, gguf, elements, bytes) DTYPE_##name,
@@ -54,6 +55,13 @@ bool dtype_from_gguf(uint32_t gguf_type, enum dtype *type);
 /* Name of any GGUF type, also those not read here, for error texts; NULL if unknown to us. */
 const char *dtype_gguf_name(uint32_t gguf_type);
 
+/* Scales that lie beside a matrix, one for each of its blocks; blocks at its ends may be cut. Borrowed. */
+struct scale_grid {
+    const float *scale; // [blocks of rows][across]
+    int64_t across;     // blocks of columns
+    int block_rows, block_cols;
+};
+
 /* rows x cols, row-major; a row is cols / block_elements blocks.
  * For a linear layer rows = outputs, cols = inputs: y[r] = sum_c W[r][c] x[c]. */
 struct matrix {
@@ -62,11 +70,14 @@ struct matrix {
     const void *data; // borrowed (a mapped file); NULL: absent
     size_t
         row_stride; // bytes from row to row, of columns of a wider matrix; 0: rows are contiguous
+    const struct scale_grid *grid; // F8_E4M3: what elements are multiplied by; NULL: other types
+    int64_t grid_row, grid_col;    // where this part of the grid's matrix begins
 };
 
 size_t matrix_row_bytes(enum dtype type, int64_t cols); // cols must be a multiple of the block
 size_t matrix_stride(const struct matrix *m);           // bytes from row to row
 size_t matrix_bytes(const struct matrix *m); // from the first to behind the last, gaps included
+float matrix_scale(const struct matrix *m, int64_t row, int64_t col); // of one with a grid
 
 #ifdef __cplusplus
 }

@@ -48,7 +48,8 @@ static void *take(struct cpu_region *r, size_t bytes)
 
 /* ---- checks ---- */
 
-static const struct model_limits limits_of_model = {"cpu", TP_SPLIT_OUTPUTS, HEAD_DIM_MAX, DIM_MAX};
+static const struct model_limits limits_of_model = {"cpu", TP_SPLIT_OUTPUTS, HEAD_DIM_MAX, DIM_MAX,
+                                                    false};
 
 /* Every element of the input in one place. */
 static bool is_order(const int32_t *order, int64_t count)

@@ -216,6 +216,7 @@ const struct backend_ops cuda_backend_ops = {
     .name = "cuda",
     .split = TP_SPLIT_INPUTS,
     .input_orders = false,
+    .scale_grids = true,
     .group_create = cuda_comm_create,
     .group_destroy = cuda_comm_destroy,
     .group_abort = cuda_comm_abort,

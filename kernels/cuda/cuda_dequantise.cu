@@ -15,7 +15,9 @@ __global__ void __launch_bounds__(DEQUANTISE_THREADS)
 
     pdl_trigger();
     if (at < count)
-        v = w.form == CUDA_Q4 ? q4_to_bf16x8(w, first + at) : q8_to_bf16x8(w, first + at);
+        v = w.form == CUDA_Q4   ? q4_to_bf16x8(w, first + at)
+            : w.form == CUDA_Q8 ? q8_to_bf16x8(w, first + at)
+                                : f8_to_bf16x8(w, first + at);
     pdl_wait();
     if (at < count) *(uint4 *)(out + at) = v;
 }
@@ -26,7 +28,7 @@ void cuda_dequantise(const struct cuda_weight *w, int first, int rows, bf16 *out
     const size_t of_block = 8 * DEQUANTISE_THREADS;
     size_t count = (size_t)rows * (size_t)w->stride;
 
-    CHECK(w->form == CUDA_Q4 || w->form == CUDA_Q8);
+    CHECK(cuda_form_is_in_blocks(w->form));
     if (count == 0) return;
     LM_LAUNCH_PDL(dequantise_kernel, (int)((count + of_block - 1) / of_block), DEQUANTISE_THREADS,
                   0, stream, *w, (size_t)first * (size_t)w->stride, count, out);

@@ -30,16 +30,12 @@ void cuda_gemm_close(struct cuda_gemm *g)
     *g = (struct cuda_gemm){};
 }
 
-static bool is_in_blocks(enum cuda_form form)
-{
-    return form == CUDA_Q4 || form == CUDA_Q8;
-}
-
 void cuda_gemm_expect(struct cuda_gemm *g, const struct cuda_weight *w, int rows_max)
 {
     size_t bytes = (size_t)w->rows * (size_t)w->stride * sizeof(bf16);
 
-    if (g->deterministic || !is_in_blocks(w->form) || rows_max < DEQUANTISED_ROWS_MIN) return;
+    if (g->deterministic || !cuda_form_is_in_blocks(w->form) || rows_max < DEQUANTISED_ROWS_MIN)
+        return;
     if (bytes > DEQUANTISED_BYTES_MAX) bytes = DEQUANTISED_BYTES_MAX;
     if (bytes > g->dequantised_bytes) g->dequantised_bytes = bytes;
 }
@@ -218,7 +214,8 @@ static library_fn *library_for(const struct cuda_gemm *g, const struct cuda_prod
 {
     if (p->in_is_float || p->experts || g->deterministic) return NULL;
     if (w->form == CUDA_BF16 && p->rows >= LIBRARY_ROWS_MIN) return library_part;
-    if (is_in_blocks(w->form) && p->rows >= DEQUANTISED_ROWS_MIN && dequantised_rows(g, w) > 0)
+    if (cuda_form_is_in_blocks(w->form) && p->rows >= DEQUANTISED_ROWS_MIN &&
+        dequantised_rows(g, w) > 0)
         return dequantised_part;
     return NULL;
 }

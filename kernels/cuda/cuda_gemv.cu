@@ -84,6 +84,22 @@ struct weights_q8 {
     }
 };
 
+struct weights_f8 {
+    static const int count = 16, ahead = 4;
+    __device__ static struct weight_piece load(const struct cuda_weight &w, size_t row, int at)
+    {
+        size_t element = row * w.stride + at;
+        return {load_nc((const uint4 *)((const uint8_t *)w.data + element)),
+                ((const uint32_t *)w.scales)[element >> w.scale_shift]};
+    }
+    __device__ static void unpack(const struct weight_piece &v, int from, float *out)
+    {
+        float d = __uint_as_float(v.scale);
+        dequantize_f8x4(word_of(v.words, from / 4), d, out);
+        dequantize_f8x4(word_of(v.words, from / 4 + 1), d, out + 4);
+    }
+};
+
 /* ---- a warp's row ---- */
 
 /* N activations, 4 or 8. */
@@ -267,6 +283,9 @@ void cuda_gemv(const struct cuda_product *p, cudaStream_t stream)
         return;
     case CUDA_Q8:
         launch<weights_q8, bf16>(p, stream);
+        return;
+    case CUDA_F8:
+        launch<weights_f8, bf16>(p, stream);
         return;
     case CUDA_FORMS:
         break;

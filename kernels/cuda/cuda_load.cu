@@ -9,35 +9,23 @@
 #define DIM_MAX (1 << 20) // so that any row fits into staging
 
 static const struct model_limits limits_of_model = {"cuda", TP_SPLIT_INPUTS, CUDA_HEAD_DIM_MAX,
-                                                    DIM_MAX};
+                                                    DIM_MAX, true};
 
 /* ---- weights ---- */
-
-/* The form that takes all of the matrices. */
-static enum cuda_form common_form(const struct matrix *m, int count, bool float32)
-{
-    enum cuda_form form = cuda_pack_form(m[0].type, float32);
-
-    for (int i = 1; i < count; i++)
-        if (cuda_pack_form(m[i].type, float32) != form) return CUDA_BF16;
-    return form;
-}
 
 /* Rows [first, first + rows) of one matrix to their place on the device. */
 static int upload_rows(struct cuda_loader *l, const struct matrix *m, const struct cuda_weight *w,
                        int64_t first, int rows, size_t place)
 {
-    size_t row_bytes = cuda_form_row_bytes(w->form, w->stride);
-    size_t scale_bytes = cuda_form_scale_bytes(w->form, w->stride);
-    const uint8_t *src = (const uint8_t *)m->data + (size_t)first * matrix_stride(m);
+    size_t row_bytes = cuda_row_bytes(w), scale_bytes = cuda_row_scale_bytes(w);
     uint8_t *half, *scales;
 
     int rc = cuda_comm_check(&l->b->comm, l->err); // another rank's failure ends a load of minutes
     if (rc == 0) rc = cuda_staging_take(&l->staging, &half, l->err);
     if (rc < 0) return rc;
     scales = half + (size_t)rows * row_bytes;
-    for (int i = 0; i < rows; i++, src += matrix_stride(m))
-        cuda_pack_row(w->form, w->stride, m, src, half + (size_t)i * row_bytes,
+    for (int i = 0; i < rows; i++)
+        cuda_pack_row(w, m, first + i, half + (size_t)i * row_bytes,
                       scales + (size_t)i * scale_bytes, l->floats);
     rc = cuda_staging_send(&l->staging, half, (uint8_t *)w->data + place * row_bytes,
                            (size_t)rows * row_bytes, l->err);
@@ -50,9 +38,7 @@ static int upload_rows(struct cuda_loader *l, const struct matrix *m, const stru
 static int upload_matrix(struct cuda_loader *l, const struct matrix *m, const struct cuda_weight *w,
                          int index)
 {
-    size_t row_bytes =
-        cuda_form_row_bytes(w->form, w->stride) + cuda_form_scale_bytes(w->form, w->stride);
-    int64_t most = (int64_t)(l->staging.half_bytes / row_bytes);
+    int64_t most = (int64_t)(l->staging.half_bytes / (cuda_row_bytes(w) + cuda_row_scale_bytes(w)));
     int rc = 0;
 
     for (int64_t row = 0; rc == 0 && row < m->rows; row += most) {
@@ -68,17 +54,13 @@ struct cuda_weight cuda_load_stack(struct cuda_loader *l, const struct matrix *m
                                    bool float32)
 {
     struct cuda_arena *arena = &l->b->weights;
-    struct cuda_weight w = {};
+    struct cuda_weight w = cuda_pack_shape(m, count, float32 || l->b->compute == COMPUTE_F32);
 
-    w.form = common_form(m, count, float32 || l->b->compute == COMPUTE_F32);
-    w.rows = (int)m->rows;
-    w.cols = (int)m->cols;
-    w.stride = cuda_form_stride(w.form, w.cols);
     if (count == 1) cuda_gemm_expect(&l->b->gemm, &w, l->b->limits.tokens_max);
     size_t rows = (size_t)count * (size_t)w.rows;
-    w.data = cuda_arena_take(arena, rows * cuda_form_row_bytes(w.form, w.stride));
-    if (cuda_form_scale_bytes(w.form, w.stride) > 0)
-        w.scales = cuda_arena_take(arena, rows * cuda_form_scale_bytes(w.form, w.stride));
+    w.data = cuda_arena_take(arena, rows * cuda_row_bytes(&w));
+    if (cuda_row_scale_bytes(&w) > 0)
+        w.scales = cuda_arena_take(arena, rows * cuda_row_scale_bytes(&w));
     for (int i = 0; arena->base && i < count && l->rc == 0; i++)
         l->rc = upload_matrix(l, &m[i], &w, i);
     return w;

@@ -75,6 +75,13 @@ struct mma_weights_q8 {
     }
 };
 
+struct mma_weights_f8 {
+    __device__ static void load(const struct cuda_weight &w, size_t element, bf16 *cell)
+    {
+        *(uint4 *)cell = f8_to_bf16x8(w, element);
+    }
+};
+
 template <int TILES> __host__ __device__ __forceinline__ bool is_gated(const struct cuda_product &p)
 {
     return 8 * TILES <= CUDA_MMA_GATED_ROWS_MAX && p.gated.out;
@@ -331,6 +338,9 @@ void cuda_mma(const struct cuda_product *p, cudaStream_t stream)
         return;
     case CUDA_Q8:
         launch<mma_weights_q8>(p, stream);
+        return;
+    case CUDA_F8:
+        launch<mma_weights_f8>(p, stream);
         return;
     case CUDA_F32:
     case CUDA_FORMS:

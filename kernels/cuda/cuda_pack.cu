@@ -1,5 +1,6 @@
 #include "kernels/cuda/cuda_pack.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "kernels/quant.h"
@@ -7,11 +8,41 @@
 #include "kernels/quant_k.h"
 #include "shared/base/check.h"
 
-enum cuda_form cuda_pack_form(enum dtype type, bool float32)
+#define F8_SHIFT_MIN 4 // what a lane of cuda_gemv reads at a time
+
+/* Of CUDA_F8: blocks of a power of two that fill the columns and lie in one of the grid's each. */
+static int scale_shift_of(const struct matrix *m)
+{
+    int64_t bits = m->grid->block_cols | m->grid_col | m->cols;
+    int shift = 0;
+
+    while (!(bits >> shift & 1))
+        shift++;
+    return shift;
+}
+
+static enum cuda_form form_of(const struct matrix *m, bool float32)
 {
     if (float32) return CUDA_F32;
-    if (type == DTYPE_Q4_0 || type == DTYPE_Q4_1 || type == DTYPE_Q4_K) return CUDA_Q4;
-    return type == DTYPE_Q8_0 ? CUDA_Q8 : CUDA_BF16;
+    if (m->type == DTYPE_Q4_0 || m->type == DTYPE_Q4_1 || m->type == DTYPE_Q4_K) return CUDA_Q4;
+    if (m->type == DTYPE_F8_E4M3 && scale_shift_of(m) >= F8_SHIFT_MIN) return CUDA_F8;
+    return m->type == DTYPE_Q8_0 ? CUDA_Q8 : CUDA_BF16;
+}
+
+struct cuda_weight cuda_pack_shape(const struct matrix *m, int count, bool float32)
+{
+    struct cuda_weight w = {};
+
+    w.form = form_of(m, float32);
+    if (w.form == CUDA_F8) w.scale_shift = scale_shift_of(m);
+    for (int i = 1; i < count; i++)
+        if (form_of(&m[i], float32) != w.form ||
+            (w.form == CUDA_F8 && scale_shift_of(&m[i]) != w.scale_shift))
+            w.form = CUDA_BF16;
+    w.rows = (int)m->rows;
+    w.cols = (int)m->cols;
+    w.stride = cuda_form_stride(w.form, w.cols);
+    return w;
 }
 
 /* ---- CUDA_Q4 ---- */
@@ -86,35 +117,55 @@ static void pack_q8_row(const struct matrix *m, const uint8_t *src, int8_t *byte
     }
 }
 
-static void pack_bf16_row(const struct matrix *m, const void *src, int stride, uint16_t *out,
-                          float *floats)
+/* cuda_product.h has no E4M3 that is NaN: its block's scale is, and with it what the block is summed into. */
+static void pack_f8_row(const struct cuda_weight *w, const struct matrix *m, int64_t row,
+                        const uint8_t *src, uint8_t *bytes, float *scales)
+{
+    int block = 1 << w->scale_shift;
+
+    memcpy(bytes, src, (size_t)m->cols);
+    for (int64_t at = 0; at < m->cols; at += block, src += block) {
+        bool is_nan = false;
+        for (int i = 0; i < block; i++)
+            is_nan |= (src[i] & 0x7f) == 0x7f;
+        *scales++ = is_nan ? NAN : matrix_scale(m, row, at);
+    }
+}
+
+static void pack_bf16_row(const struct matrix *m, int64_t row, const void *src, int stride,
+                          uint16_t *out, float *floats)
 {
     if (m->type == DTYPE_BF16) {
         memcpy(out, src, (size_t)m->cols * sizeof *out);
     } else {
-        quant_dequantize_row(m->type, src, floats, m->cols);
+        quant_dequantize_matrix_row(m, row, floats);
         for (int64_t i = 0; i < m->cols; i++)
             out[i] = quant_float_to_bf16(floats[i]);
     }
     memset(out + m->cols, 0, (size_t)(stride - m->cols) * sizeof *out);
 }
 
-void cuda_pack_row(enum cuda_form form, int stride, const struct matrix *m, const void *src,
-                   void *data, void *scales, float *floats)
+void cuda_pack_row(const struct cuda_weight *w, const struct matrix *m, int64_t row, void *data,
+                   void *scales, float *floats)
 {
-    switch (form) {
+    const uint8_t *src = (const uint8_t *)m->data + (size_t)row * matrix_stride(m);
+
+    switch (w->form) {
     case CUDA_F32:
-        quant_dequantize_row(m->type, src, (float *)data, m->cols);
-        memset((float *)data + m->cols, 0, (size_t)(stride - m->cols) * sizeof(float));
+        quant_dequantize_matrix_row(m, row, (float *)data);
+        memset((float *)data + m->cols, 0, (size_t)(w->stride - m->cols) * sizeof(float));
         return;
     case CUDA_BF16:
-        pack_bf16_row(m, src, stride, (uint16_t *)data, floats);
+        pack_bf16_row(m, row, src, w->stride, (uint16_t *)data, floats);
         return;
-    case CUDA_Q4: // cols are whole blocks: stride = cols
-        pack_q4_row(m, (const uint8_t *)src, (uint32_t *)data, (uint32_t *)scales);
+    case CUDA_Q4: // cols are whole blocks: stride = cols; so they are of the next two
+        pack_q4_row(m, src, (uint32_t *)data, (uint32_t *)scales);
         return;
     case CUDA_Q8:
-        pack_q8_row(m, (const uint8_t *)src, (int8_t *)data, (uint16_t *)scales);
+        pack_q8_row(m, src, (int8_t *)data, (uint16_t *)scales);
+        return;
+    case CUDA_F8:
+        pack_f8_row(w, m, row, src, (uint8_t *)data, (float *)scales);
         return;
     case CUDA_FORMS:
         break;

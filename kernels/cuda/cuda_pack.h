@@ -5,14 +5,13 @@
 #include "kernels/cuda/cuda_product.h"
 #include "kernels/tensor.h"
 
-/* How the device holds weights of a type: float32 for the reference path, else 4 or 8 bits where a form
- * takes the type's blocks, else bfloat16. */
-enum cuda_form cuda_pack_form(enum dtype type, bool float32);
+/* Form and shape, without memory, in which the device holds each of `count` matrices of one shape: float32 for the
+ * reference path, else 4 or 8 bits where one form takes the blocks of all, else bfloat16. */
+struct cuda_weight cuda_pack_shape(const struct matrix *m, int count, bool float32);
 
-/* One row of m->cols elements at `src` to cuda_form_row_bytes of `data` and cuda_form_scale_bytes of `scales`,
- * padding with 0. `floats` holds m->cols floats of scratch. The form is one that cuda_pack_form may give
- * for the type, CUDA_BF16 or CUDA_F32. */
-void cuda_pack_row(enum cuda_form form, int stride, const struct matrix *m, const void *src,
-                   void *data, void *scales, float *floats);
+/* Row `row` of m to cuda_row_bytes of `data` and cuda_row_scale_bytes of `scales`, padding with 0. `floats` holds
+ * m->cols floats of scratch. w is a cuda_pack_shape that took m. */
+void cuda_pack_row(const struct cuda_weight *w, const struct matrix *m, int64_t row, void *data,
+                   void *scales, float *floats);
 
 #endif

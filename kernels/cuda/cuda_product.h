@@ -20,19 +20,22 @@ enum cuda_form {
      * for 32 elements. Q4_0 and Q4_1 keep their values; products d * scale of Q4_K are rounded. */
     CUDA_Q4,
     CUDA_Q8, // signed bytes in order, w = d q; scales are {half d} for 32 elements
+    /* E4M3 in order, w = d q; scales are {float d} for 2^scale_shift elements. A NaN among them is one of d. */
+    CUDA_F8,
     CUDA_FORMS
 };
 
 typedef __nv_bfloat16 bf16;
 
-#define CUDA_BLOCK 32 // elements with one scale
+#define CUDA_BLOCK 32 // elements with one scale, but of CUDA_F8
 
 struct cuda_weight {
     enum cuda_form form;
     int rows, cols;
     int stride;         // elements from row to row, cols padded
     const void *data;   // [rows][stride], in the bits of the form; NULL: absent
-    const void *scales; // [rows][stride / 32]; NULL where the form has none
+    const void *scales; // [rows][stride / elements with one]; NULL where the form has none
+    int scale_shift;    // CUDA_F8: 4 or more, what a lane reads at a time has one scale
 };
 
 struct cuda_part {
@@ -68,22 +71,30 @@ struct cuda_product {
 };
 
 /* Bytes of a row's data and of its scales; stride is a multiple of what the form needs. */
-static inline size_t cuda_form_row_bytes(enum cuda_form form, int stride)
+static inline size_t cuda_row_bytes(const struct cuda_weight *w)
 {
-    static const int bits[CUDA_FORMS] = {32, 16, 4, 8};
-    return (size_t)stride * (size_t)bits[form] / 8;
+    static const int bits[CUDA_FORMS] = {32, 16, 4, 8, 8};
+    return (size_t)w->stride * (size_t)bits[w->form] / 8;
 }
 
-static inline size_t cuda_form_scale_bytes(enum cuda_form form, int stride)
+static inline size_t cuda_row_scale_bytes(const struct cuda_weight *w)
 {
-    static const int bytes[CUDA_FORMS] = {0, 0, 4, 2};
-    return (size_t)(stride / CUDA_BLOCK) * (size_t)bytes[form];
+    static const int bytes[CUDA_FORMS] = {0, 0, 4, 2, 4};
+    int elements = w->form == CUDA_F8 ? 1 << w->scale_shift : CUDA_BLOCK;
+    return (size_t)(w->stride / elements) * (size_t)bytes[w->form];
 }
 
 static inline int cuda_form_stride(enum cuda_form form, int cols)
 {
-    int piece = form == CUDA_Q4 || form == CUDA_Q8 ? CUDA_BLOCK : 8;
+    static const int pieces[CUDA_FORMS] = {8, 8, CUDA_BLOCK, CUDA_BLOCK, 16};
+    int piece = pieces[form];
     return (cols + piece - 1) / piece * piece;
+}
+
+/* A row is blocks of few bits: not what a library multiplies. */
+static inline bool cuda_form_is_in_blocks(enum cuda_form form)
+{
+    return form == CUDA_Q4 || form == CUDA_Q8 || form == CUDA_F8;
 }
 
 /* cuda_gemv.cu: one warp a weight row, for any number of input rows, best for few. A result has the same bits

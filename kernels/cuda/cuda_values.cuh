@@ -41,6 +41,19 @@ __device__ __forceinline__ void dequantize_q8x4(uint32_t word, float d, float *o
         out[i] = d * (float)(int8_t)(word >> (8 * i));
 }
 
+/* Four elements of CUDA_F8. In the place of a half's exponent and mantissa E4M3 is 2^-8 of its value. */
+__device__ __forceinline__ void dequantize_f8x4(uint32_t word, float d, float *out)
+{
+    float2 even = unpack2<__half>((word << 8 & 0x80008000u) | (word << 7 & 0x3f803f80u));
+    float2 odd = unpack2<__half>((word & 0x80008000u) | (word >> 1 & 0x3f803f80u));
+    float scale = d * 256.0f;
+
+    out[0] = scale * even.x;
+    out[1] = scale * odd.x;
+    out[2] = scale * even.y;
+    out[3] = scale * odd.y;
+}
+
 __device__ __forceinline__ uint4 pack_bf16x8(const float *v)
 {
     return make_uint4(pack2<bf16>(v[0], v[1]), pack2<bf16>(v[2], v[3]), pack2<bf16>(v[4], v[5]),
@@ -64,6 +77,16 @@ __device__ __forceinline__ uint4 q8_to_bf16x8(const struct cuda_weight &w, size_
 
     dequantize_q8x4(words.x, d, v);
     dequantize_q8x4(words.y, d, v + 4);
+    return pack_bf16x8(v);
+}
+
+__device__ __forceinline__ uint4 f8_to_bf16x8(const struct cuda_weight &w, size_t element)
+{
+    float d = ((const float *)w.scales)[element >> w.scale_shift], v[8];
+    uint2 words = *(const uint2 *)((const uint8_t *)w.data + element);
+
+    dequantize_f8x4(words.x, d, v);
+    dequantize_f8x4(words.y, d, v + 4);
     return pack_bf16x8(v);
 }
 

@@ -110,7 +110,8 @@ static struct weights *open_subject(const struct subject *s, enum compute_type c
     struct weights *w;
     struct error err = {0};
     struct weights_options options = {.compute = compute,
-                                      .plain_inputs = !golden_backend()->input_orders};
+                                      .plain_inputs = !golden_backend()->input_orders,
+                                      .scale_grids = golden_backend()->scale_grids};
     NEED(weights_open_with(s->path, &options, &w, &err) == 0);
     if (s->conversion->attention_scale > 0)
         w->params.attention_scale = (float)s->conversion->attention_scale;

@@ -15,6 +15,15 @@
 struct source { // a matrix as a file has it
     struct matrix m;
     uint8_t *bytes;
+    struct grid *grid;
+};
+
+#define GRID_ROWS 4  // of a block of scales
+#define GRID_COLS 64 // likewise
+
+struct grid {
+    struct scale_grid g;
+    float scale[];
 };
 
 inline float unit(struct rng *r)
@@ -28,8 +37,22 @@ inline void put_half(uint8_t *at, float f)
     memcpy(at, &h, sizeof h);
 }
 
+/* Scales for bytes that make weights up to one, of a larger matrix that begins before this one. */
+inline struct grid *random_grid(struct rng *r, const struct matrix *m)
+{
+    int down = (int)(m->grid_row + m->rows) / GRID_ROWS + 1;
+    int across = (int)(m->grid_col + m->cols) / GRID_COLS + 1;
+    size_t count = (size_t)down * (size_t)across;
+    struct grid *grid = (struct grid *)xmalloc(sizeof *grid + count * sizeof(float));
+
+    grid->g = {grid->scale, across, GRID_ROWS, GRID_COLS};
+    for (size_t i = 0; i < count; i++)
+        grid->scale[i] = unit(r) / 448;
+    return grid;
+}
+
 /* Random blocks with scales that make weights up to about one. */
-inline struct source random_source(struct rng *r, enum dtype type, int rows, int cols)
+inline struct source random_source(struct rng *r, enum dtype type, int rows, int cols, int grid_col)
 {
     struct source s = {};
     s.m.type = type;
@@ -48,6 +71,13 @@ inline struct source random_source(struct rng *r, enum dtype type, int rows, int
         if (type == DTYPE_Q4_0 || type == DTYPE_Q4_1) put_half(s.bytes + at, f / 8);
         if (type == DTYPE_Q4_1) put_half(s.bytes + at + 2, unit(r));
         if (type == DTYPE_Q4_K) put_half(s.bytes + at, f / 500), put_half(s.bytes + at + 2, f / 60);
+        if (type == DTYPE_F8_E4M3 && (s.bytes[at] & 0x7f) == 0x7f) s.bytes[at] ^= 1; // no NaN
+    }
+    if (type == DTYPE_F8_E4M3) {
+        s.m.grid_row = GRID_ROWS - 1;
+        s.m.grid_col = grid_col;
+        s.grid = random_grid(r, &s.m);
+        s.m.grid = &s.grid->g;
     }
     s.m.data = s.bytes;
     return s;
@@ -61,20 +91,15 @@ inline void *to_device(const void *host, size_t bytes)
     return p;
 }
 
-inline struct cuda_weight upload(const struct source *s, enum cuda_form form)
+inline struct cuda_weight upload(const struct source *s, bool float32)
 {
-    struct cuda_weight w = {};
-    w.form = form;
-    w.rows = (int)s->m.rows;
-    w.cols = (int)s->m.cols;
-    w.stride = cuda_form_stride(form, w.cols);
-    size_t row = cuda_form_row_bytes(form, w.stride), scale = cuda_form_scale_bytes(form, w.stride);
+    struct cuda_weight w = cuda_pack_shape(&s->m, 1, float32);
+    size_t row = cuda_row_bytes(&w), scale = cuda_row_scale_bytes(&w);
     uint8_t *data = (uint8_t *)xmalloc(row * (size_t)w.rows);
     uint8_t *scales = (uint8_t *)xcalloc(scale * (size_t)w.rows + 1, 1);
     float *floats = (float *)xmalloc((size_t)w.cols * sizeof *floats);
     for (int i = 0; i < w.rows; i++)
-        cuda_pack_row(form, w.stride, &s->m, s->bytes + (size_t)i * matrix_stride(&s->m),
-                      data + (size_t)i * row, scales + (size_t)i * scale, floats);
+        cuda_pack_row(&w, &s->m, i, data + (size_t)i * row, scales + (size_t)i * scale, floats);
     w.data = to_device(data, row * (size_t)w.rows);
     if (scale) w.scales = to_device(scales, scale * (size_t)w.rows);
     free(data);
@@ -91,6 +116,7 @@ struct product_case {
     int parts, experts = 0; // experts 0: none
     bool in_is_float = false, mma = false;
     bool same_rows = false; // of all parts; else each has three more
+    int grid_col = 0;       // F8_E4M3: where in blocks of GRID_COLS the columns begin
 };
 
 struct product_scene {
@@ -145,8 +171,8 @@ inline void set_parts(const struct product_case *c, struct product_scene *a, str
     for (int i = 0; i < c->parts; i++) {
         struct cuda_part *part = &a->p.part[i];
         int rows = c->rows + (c->same_rows ? 0 : 3 * i);
-        a->source[i] = random_source(r, c->type, rows * stack, c->cols);
-        part->w = upload(&a->source[i], cuda_pack_form(c->type, c->type == DTYPE_F32));
+        a->source[i] = random_source(r, c->type, rows * stack, c->cols, c->grid_col);
+        part->w = upload(&a->source[i], c->type == DTYPE_F32);
         part->w.rows = rows;
         a->bias[i] = (float *)xmalloc((size_t)(rows * stack) * sizeof(float));
         for (int j = 0; j < rows * stack; j++)
@@ -178,9 +204,7 @@ inline double error_of(const struct product_case *c, const struct product_scene 
         for (int row = 0; row < p->w.rows; row++) {
             int at = expert_of(a, in) * p->w.rows + row;
             double want = p->bias ? (double)a->bias[part][at] : 0, size = 1e-30 + fabs(want);
-            quant_dequantize_row(
-                c->type, a->source[part].bytes + (size_t)at * matrix_stride(&a->source[part].m), w,
-                c->cols);
+            quant_dequantize_matrix_row(&a->source[part].m, at, w);
             for (int k = 0; k < c->cols; k++) {
                 want += (double)w[k] * (double)x[k];
                 size += fabs((double)w[k] * (double)x[k]);
@@ -204,20 +228,25 @@ inline void scene_free(const struct product_case *c, struct product_scene *a)
         cudaFree((void *)a->p.part[i].bias);
         cudaFree(a->p.part[i].out);
         free(a->source[i].bytes);
+        free(a->source[i].grid);
         free(a->bias[i]);
         free(a->out[i]);
     }
     free(a->x);
 }
 
+inline bool is_wide(enum dtype type) // columns are whole blocks
+{
+    return dtype_block_elements(type) > 1 || type == DTYPE_F8_E4M3;
+}
+
 /* What is allowed of that. Rounding of 4- and 8-bit weights to bfloat16 on tensor cores, and of Q4_K's scales, is 2^-9 of a weight,
- * which may be a small difference of larger parts. */
-inline double allowed(const struct product_case *c)
+ * which may be a small difference of larger parts; so is that of scaled bytes without a form of their own. */
+inline double allowed(const struct product_case *c, const struct product_scene *a)
 {
     if (c->type == DTYPE_Q4_K) return 0.01;
-    return c->mma && (c->type == DTYPE_Q4_0 || c->type == DTYPE_Q4_1 || c->type == DTYPE_Q8_0)
-               ? 0.003
-               : 2e-6;
+    if (c->type == DTYPE_F8_E4M3 && a->p.part[0].w.form == CUDA_BF16) return 0.003;
+    return c->mma && is_wide(c->type) ? 0.003 : 2e-6;
 }
 
 #endif

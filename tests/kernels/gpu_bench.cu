@@ -46,17 +46,18 @@ static double time_product(struct cuda_gemm *g, const struct cuda_product *p, si
 static double run_product(struct cuda_gemm *g, const struct product_case *c, enum cuda_form form,
                           int rows, double *bytes, cudaStream_t stream)
 {
-    size_t data = (size_t)c->rows * cuda_form_row_bytes(form, c->cols);
-    size_t scales = (size_t)c->rows * cuda_form_scale_bytes(form, c->cols);
     struct cuda_product p = {};
 
+    p.part[0].w.form = form;
+    p.part[0].w.rows = c->rows;
+    p.part[0].w.cols = p.part[0].w.stride = c->cols;
+    p.part[0].w.scale_shift = 7; // blocks of 128
+    size_t data = (size_t)c->rows * cuda_row_bytes(&p.part[0].w);
+    size_t scales = (size_t)c->rows * cuda_row_scale_bytes(&p.part[0].w);
     p.in = device_random((size_t)rows * (size_t)c->cols * sizeof(bf16));
     p.in_stride = c->cols;
     p.rows = rows;
     p.parts = 1;
-    p.part[0].w.form = form;
-    p.part[0].w.rows = c->rows;
-    p.part[0].w.cols = p.part[0].w.stride = c->cols;
     p.part[0].w.data = device_random(COPIES * data);
     p.part[0].w.scales = scales ? device_random(scales) : NULL;
     p.part[0].out = (float *)device_random((size_t)rows * (size_t)c->rows * sizeof(float));
@@ -73,7 +74,8 @@ static double run_product(struct cuda_gemm *g, const struct product_case *c, enu
 static void bench_products(const struct roof *roof, bool deterministic, cudaStream_t stream)
 {
     static const int rows[] = {1, 4, 8, 32, 64, 256, 2048};
-    static const char *const names[CUDA_FORMS] = {"float32", "bfloat16", "4 bits", "8 bits"};
+    static const char *const names[CUDA_FORMS] = {"float32", "bfloat16", "4 bits", "8 bits",
+                                                  "E4M3"};
     struct cuda_gemm g;
     struct error err;
 

@@ -1,5 +1,5 @@
 /* gpu_bench_steps.cu - whole steps of real models' shapes on a real GPU, against what the device can do. Built and
- * run by scripts/gpu-check, a part at a time: gpu_bench_steps 1b | 8b | 8b-4bit. "dry" goes through the same code
+ * run by scripts/gpu-check, a part at a time: gpu_bench_steps 1b | 8b | 8b-4bit | 8b-fp8. "dry" goes through the same code
  * with a tiny model, on the emulator too; its numbers mean nothing.
  *
  * Steps with one token a sequence read weights and pages: their share is of the bandwidth that a copy reaches.
@@ -69,11 +69,16 @@ static uint8_t *random_rows(enum dtype type, const struct shape *s)
             ((uint16_t *)at)[i] = quant_float_to_bf16((float)(rng_unit(&rng) - 0.5) * 0.06f);
         return at;
     }
-    /* Q4_1, blocks of 20 bytes; where rows overlap, scales are any two bytes: small halves */
+    /* Q4_1, blocks of 20 bytes; where rows overlap, scales are any two bytes: small halves. Of F8_E4M3 small
+     * numbers, too. */
     for (size_t i = 0; i < bytes; i++)
         at[i] = (uint8_t)(rng_u64(&rng) & 0x1f);
     return at;
 }
+
+/* Scales of blocks as DeepSeek-V3 and Qwen3 have them. */
+static float block_scale[1 << 15];
+static const struct scale_grid blocks = {block_scale, 1 << 7, 128, 128};
 
 static struct matrix matrix_of(enum dtype type, int rows, int cols, const void *data)
 {
@@ -83,6 +88,7 @@ static struct matrix matrix_of(enum dtype type, int rows, int cols, const void *
     m.cols = cols;
     m.row_stride = ROW_SHIFT;
     m.data = data;
+    if (type == DTYPE_F8_E4M3) m.grid = &blocks;
     return m;
 }
 
@@ -112,6 +118,8 @@ static void load(struct subject *x)
 
     for (int i = 0; i < s->hidden; i++)
         ones[i] = 1;
+    for (size_t i = 0; i < ARRAY_LEN(block_scale); i++)
+        block_scale[i] = 0.3f;
     for (int i = 0; i < s->head_dim / 2; i++)
         inv_freq[i] = powf(500000.0f, -2.0f * (float)i / (float)s->head_dim);
     p.layers = s->layers, p.hidden = s->hidden, p.heads = s->heads, p.kv_heads = s->kv_heads;
@@ -261,7 +269,7 @@ static double time_step(struct subject *x, const struct batch *b)
 
 static const char *type_name(const struct subject *x)
 {
-    return x->type == DTYPE_BF16 ? "bf16" : "W4A16";
+    return x->type == DTYPE_BF16 ? "bf16" : x->type == DTYPE_F8_E4M3 ? "FP8" : "W4A16";
 }
 
 /* `sequences` of `count` tokens each behind `past`. */
@@ -410,6 +418,14 @@ static void run_8b_4bit(struct subject *x)
     bench_step(x, 1, 2048, 0, "60 %");
 }
 
+static void run_8b_fp8(struct subject *x)
+{
+    bench_step(x, 1, 1, 128, "80 %");
+    bench_step(x, 16, 1, 512, "75 %");
+    bench_step(x, 64, 1, 512, "70 %");
+    bench_step(x, 1, 2048, 0, "60 %");
+}
+
 static void run_dry(struct subject *x)
 {
     x->requests = 3;
@@ -428,7 +444,9 @@ static const struct part {
     {"1b", &llama_1b, DTYPE_BF16, run_1b},
     {"8b", &llama_8b, DTYPE_BF16, run_8b},
     {"8b-4bit", &llama_8b, DTYPE_Q4_1, run_8b_4bit},
+    {"8b-fp8", &llama_8b, DTYPE_F8_E4M3, run_8b_fp8},
     {"dry", &tiny, DTYPE_Q4_1, run_dry},
+    {"dry-fp8", &tiny, DTYPE_F8_E4M3, run_dry},
 };
 
 int main(int argc, char **argv)
@@ -449,6 +467,6 @@ int main(int argc, char **argv)
         cuda_backend_ops.close(x.b);
         return 0;
     }
-    fprintf(stderr, "usage: gpu_bench_steps 1b | 8b | 8b-4bit\n");
+    fprintf(stderr, "usage: gpu_bench_steps 1b | 8b | 8b-4bit | 8b-fp8\n");
     return 2;
 }

@@ -38,7 +38,7 @@ static const struct block_scales {
     [DTYPE_IQ4_XS] = {0, -1, 0.0001f, 0},   [DTYPE_TQ1_0] = {52, -1, 0.2f, 0},
     [DTYPE_TQ2_0] = {64, -1, 0.2f, 0},      [DTYPE_F32] = {-1, -1, 0.2f, 0},
     [DTYPE_BF16] = {-1, -1, 0.2f, 0},       [DTYPE_IQ1_M] = {-1, -1, 0.02f, 0},
-    [DTYPE_MXFP4] = {-1, -1, 0.03f, 0},
+    [DTYPE_MXFP4] = {-1, -1, 0.03f, 0},     [DTYPE_F8_E4M3] = {-1, -1, 0.2f, 0},
 };
 
 /* The types whose scale isn't a half in one place. */
@@ -48,6 +48,7 @@ static inline void put_odd_scale(enum dtype type, uint8_t *block, float d)
 
     if (type == DTYPE_F32) memcpy(block, &d, sizeof d);
     if (type == DTYPE_BF16) memcpy(block, &half, sizeof half);
+    if (type == DTYPE_F8_E4M3 && (*block & 0x7f) == 0x7f) *block ^= 1; // no NaN
     if (type == DTYPE_MXFP4) block[0] = (uint8_t)(128 + (d != 0 ? ilogbf(d) : -128));
     for (int i = 0; type == DTYPE_IQ1_M && i < 4; i++)
         block[49 + 2 * i] = (uint8_t)((block[49 + 2 * i] & 15) | (half >> 4 * i & 15) << 4);
@@ -74,16 +75,49 @@ static inline void random_block(struct rng *r, enum dtype type, uint8_t *block)
     put_scales(type, block, random_float(r, s->d), random_float(r, s->m));
 }
 
+/* A grid at `to`, which has random_grid_bytes of zeros: elements of a byte become weights up to about 0.3. */
+#define RANDOM_GRID_ROWS 24
+#define RANDOM_GRID_COLS 32
+
+static inline int random_grid_blocks(int size, int block)
+{
+    return (size + block - 1) / block;
+}
+
+static inline size_t random_grid_bytes(int rows, int cols)
+{
+    return sizeof(struct scale_grid) + sizeof(float) *
+                                           (size_t)random_grid_blocks(rows, RANDOM_GRID_ROWS) *
+                                           (size_t)random_grid_blocks(cols, RANDOM_GRID_COLS);
+}
+
+static inline const struct scale_grid *random_grid(struct rng *r, int rows, int cols, void *to)
+{
+    int across = random_grid_blocks(cols, RANDOM_GRID_COLS);
+    struct scale_grid *grid = (struct scale_grid *)to;
+    float *scale = (float *)(grid + 1);
+
+    grid->scale = scale;
+    grid->across = across;
+    grid->block_rows = RANDOM_GRID_ROWS;
+    grid->block_cols = RANDOM_GRID_COLS;
+    for (int i = 0; i < across * random_grid_blocks(rows, RANDOM_GRID_ROWS); i++)
+        scale[i] = random_float(r, 0.3f / 448);
+    return grid;
+}
+
 /* A matrix of random weights; free m.data. */
 static inline struct matrix random_matrix(struct rng *r, enum dtype type, int rows, int cols)
 {
     struct matrix m = {.type = type, .rows = rows, .cols = cols};
-    size_t bytes = matrix_bytes(&m);
-    uint8_t *data = xmalloc(bytes);
+    size_t bytes = matrix_bytes(&m), aligned = (bytes + 15) / 16 * 16;
+    bool has_grid = type == DTYPE_F8_E4M3;
+    uint8_t *data = xmalloc(aligned + (has_grid ? random_grid_bytes(rows, cols) : 0));
 
     for (size_t at = 0; at < bytes; at += (size_t)dtype_block_bytes(type))
         random_block(r, type, data + at);
     m.data = data;
+    if (has_grid) m.grid = random_grid(r, rows, cols, data + aligned);
     return m;
 }
 

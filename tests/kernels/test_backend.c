@@ -107,6 +107,9 @@ static void test_orders(void)
     l->o_order = twice;
     EXPECT_INT(tiny_load_code(&t, &err), E_INVALID);
     EXPECT(strstr(err.text, "layer 1 has an order of inputs"));
+    l->o.type = DTYPE_F8_E4M3;
+    EXPECT_INT(tiny_load_code(&t, &err), E_UNSUPPORTED);
+    EXPECT(strstr(err.text, "layer 1: matrix o is F8_E4M3, which the cpu backend doesn't take"));
     free(plain);
     free(ordered);
     tiny_free(&t);

@@ -10,6 +10,31 @@
 #define HAS_RACE_HOOKS 0
 #endif
 
+/* Weights of a byte with scales beside them, the embedding too. */
+static void model_f8(struct tiny_model *t, struct rng *r)
+{
+    static const enum dtype types[] = {DTYPE_F8_E4M3, DTYPE_BF16, DTYPE_F8_E4M3};
+    t->params = scalars(96, 6, 2, 16, 160, 131);
+    tiny_fill(t, r, types, 3, false);
+}
+
+/* DeepSeek-V3's; all experts are used, so that no route flips. */
+static void model_f8_experts(struct tiny_model *t, struct rng *r)
+{
+    static const enum dtype types[] = {DTYPE_F8_E4M3};
+    t->params = scalars(64, 4, 4, 16, 96, 50);
+    t->params.expert_shape = (struct expert_shape){.experts = 3,
+                                                   .used = 3,
+                                                   .ffn = 48,
+                                                   .shared_ffn = 80,
+                                                   .scoring = EXPERTS_SIGMOID,
+                                                   .normalise = true,
+                                                   .scale = 2.5f};
+    tiny_fill(t, r, types, 1, false);
+    for (int i = 0; i < 2; i++)
+        tiny_add_experts(t, r, i, types, 1);
+}
+
 static const struct subject {
     const char *name;
     build_fn *build;
@@ -27,6 +52,8 @@ static const struct subject {
     {"norms over all heads", model_spans},
     {"latent", model_latent},
     {"latent, plain q", model_plain_q},
+    {"8-bit floats", model_f8},
+    {"8-bit floats, experts", model_f8_experts},
     {"value size", model_value_dim},
 };
 
@@ -80,7 +107,8 @@ static void test_bfloat16(void)
     static const enum kv_type types[] = {KV_F16, KV_BF16, KV_INT8};
     for (size_t i = 0; i < 4; i++)
         check_error(&subjects[i], COMPUTE_AUTO, types[i % 3], PROMPT, 0.03);
-    check_error(&subjects[ARRAY_LEN(subjects) - 1], COMPUTE_AUTO, KV_F16, PROMPT, 0.03);
+    for (size_t i = ARRAY_LEN(subjects) - 3; i < ARRAY_LEN(subjects); i++)
+        check_error(&subjects[i], COMPUTE_AUTO, KV_F16, PROMPT, 0.03);
     check_error(&subjects[0], COMPUTE_AUTO, KV_F16, LONG, 0.03); // through cuBLASLt
 }
 
@@ -295,6 +323,11 @@ static void test_refusals(void)
     EXPECT(strstr(err.text, "layer 1: matrix down is 96 x 32"));
     ops->close(b);
     t.layer[1].down.cols = 160;
+    t.layer[1].down.type = DTYPE_F8_E4M3;
+    NEED(ops->open(&options, &b, &err) == 0);
+    EXPECT_INT(ops->load(b, &t.params, &limits, &err), E_INVALID);
+    EXPECT(strstr(err.text, "layer 1: matrix down of F8_E4M3 has no scales beside it"));
+    ops->close(b);
     t.params.head_dim = 512;
     NEED(ops->open(&options, &b, &err) == 0);
     EXPECT_INT(ops->load(b, &t.params, &limits, &err), E_UNSUPPORTED);
@@ -326,6 +359,51 @@ static void test_measure_only(void)
     }
     EXPECT(weights[0] > 0 && weights[0] == weights[1]);
     EXPECT(activations[0] > 0 && activations[0] == activations[1]);
+    tiny_free(&t);
+}
+
+static size_t measured_weights(const struct model_params *p, enum compute_type compute)
+{
+    const struct backend_ops *ops = &cuda_backend_ops;
+    struct backend_options options = {.world = 1, .measure_only = true, .compute = compute};
+    struct step_limits limits = {8, 2, 2, 64};
+    size_t weights, activations;
+    struct error err = {0};
+    struct backend *b;
+
+    NEED(ops->open(&options, &b, &err) == 0);
+    NEED(ops->load(b, p, &limits, &err) == 0);
+    ops->memory(b, &weights, &activations);
+    ops->close(b);
+    return weights;
+}
+
+/* A byte each and a float for a block of the columns that lies in one of the grid's; where that is too short they
+ * are bfloat16. */
+static void test_f8_memory(void)
+{
+    static const struct {
+        int block_cols, grid_col, bits;
+    } cases[] = {
+        {128, 0, 1056}, {128, 128, 1056}, {128, 32, 1152}, {128, 16, 1280}, {1000, 0, 2048}};
+    static const enum dtype types[] = {DTYPE_BF16};
+    struct tiny_model t = {.params = scalars(128, 2, 2, 64, 1024, 32)};
+    float scale[64] = {0};
+    struct rng rng;
+
+    rng_init(&rng, 9);
+    tiny_fill(&t, &rng, types, 1, false);
+    size_t floats = measured_weights(&t.params, COMPUTE_AUTO);
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct scale_grid grid = {scale, 8, 128, cases[i].block_cols};
+        struct matrix *up = &t.layer[0].up; // 1024 x 128
+        up->type = DTYPE_F8_E4M3;
+        up->grid = &grid;
+        up->grid_col = cases[i].grid_col;
+        EXPECT_INT(floats - measured_weights(&t.params, COMPUTE_AUTO),
+                   (2048 - cases[i].bits) / 8 * 1024);
+        EXPECT(measured_weights(&t.params, COMPUTE_F32) > floats);
+    }
     tiny_free(&t);
 }
 
@@ -378,6 +456,7 @@ int main(void)
     RUN(test_pages_move);
     RUN(test_refusals);
     RUN(test_measure_only);
+    RUN(test_f8_memory);
     RUN(test_library_memory);
     RUN(test_gathered_memory);
     return TEST_END();

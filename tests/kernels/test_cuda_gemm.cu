@@ -58,16 +58,17 @@ static void check_blocks(struct product_case c, bool deterministic, size_t slice
     c.mma = true; // the same roundings
     for (int i = 0; i < c.parts; i++) {
         double error = error_of(&c, &a, i);
-        if (!(error <= allowed(&c)))
+        if (!(error <= allowed(&c, &a)))
             printf("  %s, %d rows, part %d: error %g\n", dtype_name(c.type), c.inputs, i, error);
-        EXPECT(error <= allowed(&c));
+        EXPECT(error <= allowed(&c, &a));
     }
     scene_free(&c, &a);
 }
 
 static void test_blocks_through_library(void)
 {
-    static const enum dtype types[] = {DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q8_0, DTYPE_Q4_K};
+    static const enum dtype types[] = {DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q8_0, DTYPE_Q4_K,
+                                       DTYPE_F8_E4M3};
     const size_t row = 256 * sizeof(bf16);
 
     for (size_t i = 0; i < ARRAY_LEN(types); i++)
@@ -78,6 +79,8 @@ static void test_blocks_through_library(void)
     check_blocks({DTYPE_Q4_1, 18, 256, MANY - 1, 2}, false, 0, 0);
     check_blocks({DTYPE_Q4_1, 18, 256, MANY, 2}, true, 0, 0);
     check_blocks({DTYPE_BF16, 18, 256, MANY, 2}, false, 0, 0);
+    check_blocks({DTYPE_F8_E4M3, 18, 256, MANY, 2}, false, 7 * row, 6);
+    check_blocks({DTYPE_F8_E4M3, 18, 72, MANY, 2}, false, 0, 0); // bfloat16
 }
 
 /* ---- gate and up ---- */
@@ -140,6 +143,8 @@ static void test_gated_where_possible(void)
     check_gated(DTYPE_Q4_1, DTYPE_Q4_1, MANY, 1);
     check_gated(DTYPE_BF16, DTYPE_BF16, 65, 1);
     check_gated(DTYPE_Q4_1, DTYPE_Q8_0, 1, 1);
+    check_gated(DTYPE_F8_E4M3, DTYPE_F8_E4M3, 1, 0);
+    check_gated(DTYPE_F8_E4M3, DTYPE_BF16, 65, 1);
     check_gated(DTYPE_Q4_1, DTYPE_BF16, 65, 1);
 }
 
@@ -164,11 +169,12 @@ static void expect_bytes(bool deterministic, struct cuda_weight w, int rows_max,
 
 static void test_memory(void)
 {
-    expect_bytes(false, {CUDA_Q4, 100, 64, 64, NULL, NULL}, MANY, 100 * 64 * 2);
-    expect_bytes(false, {CUDA_Q8, 100000, 4096, 4096, NULL, NULL}, MANY, 32u << 20);
-    expect_bytes(false, {CUDA_Q8, 100, 64, 64, NULL, NULL}, MANY - 1, 0);
-    expect_bytes(true, {CUDA_Q8, 100, 64, 64, NULL, NULL}, MANY, 0);
-    expect_bytes(false, {CUDA_BF16, 100, 64, 64, NULL, NULL}, MANY, 0);
+    expect_bytes(false, {CUDA_Q4, 100, 64, 64, NULL, NULL, 0}, MANY, 100 * 64 * 2);
+    expect_bytes(false, {CUDA_Q8, 100000, 4096, 4096, NULL, NULL, 0}, MANY, 32u << 20);
+    expect_bytes(false, {CUDA_Q8, 100, 64, 64, NULL, NULL, 0}, MANY - 1, 0);
+    expect_bytes(false, {CUDA_F8, 100, 64, 64, NULL, NULL, 6}, MANY, 100 * 64 * 2);
+    expect_bytes(true, {CUDA_Q8, 100, 64, 64, NULL, NULL, 0}, MANY, 0);
+    expect_bytes(false, {CUDA_BF16, 100, 64, 64, NULL, NULL, 0}, MANY, 0);
 }
 
 int main(void)

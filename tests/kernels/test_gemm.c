@@ -171,6 +171,7 @@ static void test_bits(void)
 
     rng_init(&r, 1);
     for (int type = 0; type < DTYPE_COUNT; type++) {
+        if (type == DTYPE_F8_E4M3) continue; // not the CPU backend's
         int unit = dtype_block_elements((enum dtype)type);
         enum pack_form form = form_of((enum dtype)type);
         check_product(&r, (enum dtype)type, 40, unit == 1 ? 83 : 3 * unit, 19);

@@ -10,9 +10,7 @@ static inline void ref_product(const struct matrix *m, const float *bias, const 
 {
     float *row = xmalloc((size_t)m->cols * sizeof *row);
     for (int64_t r = 0; r < m->rows; r++) {
-        const uint8_t *src =
-            (const uint8_t *)m->data + (size_t)r * matrix_row_bytes(m->type, m->cols);
-        quant_dequantize_row(m->type, src, row, m->cols);
+        quant_dequantize_matrix_row(m, r, row);
         y[r] = bias ? (double)bias[r] : 0;
         for (int64_t c = 0; c < m->cols; c++)
             y[r] += (double)row[c] * x[c];
@@ -298,11 +296,9 @@ static inline double *ref_logits(const struct tiny_model *t, const int32_t *ids,
     double *logits = xcalloc((size_t)(tokens * p->vocab), sizeof *logits);
     double *h = xcalloc((size_t)p->hidden, sizeof *h);
     float *row = xmalloc((size_t)p->hidden * sizeof *row);
-    size_t row_bytes = matrix_row_bytes(p->embedding.type, p->hidden);
 
     for (int i = 0; i < tokens; i++) {
-        const uint8_t *src = (const uint8_t *)p->embedding.data + (size_t)ids[i] * row_bytes;
-        quant_dequantize_row(p->embedding.type, src, row, p->hidden);
+        quant_dequantize_matrix_row(&p->embedding, ids[i], row);
         for (int d = 0; d < p->hidden; d++)
             x[i * p->hidden + d] = (double)row[d] * (double)p->embedding_scale;
     }

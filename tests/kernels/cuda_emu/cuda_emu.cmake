@@ -100,12 +100,13 @@ add_executable(gpu_bench_steps ${source})
 target_link_libraries(gpu_bench_steps PRIVATE lm_cuda_emu_kernels lm_kernels lm_flags)
 set_target_properties(gpu_bench_steps PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
 add_test(NAME kernels/gpu_bench_dry COMMAND gpu_bench_steps dry)
-set_tests_properties(kernels/gpu_bench_dry PROPERTIES LABELS kernels TIMEOUT 600)
+add_test(NAME kernels/gpu_bench_dry_fp8 COMMAND gpu_bench_steps dry-fp8)
+set_tests_properties(kernels/gpu_bench_dry kernels/gpu_bench_dry_fp8 PROPERTIES LABELS kernels TIMEOUT 600)
 
 # Golden tests over the emulated device, through the module as a program would load it. One model of each
 # kind, a quarter of a minute each; all of them: run the test with this environment but LM_ONLY.
 set(LM_CUDA_EMU_ENVIRONMENT "LM_CUDA_MODULE=$<TARGET_FILE:lm-cuda-emu>" "LM_TEST_BACKEND=cuda"
-  "LM_CUDA_EMU_DEVICES=4" "LM_ONLY=llama2,llama_awq,gemma2,gpt_oss,olmo2,qwen2_moe,deepseek_v3")
+  "LM_CUDA_EMU_DEVICES=4" "LM_ONLY=llama2,llama_awq,qwen3_fp8,gemma2,gpt_oss,olmo2,qwen2_moe,deepseek_v3")
 function(lm_cuda_emu_golden name)
   add_test(NAME golden/${name}_cuda COMMAND ${name})
   set_tests_properties(golden/${name}_cuda PROPERTIES LABELS golden TIMEOUT 900 SKIP_RETURN_CODE 77)

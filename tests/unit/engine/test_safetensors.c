@@ -118,15 +118,21 @@ static char *read_seed(const char *name, size_t *size)
     return data;
 }
 
-static int open_seed_as(const char *data, size_t size, const char *format, struct weights **out,
-                        struct error *err)
+static int open_seed_with(const char *data, size_t size, const struct weights_options *options,
+                          struct weights **out, struct error *err)
 {
     struct str config = {data, strlen(data)};
     struct safetensors *s;
     const char *tensors = data + config.len + 1;
     int rc = safetensors_open_memory(tensors, size - config.len - 1, &s, err);
+    return rc < 0 ? rc : weights_hf_take(s, config, "folder", options, out, err);
+}
+
+static int open_seed_as(const char *data, size_t size, const char *format, struct weights **out,
+                        struct error *err)
+{
     struct weights_options options = {.compute = COMPUTE_F32, .format = format};
-    return rc < 0 ? rc : weights_hf_take(s, config, "folder", &options, out, err);
+    return open_seed_with(data, size, &options, out, err);
 }
 
 static int open_seed(const char *data, size_t size, struct weights **out, struct error *err)
@@ -326,6 +332,50 @@ static void test_mxfp4_values(void)
     free(data);
 }
 
+/* ---- scales beside the weights ---- */
+
+static void expect_same_values(const struct matrix *kept, const struct matrix *exact)
+{
+    float *row = malloc((size_t)kept->cols * sizeof *row);
+    EXPECT(kept->type == DTYPE_F8_E4M3 && kept->grid && exact->type == DTYPE_F32);
+    EXPECT(kept->rows == exact->rows && kept->cols == exact->cols);
+    for (int64_t r = 0; r < kept->rows; r++) {
+        quant_dequantize_matrix_row(kept, r, row);
+        EXPECT(memcmp(row, (const float *)exact->data + r * exact->cols,
+                      (size_t)exact->cols * sizeof *row) == 0);
+    }
+    free(row);
+}
+
+/* As stored, for a backend that takes it so, with the values of the definition; bfloat16 for another. */
+static void test_f8_stays(void)
+{
+    struct weights_options keep = {.compute = COMPUTE_AUTO, .scale_grids = true};
+    struct weights_options round = {.compute = COMPUTE_AUTO};
+    struct weights_options exactly = {.compute = COMPUTE_F32, .scale_grids = true};
+    struct weights *kept, *rounded, *exact;
+    struct error err = {0};
+    size_t size;
+    char *data = read_seed("model_fp8", &size);
+    NEED(open_seed_with(data, size, &keep, &kept, &err) == 0);
+    NEED(open_seed_with(data, size, &round, &rounded, &err) == 0);
+    NEED(open_seed_with(data, size, &exactly, &exact, &err) == 0);
+    for (int i = 0; i < kept->config.layers; i++) {
+        const struct layer_params *k = &kept->params.layer[i], *e = &exact->params.layer[i];
+        expect_same_values(&k->q, &e->q);
+        expect_same_values(&k->k, &e->k);
+        expect_same_values(&k->o, &e->o);
+        expect_same_values(&k->up, &e->up);
+        expect_same_values(&k->down, &e->down);
+        EXPECT_INT(rounded->params.layer[i].down.type, DTYPE_BF16);
+    }
+    EXPECT_INT(kept->parameters, exact->parameters);
+    weights_close(kept);
+    weights_close(rounded);
+    weights_close(exact);
+    free(data);
+}
+
 /* ---- act order ---- */
 
 /* Q4_1 in an order of the input against the exact values: what is rounded is the offset, to half precision. */
@@ -380,6 +430,7 @@ int main(void)
     RUN(test_corpus_opens);
     RUN(test_format_by_name);
     RUN(test_mxfp4_values);
+    RUN(test_f8_stays);
     RUN(test_act_order);
     remove_file("a.safetensors");
     remove_file("b.safetensors");

@@ -170,12 +170,6 @@ static void test_blocks(void)
 
 /* ---- parts ---- */
 
-static void dequantize(const struct matrix *m, int64_t row, float *out)
-{
-    quant_dequantize_row(m->type, (const char *)m->data + (size_t)row * matrix_stride(m), out,
-                         m->cols);
-}
-
 /* part = whole[row0 .. row0 + rows)[col0 .. col0 + cols). */
 static void expect_part(const struct matrix *whole, const struct matrix *part, int64_t row0,
                         int64_t rows, int64_t col0, int64_t cols)
@@ -184,15 +178,14 @@ static void expect_part(const struct matrix *whole, const struct matrix *part, i
     EXPECT_INT(part->rows, rows);
     EXPECT_INT(part->cols, cols);
     for (int64_t r = 0; r < rows; r++) {
-        dequantize(whole, row0 + r, a);
-        dequantize(part, r, b);
+        quant_dequantize_matrix_row(whole, row0 + r, a);
+        quant_dequantize_matrix_row(part, r, b);
         EXPECT(same_bits(a + col0, b, (size_t)cols));
     }
 }
 
-static void model_all(struct tiny_model *t, struct rng *r)
+static void model_all(struct tiny_model *t, struct rng *r, const enum dtype types[3])
 {
-    static const enum dtype types[] = {DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_F16};
     t->params = scalars(64, 6, 3, 32, 96, 77);
     t->params.value_dim = 16;
     t->params.rope_dims = 8;
@@ -282,13 +275,13 @@ static void check_experts(const struct model_params *whole, const struct model_p
         expect_part(&a->shared_down, &b->shared_down, s->hidden.first, y, 0, 128);
 }
 
-static void check_parts(enum tp_split split, int world)
+static void check_parts(const enum dtype types[3], enum tp_split split, int world)
 {
     struct tiny_model t = {0};
     struct arena arena;
     struct rng rng;
     rng_init(&rng, 2);
-    model_all(&t, &rng);
+    model_all(&t, &rng, types);
     plan(&t.params, split, world);
     arena_init(&arena);
     for (int rank = 0; rank < world; rank++) {
@@ -310,11 +303,16 @@ static void check_parts(enum tp_split split, int world)
 
 static void test_parts(void)
 {
-    check_parts(TP_SPLIT_OUTPUTS, 2);
-    check_parts(TP_SPLIT_OUTPUTS, 3);
-    check_parts(TP_SPLIT_OUTPUTS, 6);
-    check_parts(TP_SPLIT_INPUTS, 2);
-    check_parts(TP_SPLIT_INPUTS, 3);
+    static const enum dtype blocks[] = {DTYPE_Q8_0, DTYPE_Q4_1, DTYPE_F16};
+    static const enum dtype grids[] = {DTYPE_F8_E4M3, DTYPE_F8_E4M3, DTYPE_F8_E4M3};
+    check_parts(blocks, TP_SPLIT_OUTPUTS, 2);
+    check_parts(blocks, TP_SPLIT_OUTPUTS, 3);
+    check_parts(blocks, TP_SPLIT_OUTPUTS, 6);
+    check_parts(blocks, TP_SPLIT_INPUTS, 2);
+    check_parts(blocks, TP_SPLIT_INPUTS, 3);
+    check_parts(grids, TP_SPLIT_OUTPUTS, 6); // scales go with the parts, also of cut blocks
+    check_parts(grids, TP_SPLIT_INPUTS, 2);
+    check_parts(grids, TP_SPLIT_INPUTS, 3);
 }
 
 /* Heads of latents: rows of q_b and kv_b; what is narrow is on every rank. */

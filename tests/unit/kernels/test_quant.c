@@ -176,7 +176,7 @@ static void test_fixtures(void)
     size_t size;
     uint8_t *file = read_fixture("blocks.gguf", &size);
 
-    EXPECT_INT(walk_tensors(file, size, check_values), DTYPE_COUNT); // each type once
+    EXPECT_INT(walk_tensors(file, size, check_values), DTYPE_COUNT - 1); // each type of GGUF once
     walk_tensors(file, size, check_packing);
     free(file);
 }
@@ -189,6 +189,7 @@ static void test_type_table(void)
     EXPECT(dtype_from_gguf(30, &type) && type == DTYPE_BF16);
     EXPECT(!dtype_from_gguf(9, &type)); // Q8_1: never in files
     EXPECT(!dtype_from_gguf(4000000000u, &type));
+    EXPECT(!dtype_from_gguf(UINT32_MAX, &type)); // nor a type that GGUF doesn't have
     EXPECT_STR(dtype_gguf_name(9), "Q8_1");
     EXPECT(dtype_gguf_name(4) == NULL);
     EXPECT(dtype_gguf_name(40000) == NULL);
@@ -224,6 +225,41 @@ static void test_halves(void)
     EXPECT_INT(quant_float_to_half(1e-20f), 0);
 }
 
+/* E4M3 by its definition, and under the scales of a grid that a part of a matrix begins in the middle of. */
+static void test_f8(void)
+{
+    enum { ALL = 256, GRID_ROW = 1, GRID_COL = 20, BLOCK_ROWS = 2, BLOCK_COLS = 48, ACROSS = 6 };
+    static const float scale[2][ACROSS] = {{1, 2, 0.3f, -4, 5, 6}, {7e-5f, 8, 9, 0, 11, 12}};
+    const struct scale_grid grid = {scale[0], ACROSS, BLOCK_ROWS, BLOCK_COLS};
+    uint8_t bytes[2 * ALL];
+    float want[ALL], got[ALL];
+
+    for (int i = 0; i < ALL; i++) {
+        int exponent = i >> 3 & 15, mantissa = i & 7;
+        float size =
+            exponent ? ldexpf((float)(8 + mantissa), exponent - 10) : ldexpf((float)mantissa, -9);
+        want[i] = i & 0x80 ? -size : size;
+        bytes[i] = bytes[ALL + i] = (uint8_t)i;
+    }
+    quant_dequantize_row(DTYPE_F8_E4M3, bytes, got, ALL);
+    for (int i = 0; i < ALL; i++)
+        EXPECT((i & 0x7f) == 0x7f ? isnan(got[i]) : got[i] == want[i]);
+    struct matrix m = {.type = DTYPE_F8_E4M3,
+                       .rows = 2,
+                       .cols = ALL,
+                       .data = bytes,
+                       .grid = &grid,
+                       .grid_row = GRID_ROW,
+                       .grid_col = GRID_COL};
+    for (int row = 0; row < 2; row++) {
+        quant_dequantize_matrix_row(&m, row, got);
+        for (int i = 0; i < ALL; i++) {
+            float s = scale[(GRID_ROW + row) / BLOCK_ROWS][(GRID_COL + i) / BLOCK_COLS];
+            EXPECT((i & 0x7f) == 0x7f ? isnan(got[i]) : got[i] == want[i] * s);
+        }
+    }
+}
+
 static void test_bfloats(void)
 {
     for (uint32_t h = 0; h < 0x10000; h++) {
@@ -246,5 +282,6 @@ int main(void)
     RUN(test_type_table);
     RUN(test_halves);
     RUN(test_bfloats);
+    RUN(test_f8);
     return TEST_END();
 }
