@@ -49,9 +49,8 @@ static int check_matrix(const struct check *c, int layer, const char *name, cons
     }
     if (m->type == DTYPE_F8_E4M3 && !c->limits->scale_grids)
         return error_set(c->err, E_UNSUPPORTED,
-                         "layer %d: matrix %s is %s, which the %s backend "
-                         "doesn't take",
-                         layer, name, dtype_name(m->type), c->limits->backend);
+                         "layer %d: matrix %s is %s, which the %s backend doesn't take", layer,
+                         name, dtype_name(m->type), c->limits->backend);
     if ((m->type == DTYPE_F8_E4M3) != (m->grid != NULL))
         return error_set(c->err, E_INVALID, "layer %d: matrix %s of %s %s scales beside it", layer,
                          name, dtype_name(m->type), m->grid ? "has" : "has no");

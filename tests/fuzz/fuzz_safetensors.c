@@ -31,7 +31,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const char *const formats[] = {NULL, "hf", "awq", "gptq", "fp8", "mxfp4"};
     struct weights_options options = {.compute = size % 2 ? COMPUTE_F32 : COMPUTE_AUTO,
                                       .format = formats[size / 2 % ARRAY_LEN(formats)],
-                                      .plain_inputs = size % 3 == 0};
+                                      .plain_inputs = size % 3 == 0,
+                                      .scale_grids = size / 2 % 2 == 0};
     if (safetensors_open_memory(end + 1, size - config.len - 1, &s, &err) < 0) {
         CHECK(err.code < 0 && err.text[0]);
         return 0;

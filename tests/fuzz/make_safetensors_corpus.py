@@ -151,6 +151,17 @@ def internlm2():
     return t
 
 
+def fp8_linear(tensors):
+    """The same with its linear layers in FP8."""
+    t = {}
+    for name, (dtype, shape) in tensors.items():
+        if len(shape) == 2 and ".layers." in name:
+            fp8(t, name.removesuffix(".weight"), *shape)
+        else:
+            t[name] = (dtype, shape)
+    return t
+
+
 def renamed(tensors, names, more):
     """Other norms than Llama's, for one layer."""
     layer = "model.layers.0."
@@ -252,6 +263,11 @@ def models():
                            llama("F16", gptq)),
         "model_fp8": seed(config(quantization_config={"quant_method": "fp8", "weight_block_size": [16, 16]}),
                           llama("BF16", fp8)),
+        "model_fp8_packed": seed(config("Phi3ForCausalLM", quantization_config={
+            "quant_method": "fp8", "weight_block_size": [16, 16]}),
+                                 fp8_linear(packed("self_attn.qkv_proj", "mlp.gate_up_proj"))),
+        "model_fp8_groups": seed(config("InternLM2ForCausalLM", quantization_config={
+            "quant_method": "fp8", "weight_block_size": [16, 16]}), fp8_linear(internlm2())),
     }
 
 

@@ -19,6 +19,9 @@ static inline void walk_bytes(const void *data, size_t len)
 static inline void walk_matrix(const struct matrix *m)
 {
     if (m->data) walk_bytes(m->data, matrix_bytes(m));
+    if (!m->data || !m->grid || m->rows == 0 || m->cols == 0) return;
+    float scale[] = {matrix_scale(m, 0, 0), matrix_scale(m, m->rows - 1, m->cols - 1)};
+    walk_bytes(scale, sizeof scale);
 }
 
 static inline void walk_floats(const float *values, int64_t count)
