@@ -234,13 +234,13 @@ bool prompt_needs_grammar(const struct chat_request *request)
 }
 
 int prompt_compile(const struct chat_request *request, const struct prompt_context *context,
-                   struct prompt_set *set, struct api_error *e)
+                   uint64_t since_ms, struct prompt_set *set, struct api_error *e)
 {
     int rc = request->kind == COMPLETION_CHAT && context->formats
                  ? reply_grammar_compile(request, context->formats, &set->plan, context->grammars,
-                                         &set->grammar, e)
+                                         since_ms, &set->grammar, e)
                  : response_format_compile(&request->response_format, context->grammars,
-                                           &set->grammar, e);
+                                           since_ms, &set->grammar, e);
     if (rc != 0) prompt_set_deinit(set);
     return rc;
 }

@@ -59,10 +59,10 @@ FALLIBLE int prompt_build(const struct chat_request *request, const struct promp
 /* Whether answers have to look like something: then a grammar belongs to the set. */
 bool prompt_needs_grammar(const struct chat_request *request);
 /* Seconds where the grammar is new: for other threads than those that build prompts. -1 and *e, and the
- * set is gone: what is asked for can't be enforced. */
+ * set is gone: what is asked for can't be enforced. since_ms: when the request came (clock_ms()). */
 FALLIBLE int prompt_compile(const struct chat_request *request,
-                            const struct prompt_context *context, struct prompt_set *set,
-                            struct api_error *e);
+                            const struct prompt_context *context, uint64_t since_ms,
+                            struct prompt_set *set, struct api_error *e);
 void prompt_set_deinit(struct prompt_set *set);
 
 #endif

@@ -10,6 +10,7 @@ struct composer {
     const struct reply_formats *formats;
     const struct reply_plan *plan;
     struct grammar_cache *cache;
+    uint64_t since_ms;
     struct tool *tools; // owned: as struct tool_list has them, with what is enforced of each
     struct tool_list list;
     int thinking;
@@ -153,7 +154,9 @@ static int compile(const struct composer *c, struct grammar **out, struct error 
             rc = error_set(err, E_LIMIT, "the grammar's source has more than %zu bytes",
                            GRAMMAR_SOURCE_MAX);
         else
-            rc = grammar_cache_get(c->cache, GRAMMAR_PARTS, buf_str(&source), out, err);
+            rc = grammar_cache_get(
+                c->cache, &(struct grammar_wish){GRAMMAR_PARTS, buf_str(&source), c->since_ms}, out,
+                err);
     }
     buf_deinit(&answer);
     buf_deinit(&source);
@@ -166,7 +169,8 @@ static int check_schema(const struct composer *c, const struct json *schema, str
     if (!schema) return 0;
     buf_init(&text, BUF_MAX_INTERNAL);
     json_print(schema, &text, false);
-    int rc = grammar_cache_check(c->cache, GRAMMAR_JSON_SCHEMA, buf_str(&text), err);
+    struct grammar_wish wish = {GRAMMAR_JSON_SCHEMA, buf_str(&text), c->since_ms};
+    int rc = grammar_cache_check(c->cache, &wish, err);
     buf_deinit(&text);
     return rc;
 }
@@ -239,7 +243,7 @@ static int compile_any(struct composer *c, struct grammar **out, struct api_erro
 
 int reply_grammar_compile(const struct chat_request *r, const struct reply_formats *formats,
                           const struct reply_plan *plan, struct grammar_cache *cache,
-                          struct grammar **out, struct api_error *e)
+                          uint64_t since_ms, struct grammar **out, struct api_error *e)
 {
     const struct tool_list *list = &r->tools.list;
     *out = NULL;
@@ -250,12 +254,13 @@ int reply_grammar_compile(const struct chat_request *r, const struct reply_forma
             "it was started with --tool-call-parser none.");
     }
     if (!r->tools.offered && !plan->options.reasoning) // the grammar of a form alone, most of all
-        return response_format_compile(&r->response_format, cache, out, e);
+        return response_format_compile(&r->response_format, cache, since_ms, out, e);
     struct composer c = {
         .request = r,
         .formats = formats,
         .plan = plan,
         .cache = cache,
+        .since_ms = since_ms,
         .tools = list->count > 0 ? xmemdup(list->items, list->count * sizeof *list->items) : NULL,
         .list = *list,
         .thinking = r->template_fields.thinking,

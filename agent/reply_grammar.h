@@ -9,10 +9,11 @@
 #include "engine/grammar_cache.h"
 
 /* A reference of the caller's, NULL where any text will do. Slow where the grammar is new: for worker
- * threads. -1 and *e: what is asked for can't be enforced. */
+ * threads. since_ms: when the wait for it began. -1 and *e: what is asked for can't be enforced. */
 FALLIBLE int reply_grammar_compile(const struct chat_request *r,
                                    const struct reply_formats *formats,
                                    const struct reply_plan *plan, struct grammar_cache *cache,
+                                   uint64_t since_ms,
                                    struct grammar **out, struct api_error *e);
 
 #endif

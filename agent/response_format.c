@@ -79,7 +79,7 @@ const char *response_format_param(const struct response_format *f)
 }
 
 int response_format_compile(const struct response_format *f, struct grammar_cache *cache,
-                            struct grammar **out, struct api_error *e)
+                            uint64_t since_ms, struct grammar **out, struct api_error *e)
 {
     struct error err = {0};
     struct buf source;
@@ -88,7 +88,8 @@ int response_format_compile(const struct response_format *f, struct grammar_cach
     buf_init(&source, BUF_MAX_INTERNAL);
     if (f->kind == GRAMMAR_JSON_SCHEMA) json_print(f->schema, &source, false);
     if (f->kind == GRAMMAR_REGEX) buf_append(&source, f->regex.data, f->regex.len);
-    int rc = grammar_cache_get(cache, f->kind, buf_str(&source), out, &err);
+    struct grammar_wish wish = {f->kind, buf_str(&source), since_ms};
+    int rc = grammar_cache_get(cache, &wish, out, &err);
     buf_deinit(&source);
     if (rc == 0) return 0;
     const char *param = response_format_param(f);

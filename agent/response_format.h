@@ -23,9 +23,9 @@ struct response_format {
 FALLIBLE int response_format_parse(const struct json *body, struct response_format *out,
                                    struct api_error *e);
 /* A reference of the caller's, NULL where any text will do. Slow where the grammar is new: for worker
- * threads. -1 and *e: the schema is none, or asks for what can't be enforced. */
+ * threads. since_ms: when the wait for it began. -1 and *e: the schema is none, or asks for what can't be enforced. */
 FALLIBLE int response_format_compile(const struct response_format *f, struct grammar_cache *cache,
-                                     struct grammar **out, struct api_error *e);
+                                     uint64_t since_ms, struct grammar **out, struct api_error *e);
 /* What errors of its grammar call it. */
 const char *response_format_param(const struct response_format *f);
 

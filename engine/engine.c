@@ -11,6 +11,7 @@
 #include "engine/engine_thread.h"
 #include "engine/generation_config.h"
 #include "engine/grammar_cache.h"
+#include "engine/grammar_pace.h"
 #include "engine/host_memory.h"
 #include "engine/model_text.h"
 #include "engine/pooling.h"
@@ -45,6 +46,8 @@ struct engine {
     struct grammar_cache *grammars;
     struct sampling_params sampling;
     bool can_pool;
+    bool takes_all_cores;     // the compute threads leave none to others
+    struct grammar_pace pace; // of the grammars then
     struct executor *executor;
     struct engine_thread *thread;
 };
@@ -326,6 +329,8 @@ static int open_executor(struct engine *e, const struct engine_parts *parts, str
         .world = o->tp, .threads = o->threads, .cpu_list = o->cpu_list};
     int rc = rank_cores_divide(&request, cores, err);
     if (rc == 0) rc = executor_open(&setup, &e->executor, err);
+    if (rc == 0) // a device has no use for the host's cores
+        e->takes_all_cores = !parts->ops->memory_free && rank_cores_take_all(&request, cores);
     free(cores);
     if (rc < 0) return rc;
     const char *backend = executor_describe(e->executor);
@@ -334,6 +339,13 @@ static int open_executor(struct engine *e, const struct engine_parts *parts, str
     else
         snprintf(e->backend, sizeof e->backend, "%d ranks of %s", o->tp, backend);
     return 0;
+}
+
+/* Any thread: whoever takes a core now makes answers wait. */
+static bool is_answering(void *engine)
+{
+    const struct engine *e = engine;
+    return engine_thread_open(e->thread) > 0;
 }
 
 static int start(struct engine *e, const struct engine_parts *parts, struct error *err)
@@ -356,6 +368,7 @@ static int start(struct engine *e, const struct engine_parts *parts, struct erro
         .depth = e->options.pipeline_depth,
         .text = parts->text,
         .hidden = parts->params->hidden,
+        .pace = e->takes_all_cores ? &e->pace : NULL,
         .on_events = e->options.on_events,
         .on_events_arg = e->options.on_events_arg,
     };
@@ -367,6 +380,7 @@ int engine_open_parts(const struct engine_options *options, const struct engine_
 {
     struct engine *e = xcalloc(1, sizeof *e);
     e->options = *options;
+    grammar_pace_init(&e->pace, NULL, is_answering, e);
     generation_config_init(&e->sampling);
     e->vocab = parts->params->vocab;
     e->rope = parts->rope;
@@ -514,7 +528,7 @@ static int open_loaded(const struct engine_options *options, struct loaded *l, s
     e->info.format = l->weights->format;
     e->tokenizer = l->tokenizer;
     e->template = l->template;
-    e->grammars = grammar_cache_create(e->tokenizer);
+    e->grammars = grammar_cache_create(e->tokenizer, e->takes_all_cores ? &e->pace : NULL);
     e->sampling = l->sampling;
     l->tokenizer = NULL;
     l->template = NULL;
@@ -562,6 +576,7 @@ void engine_close(struct engine *e)
     executor_close(e->executor);
     tokenizer_destroy(e->tokenizer);
     grammar_cache_destroy(e->grammars);
+    grammar_pace_deinit(&e->pace);
     chat_template_destroy(e->template);
     free(e->ranks);
     free(e->stop_ids);

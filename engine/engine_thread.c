@@ -15,6 +15,7 @@
  *     for its end. */
 #include "engine/engine_thread.h"
 
+#include "engine/grammar_pace.h"
 #include "engine/outbox.h"
 #include "engine/pooling.h"
 #include "engine/prefix_marks.h"
@@ -83,6 +84,7 @@ struct engine_thread {
     struct engine_stats counters;
     struct intake drained;
     struct step_cost cost;
+    uint64_t step_ns; // how long the last step took; 0: there was a rest behind it
 };
 
 /* ---- events ---- */
@@ -354,6 +356,7 @@ static void measure(struct engine_thread *t, const struct batch *b)
 {
     double seconds = (double)(b->done_ns - b->begun_ns) * 1e-9;
     struct engine_stats *c = &t->counters;
+    t->step_ns = b->done_ns - b->begun_ns;
     c->steps++;
     c->last_step_ms = clock_ms();
     if (seconds <= 0) return;
@@ -464,6 +467,16 @@ static void publish(struct engine_thread *t)
     t->notify = false;
 }
 
+/* Where it doesn't cost more than it takes: no thread waits for another between steps. */
+static void rest_for_others(struct engine_thread *t)
+{
+    struct grammar_pace *pace = t->setup.pace;
+    if (!pace || t->step_ns == 0 || in_flight(t) > 0 || !grammar_pace_is_wanted(pace)) return;
+    publish(t); // what the step gave isn't late for it
+    grammar_pace_give(pace, t->step_ns);
+    t->step_ns = 0;
+}
+
 static void *engine_main(void *arg)
 {
     struct engine_thread *t = arg;
@@ -473,6 +486,7 @@ static void *engine_main(void *arg)
         bool any = drain_commands(t);
         any |= reap_steps(t);
         any |= expire_requests(t);
+        rest_for_others(t);
         any |= submit_steps(t);
         if (CHECK_EACH_TURN) scheduler_check(&t->scheduler);
         if (any) publish(t);
@@ -627,6 +641,11 @@ void engine_thread_session_release(struct engine_thread *t, uint64_t session)
 {
     session_pages_forget_soon(&t->memory.sessions, session);
     push_command(t, (struct command){.release_session = session});
+}
+
+int engine_thread_open(struct engine_thread *t)
+{
+    return atomic_load(&t->open);
 }
 
 void engine_thread_stats(struct engine_thread *t, struct engine_stats *out)

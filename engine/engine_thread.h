@@ -24,6 +24,7 @@ struct engine_thread_setup {
     int depth; // steps in flight: 1 or 2
     struct token_text text;
     int hidden;                   // floats of a hidden state
+    struct grammar_pace *pace;    // whom it rests for between steps; borrowed; NULL: nobody
     void (*on_events)(void *arg); // may be NULL
     void *on_events_arg;
 };
@@ -43,6 +44,8 @@ FALLIBLE int engine_thread_submit_take(struct engine_thread *t, struct request *
 void engine_thread_cancel(struct engine_thread *t, uint64_t id);
 enum engine_session_state engine_thread_session_state(struct engine_thread *t, uint64_t session);
 void engine_thread_session_release(struct engine_thread *t, uint64_t session);
+/* Requests whose last event isn't posted yet. */
+int engine_thread_open(struct engine_thread *t);
 void engine_thread_stats(struct engine_thread *t, struct engine_stats *out);
 /* One consumer. */
 bool engine_thread_next_event(struct engine_thread *t, struct engine_event *event);

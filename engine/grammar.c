@@ -10,6 +10,7 @@
 #include "engine/grammar.h"
 
 #include "engine/grammar_automaton.h"
+#include "engine/grammar_pace.h"
 #include "engine/grammar_parts.h"
 #include "engine/grammar_regex.h"
 #include "engine/grammar_schema.h"
@@ -21,6 +22,8 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define LOOK_EVERY 1024 // nodes, between two looks at the pace
 
 struct grammar {
     atomic_int references;
@@ -209,9 +212,11 @@ static void walk_nodes(struct grammar *g, const struct token_trie *trie, int beg
                        int state, uint32_t *mask)
 {
     int32_t *path = g->path;
+    unsigned steps = 0;
     path[0] = state;
     for (int i = begin; i < end;) {
         const struct trie_node *node = &trie->node[i];
+        if (++steps % LOOK_EVERY == 0) grammar_pace_check();
         int next = automaton_next(g->automaton, path[node->depth - 1], node->byte);
         if (next == AUTOMATON_DEAD) {
             i = node->next;

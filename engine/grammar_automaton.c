@@ -1,5 +1,6 @@
 #include "engine/grammar_automaton.h"
 
+#include "engine/grammar_pace.h"
 #include "shared/base/check.h"
 #include "shared/base/hash.h"
 
@@ -255,6 +256,7 @@ int automaton_next(struct automaton *a, int state, uint8_t byte)
     if (state == AUTOMATON_DEAD) return AUTOMATON_DEAD;
     if (!s->next) s->next = xcalloc(256, sizeof *s->next);
     if (s->next[byte]) return s->next[byte] - 1;
+    grammar_pace_check();
     begin_set(a);
     for (int i = 0; i < s->threads; i++) {
         struct automaton_thread t = a->thread[s->first + (uint32_t)i];

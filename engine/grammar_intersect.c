@@ -1,13 +1,15 @@
 /* grammar_intersect.c - two automata at once, by the subset construction on pairs of sets. */
 #include "engine/grammar_nfa.h"
 
+#include "engine/grammar_pace.h"
 #include "shared/base/check.h"
 #include "shared/base/hash_map.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define PAIRS_MAX (1 << 15)
+#define PAIRS_MAX  (1 << 15)
+#define LOOK_EVERY 256 // steps of some 100 ns, between two looks at the pace
 
 /* A sorted set of states, closed under epsilon. */
 struct state_set {
@@ -52,6 +54,7 @@ static int compare_states(const void *a, const void *b)
 /* What was marked and what follows from it without a byte, as a set; clears the marks. */
 static struct state_set take_set(struct side *s)
 {
+    grammar_pace_check();
     for (int i = 0; i < s->count; i++)
         for (int e = s->n->state[s->marked[i]].first; e >= 0; e = s->n->edge[e].next) {
             CHECK(s->n->edge[e].kind != NFA_CALL);
@@ -186,6 +189,7 @@ int nfa_intersect(const struct grammar_nfa *a, const struct grammar_nfa *b, stru
     for (int i = 0; i < p.pairs && rc == 0; i++)
         rc = expand(&p, i);
     for (int i = 0; i < p.pairs; i++) {
+        if (i % LOOK_EVERY == 0) grammar_pace_check();
         free(p.pair[i].a.state);
         free(p.pair[i].b.state);
     }

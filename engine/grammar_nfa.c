@@ -1,9 +1,12 @@
 #include "engine/grammar_nfa.h"
 
+#include "engine/grammar_pace.h"
 #include "shared/base/check.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+#define LOOK_EVERY 256 // states, between two looks at the pace
 
 void nfa_init(struct grammar_nfa *n)
 {
@@ -35,6 +38,7 @@ int nfa_add_state(struct grammar_nfa *n)
         n->states_cap = grown(n->states_cap);
         n->state = xrealloc_array(n->state, (size_t)n->states_cap, sizeof *n->state);
     }
+    if (n->states % LOOK_EVERY == 0) grammar_pace_check();
     n->state[n->states] = (struct nfa_state){.first = -1};
     return n->states++;
 }
@@ -128,6 +132,7 @@ static bool mark_live(const struct grammar_nfa *n, bool *live)
 {
     bool changed = false;
     for (int s = n->states - 1; s >= 0; s--) {
+        if (s % LOOK_EVERY == 0) grammar_pace_check();
         bool is_live = live[s] || n->state[s].is_accept;
         for (int e = n->state[s].first; e >= 0 && !is_live; e = n->edge[e].next) {
             const struct nfa_edge *edge = &n->edge[e];
@@ -143,6 +148,7 @@ static bool mark_live(const struct grammar_nfa *n, bool *live)
 static void drop_dead_edges(struct grammar_nfa *n, const bool *live)
 {
     for (int s = 0; s < n->states; s++) {
+        if (s % LOOK_EVERY == 0) grammar_pace_check();
         int32_t *at = &n->state[s].first;
         while (*at >= 0) {
             const struct nfa_edge *edge = &n->edge[*at];
@@ -164,6 +170,7 @@ static void find_nullable(const struct grammar_nfa *n, bool *nullable, bool *rea
     for (bool changed = true; changed;) {
         changed = false;
         for (int s = n->states - 1; s >= 0; s--) {
+            if (s % LOOK_EVERY == 0) grammar_pace_check();
             bool r = reaches[s] || n->state[s].is_accept;
             for (int e = n->state[s].first; e >= 0 && !r; e = n->edge[e].next) {
                 const struct nfa_edge *edge = &n->edge[e];
@@ -208,6 +215,7 @@ struct tarjan {
 static void enter(struct tarjan *t, int s)
 {
     t->order[s] = t->low[s] = ++t->seen;
+    if (t->seen % LOOK_EVERY == 0) grammar_pace_check();
     t->open[t->opened++] = s;
     t->frame[t->depth++] = (struct tarjan_frame){s, t->n->state[s].first, 0};
 }

@@ -148,3 +148,16 @@ int rank_cores_divide(const struct rank_cores_request *q, struct rank_cores *out
     }
     return 0;
 }
+
+bool rank_cores_take_all(const struct rank_cores_request *q, const struct rank_cores *cores)
+{
+    struct core_list allowed;
+    int taken = 0, list[RANK_CORES_MAX];
+    find_allowed(q, &allowed);
+    for (int rank = 0; rank < q->world; rank++) {
+        const struct rank_cores *c = &cores[rank];
+        int count = *c->cpu_list ? cpu_list_parse(c->cpu_list, list, RANK_CORES_MAX) : allowed.count;
+        taken += c->threads > 0 && c->threads < count ? c->threads : count;
+    }
+    return taken >= allowed.count;
+}

@@ -2,6 +2,8 @@
 #ifndef LM_ENGINE_RANK_CORES_H
 #define LM_ENGINE_RANK_CORES_H
 
+#include <stdbool.h>
+
 #include "shared/base/error.h"
 
 #define RANK_CORES_MAX 1024 // of all ranks
@@ -27,5 +29,8 @@ struct rank_cores {
  * stay free. E_INVALID: no such list, or one with fewer cores than ranks. */
 FALLIBLE int rank_cores_divide(const struct rank_cores_request *request,
                                struct rank_cores *out /* [world] */, struct error *err);
+/* Whether the threads that were divided so leave no core that this process may use. */
+bool rank_cores_take_all(const struct rank_cores_request *request,
+                         const struct rank_cores *cores /* [world] */);
 
 #endif

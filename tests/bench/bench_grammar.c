@@ -23,6 +23,7 @@
 #include "engine/tokenizer.h"
 #include "engine/tokenizer_folder.h"
 #include "shared/base/check.h"
+#include "shared/base/clock.h"
 #include "shared/base/json.h"
 #include "shared/base/rng.h"
 
@@ -254,7 +255,7 @@ static int run_source(struct trial *t, enum grammar_kind kind, struct str source
 {
     struct grammar *g;
     uint64_t begun = cpu_ns();
-    int rc = grammar_cache_get(t->cache, kind, source, &g, err);
+    int rc = grammar_cache_get(t->cache, &(struct grammar_wish){kind, source, clock_ms()}, &g, err);
     t->schemas++;
     if (rc < 0) {
         t->refused++;
@@ -370,7 +371,7 @@ static int run_trial(struct trial *t, const char *tokenizer, const char *path, s
     int rc = open_tokenizer(tokenizer, &opened, err);
     if (rc < 0) return rc;
     t->tokenizer = opened;
-    t->cache = grammar_cache_create(opened);
+    t->cache = grammar_cache_create(opened, NULL);
     t->logits = xcalloc((size_t)tokenizer_vocab_size(opened) + 32, sizeof *t->logits);
     find_byte_tokens(t);
     if (t->options->peer) rc = grammar_peer_open(&t->peer, t->options->peer, tokenizer, err);

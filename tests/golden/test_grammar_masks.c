@@ -20,6 +20,12 @@ static struct tokenizer *open_tokenizer(const char *name)
     return t;
 }
 
+static int get(struct grammar_cache *c, enum grammar_kind kind, struct str source,
+               struct grammar **out, struct error *err)
+{
+    return grammar_cache_get(c, &(struct grammar_wish){kind, source, 0}, out, err);
+}
+
 static bool is_allowed(const uint32_t *mask, int32_t token)
 {
     return mask[token / 32] >> (token % 32) & 1;
@@ -174,11 +180,11 @@ static void check_tokenizer(const char *name)
         {GRAMMAR_REGEX, "(\\d{3}-){2}\\p{L}+ (yes|no|\xe6\x97\xa5\xe6\x9c\xac)"},
     };
     struct tokenizer *t = open_tokenizer(name);
-    struct grammar_cache *cache = grammar_cache_create(t);
+    struct grammar_cache *cache = grammar_cache_create(t, NULL);
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct grammar *g;
         struct error err;
-        int rc = grammar_cache_get(cache, cases[i].kind, str_of(cases[i].source), &g, &err);
+        int rc = get(cache, cases[i].kind, str_of(cases[i].source), &g, &err);
         if (rc < 0) printf("%s\n", err.text);
         NEED(rc == 0);
         for (uint64_t seed = 0; seed < 3; seed++)
@@ -193,11 +199,11 @@ static void check_tokenizer(const char *name)
 static void check_parts(const char *name, const char *const (*cases)[2], size_t count)
 {
     struct tokenizer *t = open_tokenizer(name);
-    struct grammar_cache *cache = grammar_cache_create(t);
+    struct grammar_cache *cache = grammar_cache_create(t, NULL);
     for (size_t i = 0; i < count; i++) {
         struct grammar *g;
         struct error err;
-        int rc = grammar_cache_get(cache, GRAMMAR_PARTS, str_of(cases[i][0]), &g, &err);
+        int rc = get(cache, GRAMMAR_PARTS, str_of(cases[i][0]), &g, &err);
         if (rc < 0) printf("%s\n", err.text);
         NEED(rc == 0);
         walk(t, g, i);
@@ -257,25 +263,85 @@ static void test_sentencepiece(void)
 static void test_cache(void)
 {
     struct tokenizer *t = open_tokenizer("spm_bpe");
-    struct grammar_cache *cache = grammar_cache_create(t);
+    struct grammar_cache *cache = grammar_cache_create(t, NULL);
     struct grammar *first, *again, *other;
     struct error err;
-    EXPECT_INT(grammar_cache_get(cache, GRAMMAR_REGEX, STR("a+"), &first, &err), 0);
-    EXPECT_INT(grammar_cache_get(cache, GRAMMAR_REGEX, STR("a+"), &again, &err), 0);
+    EXPECT_INT(get(cache, GRAMMAR_REGEX, STR("a+"), &first, &err), 0);
+    EXPECT_INT(get(cache, GRAMMAR_REGEX, STR("a+"), &again, &err), 0);
     EXPECT(first == again);
     for (int i = 0; i < GRAMMAR_CACHE_MAX; i++) {
         char source[16];
         snprintf(source, sizeof source, "a{%d}", i + 1);
-        EXPECT_INT(grammar_cache_get(cache, GRAMMAR_REGEX, str_of(source), &other, &err), 0);
+        EXPECT_INT(get(cache, GRAMMAR_REGEX, str_of(source), &other, &err), 0);
         grammar_unref(other);
     }
     grammar_unref(again);
-    EXPECT_INT(grammar_cache_get(cache, GRAMMAR_REGEX, STR("a+"), &again, &err), 0);
+    EXPECT_INT(get(cache, GRAMMAR_REGEX, STR("a+"), &again, &err), 0);
     EXPECT(first != again); // it was the oldest; who has it keeps it
     grammar_unref(first);
     grammar_unref(again);
-    EXPECT_INT(grammar_cache_get(cache, GRAMMAR_REGEX, STR("a("), &again, &err), E_INVALID);
-    EXPECT_INT(grammar_cache_get(cache, GRAMMAR_JSON_SCHEMA, STR("{"), &again, &err), E_FORMAT);
+    grammar_cache_destroy(cache);
+    tokenizer_destroy(t);
+}
+
+/* What failed once fails again, in the same words, without being compiled. */
+static void test_failures_are_kept(void)
+{
+    struct tokenizer *t = open_tokenizer("spm_bpe");
+    struct grammar_cache *cache = grammar_cache_create(t, NULL);
+    struct grammar_wish schema = {GRAMMAR_JSON_SCHEMA, STR("{\"uniqueItems\":true}"), 0};
+    struct grammar_wish good = {GRAMMAR_JSON_SCHEMA, STR("{\"type\":\"null\"}"), 0};
+    struct grammar *g;
+    struct error first, again;
+    EXPECT_INT(get(cache, GRAMMAR_REGEX, STR("a("), &g, &first), E_INVALID);
+    EXPECT_INT(get(cache, GRAMMAR_REGEX, STR("a("), &g, &again), E_INVALID);
+    EXPECT(!g && again.code == E_INVALID);
+    EXPECT_STR(first.text, again.text);
+    EXPECT_INT(get(cache, GRAMMAR_REGEX, STR("a("), &g, NULL), E_INVALID);
+    EXPECT_INT((int)grammar_cache_compiled(cache), 1);
+    EXPECT_INT(get(cache, GRAMMAR_JSON_SCHEMA, STR("a("), &g, &again), E_FORMAT); // another kind
+    int rc = grammar_cache_check(cache, &schema, &first);
+    EXPECT(rc < 0);
+    EXPECT_INT(grammar_cache_get(cache, &schema, &g, &again), rc);
+    EXPECT_STR(first.text, again.text);
+    EXPECT_INT((int)grammar_cache_compiled(cache), 3);
+    EXPECT_INT(grammar_cache_check(cache, &good, NULL), 0);
+    EXPECT_INT(grammar_cache_get(cache, &good, &g, NULL), 0); // a check gives no grammar to keep
+    EXPECT_INT(grammar_cache_check(cache, &good, NULL), 0);
+    EXPECT_INT((int)grammar_cache_compiled(cache), 5);
+    grammar_unref(g);
+    grammar_cache_destroy(cache);
+    tokenizer_destroy(t);
+}
+
+/* Large ones drive each other out before there are too many of them. */
+static void test_failures_are_bounded(void)
+{
+    struct tokenizer *t = open_tokenizer("spm_bpe");
+    struct grammar_cache *cache = grammar_cache_create(t, NULL);
+    size_t len = GRAMMAR_SOURCE_MAX + 1;
+    char *source = xmalloc(len);
+    struct grammar *g;
+    memset(source, '(', len);
+    int large = (int)(GRAMMAR_CACHE_SOURCES / GRAMMAR_SOURCE_MAX);
+    NEED(large > 0 && large < GRAMMAR_CACHE_MAX);
+    EXPECT_INT(get(cache, GRAMMAR_REGEX, STR("a("), &g, NULL), E_INVALID);
+    for (int i = 0; i < large; i++) {
+        source[0] = (char)('a' + i);
+        EXPECT(get(cache, GRAMMAR_REGEX, (struct str){source, len - 1}, &g, NULL) < 0);
+    }
+    EXPECT_INT((int)grammar_cache_compiled(cache), large + 1);
+    for (int i = 0; i < large; i++) { // all of them are there
+        source[0] = (char)('a' + i);
+        EXPECT(get(cache, GRAMMAR_REGEX, (struct str){source, len - 1}, &g, NULL) < 0);
+    }
+    EXPECT_INT((int)grammar_cache_compiled(cache), large + 1);
+    EXPECT_INT(get(cache, GRAMMAR_REGEX, STR("a("), &g, NULL), E_INVALID); // the small one isn't
+    EXPECT_INT((int)grammar_cache_compiled(cache), large + 2);
+    for (int i = 0; i < 2; i++) // too large to be looked at, and to be kept
+        EXPECT_INT(get(cache, GRAMMAR_REGEX, (struct str){source, len}, &g, NULL), E_LIMIT);
+    EXPECT_INT((int)grammar_cache_compiled(cache), large + 4);
+    free(source);
     grammar_cache_destroy(cache);
     tokenizer_destroy(t);
 }
@@ -314,6 +380,8 @@ int main(void)
     RUN(test_parts_with_tags);
     RUN(test_parts_with_byte_tokens);
     RUN(test_cache);
+    RUN(test_failures_are_kept);
+    RUN(test_failures_are_bounded);
     RUN(test_matcher);
     return TEST_END();
 }

@@ -6,17 +6,17 @@
 #include "engine/grammar_cache.h"
 #include "shared/base/check.h"
 
-int grammar_cache_get(struct grammar_cache *c, enum grammar_kind kind, struct str source,
+int grammar_cache_get(struct grammar_cache *c, const struct grammar_wish *wish,
                       struct grammar **out, struct error *err)
 {
-    (void)c, (void)kind, (void)source, (void)out;
+    (void)c, (void)wish, (void)out;
     return error_set(err, E_UNSUPPORTED, "there are no grammars here");
 }
 
-int grammar_cache_check(struct grammar_cache *c, enum grammar_kind kind, struct str source,
+int grammar_cache_check(struct grammar_cache *c, const struct grammar_wish *wish,
                         struct error *err)
 {
-    (void)c, (void)kind, (void)source;
+    (void)c, (void)wish;
     return error_set(err, E_UNSUPPORTED, "there are no grammars here");
 }
 

@@ -10,26 +10,26 @@ static enum grammar_kind kind;
 static int asked;      // for grammars
 static size_t longest; // of their sources
 
-int grammar_cache_get(struct grammar_cache *c, enum grammar_kind of, struct str text,
+int grammar_cache_get(struct grammar_cache *c, const struct grammar_wish *wish,
                       struct grammar **out, struct error *err)
 {
     (void)c;
     buf_clear(&source);
-    buf_append(&source, text.data, text.len);
-    kind = of;
+    buf_append(&source, wish->source.data, wish->source.len);
+    kind = wish->kind;
     asked++;
-    if (text.len > longest) longest = text.len;
+    if (wish->source.len > longest) longest = wish->source.len;
     *out = NULL;
     if (strstr(source.data, "uniqueItems"))
         return error_set(err, E_UNSUPPORTED, "'uniqueItems' can't be enforced");
     return 0;
 }
 
-int grammar_cache_check(struct grammar_cache *c, enum grammar_kind of, struct str text,
+int grammar_cache_check(struct grammar_cache *c, const struct grammar_wish *wish,
                         struct error *err)
 {
     struct grammar *grammar;
-    int before = asked, rc = grammar_cache_get(c, of, text, &grammar, err);
+    int before = asked, rc = grammar_cache_get(c, wish, &grammar, err);
     asked = before;
     return rc;
 }
@@ -63,7 +63,7 @@ static int compile(const char *members, const char *tools, const char *reasoning
         NEED(false);
     }
     reply_plan_make(&formats, &r.tools.list, str_of(prompt), r.template_fields.thinking, &plan);
-    int rc = reply_grammar_compile(&r, &formats, &plan, NULL, &grammar, e);
+    int rc = reply_grammar_compile(&r, &formats, &plan, NULL, 0, &grammar, e);
     reply_plan_deinit(&plan);
     chat_request_deinit(&r);
     buf_deinit(&body);

@@ -140,6 +140,30 @@ static void test_this_machine(void)
     EXPECT(out[0].threads > 0 || out[0].cpu_list[0]);
 }
 
+static bool take_all(int world, int threads, const char *cpu_list)
+{
+    struct rank_cores_request q = {world, threads, cpu_list, root, all, 8};
+    divide(world, threads, cpu_list, all, 8);
+    return rank_cores_take_all(&q, out);
+}
+
+static void test_cores_that_are_left(void)
+{
+    EXPECT(take_all(1, 0, NULL));
+    EXPECT(take_all(1, 8, NULL));
+    EXPECT(take_all(1, 9, NULL));
+    EXPECT(!take_all(1, 7, NULL));
+    EXPECT(take_all(1, 0, "0-3,8-11"));
+    EXPECT(!take_all(1, 0, "0-3"));
+    EXPECT(!take_all(1, 8, "0-3")); // two to a core
+    EXPECT(!take_all(1, 7, "0-3,8-11"));
+    EXPECT(take_all(2, 0, NULL)); // pinned to its node each
+    EXPECT(take_all(3, 0, NULL));
+    EXPECT(!take_all(3, 7, NULL));
+    EXPECT(!take_all(2, 6, NULL));
+    EXPECT(!take_all(2, 0, "0-3,8-10"));
+}
+
 int main(void)
 {
     make_machine();
@@ -148,6 +172,7 @@ int main(void)
     RUN(test_no_nodes_to_go_by);
     RUN(test_list);
     RUN(test_this_machine);
+    RUN(test_cores_that_are_left);
     remove_machine();
     return TEST_END();
 }
