@@ -189,6 +189,17 @@ static void test_late_ranks(void)
     }
 }
 
+/* As with GPUs of different kinds. */
+static void test_grids_of_different_sizes(void)
+{
+    EXPECT_INT(with_ranks(worlds < 4 ? 2 : 4,
+                          [](struct rank *r) {
+                              r->peer.blocks_max = 1 + (unsigned)r->index;
+                              run_sums(r, many(60, 3000), 500);
+                          }),
+               0);
+}
+
 /* Numbers begin again: 2^32 - 1 comes before 2, and the slots still take turns. */
 static void test_numbers_begin_again(void)
 {
@@ -357,6 +368,7 @@ int main(void)
     RUN(test_order_matters);
     RUN(test_sizes);
     RUN(test_late_ranks);
+    RUN(test_grids_of_different_sizes);
     RUN(test_numbers_begin_again);
     RUN(test_old_lines_are_swept);
     RUN(test_graphs);

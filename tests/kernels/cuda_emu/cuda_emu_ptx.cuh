@@ -100,14 +100,19 @@ inline void store_release(uint32_t *flag, uint32_t value)
     __atomic_store_n(flag, value, __ATOMIC_RELEASE);
 }
 
-/* Halves come and go one after the other, so that a reader sees one without the other. */
-inline uint4 load_halves(const uint4 *at)
+/* One half is read before the other, in turn the first and the second, now and then with others running between. */
+inline uint4 load_halves(const uint4 *at, emu::place where = emu::place::current())
 {
-    const uint64_t *half = reinterpret_cast<const uint64_t *>(at);
+    static thread_local unsigned turn = 0;
+    const uint64_t *from = reinterpret_cast<const uint64_t *>(at);
+    const unsigned now = turn++, first = now % 2;
+    uint64_t half[2];
     if (emu::hooks) emu::hooks->access(at, sizeof *at, false);
-    uint64_t a = __atomic_load_n(half, __ATOMIC_RELAXED);
-    uint64_t b = __atomic_load_n(half + 1, __ATOMIC_RELAXED);
-    return make_uint4((uint32_t)a, (uint32_t)(a >> 32), (uint32_t)b, (uint32_t)(b >> 32));
+    half[first] = __atomic_load_n(from + first, __ATOMIC_RELAXED);
+    if (now % 16 < 2) emu::poll(where);
+    half[1 - first] = __atomic_load_n(from + 1 - first, __ATOMIC_RELAXED);
+    return make_uint4((uint32_t)half[0], (uint32_t)(half[0] >> 32), (uint32_t)half[1],
+                      (uint32_t)(half[1] >> 32));
 }
 
 inline void store_halves(uint4 *at, uint4 v)
