@@ -94,14 +94,17 @@ foreach(source IN LISTS sources c_sources)
 endforeach()
 
 # The benchmarks of scripts/gpu-check: that their code is right, before a GPU's time is spent on it.
-set(source "${CMAKE_CURRENT_SOURCE_DIR}/kernels/gpu_bench_steps.cu")
-lm_cuda_emu_sources(${source})
-add_executable(gpu_bench_steps ${source})
-target_link_libraries(gpu_bench_steps PRIVATE lm_cuda_emu_kernels lm_kernels lm_flags)
-set_target_properties(gpu_bench_steps PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
+foreach(part steps peer)
+  set(source "${CMAKE_CURRENT_SOURCE_DIR}/kernels/gpu_bench_${part}.cu")
+  lm_cuda_emu_sources(${source})
+  add_executable(gpu_bench_${part} ${source})
+  target_link_libraries(gpu_bench_${part} PRIVATE lm_cuda_emu_kernels lm_kernels lm_flags)
+  set_target_properties(gpu_bench_${part} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
+endforeach()
 add_test(NAME kernels/gpu_bench_dry COMMAND gpu_bench_steps dry)
-add_test(NAME kernels/gpu_bench_dry_fp8 COMMAND gpu_bench_steps dry-fp8)
-set_tests_properties(kernels/gpu_bench_dry kernels/gpu_bench_dry_fp8 PROPERTIES LABELS kernels TIMEOUT 600)
+add_test(NAME kernels/gpu_bench_peer_dry COMMAND gpu_bench_peer dry)
+set_tests_properties(kernels/gpu_bench_dry kernels/gpu_bench_peer_dry PROPERTIES LABELS kernels TIMEOUT 600)
+set_property(TEST kernels/gpu_bench_peer_dry PROPERTY ENVIRONMENT "LM_CUDA_EMU_DEVICES=3")
 
 # Golden tests over the emulated device, through the module as a program would load it. One model of each
 # kind, a quarter of a minute each; all of them: run the test with this environment but LM_ONLY.
