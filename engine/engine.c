@@ -35,7 +35,7 @@
 struct engine {
     struct engine_options options; // with defaults filled in; strings are not kept
     struct engine_info info;
-    char architecture[64], model_name[128], backend[128]; // what info points at
+    char architecture[64], model_name[128], backend[256]; // what info points at
     struct engine_rank_info *ranks;                       // likewise, owned
     int vocab;
     struct rope_lengths rope;

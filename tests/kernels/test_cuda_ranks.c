@@ -322,6 +322,38 @@ static void test_equal_bits_without_peers(void)
     free(want);
 }
 
+/* Of a rank that is only measured. */
+static size_t planned_activations(void)
+{
+    struct backend_options options = {
+        .compute = COMPUTE_F32, .rank = 1, .world = 2, .measure_only = true};
+    struct scene *s = scene_open(1);
+    struct step_limits limits = {LENGTH, 1, LENGTH, KV_BLOCK_TOKENS};
+    struct layer_params layer[TINY_LAYERS_MAX];
+    struct model_params p = cut(&s->model, 1, 2, layer);
+    const struct backend_ops *ops = &cuda_backend_ops;
+    struct backend *b = NULL;
+    struct error err = {0};
+    size_t weights, activations;
+
+    NEED(ops->open(&options, &b, &err) == 0 && ops->load(b, &p, &limits, &err) == 0);
+    ops->memory(b, &weights, &activations);
+    ops->close(b);
+    scene_close(s);
+    return activations;
+}
+
+static void test_mailboxes_are_planned(void)
+{
+    size_t with = planned_activations();
+
+    setenv("LM_CUDA_PEER", "0", 1);
+    size_t without = planned_activations();
+    unsetenv("LM_CUDA_PEER");
+    EXPECT(without > 0);
+    EXPECT_INT(with - without, (8 << 20) + 256);
+}
+
 /* ---- ranks that fail ---- */
 
 static void test_abort(void)
@@ -428,6 +460,7 @@ int main(void)
         RUN(test_equal_bits);
         RUN(test_equal_bits_without_peers);
     }
+    RUN(test_mailboxes_are_planned);
     RUN(test_abort);
     RUN(test_a_rank_that_does_not_answer);
     RUN(test_ranks_that_never_join);
