@@ -600,8 +600,8 @@ static void run_prepare(struct text_job *job) // worker thread
 static void run_compile(struct text_job *job) // the compiler's thread
 {
     struct completion *c = list_entry(job, struct completion, job);
-    c->prepare_status = prompt_compile(&c->request, &c->service->prompts, c->started_ms,
-                                       &c->prompts, &c->error);
+    c->prepare_status =
+        prompt_compile(&c->request, &c->service->prompts, c->started_ms, &c->prompts, &c->error);
     if (c->prepare_status != 0) chat_request_deinit(&c->request);
 }
 

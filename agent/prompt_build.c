@@ -239,8 +239,8 @@ int prompt_compile(const struct chat_request *request, const struct prompt_conte
     int rc = request->kind == COMPLETION_CHAT && context->formats
                  ? reply_grammar_compile(request, context->formats, &set->plan, context->grammars,
                                          since_ms, &set->grammar, e)
-                 : response_format_compile(&request->response_format, context->grammars,
-                                           since_ms, &set->grammar, e);
+                 : response_format_compile(&request->response_format, context->grammars, since_ms,
+                                           &set->grammar, e);
     if (rc != 0) prompt_set_deinit(set);
     return rc;
 }

@@ -13,7 +13,6 @@
 FALLIBLE int reply_grammar_compile(const struct chat_request *r,
                                    const struct reply_formats *formats,
                                    const struct reply_plan *plan, struct grammar_cache *cache,
-                                   uint64_t since_ms,
-                                   struct grammar **out, struct api_error *e);
+                                   uint64_t since_ms, struct grammar **out, struct api_error *e);
 
 #endif

@@ -87,7 +87,10 @@ static void write_block(struct json_writer *w, const struct tool_format *f,
     json_key(w, "repeat");
     write_any_call(w, f, list);
     json_field_int(w, "min", 1);
-    if (list->calls_max > 0) json_field_int(w, "max", list->calls_max);
+    int most = list->choice == TOOL_CHOICE_REQUIRED ? TOOL_CALLS_MAX : 0;
+    if (list->calls_max > 0) most = list->calls_max;
+    if (most > 0)
+        json_field_int(w, "max", most); // told apart: states that know the number aren't shared
     if (f->between) {
         json_key(w, "between");
         write_all_begin(w);

@@ -9,7 +9,10 @@
 #include "shared/base/json.h"
 #include "shared/base/str.h"
 
-#define TOOLS_MAX 128 // OpenAI's
+#define TOOLS_MAX      128 // OpenAI's
+/* Calls of one answer that has to be calls, so that a weak model comes to an end before its context does. As
+ * many as there can be tools. */
+#define TOOL_CALLS_MAX 128
 
 struct tool {
     struct str name;               // 1 to 64 of a-z, A-Z, 0-9, _ and -
@@ -28,7 +31,7 @@ struct tool_list {
     size_t count;
     enum tool_choice choice;
     bool is_named; // the client named the one tool
-    int calls_max; // 1 without parallel_tool_calls; 0: any number
+    int calls_max; // 1 without parallel_tool_calls; 0: any number, where they are demanded TOOL_CALLS_MAX
 };
 
 /* NULL: there is none of that name. */

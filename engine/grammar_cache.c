@@ -98,7 +98,8 @@ static void add(struct grammar_cache *c, const struct grammar_wish *w, struct gr
     if (w->source.len > GRAMMAR_SOURCE_MAX || find(c, w)) return; // another thread was faster
     struct cache_entry *e = make_room(c, w->source.len);
     *e = (struct cache_entry){.kind = w->kind,
-                              .source = xstrndup(w->source.data ? w->source.data : "", w->source.len),
+                              .source =
+                                  xstrndup(w->source.data ? w->source.data : "", w->source.len),
                               .len = w->source.len,
                               .grammar = g ? grammar_ref(g) : NULL,
                               .failure = g ? NULL : xmemdup(failure, sizeof *failure),
@@ -183,8 +184,7 @@ int grammar_cache_get(struct grammar_cache *c, const struct grammar_wish *wish,
     return find_or_compile(c, wish, out, err);
 }
 
-int grammar_cache_check(struct grammar_cache *c, const struct grammar_wish *wish,
-                        struct error *err)
+int grammar_cache_check(struct grammar_cache *c, const struct grammar_wish *wish, struct error *err)
 {
     return find_or_compile(c, wish, NULL, err);
 }

@@ -43,9 +43,9 @@ struct grammar_pace {
     void *arg;
     pthread_mutex_t lock;
     pthread_cond_t opened, unwanted; // both on the monotonic clock
-    atomic_int wanted;               // grammars that need rests; written under lock, as all that follows
-    int doublings;                   // of whoever has waited longest for a rest
-    uint64_t rest_end_ns;            // of the last one
+    atomic_int wanted;    // grammars that need rests; written under lock, as all that follows
+    int doublings;        // of whoever has waited longest for a rest
+    uint64_t rest_end_ns; // of the last one
     uint64_t credit_ns, credited_ns; // what is left of it, and when that was so
 };
 

@@ -156,7 +156,8 @@ bool rank_cores_take_all(const struct rank_cores_request *q, const struct rank_c
     find_allowed(q, &allowed);
     for (int rank = 0; rank < q->world; rank++) {
         const struct rank_cores *c = &cores[rank];
-        int count = *c->cpu_list ? cpu_list_parse(c->cpu_list, list, RANK_CORES_MAX) : allowed.count;
+        int count =
+            *c->cpu_list ? cpu_list_parse(c->cpu_list, list, RANK_CORES_MAX) : allowed.count;
         taken += c->threads > 0 && c->threads < count ? c->threads : count;
     }
     return taken >= allowed.count;

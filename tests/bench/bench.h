@@ -87,6 +87,7 @@ int bench_soak(const struct bench_options *o, const char *url); // NULL: starts 
 int bench_proxy(const struct bench_options *o);
 int bench_kernels(int threads, const char *isa); // "auto": all of this machine
 int bench_prefix(void);
+int bench_sample(const struct bench_options *o);
 /* folder: of a model; files: texts to encode. */
 int bench_tokenizer(const struct bench_options *o, const char *folder, const char **files,
                     size_t count);

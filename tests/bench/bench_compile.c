@@ -26,7 +26,8 @@
 #define WORST                                                                                      \
     "{\"model\":\"bench\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":1,"  \
     "\"response_format\":{"                                                                        \
-    "\"type\":\"json_schema\",\"json_schema\":{\"name\":\"worst\",\"schema\":{\"title\":\"%d\",\"type\":\"string\"" \
+    "\"type\":\"json_schema\",\"json_schema\":{\"name\":\"worst\",\"schema\":{\"title\":\"%d\","   \
+    "\"type\":\"string\""                                                                          \
     ",\"allOf\":[{\"pattern\":\"^(.*a.{8}b.*)$\"},{\"pattern\":\"(c.{9}d)\"},{\"pattern\":\"x.{7}" \
     "y\"}]}}}}"
 
@@ -195,7 +196,8 @@ static void begin_compile(struct compile_bench *b)
 /* ---- turns ---- */
 
 /* How long it took. */
-static uint64_t run_turn(struct compile_bench *b, bool is_busy, bool is_measuring, uint64_t least_ns)
+static uint64_t run_turn(struct compile_bench *b, bool is_busy, bool is_measuring,
+                         uint64_t least_ns)
 {
     uint64_t begun = clock_ns();
     for (int i = 0; i < STREAMS_MAX; i++)
@@ -250,8 +252,8 @@ static void print_compile_bench(struct compile_bench *b)
            b->compile_ms.count, bench_samples_median(&b->compile_ms),
            bench_samples_at(&b->compile_ms, 0), bench_samples_at(&b->compile_ms, 1));
     printf("%-28s %7d          median %.0f ms (%.0f..%.0f)\n", "where nobody streams",
-           b->alone_ms.count, bench_samples_median(&b->alone_ms),
-           bench_samples_at(&b->alone_ms, 0), bench_samples_at(&b->alone_ms, 1));
+           b->alone_ms.count, bench_samples_median(&b->alone_ms), bench_samples_at(&b->alone_ms, 0),
+           bench_samples_at(&b->alone_ms, 1));
 }
 
 static int measure(struct compile_bench *b, int port)

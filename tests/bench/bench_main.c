@@ -79,16 +79,18 @@ static const struct option bench_option_table[] = {
 
 static const struct config_program bench_program = {
     .name = "lm-bench",
-    .usage = "lm-bench [options] engine|cache|kernels|prefix|startup|perplexity FILE|tokenizer "
-             "FOLDER FILE...|grammar FOLDER FILE|compile|proxy|load URL|soak [URL]",
+    .usage =
+        "lm-bench [options] engine|cache|kernels|sample|prefix|startup|perplexity FILE|tokenizer "
+        "FOLDER FILE...|grammar FOLDER FILE|compile|proxy|load URL|soak [URL]",
     .summary =
-        "Measure the engine, its caches, the kernels, types of KV pages, tokenizers, grammars, a "
-        "router's "
-        "reading of requests, an agent's start, the proxy or a served URL, and print ratios.",
+        "Measure the engine, its caches, the kernels, the drawing of tokens, types of KV pages, "
+        "tokenizers, grammars, a router's reading of requests, an agent's start, the proxy or a "
+        "served URL, and print ratios.",
     .footer =
         "  lm-bench engine --model M.gguf --peer llama-bench --peer-batched llama-batched-bench\n"
         "  lm-bench cache --model M.gguf\n"
         "  lm-bench kernels --threads 2\n"
+        "  lm-bench sample --rounds 9\n"
         "  lm-bench prefix\n"
         "  lm-bench startup --model M.gguf\n"
         "  lm-bench perplexity --model M.gguf tests/fixtures/text/harbour.txt\n"
@@ -111,12 +113,13 @@ static int usage(const char *text)
 static int run(const struct bench_options *o, const char **args, size_t count)
 {
     if (count == 0)
-        return usage("say what to measure: engine, cache, kernels, prefix, startup, perplexity, "
-                     "tokenizer, grammar, compile, proxy, load or soak");
+        return usage("say what to measure: engine, cache, kernels, sample, prefix, startup, "
+                     "perplexity, tokenizer, grammar, compile, proxy, load or soak");
     bool takes_more = !strcmp(args[0], "tokenizer") || !strcmp(args[0], "grammar");
     if (count > 2 && !takes_more) return usage("too many arguments");
     if (!strcmp(args[0], "kernels")) return bench_kernels((int)o->threads, o->isa);
     if (!strcmp(args[0], "prefix")) return bench_prefix();
+    if (!strcmp(args[0], "sample")) return bench_sample(o);
     if (!strcmp(args[0], "proxy")) return bench_proxy(o);
     if (!strcmp(args[0], "tokenizer")) {
         return count > 1 ? bench_tokenizer(o, args[1], args + 2, count - 2)
@@ -138,8 +141,8 @@ static int run(const struct bench_options *o, const char **args, size_t count)
     bool cache = !strcmp(args[0], "cache");
     if (strcmp(args[0], "engine") != 0 && strcmp(args[0], "startup") != 0 && !perplexity &&
         !cache && !compile) {
-        return usage("unknown subject; it is one of engine, cache, kernels, prefix, startup, "
-                     "perplexity, tokenizer, grammar, compile, proxy, load, soak");
+        return usage("unknown subject; it is one of engine, cache, kernels, sample, prefix, "
+                     "startup, perplexity, tokenizer, grammar, compile, proxy, load, soak");
     }
     if (!o->model) return usage("--model wants a GGUF file");
     if (cache) return bench_cache(o);

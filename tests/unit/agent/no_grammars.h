@@ -13,8 +13,7 @@ int grammar_cache_get(struct grammar_cache *c, const struct grammar_wish *wish,
     return error_set(err, E_UNSUPPORTED, "there are no grammars here");
 }
 
-int grammar_cache_check(struct grammar_cache *c, const struct grammar_wish *wish,
-                        struct error *err)
+int grammar_cache_check(struct grammar_cache *c, const struct grammar_wish *wish, struct error *err)
 {
     (void)c, (void)wish;
     return error_set(err, E_UNSUPPORTED, "there are no grammars here");

@@ -25,8 +25,7 @@ int grammar_cache_get(struct grammar_cache *c, const struct grammar_wish *wish,
     return 0;
 }
 
-int grammar_cache_check(struct grammar_cache *c, const struct grammar_wish *wish,
-                        struct error *err)
+int grammar_cache_check(struct grammar_cache *c, const struct grammar_wish *wish, struct error *err)
 {
     struct grammar *grammar;
     int before = asked, rc = grammar_cache_get(c, wish, &grammar, err);

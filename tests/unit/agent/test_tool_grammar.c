@@ -310,6 +310,38 @@ static void test_auto(void)
     check_formats(TOOL_CHOICE_AUTO, 0, 3);
 }
 
+static int go_on(struct automaton *a, int state, struct str bytes)
+{
+    for (size_t i = 0; i < bytes.len && state != AUTOMATON_DEAD; i++)
+        state = automaton_next(a, state, (uint8_t)bytes.data[i]);
+    return state;
+}
+
+/* A model that never stops calling has to, where it is made to call; where it isn't, text is as long. */
+static void test_calls_come_to_an_end(void)
+{
+    static const struct str call =
+        STR("<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>");
+    const struct tool_format *f = tool_format_find("hermes");
+    for (int required = 0; required < 2; required++) {
+        struct grammar_nfa n;
+        list.choice = required ? TOOL_CHOICE_REQUIRED : TOOL_CHOICE_AUTO;
+        list.calls_max = 0;
+        struct automaton *a = compile(f, (struct str){0}, &n);
+        int state = AUTOMATON_START, count = 0;
+        for (; count < 2 * TOOL_CALLS_MAX; count++) {
+            int next = go_on(a, state, count > 0 ? STR("\n") : STR(""));
+            next = go_on(a, next, call);
+            if (next == AUTOMATON_DEAD) break;
+            state = next;
+        }
+        EXPECT_INT(count, required ? TOOL_CALLS_MAX : 2 * TOOL_CALLS_MAX);
+        EXPECT(automaton_state(a, state)->accepts);
+        automaton_destroy(a);
+        nfa_deinit(&n);
+    }
+}
+
 /* A content in its form is all that there is beside what gpt-oss thinks. */
 static void test_content(void)
 {
@@ -377,6 +409,7 @@ int main(void)
     RUN(test_required);
     RUN(test_one_required);
     RUN(test_auto);
+    RUN(test_calls_come_to_an_end);
     RUN(test_content);
     RUN(test_nothing_to_enforce);
     json_destroy(v);
