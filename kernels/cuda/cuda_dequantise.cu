@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(DEQUANTISE_THREADS)
     if (at < count)
         v = w.form == CUDA_Q4   ? q4_to_bf16x8(w, first + at)
             : w.form == CUDA_Q8 ? q8_to_bf16x8(w, first + at)
-                                : f8_to_bf16x8(w, first + at);
+                                : f8_to_bf16x8(w, first + at, f8_scale(w, first + at));
     pdl_wait();
     if (at < count) *(uint4 *)(out + at) = v;
 }

@@ -12,7 +12,9 @@
  * are or where among them it stands.
  *
  * bfloat16 weights come by cp.async, MMA_STAGES - 1 stages ahead. Weights in blocks pass through
- * registers, where they become bfloat16. The first stages' weights don't wait for the kernel before.
+ * registers, where they become bfloat16. E4M3 does so exactly without its scales: the products of a step, which
+ * lies in one block of each row, are scaled when they are added. The first stages' weights don't wait for the
+ * kernel before.
  *
  * A gated product's groups have eight rows of gate and the same eight of up, so that a lane ends with both of
  * an element. The largest tiles don't do that: their sums leave no registers for it. */
@@ -53,8 +55,9 @@ __device__ __forceinline__ void put_zero(bf16 *to)
 
 /* ---- from memory to a stage ---- */
 
-/* Each load() brings one piece of 8 elements of a row that is there. */
+/* Each load() brings one piece of 8 elements of a row that is there. `scales_sums`: without scales. */
 struct mma_weights_bf16 {
+    static const bool scales_sums = false;
     __device__ static void load(const struct cuda_weight &w, size_t element, bf16 *cell)
     {
         cp_async16(cell, (const bf16 *)w.data + element);
@@ -62,6 +65,7 @@ struct mma_weights_bf16 {
 };
 
 struct mma_weights_q4 {
+    static const bool scales_sums = false;
     __device__ static void load(const struct cuda_weight &w, size_t element, bf16 *cell)
     {
         *(uint4 *)cell = q4_to_bf16x8(w, element);
@@ -69,6 +73,7 @@ struct mma_weights_q4 {
 };
 
 struct mma_weights_q8 {
+    static const bool scales_sums = false;
     __device__ static void load(const struct cuda_weight &w, size_t element, bf16 *cell)
     {
         *(uint4 *)cell = q8_to_bf16x8(w, element);
@@ -76,9 +81,10 @@ struct mma_weights_q8 {
 };
 
 struct mma_weights_f8 {
+    static const bool scales_sums = true;
     __device__ static void load(const struct cuda_weight &w, size_t element, bf16 *cell)
     {
-        *(uint4 *)cell = f8_to_bf16x8(w, element);
+        *(uint4 *)cell = f8_to_bf16x8(w, element, 1.0f);
     }
 };
 
@@ -122,6 +128,44 @@ __device__ __forceinline__ struct mma_source source_of(const struct cuda_product
     return s;
 }
 
+/* Where a lane's scales are: of the weight rows whose sums it holds, lane / 4 and that and 8, in this warp's step. */
+struct mma_scales {
+    const float *table[2];
+    size_t element[2];
+    int shift, cols, k;
+    bool is_there[2];
+};
+
+template <typename W, int GROUPS, int TILES>
+__device__ __forceinline__ struct mma_scales scales_of(const struct cuda_product &p, int part,
+                                                       const struct mma_range &r)
+{
+    struct mma_scales s = {};
+
+    if (!W::scales_sums) return s;
+    int group = warp_id() / MMA_STEPS, row = lane_id() >> 2;
+    s.k = 16 * (warp_id() % MMA_STEPS);
+    s.cols = p.part[part].w.stride;
+    s.shift = p.part[part].w.scale_shift;
+    LM_UNROLL
+    for (int i = 0; i < 2; i++) {
+        int at = is_gated<TILES>(p) ? 8 * group + row : 16 * group + 8 * i + row;
+        s.table[i] = (const float *)p.part[is_gated<TILES>(p) ? part + i : part].w.scales;
+        s.element[i] = (r.first + at) * s.cols + s.k;
+        s.is_there[i] = at < r.rows;
+    }
+    return s;
+}
+
+/* Of the stage that begins at column `at`. */
+__device__ __forceinline__ void load_scales(const struct mma_scales &s, int at, float *scale)
+{
+    LM_UNROLL
+    for (int i = 0; i < 2; i++)
+        scale[i] =
+            s.is_there[i] && at + s.k < s.cols ? s.table[i][(s.element[i] + at) >> s.shift] : 0.0f;
+}
+
 template <typename W>
 __device__ __forceinline__ void load_weights(const struct mma_source &s, int at, bf16 *cells)
 {
@@ -149,9 +193,10 @@ __device__ __forceinline__ void load_inputs(const struct cuda_product &p, const 
 
 /* ---- one block ---- */
 
-/* This warp's step of a stage. */
-template <int TILES>
-__device__ __forceinline__ void multiply_stage(const struct mma_stage &s, float (*sum)[4])
+/* This warp's step of a stage. `scale`: of a lane's two rows, with W::scales_sums. */
+template <typename W, int TILES>
+__device__ __forceinline__ void multiply_stage(const struct mma_stage &s, const float *scale,
+                                               float (*sum)[4])
 {
     int warp = warp_id(), lane = lane_id(), k = 16 * (warp % MMA_STEPS);
     const bf16 *a_row = s.weights + (16 * (warp / MMA_STEPS) + (lane & 15)) * MMA_PITCH;
@@ -162,7 +207,15 @@ __device__ __forceinline__ void multiply_stage(const struct mma_stage &s, float 
     LM_UNROLL
     for (int tile = 0; tile < TILES; tile++) {
         ldmatrix_x2(b, b_row + tile * 8 * MMA_PITCH);
-        mma_bf16(sum[tile], a, b);
+        if (W::scales_sums) {
+            float step[4] = {0, 0, 0, 0};
+            mma_bf16(step, a, b);
+            LM_UNROLL
+            for (int i = 0; i < 4; i++)
+                sum[tile][i] = fmaf(scale[i / 2], step[i], sum[tile][i]);
+        } else {
+            mma_bf16(sum[tile], a, b);
+        }
     }
 }
 
@@ -195,24 +248,28 @@ __device__ __forceinline__ void load_ahead(const struct mma_source &from, bf16 *
 template <typename W, int GROUPS, int TILES>
 __device__ __forceinline__ void
 multiply_block(const struct cuda_product &p, const struct mma_source &from,
-               const struct mma_range &r, bf16 *shared, float (*sum)[4])
+               const struct mma_scales &scales, const struct mma_range &r, bf16 *shared,
+               float (*sum)[4])
 {
     int stages = (from.w.stride + MMA_DEPTH - 1) / MMA_DEPTH;
+    float scale[2] = {};
 
     LM_UNROLL
     for (int i = 0; i < 4 * TILES; i++)
         sum[i / 4][i % 4] = 0;
     for (int s = 0; s < stages + MMA_STAGES - 1; s++) {
+        int ready = s - (MMA_STAGES - 1);
+        if (W::scales_sums && ready >= 0) load_scales(scales, ready * MMA_DEPTH, scale);
         if (s < stages) {
             struct mma_stage to = stage_at<GROUPS, TILES>(shared, s);
             if (s >= MMA_STAGES - 1) load_weights<W>(from, s * MMA_DEPTH, to.weights);
             load_inputs<TILES>(p, r, s * MMA_DEPTH, to.in);
         }
         cp_async_commit(); // of nothing near the end: keeps the count of groups
-        if (s < MMA_STAGES - 1) continue;
+        if (ready < 0) continue;
         cp_async_wait<MMA_STAGES - 1>();
         __syncthreads(); // everyone's pieces of the stage are there
-        multiply_stage<TILES>(stage_at<GROUPS, TILES>(shared, s - (MMA_STAGES - 1)), sum);
+        multiply_stage<W, TILES>(stage_at<GROUPS, TILES>(shared, ready), scale, sum);
         __syncthreads(); // before it is overwritten
     }
     add_steps<GROUPS, TILES>((float *)shared, sum);
@@ -285,6 +342,7 @@ __global__ void __launch_bounds__(32 * MMA_STEPS * GROUPS)
     int row = tile * rows, expert = p.experts ? blockIdx.y : 0, all = p.part[n].w.rows;
     struct mma_range r = {(size_t)expert * all + row, min(rows, all - row), 0, 0};
     struct mma_source weights = source_of<GROUPS, TILES>(p, n, r);
+    struct mma_scales scales = scales_of<W, GROUPS, TILES>(p, n, r);
     if (!p.experts) load_ahead<W, GROUPS, TILES>(weights, shared);
     pdl_wait();
     int from = p.experts ? p.first[expert] : blockIdx.y * 8 * TILES;
@@ -292,7 +350,7 @@ __global__ void __launch_bounds__(32 * MMA_STEPS * GROUPS)
     for (r.from = from; r.from < r.to; r.from += 8 * TILES) {
         float sum[TILES][4];
         if (p.experts) load_ahead<W, GROUPS, TILES>(weights, shared);
-        multiply_block<W, GROUPS, TILES>(p, weights, r, shared, sum);
+        multiply_block<W, GROUPS, TILES>(p, weights, scales, r, shared, sum);
         if (is_gated<TILES>(p))
             store_gated<TILES>(p, r, row, sum);
         else
@@ -322,7 +380,7 @@ template <typename W> static void launch(const struct cuda_product *p, cudaStrea
     else if (p->rows <= 32)
         launch_tiles<W, 1, 4>(p, stream);
     else
-        launch_tiles<W, 4, 16>(p, stream);
+        launch_tiles<W, 4, W::scales_sums ? 8 : 16>(p, stream); // what registers have room for
 }
 
 void cuda_mma(const struct cuda_product *p, cudaStream_t stream)

@@ -46,8 +46,8 @@ __device__ __forceinline__ float weight_at(const struct cuda_weight &w, size_t r
         return d * (float)((const int8_t *)w.data)[element];
     }
     if (w.form == CUDA_F8) {
-        float d = ((const float *)w.scales)[element >> w.scale_shift], v[4];
-        dequantize_f8x4(((const uint8_t *)w.data)[element], d, v);
+        float v[4];
+        dequantize_f8x4(((const uint8_t *)w.data)[element], f8_scale(w, element), v);
         return v[0];
     }
     float2 scale = unpack2<__half>(((const uint32_t *)w.scales)[element / CUDA_BLOCK]);

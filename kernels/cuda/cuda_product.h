@@ -107,7 +107,7 @@ void cuda_gemv(const struct cuda_product *p, cudaStream_t stream);
 void cuda_mma(const struct cuda_product *p, cudaStream_t stream);
 
 /* cuda_dequantise.cu: rows [first, first + rows) of weights in blocks as bfloat16, [rows][w->stride]: the values
- * that cuda_mma makes of them. */
+ * that cuda_mma makes of them, but of CUDA_F8, which it doesn't round: these are. */
 void cuda_dequantise(const struct cuda_weight *w, int first, int rows, bf16 *out,
                      cudaStream_t stream);
 

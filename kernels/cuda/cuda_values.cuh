@@ -80,9 +80,15 @@ __device__ __forceinline__ uint4 q8_to_bf16x8(const struct cuda_weight &w, size_
     return pack_bf16x8(v);
 }
 
-__device__ __forceinline__ uint4 f8_to_bf16x8(const struct cuda_weight &w, size_t element)
+__device__ __forceinline__ float f8_scale(const struct cuda_weight &w, size_t element)
 {
-    float d = ((const float *)w.scales)[element >> w.scale_shift], v[8];
+    return ((const float *)w.scales)[element >> w.scale_shift];
+}
+
+/* Under the scale d: 1 loses nothing. */
+__device__ __forceinline__ uint4 f8_to_bf16x8(const struct cuda_weight &w, size_t element, float d)
+{
+    float v[8];
     uint2 words = *(const uint2 *)((const uint8_t *)w.data + element);
 
     dequantize_f8x4(words.x, d, v);

@@ -241,12 +241,13 @@ inline bool is_wide(enum dtype type) // columns are whole blocks
 }
 
 /* What is allowed of that. Rounding of 4- and 8-bit weights to bfloat16 on tensor cores, and of Q4_K's scales, is 2^-9 of a weight,
- * which may be a small difference of larger parts; so is that of scaled bytes without a form of their own. */
+ * which may be a small difference of larger parts; so is that of scaled bytes without a form of their own. Those with
+ * one are exact on tensor cores. */
 inline double allowed(const struct product_case *c, const struct product_scene *a)
 {
     if (c->type == DTYPE_Q4_K) return 0.01;
     if (c->type == DTYPE_F8_E4M3 && a->p.part[0].w.form == CUDA_BF16) return 0.003;
-    return c->mma && is_wide(c->type) ? 0.003 : 2e-6;
+    return c->mma && is_wide(c->type) && c->type != DTYPE_F8_E4M3 ? 0.003 : 2e-6;
 }
 
 #endif

@@ -55,12 +55,13 @@ static void check_blocks(struct product_case c, bool deterministic, size_t slice
     long before = LAUNCHES("dequantise_kernel");
     run_gemm(&c, &a);
     EXPECT_LAUNCHES(LAUNCHES("dequantise_kernel") - before, slices);
-    c.mma = true; // the same roundings
+    c.mma = true; // the same roundings, but of E4M3, which has none there
+    double most = slices > 0 && c.type == DTYPE_F8_E4M3 ? 0.003 : allowed(&c, &a);
     for (int i = 0; i < c.parts; i++) {
         double error = error_of(&c, &a, i);
-        if (!(error <= allowed(&c, &a)))
+        if (!(error <= most))
             printf("  %s, %d rows, part %d: error %g\n", dtype_name(c.type), c.inputs, i, error);
-        EXPECT(error <= allowed(&c, &a));
+        EXPECT(error <= most);
     }
     scene_free(&c, &a);
 }

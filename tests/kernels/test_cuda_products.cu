@@ -87,6 +87,7 @@ static void test_mma(void)
             check_case({types[t], 18, whole ? 256 : 77, inputs[i], 2, 0, false, true}, &r);
         }
     check_case({DTYPE_BF16, 131, 200, 40, 1, 0, false, true}, &r);
+    check_case({DTYPE_F8_E4M3, 131, 96, 70, 1, 0, false, true}, &r); // more than its largest tiles
     check_case({DTYPE_BF16, 20, 72, 13, 2, 3, false, true}, &r);
     check_case({DTYPE_Q4_1, 20, 64, 40, 1, 3, false, true}, &r);
 }
