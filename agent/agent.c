@@ -30,10 +30,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#define LAST_BYTES_MS        10000 // for slow readers of answers that are complete
-#define LAST_BYTES_STEP_MS   20
-#define NEWS_MS              20
-#define MARK_EVENTS_PER_TURN 65536 // that the engine can't keep us here
+#define LAST_BYTES_MS             10000 // for slow readers of answers that are complete
+#define LAST_BYTES_STEP_MS        20
+#define NEWS_MS                   20
+#define MARK_EVENTS_PER_TURN      65536 // that the engine can't keep us here
+#define COMPILERS_PER_TEXT_THREAD 4     // 25 MB each with the worst schema
 
 /* ---- the end ---- */
 
@@ -270,7 +271,9 @@ static void open_service(struct agent *a, const struct engine *engine)
     set_fingerprint(a, info);
     a->worker = text_worker_create(a->loop, (int)a->config->text_threads, requests_max);
     a->service.worker = a->worker;
-    a->compiler = text_worker_create(a->loop, (int)a->config->text_threads, requests_max);
+    /* They mostly wait (engine/grammar_pace.h), and who wants a grammar that is known shouldn't. */
+    int compilers = COMPILERS_PER_TEXT_THREAD * (int)a->config->text_threads;
+    a->compiler = text_worker_create(a->loop, compilers, requests_max);
     a->service.compiler = a->compiler;
     a->service.max_batch_size = info->max_batch_size;
     a->service.rope_by_length = info->rope_by_length;

@@ -33,7 +33,8 @@ static const struct option options[] = {
              "but --max-batch-size"},
     {"text-threads", OPTION_INT, FIELD(text_threads), .def = "2", .min = 1, .max = 64, .arg = "N",
      .group = "Server",
-     .help = "threads that render chat templates and tokenise, and as many for grammars"},
+     .help =
+         "threads that render chat templates and tokenise; four times as many compile grammars"},
     {"request-timeout", OPTION_INT, FIELD(request_timeout_s), .def = "0", .min = 0, .max = 86400,
      .arg = "SECONDS", .group = "Server",
      .help = "time that a request may take from its queue to its last token, then 503; 0 means no "
