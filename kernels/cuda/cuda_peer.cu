@@ -38,9 +38,9 @@
 #include "shared/base/check.h"
 
 #define PEER_THREADS     256
-#define PEER_BLOCKS_MAX  64   // 8 lines a thread of the largest sum of two ranks
-#define STOP_POLLS       1024 // some 0.5 ms: the stop word is behind the bus
-#define SWEEP_LINES      256  // of each row, in one sum
+#define PEER_BLOCKS_MAX  64  // 8 lines a thread of the largest sum of two ranks
+#define STOP_POLLS       256 // some 0.1 ms: the stop word is behind the bus
+#define SWEEP_LINES      256 // of each row, in one sum
 
 /* The largest sum follows from a mailbox of 8 MiB: 1 MiB with 2 ranks, 256 KiB with 8. A device sends 2 (world - 1)
  * times the bytes of a sum, about 4 MiB then for any world, which are 8 us of NVLink at 450 GB/s; NCCL needs 10 to 20

@@ -440,9 +440,12 @@ static void test_library_memory(void)
 /* Ordered sums gather a piece of every rank; measuring joins no group. */
 static void test_gathered_memory(void)
 {
+    setenv("LM_CUDA_PEER", "0", 1);
     size_t of_1 = measured_activations(8, 1, true), of_2 = measured_activations(8, 2, true);
     EXPECT(of_2 > of_1 && measured_activations(8, 4, true) - of_1 == 2 * (of_2 - of_1));
     EXPECT(measured_activations(8, 2, false) == measured_activations(8, 1, false));
+    unsetenv("LM_CUDA_PEER");
+    EXPECT(measured_activations(8, 2, true) > of_2); // mailboxes
 }
 
 int main(void)

@@ -106,6 +106,8 @@ class grid
 
 /* The running thread has looked at what another device, or the host, writes, and will look again. */
 void poll(place where);
+/* 0, 1, 2, ...: what the hardware may do in any way is done differently each time. */
+unsigned next_turn(void);
 void pdl_wait(void);
 /* The grids so far have ended before whatever comes next begins. */
 void end_of_overlap(void);

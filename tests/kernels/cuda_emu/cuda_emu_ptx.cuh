@@ -103,9 +103,8 @@ inline void store_release(uint32_t *flag, uint32_t value)
 /* One half is read before the other, in turn the first and the second, now and then with others running between. */
 inline uint4 load_halves(const uint4 *at, emu::place where = emu::place::current())
 {
-    static thread_local unsigned turn = 0;
     const uint64_t *from = reinterpret_cast<const uint64_t *>(at);
-    const unsigned now = turn++, first = now % 2;
+    const unsigned now = emu::next_turn(), first = now % 2;
     uint64_t half[2];
     if (emu::hooks) emu::hooks->access(at, sizeof *at, false);
     half[first] = __atomic_load_n(from + first, __ATOMIC_RELAXED);

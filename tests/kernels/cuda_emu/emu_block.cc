@@ -210,6 +210,12 @@ void poll(place where)
     wait_as(runner->running, POLLING, where);
 }
 
+unsigned next_turn(void)
+{
+    static thread_local unsigned turn = 0;
+    return turn++;
+}
+
 /* Those that polled poll again. */
 static void poll_again(void)
 {

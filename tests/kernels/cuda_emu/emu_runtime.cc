@@ -262,7 +262,7 @@ cudaError_t take_memory(void **at, size_t bytes, int of_device)
     if (!bytes) return cudaSuccess;
     if (of_device >= 0) {
         device &d = m->devices[(size_t)of_device];
-        if (bytes > memory_of(of_device) - d.used) return note(cudaErrorMemoryAllocation);
+        if (d.used + bytes > memory_of(of_device)) return note(cudaErrorMemoryAllocation);
         d.used += bytes;
     }
     void *memory =
