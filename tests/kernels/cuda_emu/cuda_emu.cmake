@@ -102,8 +102,10 @@ foreach(part steps peer)
   set_target_properties(gpu_bench_${part} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
 endforeach()
 add_test(NAME kernels/gpu_bench_dry COMMAND gpu_bench_steps dry)
+add_test(NAME kernels/gpu_bench_dry_fp8 COMMAND gpu_bench_steps dry-fp8)
 add_test(NAME kernels/gpu_bench_peer_dry COMMAND gpu_bench_peer dry)
-set_tests_properties(kernels/gpu_bench_dry kernels/gpu_bench_peer_dry PROPERTIES LABELS kernels TIMEOUT 600)
+set_tests_properties(kernels/gpu_bench_dry kernels/gpu_bench_dry_fp8 kernels/gpu_bench_peer_dry
+  PROPERTIES LABELS kernels TIMEOUT 600)
 set_property(TEST kernels/gpu_bench_peer_dry PROPERTY ENVIRONMENT "LM_CUDA_EMU_DEVICES=3")
 
 # Golden tests over the emulated device, through the module as a program would load it. One model of each
