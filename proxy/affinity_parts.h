@@ -6,8 +6,8 @@
 #include "proxy/affinity.h"
 #include "proxy/fleet_ask.h"
 
-#define AFFINITY_LOOK_SOFT_MS  5   // then the rendezvous order
-#define AFFINITY_LOOK_HARD_MS  250 // then as if Redis, or an agent, were away
+#define AFFINITY_LOOK_SOFT_MS  5    // then the rendezvous order
+#define AFFINITY_LOOK_HARD_MS  250  // then as if Redis, or an agent, were away
 #define AFFINITY_STEP_MS       50   // between looks at an owner in doubt
 #define AFFINITY_LOOK_AGAIN_MS 200  // and between questions to Redis about him
 #define AFFINITY_START_MS      2000 // an agent that isn't there yet may be heard of soon
