@@ -1,17 +1,16 @@
 /* grammar_pace.h - when grammars are compiled while answers are being written.
  *
  * Compute threads meet many times in a step. Where they have all cores, whatever else gets one of them in
- * the middle of a step makes all of them wait: for as long as it runs, and as much again until the
- * threads are where they were. Neither a low priority nor short turns help: a twelfth of a core, in turns
- * of 250 us at any time, made steps longer by a fourth. Between two steps nobody waits at a
- * barrier. So there the engine rests, where somebody compiles, for a tenth of what the step took, and whoever compiles
- * works only then: answers become longer by that tenth, for any length of steps. Where cores are free, or nobody is answered,
- * compiling isn't held up at all.
+ * the middle of a step makes all of them wait, for as long as it runs and until they have their cores
+ * back. Neither a low priority nor short turns helped enough (docs/benchmarks.md). Between two steps nobody
+ * waits at a barrier. So there the engine rests, while somebody compiles, for a tenth of what the step
+ * took, and whoever compiles works only then: answers take that tenth longer, whatever the length of steps.
+ * Where cores are free, or nobody is answered, compiling isn't held up at all.
  *
- * Whoever asked for the grammar waits some eleven times as long as it takes, and this is bounded: behind PATIENCE the
- * rests double with every DOUBLING, and from the fourth on it goes on as it can. No wait is longer than
- * 30 s and what compiling takes beside the answers; half a second of processor time, as long as single
- * schemas take, is had in 6 s. Most grammars take less than CREDIT, which needs no rest to be had.
+ * Whoever asked for the grammar waits eleven times as long as it takes, or more where others are on the
+ * machine: behind PATIENCE the rests double with every DOUBLING, and from the fourth on it goes on as it can.
+ * So nothing is held up for more than 30 s. The longest single schemas, half a second of processor
+ * time, took 8 to 9 s. Most grammars take less than CREDIT, which needs no rest to be had.
  *
  * Threads: enter, check and leave are called by the thread that compiles, open and give by the engine's. */
 #ifndef LM_ENGINE_GRAMMAR_PACE_H
