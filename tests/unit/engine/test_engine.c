@@ -728,12 +728,14 @@ static void test_a_group_shares_one_prefill(void)
         struct client *first = new_client(length, 1);
         for (int i = 1; i < 6; i++)
             client_like(first, length);
+        fake_backend.is_held = true; // the first one must not end before the last one comes
         for (int i = 0; i < 6; i++) {
             struct engine_request r = request_of(&clients[i], 20);
             r.group = 9;
             r.sampling.choice = (uint32_t)i;
             submit(e, &r);
         }
+        fake_backend.is_held = false;
         wait_ended(e, 6);
         for (int i = 0; i < 6; i++) {
             expect_greedy(&clients[i]);
