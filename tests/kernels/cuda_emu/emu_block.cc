@@ -269,8 +269,8 @@ static int pick(void)
         r = next_random(&runner->random);
         start = (unsigned)(r >> 8) % warps;
     }
-    for (unsigned i = 0; i < warps; i++) {
-        unsigned w = (start + i) % warps, turn = (unsigned)r & 31u;
+    for (unsigned i = 0, w = start; i < warps; i++, w = w + 1 < warps ? w + 1 : 0) {
+        unsigned turn = (unsigned)r & 31u;
         if (!runner->ready[w]) continue;
         uint32_t turned =
             turn ? runner->ready[w] >> turn | runner->ready[w] << (32 - turn) : runner->ready[w];
@@ -475,6 +475,12 @@ static thread_fiber *make_fiber(void)
     return f;
 }
 
+/* Stacks that all began at the same place of a page would share a few lines of the cache. */
+static unsigned stack_offset(unsigned thread)
+{
+    return thread * 9 % 64 * 64;
+}
+
 static void begin_block(unsigned threads, size_t dynamic_bytes)
 {
     runner->threads = runner->live = threads;
@@ -498,8 +504,7 @@ static void begin_block(unsigned threads, size_t dynamic_bytes)
         f->asan_stack = nullptr;
         f->where = place();
         f->copies.clear();
-        sanitizer_unpoison(f->stack, STACK_BYTES);
-        emu_fiber_prepare(&f->context, f->stack, STACK_BYTES, fiber_main);
+        emu_fiber_prepare(&f->context, f->stack, STACK_BYTES - stack_offset(t), fiber_main);
         runner->alive[f->warp] |= 1u << f->lane;
         set_ready(f);
     }
