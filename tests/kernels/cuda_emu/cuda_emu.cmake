@@ -79,7 +79,7 @@ function(lm_cuda_emu_test source library)
   endif()
   if(arg_REVERSE)
     add_test(NAME kernels/${name}_reverse COMMAND ${name})
-    set_tests_properties(kernels/${name}_reverse PROPERTIES LABELS kernels TIMEOUT 600)
+    set_tests_properties(kernels/${name}_reverse PROPERTIES LABELS kernels TIMEOUT 600 PROCESSORS 2)
     set_property(TEST kernels/${name}_reverse PROPERTY ENVIRONMENT
       "LM_TEST_DATA=${CMAKE_SOURCE_DIR}/tests;LM_CUDA_EMU_ORDER=reverse")
   endif()
@@ -114,7 +114,7 @@ add_test(NAME kernels/gpu_bench_dry COMMAND gpu_bench_steps dry)
 add_test(NAME kernels/gpu_bench_dry_fp8 COMMAND gpu_bench_steps dry-fp8)
 add_test(NAME kernels/gpu_bench_peer_dry COMMAND gpu_bench_peer dry)
 set_tests_properties(kernels/gpu_bench_dry kernels/gpu_bench_dry_fp8 kernels/gpu_bench_peer_dry
-  PROPERTIES LABELS kernels TIMEOUT 600)
+  PROPERTIES LABELS kernels TIMEOUT 600 PROCESSORS 2)
 set_property(TEST kernels/gpu_bench_peer_dry PROPERTY ENVIRONMENT "LM_CUDA_EMU_DEVICES=3")
 
 # Golden tests over the emulated device, through the module as a program would load it. One model of each
@@ -123,7 +123,7 @@ set(LM_CUDA_EMU_ENVIRONMENT "LM_CUDA_MODULE=$<TARGET_FILE:lm-cuda-emu>" "LM_TEST
   "LM_CUDA_EMU_DEVICES=4" "LM_ONLY=llama2,llama_awq,qwen3_fp8,gemma2,gpt_oss,olmo2,qwen2_moe,deepseek_v3")
 function(lm_cuda_emu_golden name)
   add_test(NAME golden/${name}_cuda COMMAND ${name})
-  set_tests_properties(golden/${name}_cuda PROPERTIES LABELS golden TIMEOUT 900 SKIP_RETURN_CODE 77)
+  set_tests_properties(golden/${name}_cuda PROPERTIES LABELS golden TIMEOUT 900 SKIP_RETURN_CODE 77 PROCESSORS 2)
   set_property(TEST golden/${name}_cuda PROPERTY ENVIRONMENT
     "LM_TEST_DATA=${CMAKE_SOURCE_DIR}/tests" ${LM_CUDA_EMU_ENVIRONMENT})
   add_dependencies(${name} lm-cuda-emu)
