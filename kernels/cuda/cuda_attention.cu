@@ -35,7 +35,7 @@ static struct attention_params params_of(const struct cuda_attention *a,
     p.q_stride = x->q_stride;
     p.o = x->o;
     p.o_stride = x->o_stride;
-    p.o_is_float = a->exact;
+    p.o_real = a->o_real;
     return p;
 }
 
@@ -63,7 +63,7 @@ void cuda_attention_run(const struct cuda_attention *a, const struct cuda_attent
     struct attention_params p = params_of(a, x);
     int decode = plan->decode_tiles * a->kv.kv_heads, merged = plan->merged_rows;
 
-    CHECK(x->q_stride % 2 == 0 && (a->exact || x->o_stride % 2 == 0) && x->layer < a->kv.layers);
+    CHECK(x->q_stride % 2 == 0 && (a->o_real == CUDA_REAL_F32 || x->o_stride % 2 == 0) && x->layer < a->kv.layers);
     set_workspace(&p, x->workspace, x->workspace_bytes);
     if (attention_is_scalar(a)) {
         if (plan->prefill_tiles > 0)

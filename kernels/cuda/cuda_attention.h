@@ -23,14 +23,15 @@
 #define LM_KERNELS_CUDA_ATTENTION_H
 
 #include "kernels/cuda/cuda_kv.h"
+#include "kernels/cuda/cuda_real.cuh"
 
 /* What all layers of a model have in common, for this rank. */
 struct cuda_attention {
     struct cuda_kv_layout kv;
-    int heads;     // a multiple of kv.kv_heads
-    bool exact;    // the float32 path
-    float scale;   // of the scores: attention_scale
-    float softcap; // 0: none
+    int heads;             // a multiple of kv.kv_heads
+    enum cuda_real o_real; // CUDA_REAL_F32: the float32 path
+    float scale;           // of the scores: attention_scale
+    float softcap;         // 0: none
 };
 
 /* ---- the plan of a step ---- */
@@ -72,7 +73,7 @@ struct cuda_attention_layer {
         *q; // [tokens][q_stride], heads * head_dim of each row: behind norm and RoPE, not scaled
     int q_stride; // elements
     void *
-        o; // [tokens][o_stride], heads * value_dim of each row are written: bfloat16, float32 if exact
+        o; // [tokens][o_stride], heads * value_dim of each row are written, of o_real
     int o_stride; // elements
     /* For capture into a graph: grids depend on sequences_max alone, and what there is to do is read from the
      * image, so that the same launches serve every step of decode rows only. 0: grids fit the plan. */

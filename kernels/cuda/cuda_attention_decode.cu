@@ -79,7 +79,7 @@ write_split(const attention_params &p, const attention_tile &t, const split_stat
         for (int j = 0; j < V / 8; j++) {
             float2 o = output_pair<TYPE, V>(x, j / 2, j % 2, half);
             o = make_float2(merged(0, o.x, factor) * inverse, merged(0, o.y, factor) * inverse);
-            store_bf16_pair(p, row, output_dim<TYPE>(j / 2, j % 2, lane), o);
+            store_pair(p, row, output_dim<TYPE>(j / 2, j % 2, lane), o);
         }
         return;
     }
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(32 * MERGE_WARPS) merge_kernel(const attention
         float inverse = 1.0f / r.total;
 #pragma unroll
         for (int k = 0; k < MERGE_PAIRS; k++)
-            store_bf16_pair(p, row, 2 * lane + 2 * WARP_LANES * k,
+            store_pair(p, row, 2 * lane + 2 * WARP_LANES * k,
                             make_float2(sum[k].x * inverse, sum[k].y * inverse));
     }
 }

@@ -192,6 +192,16 @@ __device__ void exact_begin(const attention_params &p, const attention_sequence 
     m.last[r] = r < rows ? last : -1;
 }
 
+__device__ __forceinline__ void exact_store(const attention_params &p, size_t at, float v)
+{
+    if (p.o_real == CUDA_REAL_F32)
+        ((float *)p.o)[at] = v;
+    else if (p.o_real == CUDA_REAL_BF16)
+        ((bf16 *)p.o)[at] = to_real<bf16>(v);
+    else
+        ((f16 *)p.o)[at] = to_real<f16>(v);
+}
+
 __global__ void __launch_bounds__(EXACT_THREADS) exact_kernel(const attention_params p)
 {
     pdl_begin();
@@ -235,10 +245,7 @@ __global__ void __launch_bounds__(EXACT_THREADS) exact_kernel(const attention_pa
         for (int i = 0; i < EXACT_DIMS; i++) {
             int d = threadIdx.x + EXACT_THREADS * i;
             if (d >= p.value_dim) continue;
-            if (p.o_is_float)
-                ((float *)p.o)[at + d] = o[r][i] * inverse;
-            else
-                ((__nv_bfloat16 *)p.o)[at + d] = __float2bfloat16_rn(o[r][i] * inverse);
+            exact_store(p, at + d, o[r][i] * inverse);
         }
     }
 }

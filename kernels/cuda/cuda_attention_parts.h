@@ -51,7 +51,7 @@ struct attention_params {
     const float *q;
     void *o;
     int q_stride, o_stride;
-    bool o_is_float;
+    enum cuda_real o_real;
     float *partial_sums;   // [partial rows][value_dim]
     float *partial_totals; // [partial rows][2]: maximum (base 2), total
 };
@@ -70,7 +70,7 @@ __host__ __device__ __forceinline__ int attention_split_count(int position)
 /* The float32 path serves pages of float32 too, with whatever output. */
 static inline bool attention_is_scalar(const struct cuda_attention *a)
 {
-    return a->exact || a->kv.type == KV_F32;
+    return a->o_real == CUDA_REAL_F32 || a->kv.type == KV_F32;
 }
 
 /* Rows of a prefill tile of this shape of heads (CUDA_HEAD_SHAPES). */

@@ -57,7 +57,7 @@ size_t cuda_attention_workspace_bytes(const struct cuda_attention *a,
     size_t one = (size_t)splits * (size_t)a->heads * partial_row_bytes(a);
     size_t all = (size_t)limits->sequences_max * one;
 
-    if (a->exact) return 0;
+    if (a->o_real == CUDA_REAL_F32) return 0;
     return all < WORKSPACE_MAX ? all : one > WORKSPACE_MAX ? one : WORKSPACE_MAX;
 }
 

@@ -411,12 +411,15 @@ __device__ __forceinline__ int first_visible(int position, int window)
     return window > 0 && position >= window ? position - window + 1 : 0;
 }
 
-__device__ __forceinline__ void store_bf16_pair(const attention_params &p, const tile_row &r,
+/* o's type is a matter of the last line only, so kernels aren't doubled for it. */
+__device__ __forceinline__ void store_pair(const attention_params &p, const tile_row &r,
                                                 int dim, float2 v)
 {
     if (dim >= p.value_dim) return;
     uint16_t *row = (uint16_t *)p.o + r.token * (size_t)p.o_stride + r.head * p.value_dim;
-    *(uint32_t *)(row + dim) = pack2<__nv_bfloat16>(v.x, v.y);
+    *(uint32_t *)(row + dim) = p.o_real == CUDA_REAL_F16
+                                   ? pack2<f16>(within_f16(v.x), within_f16(v.y))
+                                   : pack2<bf16>(v.x, v.y);
 }
 
 #endif

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "kernels/cuda/cuda_state.h"
+#include "kernels/quant.h"
 #include "shared/base/check.h"
 
 /* ---- life ---- */
@@ -43,31 +44,27 @@ static int open_device(struct backend *b, const struct backend_options *options,
     if (device.major < 8)
         return error_set(err, E_UNSUPPORTED, "%s has compute capability %d.%d; 8.0 is needed",
                          device.name, device.major, device.minor);
-    snprintf(b->description, sizeof b->description, "cuda %d: %s, sm_%d%d, %zu GiB, %s%s",
-             b->device, device.name, device.major, device.minor, device.totalGlobalMem >> 30,
-             b->compute == COMPUTE_F32 ? "float32" : "bfloat16",
-             options->deterministic ? ", deterministic" : "");
+    snprintf(b->device_name, sizeof b->device_name, "cuda %d: %s, sm_%d%d, %zu GiB", b->device,
+             device.name, device.major, device.minor, device.totalGlobalMem >> 30);
     return cuda_try(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "stream", err);
 }
 
-static void describe_sums(struct backend *b)
+/* `type`: of the model's products. */
+static void write_description(struct backend *b, const char *type)
 {
-    size_t at = strlen(b->description), kib = cuda_comm_peer_most(&b->comm) * sizeof(float) >> 10;
+    size_t kib = cuda_comm_peer_most(&b->comm) * sizeof(float) >> 10;
+    char sums[64] = "";
 
-    if (kib > 0)
-        snprintf(b->description + at, sizeof b->description - at,
-                 ", sums of ranks up to %zu KiB in peer memory", kib);
-    else
-        snprintf(b->description + at, sizeof b->description - at, ", sums of ranks by NCCL only");
+    if (b->comm.group && kib > 0)
+        snprintf(sums, sizeof sums, ", sums of ranks up to %zu KiB in peer memory", kib);
+    else if (b->comm.group)
+        snprintf(sums, sizeof sums, ", sums of ranks by NCCL only");
+    snprintf(b->description, sizeof b->description, "%s, %s%s%s", b->device_name, type,
+             b->gemm.deterministic ? ", deterministic" : "", sums);
 }
 
 static int cuda_open(const struct backend_options *options, struct backend **out, struct error *err)
 {
-    if (options->compute == COMPUTE_F16)
-        return error_set(
-            err, E_UNSUPPORTED,
-            "the cuda backend doesn't compute in float16: take auto or bfloat16 (quantised weights "
-            "stay as they are, those of float16 lose 3 bits), or float32");
     struct backend *b = (struct backend *)xcalloc(1, sizeof *b);
     b->compute = options->compute;
     b->measure_only = options->measure_only;
@@ -76,13 +73,23 @@ static int cuda_open(const struct backend_options *options, struct backend **out
     int rc = open_device(b, options, err);
     if (rc == 0) rc = cuda_gemm_open(&b->gemm, options->deterministic, err);
     if (rc == 0) rc = cuda_comm_join(&b->comm, options, err);
-    if (rc == 0 && b->comm.group) describe_sums(b);
     if (rc < 0) {
         cuda_close(b);
         return rc;
     }
+    write_description(b, "no model");
     *out = b;
     return 0;
+}
+
+static int cuda_load_slot(struct backend *b, const struct model_params *params,
+                          const struct step_limits *limits, struct error *err)
+{
+    static const char *const names[] = {"float32", "bfloat16", "float16"}; // of enum cuda_real
+    int rc = cuda_load(b, params, limits, err);
+
+    if (rc == 0) write_description(b, names[b->real]);
+    return rc;
 }
 
 static const char *cuda_describe(const struct backend *b)
@@ -192,23 +199,22 @@ static const int32_t *cuda_sampled(struct backend *b)
     return b->sampler.token;
 }
 
-/* What gather left for the head: bfloat16 unless the compute type is exact. An error is noted, and the
+/* What gather left for the head, in the model's type. An error is noted, and the
  * next sync reports it. */
 static void cuda_hidden_row(struct backend *b, int row, float *out)
 {
     const struct cuda_rows *last = &b->last;
     size_t hidden = (size_t)b->model.hidden, at = (size_t)row * (size_t)last->stride;
-    size_t size = last->is_float ? sizeof(float) : sizeof(uint16_t);
+    size_t size = cuda_real_bytes(last->real);
     const char *from = (const char *)last->data + at * size;
 
     cuda_note(b, cudaMemcpyAsync(out, from, hidden * size, cudaMemcpyDeviceToHost, b->stream));
     cuda_note(b, cudaStreamSynchronize(b->stream));
-    if (last->is_float) return;
+    if (last->real == CUDA_REAL_F32) return;
     for (size_t i = hidden; i-- > 0;) { // in place, from the end: a float covers two halves
         uint16_t half;
         memcpy(&half, (const char *)out + i * sizeof half, sizeof half);
-        uint32_t bits = (uint32_t)half << 16;
-        memcpy(out + i, &bits, sizeof bits);
+        out[i] = last->real == CUDA_REAL_F16 ? quant_half_to_float(half) : quant_bf16_to_float(half);
     }
 }
 
@@ -223,7 +229,7 @@ const struct backend_ops cuda_backend_ops = {
     .open = cuda_open,
     .close = cuda_close,
     .describe = cuda_describe,
-    .load = cuda_load,
+    .load = cuda_load_slot,
     .kv_block_bytes = cuda_kv_block_bytes,
     .kv_open = cuda_kv_open,
     .kv_copy = cuda_kv_copy_slot,

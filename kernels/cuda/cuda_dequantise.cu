@@ -1,4 +1,4 @@
-/* cuda_dequantise.cu - weights in blocks to bfloat16, for a library's product with many rows of activations. */
+/* cuda_dequantise.cu - weights in blocks to 16 bits, for a library's product with many rows of activations. */
 #include "kernels/cuda/cuda_product.h"
 
 #include "kernels/cuda/cuda_values.cuh"
@@ -7,29 +7,33 @@
 #define DEQUANTISE_THREADS 256
 
 /* Eight elements a thread. They come from weights, so only the write has to wait. */
+template <typename T>
 __global__ void __launch_bounds__(DEQUANTISE_THREADS)
-    dequantise_kernel(struct cuda_weight w, size_t first, size_t count, bf16 *out)
+    dequantise_kernel(struct cuda_weight w, size_t first, size_t count, T *out)
 {
     size_t at = 8 * ((size_t)blockIdx.x * DEQUANTISE_THREADS + threadIdx.x);
     uint4 v = make_uint4(0, 0, 0, 0);
 
     pdl_trigger();
     if (at < count)
-        v = w.form == CUDA_Q4   ? q4_to_bf16x8(w, first + at)
-            : w.form == CUDA_Q8 ? q8_to_bf16x8(w, first + at)
-                                : f8_to_bf16x8(w, first + at, f8_scale(w, first + at));
+        v = w.form == CUDA_Q4   ? q4_to_real8<T>(w, first + at)
+            : w.form == CUDA_Q8 ? q8_to_real8<T>(w, first + at)
+                                : f8_to_real8<T>(w, first + at, f8_scale(w, first + at));
     pdl_wait();
     if (at < count) *(uint4 *)(out + at) = v;
 }
 
-void cuda_dequantise(const struct cuda_weight *w, int first, int rows, bf16 *out,
-                     cudaStream_t stream)
+void cuda_dequantise(const struct cuda_weight *w, int first, int rows, enum cuda_real real,
+                     void *out, cudaStream_t stream)
 {
     const size_t of_block = 8 * DEQUANTISE_THREADS;
     size_t count = (size_t)rows * (size_t)w->stride;
 
     CHECK(cuda_form_is_in_blocks(w->form));
     if (count == 0) return;
-    LM_LAUNCH_PDL(dequantise_kernel, (int)((count + of_block - 1) / of_block), DEQUANTISE_THREADS,
-                  0, stream, *w, (size_t)first * (size_t)w->stride, count, out);
+    with_real16(real, [&]<typename T>(T) {
+        LM_LAUNCH_PDL(dequantise_kernel<T>, (int)((count + of_block - 1) / of_block),
+                      DEQUANTISE_THREADS, 0, stream, *w, (size_t)first * (size_t)w->stride, count,
+                      (T *)out);
+    });
 }

@@ -8,7 +8,7 @@
 #define GEMV_ROWS_MAX        4 // beyond that a warp's sums wait for each other longer than for weights
 #define LIBRARY_ROWS_MIN     65 // from here on tensor cores bound, not memory
 #define LIBRARY_WORKSPACE    ((size_t)32 << 20)
-/* Weights in blocks: a library's product is faster than cuda_mma by more than making bfloat16 of them costs. */
+/* Weights in blocks: a library's product is faster than cuda_mma by more than making 16 bits of them costs. */
 #define DEQUANTISED_ROWS_MIN 256
 #define DEQUANTISED_BYTES_MAX \
     ((size_t)32 << 20)          // of them at a time: what an L2 may keep until it is read
@@ -32,7 +32,7 @@ void cuda_gemm_close(struct cuda_gemm *g)
 
 void cuda_gemm_expect(struct cuda_gemm *g, const struct cuda_weight *w, int rows_max)
 {
-    size_t bytes = (size_t)w->rows * (size_t)w->stride * sizeof(bf16);
+    size_t bytes = (size_t)w->rows * (size_t)w->stride * sizeof(uint16_t);
 
     if (g->deterministic || !cuda_form_is_in_blocks(w->form) || rows_max < DEQUANTISED_ROWS_MIN)
         return;
@@ -51,6 +51,7 @@ size_t cuda_gemm_workspace_bytes(const struct cuda_gemm *g)
  * [cols][rows] and transposed: M = weight rows, N = input rows, K = cols. */
 
 struct cuda_gemm_choice {
+    enum cuda_real real; // of weights and inputs
     int m, n, k, in_stride, out_stride, weight_stride;
     uint32_t out_alignment; // bytes; a rank's logits begin anywhere in a row
     cublasLtMatmulAlgo_t algorithm;
@@ -72,6 +73,7 @@ static void library_call_close(struct library_call *c)
 static cublasStatus_t library_call_open(struct library_call *c, const struct cuda_gemm_choice *s)
 {
     cublasOperation_t transposed = CUBLAS_OP_T;
+    cudaDataType_t type = s->real == CUDA_REAL_F16 ? CUDA_R_16F : CUDA_R_16BF;
 
     *c = (struct library_call){};
     cublasStatus_t rc = cublasLtMatmulDescCreate(&c->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
@@ -79,9 +81,9 @@ static cublasStatus_t library_call_open(struct library_call *c, const struct cud
         rc = cublasLtMatmulDescSetAttribute(c->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                                             sizeof transposed);
     if (rc == CUBLAS_STATUS_SUCCESS)
-        rc = cublasLtMatrixLayoutCreate(&c->weights, CUDA_R_16BF, s->k, s->m, s->weight_stride);
+        rc = cublasLtMatrixLayoutCreate(&c->weights, type, s->k, s->m, s->weight_stride);
     if (rc == CUBLAS_STATUS_SUCCESS)
-        rc = cublasLtMatrixLayoutCreate(&c->in, CUDA_R_16BF, s->k, s->n, s->in_stride);
+        rc = cublasLtMatrixLayoutCreate(&c->in, type, s->k, s->n, s->in_stride);
     if (rc == CUBLAS_STATUS_SUCCESS)
         rc = cublasLtMatrixLayoutCreate(&c->out, CUDA_R_32F, s->m, s->n, s->out_stride);
     return rc;
@@ -116,7 +118,7 @@ static cublasStatus_t ask_heuristic(struct cuda_gemm *g, const struct library_ca
 
 static bool same_shape(const struct cuda_gemm_choice *a, const struct cuda_gemm_choice *b)
 {
-    return a->m == b->m && a->n == b->n && a->k == b->k && a->in_stride == b->in_stride &&
+    return a->real == b->real && a->m == b->m && a->n == b->n && a->k == b->k && a->in_stride == b->in_stride &&
            a->out_stride == b->out_stride && a->weight_stride == b->weight_stride &&
            a->out_alignment == b->out_alignment;
 }
@@ -155,6 +157,7 @@ static cudaError_t library_part(struct cuda_gemm *g, const struct cuda_product *
     struct library_call call;
     const float one = 1, zero = 0;
 
+    shape.real = p->in_real;
     shape.m = part->w.rows;
     shape.n = p->rows;
     shape.k = part->w.cols;
@@ -174,10 +177,10 @@ static cudaError_t library_part(struct cuda_gemm *g, const struct cuda_product *
     return cudaSuccess;
 }
 
-/* Weight rows that become bfloat16 at a time; 0: none. */
+/* Weight rows that become 16 bits at a time; 0: none. */
 static int dequantised_rows(const struct cuda_gemm *g, const struct cuda_weight *w)
 {
-    int rows = (int)(g->dequantised_bytes / sizeof(bf16) / (size_t)w->stride);
+    int rows = (int)(g->dequantised_bytes / sizeof(uint16_t) / (size_t)w->stride);
     return rows > DEQUANTISED_ROWS_OF ? rows / DEQUANTISED_ROWS_OF * DEQUANTISED_ROWS_OF : rows;
 }
 
@@ -185,19 +188,19 @@ static int dequantised_rows(const struct cuda_gemm *g, const struct cuda_weight 
 static cudaError_t dequantised_part(struct cuda_gemm *g, const struct cuda_product *p,
                                     const struct cuda_part *part, cudaStream_t stream)
 {
-    bf16 *data = (bf16 *)((uint8_t *)g->workspace + LIBRARY_WORKSPACE);
+    uint8_t *data = (uint8_t *)g->workspace + LIBRARY_WORKSPACE;
     int most = dequantised_rows(g, &part->w);
     cudaError_t rc = cudaSuccess;
 
     for (int row = 0; rc == cudaSuccess && row < part->w.rows; row += most) {
         struct cuda_part some = *part;
-        some.w.form = CUDA_BF16;
+        some.w.form = cuda_form_of_real(p->in_real);
         some.w.rows = part->w.rows - row < most ? part->w.rows - row : most;
         some.w.data = data;
         some.w.scales = NULL;
         some.out = part->out + row;
         some.bias = part->bias ? part->bias + row : NULL;
-        cuda_dequantise(&part->w, row, some.w.rows, data, stream);
+        cuda_dequantise(&part->w, row, some.w.rows, p->in_real, data, stream);
         rc = library_part(g, p, &some, stream);
     }
     return rc;
@@ -212,8 +215,8 @@ typedef cudaError_t library_fn(struct cuda_gemm *g, const struct cuda_product *p
 static library_fn *library_for(const struct cuda_gemm *g, const struct cuda_product *p,
                                const struct cuda_weight *w)
 {
-    if (p->in_is_float || p->experts || g->deterministic) return NULL;
-    if (w->form == CUDA_BF16 && p->rows >= LIBRARY_ROWS_MIN) return library_part;
+    if (p->in_real == CUDA_REAL_F32 || p->experts || g->deterministic) return NULL;
+    if (w->form == cuda_form_of_real(p->in_real) && p->rows >= LIBRARY_ROWS_MIN) return library_part;
     if (cuda_form_is_in_blocks(w->form) && p->rows >= DEQUANTISED_ROWS_MIN &&
         dequantised_rows(g, w) > 0)
         return dequantised_part;
@@ -230,7 +233,7 @@ static cudaError_t run_same_form(struct cuda_gemm *g, const struct cuda_product 
     if (library)
         for (int i = 0; rc == cudaSuccess && i < p->parts; i++)
             rc = library(g, p, &p->part[i], stream);
-    else if (p->in_is_float || (p->rows <= GEMV_ROWS_MAX && !g->deterministic))
+    else if (p->in_real == CUDA_REAL_F32 || (p->rows <= GEMV_ROWS_MAX && !g->deterministic))
         cuda_gemv(p, stream);
     else
         cuda_mma(p, stream);
@@ -254,7 +257,7 @@ static cudaError_t run_parts(struct cuda_gemm *g, const struct cuda_product *p, 
 static bool gates_itself(const struct cuda_gemm *g, const struct cuda_product *p)
 {
     return p->part[0].w.form == p->part[1].w.form && !library_for(g, p, &p->part[0].w) &&
-           (p->in_is_float || p->rows <= CUDA_MMA_GATED_ROWS_MAX);
+           (p->in_real == CUDA_REAL_F32 || p->rows <= CUDA_MMA_GATED_ROWS_MAX);
 }
 
 cudaError_t cuda_gemm_run(struct cuda_gemm *g, const struct cuda_product *p, cudaStream_t stream)
@@ -263,7 +266,7 @@ cudaError_t cuda_gemm_run(struct cuda_gemm *g, const struct cuda_product *p, cud
     if (p->rows == 0) return cudaSuccess;
     if (!p->gated.out || gates_itself(g, p)) return run_parts(g, p, stream);
     struct cuda_product apart = *p;
-    struct cuda_rows out = {p->gated.out, p->part[0].w.rows, p->gated.stride, p->in_is_float};
+    struct cuda_rows out = {p->gated.out, p->part[0].w.rows, p->gated.stride, p->in_real};
     apart.gated.out = NULL;
     cudaError_t rc = run_parts(g, &apart, stream);
     if (rc == cudaSuccess)

@@ -2,15 +2,17 @@
  *
  *   inputs    weights     rows of inputs      kernel
  *   float32   float32     any                 cuda_gemv
- *   bfloat16  bfloat16    more than 64        cuBLASLt
- *   bfloat16  4, 8 bits   256 and more        cuda_dequantise and cuBLASLt; not of experts
- *   bfloat16  any         up to 4             cuda_gemv
- *   bfloat16  any         any other           cuda_mma
+ *   16 bits   16 bits     more than 64        cuBLASLt
+ *   16 bits   4, 8 bits   256 and more        cuda_dequantise and cuBLASLt; not of experts
+ *   16 bits   any         up to 4             cuda_gemv
+ *   16 bits   any         any other           cuda_mma
+ *
+ * 16 bits: bfloat16 or float16, weights as inputs.
  *
  * Gate and up become act(gate) * up in cuda_gemv and, up to 32 rows, cuda_mma; else in a launch behind both.
  *
  * Each of the first and last is equal to itself for any number of rows (backend.h rule 3), but they differ
- * from each other by rounding, and cuBLASLt chooses its algorithm by the number of rows. So in bfloat16 a row's bits
+ * from each other by rounding, and cuBLASLt chooses its algorithm by the number of rows. So in 16 bits a row's bits
  * may depend on how many share the step, unless `deterministic` asks for cuda_mma always. With
  * float32 inputs they never do. */
 #ifndef LM_KERNELS_CUDA_GEMM_H

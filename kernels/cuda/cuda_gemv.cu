@@ -36,15 +36,15 @@ struct weights_f32 {
     }
 };
 
-struct weights_bf16 {
+template <typename T> struct weights_real {
     static const int count = 8, ahead = 4;
     __device__ static struct weight_piece load(const struct cuda_weight &w, size_t row, int at)
     {
-        return {load_nc((const uint4 *)((const bf16 *)w.data + row * w.stride + at)), 0};
+        return {load_nc((const uint4 *)((const T *)w.data + row * w.stride + at)), 0};
     }
     __device__ static void unpack(const struct weight_piece &v, int, float *out)
     {
-        unpack_bf16x8(v.words, out);
+        unpack8<T>(v.words, out);
     }
 };
 
@@ -111,16 +111,16 @@ template <int N> __device__ __forceinline__ void load_inputs(const float *x, flo
     }
 }
 
-template <int N> __device__ __forceinline__ void load_inputs(const bf16 *x, float *out)
+template <int N, typename T> __device__ __forceinline__ void load_inputs(const T *x, float *out)
 {
     float v[8];
 
     if (N == 8) {
-        unpack_bf16x8(*(const uint4 *)x, out);
+        unpack8<T>(*(const uint4 *)x, out);
         return;
     }
     uint2 two = *(const uint2 *)x;
-    unpack_bf16x8(make_uint4(two.x, two.y, 0, 0), v);
+    unpack8<T>(make_uint4(two.x, two.y, 0, 0), v);
     for (int i = 0; i < N; i++)
         out[i] = v[i];
 }
@@ -210,7 +210,7 @@ __device__ __forceinline__ void run_rows(const struct cuda_product &p, int first
         const struct cuda_part &part = p.part[first];
         if (p.gated.out)
             ((X *)p.gated.out)[(size_t)(from + r) * p.gated.stride + weight_row] =
-                from_float<X>(activated(p.gated.kind, gate[r], sum[r]));
+                to_real<X>(activated(p.gated.kind, gate[r], sum[r]));
         else
             part.out[(size_t)(from + r) * part.out_stride + weight_row] = sum[r];
     }
@@ -264,31 +264,43 @@ static void launch(const struct cuda_product *p, cudaStream_t stream)
         launch_rows<W, X, 4>(p, stream);
 }
 
-void cuda_gemv(const struct cuda_product *p, cudaStream_t stream)
+static void launch_float(const struct cuda_product *p, cudaStream_t stream)
 {
-    if (p->rows == 0) return;
-    CHECK(p->in_is_float == (p->part[0].w.form == CUDA_F32));
+    if (p->rows > 4)
+        launch_rows<weights_f32, float, 8>(p, stream);
+    else
+        launch<weights_f32, float>(p, stream);
+}
+
+template <typename X> static void launch_form(const struct cuda_product *p, cudaStream_t stream)
+{
     switch (p->part[0].w.form) {
-    case CUDA_F32:
-        if (p->rows > 4)
-            launch_rows<weights_f32, float, 8>(p, stream);
-        else
-            launch<weights_f32, float>(p, stream);
-        return;
     case CUDA_BF16:
-        launch<weights_bf16, bf16>(p, stream);
+    case CUDA_F16:
+        launch<weights_real<X>, X>(p, stream);
         return;
     case CUDA_Q4:
-        launch<weights_q4, bf16>(p, stream);
+        launch<weights_q4, X>(p, stream);
         return;
     case CUDA_Q8:
-        launch<weights_q8, bf16>(p, stream);
+        launch<weights_q8, X>(p, stream);
         return;
     case CUDA_F8:
-        launch<weights_f8, bf16>(p, stream);
+        launch<weights_f8, X>(p, stream);
         return;
+    case CUDA_F32:
     case CUDA_FORMS:
         break;
     }
     UNREACHABLE();
+}
+
+void cuda_gemv(const struct cuda_product *p, cudaStream_t stream)
+{
+    if (p->rows == 0) return;
+    CHECK(cuda_form_meets(p->part[0].w.form, p->in_real));
+    if (p->in_real == CUDA_REAL_F32)
+        launch_float(p, stream);
+    else
+        with_real16(p->in_real, [&]<typename X>(X) { launch_form<X>(p, stream); });
 }

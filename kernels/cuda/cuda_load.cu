@@ -1,5 +1,6 @@
 #include "kernels/cuda/cuda_load.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,8 +26,8 @@ static int upload_rows(struct cuda_loader *l, const struct matrix *m, const stru
     if (rc < 0) return rc;
     scales = half + (size_t)rows * row_bytes;
     for (int i = 0; i < rows; i++)
-        cuda_pack_row(w, m, first + i, half + (size_t)i * row_bytes,
-                      scales + (size_t)i * scale_bytes, l->floats);
+        l->beyond_f16 |= !cuda_pack_row(w, m, first + i, half + (size_t)i * row_bytes,
+                                        scales + (size_t)i * scale_bytes, l->floats);
     rc = cuda_staging_send(&l->staging, half, (uint8_t *)w->data + place * row_bytes,
                            (size_t)rows * row_bytes, l->err);
     if (rc == 0 && w->scales)
@@ -54,7 +55,7 @@ struct cuda_weight cuda_load_stack(struct cuda_loader *l, const struct matrix *m
                                    bool float32)
 {
     struct cuda_arena *arena = &l->b->weights;
-    struct cuda_weight w = cuda_pack_shape(m, count, float32 || l->b->compute == COMPUTE_F32);
+    struct cuda_weight w = cuda_pack_shape(m, count, float32 ? CUDA_REAL_F32 : l->b->real);
 
     if (count == 1) cuda_gemm_expect(&l->b->gemm, &w, l->b->limits.tokens_max);
     size_t rows = (size_t)count * (size_t)w.rows;
@@ -64,6 +65,20 @@ struct cuda_weight cuda_load_stack(struct cuda_loader *l, const struct matrix *m
     for (int i = 0; arena->base && i < count && l->rc == 0; i++)
         l->rc = upload_matrix(l, &m[i], &w, i);
     return w;
+}
+
+/* What was uploaded since the last call fits the model's type. layer -1: outside the layers. */
+static void check_range(struct cuda_loader *l, int layer, const char *name)
+{
+    bool beyond = l->beyond_f16 && l->b->real == CUDA_REAL_F16;
+    char where[32] = "";
+
+    l->beyond_f16 = false;
+    if (!beyond || l->rc < 0) return;
+    if (layer >= 0) snprintf(where, sizeof where, "layer %d: ", layer);
+    l->rc = error_set(l->err, E_UNSUPPORTED,
+                      "%sa weight of %s is beyond float16 (65504): take bfloat16 or float32", where,
+                      name);
 }
 
 const float *cuda_load_floats(struct cuda_loader *l, const float *source, int64_t count)
@@ -101,8 +116,10 @@ static void lay_layer(struct cuda_loader *l, int index)
     to->rope_table = p->rope_dims > 0 ? from->rope_table : ROPE_NONE;
     to->has_experts = from->experts != NULL;
     to->is_latent = from->latent != NULL;
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         to->matrix[view[i].kind] = cuda_load_stack(l, view[i].matrix, 1, false);
+        check_range(l, index, view[i].name);
+    }
     to->attn_norm = cuda_load_floats(l, from->attn_norm, p->hidden);
     to->ffn_norm = cuda_load_floats(l, from->ffn_norm, p->hidden);
     to->attn_post_norm = cuda_load_floats(l, from->attn_post_norm, p->hidden);
@@ -122,6 +139,7 @@ static void lay_layer(struct cuda_loader *l, int index)
         to->latent_kv_norm = cuda_load_floats(l, from->latent->kv_norm, p->kv_rank);
     }
     if (from->experts) cuda_load_experts(l, index);
+    check_range(l, index, "an expert");
 }
 
 /* Until nothing reads what was given for upload. */
@@ -160,7 +178,9 @@ static void lay_weights(struct cuda_loader *l)
         lay_layer(l, i);
     b->final_norm = cuda_load_floats(l, p->final_norm, p->hidden);
     b->embedding = cuda_load_stack(l, &p->embedding, 1, false);
+    check_range(l, -1, "the embedding");
     b->head = p->head.data ? cuda_load_stack(l, &p->head, 1, false) : b->embedding;
+    check_range(l, -1, "the head");
 }
 
 static int load_weights(struct backend *b, const struct model_params *p, struct error *err)
@@ -202,9 +222,8 @@ struct cuda_rows cuda_load_rows(struct backend *b, int cols, int rows)
 
     r.cols = cols;
     r.stride = (cols + 7) / 8 * 8;
-    r.is_float = b->compute == COMPUTE_F32;
-    r.data = cuda_load_bytes(b, (size_t)r.stride * (size_t)rows,
-                             r.is_float ? sizeof(float) : sizeof(bf16));
+    r.real = b->real;
+    r.data = cuda_load_bytes(b, (size_t)r.stride * (size_t)rows, cuda_real_bytes(r.real));
     return r;
 }
 
@@ -299,6 +318,23 @@ static int open_pinned(struct backend *b, struct error *err)
 
 /* ---- the slot ---- */
 
+/* AUTO is what the checkpoint is: float16 if its embedding is, which is so of AWQ and GPTQ too. All else is
+ * bfloat16, float32 as well: it may hold weights beyond float16, and AUTO doesn't refuse any. */
+static enum cuda_real real_of(enum compute_type compute, const struct model_params *p)
+{
+    switch (compute) {
+    case COMPUTE_AUTO:
+        return p->embedding.type == DTYPE_F16 ? CUDA_REAL_F16 : CUDA_REAL_BF16;
+    case COMPUTE_F32:
+        return CUDA_REAL_F32;
+    case COMPUTE_F16:
+        return CUDA_REAL_F16;
+    case COMPUTE_BF16:
+        return CUDA_REAL_BF16;
+    }
+    UNREACHABLE();
+}
+
 static void keep_scalars(struct backend *b, const struct model_params *p)
 {
     b->model = *p;
@@ -320,7 +356,7 @@ static int set_attention(struct backend *b, struct error *err)
     const struct model_params *m = &b->model;
 
     b->attention.heads = m->heads;
-    b->attention.exact = b->compute == COMPUTE_F32;
+    b->attention.o_real = b->real;
     b->attention.scale = m->attention_scale;
     b->attention.softcap = m->attention_softcap;
     return cuda_kv_layout_init(&b->attention.kv, KV_F16, m->layers, m->kv_heads, m->head_dim,
@@ -335,6 +371,7 @@ int cuda_load(struct backend *b, const struct model_params *params,
     if (rc == 0) rc = model_check_steps(limits, &limits_of_model, err);
     if (rc < 0) return rc;
     keep_scalars(b, params);
+    b->real = real_of(b->compute, params);
     b->limits = *limits;
     rc = set_attention(b, err);
     if (rc == 0) rc = load_weights(b, params, err);

@@ -1,4 +1,4 @@
-/* cuda_mma.cu - products on tensor cores by mma m16n8k16, in bfloat16 with float32 sums.
+/* cuda_mma.cu - products on tensor cores by mma m16n8k16, in bfloat16 or float16 with float32 sums.
  *
  * Weight rows are the side of 16 and rows of activations the side of 8, so a step with one row wastes
  * columns of the multiplier, not bandwidth. A block makes 16 * GROUPS weight rows by 8 * TILES input
@@ -11,8 +11,8 @@
  * end. That is so whatever GROUPS and TILES are: an output's bits don't depend on how many rows there
  * are or where among them it stands.
  *
- * bfloat16 weights come by cp.async, MMA_STAGES - 1 stages ahead. Weights in blocks pass through
- * registers, where they become bfloat16. E4M3 does so exactly without its scales: the products of a step, which
+ * Weights of 16 bits come by cp.async, MMA_STAGES - 1 stages ahead. Weights in blocks pass through
+ * registers, where they become of the inputs' type. E4M3 does so exactly without its scales: the products of a step, which
  * lies in one block of each row, are scaled when they are added. The first stages' weights don't wait for the
  * kernel before.
  *
@@ -29,9 +29,9 @@
 #define MMA_PITCH  (MMA_DEPTH + 8)  // elements; 144 bytes: eight rows fall into different banks
 #define MMA_STAGES 3
 
-struct mma_stage {
-    bf16 *weights; // [16 * GROUPS][MMA_PITCH]
-    bf16 *in;      // [8 * TILES][MMA_PITCH]
+struct mma_stage { // of 16-bit elements
+    uint16_t *weights; // [16 * GROUPS][MMA_PITCH]
+    uint16_t *in;      // [8 * TILES][MMA_PITCH]
 };
 
 static size_t stage_elements(int groups, int tiles)
@@ -40,7 +40,7 @@ static size_t stage_elements(int groups, int tiles)
 }
 
 template <int GROUPS, int TILES>
-__device__ __forceinline__ struct mma_stage stage_at(bf16 *shared, int stage)
+__device__ __forceinline__ struct mma_stage stage_at(uint16_t *shared, int stage)
 {
     struct mma_stage s;
     s.weights = shared + (stage % MMA_STAGES) * (16 * GROUPS + 8 * TILES) * MMA_PITCH;
@@ -48,43 +48,48 @@ __device__ __forceinline__ struct mma_stage stage_at(bf16 *shared, int stage)
     return s;
 }
 
-__device__ __forceinline__ void put_zero(bf16 *to)
+__device__ __forceinline__ void put_zero(uint16_t *to)
 {
     *(uint4 *)to = make_uint4(0, 0, 0, 0);
 }
 
 /* ---- from memory to a stage ---- */
 
-/* Each load() brings one piece of 8 elements of a row that is there. `scales_sums`: without scales. */
-struct mma_weights_bf16 {
+/* Each load() brings one piece of 8 elements of a row that is there. `scales_sums`: without scales. `real`: of the
+ * inputs, and of what load() makes. */
+template <typename T> struct mma_weights_real {
+    typedef T real;
     static const bool scales_sums = false;
-    __device__ static void load(const struct cuda_weight &w, size_t element, bf16 *cell)
+    __device__ static void load(const struct cuda_weight &w, size_t element, uint16_t *cell)
     {
-        cp_async16(cell, (const bf16 *)w.data + element);
+        cp_async16(cell, (const uint16_t *)w.data + element);
     }
 };
 
-struct mma_weights_q4 {
+template <typename T> struct mma_weights_q4 {
+    typedef T real;
     static const bool scales_sums = false;
-    __device__ static void load(const struct cuda_weight &w, size_t element, bf16 *cell)
+    __device__ static void load(const struct cuda_weight &w, size_t element, uint16_t *cell)
     {
-        *(uint4 *)cell = q4_to_bf16x8(w, element);
+        *(uint4 *)cell = q4_to_real8<T>(w, element);
     }
 };
 
-struct mma_weights_q8 {
+template <typename T> struct mma_weights_q8 {
+    typedef T real;
     static const bool scales_sums = false;
-    __device__ static void load(const struct cuda_weight &w, size_t element, bf16 *cell)
+    __device__ static void load(const struct cuda_weight &w, size_t element, uint16_t *cell)
     {
-        *(uint4 *)cell = q8_to_bf16x8(w, element);
+        *(uint4 *)cell = q8_to_real8<T>(w, element);
     }
 };
 
-struct mma_weights_f8 {
+template <typename T> struct mma_weights_f8 {
+    typedef T real;
     static const bool scales_sums = true;
-    __device__ static void load(const struct cuda_weight &w, size_t element, bf16 *cell)
+    __device__ static void load(const struct cuda_weight &w, size_t element, uint16_t *cell)
     {
-        *(uint4 *)cell = f8_to_bf16x8(w, element, 1.0f);
+        *(uint4 *)cell = f8_to_real8<T>(w, element, 1.0f);
     }
 };
 
@@ -167,7 +172,7 @@ __device__ __forceinline__ void load_scales(const struct mma_scales &s, int at, 
 }
 
 template <typename W>
-__device__ __forceinline__ void load_weights(const struct mma_source &s, int at, bf16 *cells)
+__device__ __forceinline__ void load_weights(const struct mma_source &s, int at, uint16_t *cells)
 {
     if (s.is_there && at + s.k < s.w.stride)
         W::load(s.w, s.element + at, cells + s.cell);
@@ -177,14 +182,14 @@ __device__ __forceinline__ void load_weights(const struct mma_source &s, int at,
 
 template <int TILES>
 __device__ __forceinline__ void load_inputs(const struct cuda_product &p, const struct mma_range &r,
-                                            int at, bf16 *cells)
+                                            int at, uint16_t *cells)
 {
     for (int i = threadIdx.x; i < 8 * TILES * MMA_PIECES; i += blockDim.x) {
         int row = r.from + i / MMA_PIECES, k = i % MMA_PIECES * 8;
-        bf16 *cell = cells + i / MMA_PIECES * MMA_PITCH + k;
+        uint16_t *cell = cells + i / MMA_PIECES * MMA_PITCH + k;
         if (row < r.to && at + k < p.in_stride) {
             int in = p.in_row ? p.in_row[row] : row;
-            cp_async16(cell, (const bf16 *)p.in + (size_t)in * p.in_stride + at + k);
+            cp_async16(cell, (const uint16_t *)p.in + (size_t)in * p.in_stride + at + k);
         } else {
             put_zero(cell);
         }
@@ -199,8 +204,8 @@ __device__ __forceinline__ void multiply_stage(const struct mma_stage &s, const 
                                                float (*sum)[4])
 {
     int warp = warp_id(), lane = lane_id(), k = 16 * (warp % MMA_STEPS);
-    const bf16 *a_row = s.weights + (16 * (warp / MMA_STEPS) + (lane & 15)) * MMA_PITCH;
-    const bf16 *b_row = s.in + (lane & 7) * MMA_PITCH + (lane >> 3 & 1) * 8 + k;
+    const uint16_t *a_row = s.weights + (16 * (warp / MMA_STEPS) + (lane & 15)) * MMA_PITCH;
+    const uint16_t *b_row = s.in + (lane & 7) * MMA_PITCH + (lane >> 3 & 1) * 8 + k;
     uint32_t a[4], b[2];
 
     ldmatrix_x4(a, a_row + (lane >> 4) * 8 + k);
@@ -209,12 +214,12 @@ __device__ __forceinline__ void multiply_stage(const struct mma_stage &s, const 
         ldmatrix_x2(b, b_row + tile * 8 * MMA_PITCH);
         if (W::scales_sums) {
             float step[4] = {0, 0, 0, 0};
-            mma_bf16(step, a, b);
+            mma_real<typename W::real>(step, a, b);
             LM_UNROLL
             for (int i = 0; i < 4; i++)
                 sum[tile][i] = fmaf(scale[i / 2], step[i], sum[tile][i]);
         } else {
-            mma_bf16(sum[tile], a, b);
+            mma_real<typename W::real>(sum[tile], a, b);
         }
     }
 }
@@ -238,7 +243,7 @@ __device__ __forceinline__ void add_steps(float *shared, float (*sum)[4])
 
 /* The weights of the first stages, as far as they can be on their way. */
 template <typename W, int GROUPS, int TILES>
-__device__ __forceinline__ void load_ahead(const struct mma_source &from, bf16 *shared)
+__device__ __forceinline__ void load_ahead(const struct mma_source &from, uint16_t *shared)
 {
     for (int s = 0; s < MMA_STAGES - 1 && s * MMA_DEPTH < from.w.stride; s++)
         load_weights<W>(from, s * MMA_DEPTH, stage_at<GROUPS, TILES>(shared, s).weights);
@@ -248,7 +253,7 @@ __device__ __forceinline__ void load_ahead(const struct mma_source &from, bf16 *
 template <typename W, int GROUPS, int TILES>
 __device__ __forceinline__ void
 multiply_block(const struct cuda_product &p, const struct mma_source &from,
-               const struct mma_scales &scales, const struct mma_range &r, bf16 *shared,
+               const struct mma_scales &scales, const struct mma_range &r, uint16_t *shared,
                float (*sum)[4])
 {
     int stages = (from.w.stride + MMA_DEPTH - 1) / MMA_DEPTH;
@@ -299,7 +304,7 @@ __device__ __forceinline__ void store_block(const struct cuda_part &part, const 
 }
 
 /* Likewise, of gate and of up. */
-template <int TILES>
+template <typename T, int TILES>
 __device__ __forceinline__ void store_gated(const struct cuda_product &p, const struct mma_range &r,
                                             int row, const float (*sum)[4])
 {
@@ -313,7 +318,7 @@ __device__ __forceinline__ void store_gated(const struct cuda_product &p, const 
         if (in >= r.to) continue;
         float v =
             activated(p.gated.kind, sum[i / 2][i % 2] + gate_bias, sum[i / 2][i % 2 + 2] + up_bias);
-        ((bf16 *)p.gated.out)[(size_t)in * p.gated.stride + row + at] = from_float<bf16>(v);
+        ((T *)p.gated.out)[(size_t)in * p.gated.stride + row + at] = to_real<T>(v);
     }
 }
 
@@ -330,7 +335,7 @@ template <typename W, int GROUPS, int TILES>
 __global__ void __launch_bounds__(32 * MMA_STEPS * GROUPS)
     mma_kernel(const __grid_constant__ struct cuda_product p)
 {
-    LM_SHARED_DYNAMIC(bf16, shared);
+    LM_SHARED_DYNAMIC(uint16_t, shared);
     int tile = blockIdx.x, n = 0, rows = part_rows<GROUPS, TILES>(p);
 
     pdl_trigger();
@@ -352,7 +357,7 @@ __global__ void __launch_bounds__(32 * MMA_STEPS * GROUPS)
         if (p.experts) load_ahead<W, GROUPS, TILES>(weights, shared);
         multiply_block<W, GROUPS, TILES>(p, weights, scales, r, shared, sum);
         if (is_gated<TILES>(p))
-            store_gated<TILES>(p, r, row, sum);
+            store_gated<typename W::real, TILES>(p, r, row, sum);
         else
             store_block<TILES>(p.part[n], r, row, sum);
     }
@@ -363,7 +368,7 @@ __global__ void __launch_bounds__(32 * MMA_STEPS * GROUPS)
 template <typename W, int GROUPS, int TILES>
 static void launch_tiles(const struct cuda_product *p, cudaStream_t stream)
 {
-    size_t shared = MMA_STAGES * stage_elements(GROUPS, TILES) * sizeof(bf16);
+    size_t shared = MMA_STAGES * stage_elements(GROUPS, TILES) * sizeof(uint16_t);
     int tiles = 0, rows = part_rows<GROUPS, TILES>(*p);
 
     for (int i = 0; i < (p->gated.out ? 1 : p->parts); i++)
@@ -383,26 +388,33 @@ template <typename W> static void launch(const struct cuda_product *p, cudaStrea
         launch_tiles<W, 4, W::scales_sums ? 8 : 16>(p, stream); // what registers have room for
 }
 
-void cuda_mma(const struct cuda_product *p, cudaStream_t stream)
+template <typename T> static void launch_form(const struct cuda_product *p, cudaStream_t stream)
 {
-    CHECK(!p->in_is_float && (!p->gated.out || p->rows <= CUDA_MMA_GATED_ROWS_MAX));
-    if (p->rows == 0) return;
     switch (p->part[0].w.form) {
     case CUDA_BF16:
-        launch<mma_weights_bf16>(p, stream);
+    case CUDA_F16:
+        launch<mma_weights_real<T>>(p, stream);
         return;
     case CUDA_Q4:
-        launch<mma_weights_q4>(p, stream);
+        launch<mma_weights_q4<T>>(p, stream);
         return;
     case CUDA_Q8:
-        launch<mma_weights_q8>(p, stream);
+        launch<mma_weights_q8<T>>(p, stream);
         return;
     case CUDA_F8:
-        launch<mma_weights_f8>(p, stream);
+        launch<mma_weights_f8<T>>(p, stream);
         return;
     case CUDA_F32:
     case CUDA_FORMS:
         break;
     }
     UNREACHABLE();
+}
+
+void cuda_mma(const struct cuda_product *p, cudaStream_t stream)
+{
+    if (p->rows == 0) return;
+    CHECK(cuda_form_meets(p->part[0].w.form, p->in_real));
+    CHECK(!p->gated.out || p->rows <= CUDA_MMA_GATED_ROWS_MAX);
+    with_real16(p->in_real, [&]<typename T>(T) { launch_form<T>(p, stream); });
 }

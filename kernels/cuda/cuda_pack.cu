@@ -21,28 +21,34 @@ static int scale_shift_of(const struct matrix *m)
     return shift;
 }
 
-static enum cuda_form form_of(const struct matrix *m, bool float32)
+static enum cuda_form form_of(const struct matrix *m, enum cuda_real real)
 {
-    if (float32) return CUDA_F32;
+    if (real == CUDA_REAL_F32) return CUDA_F32;
     if (m->type == DTYPE_Q4_0 || m->type == DTYPE_Q4_1 || m->type == DTYPE_Q4_K) return CUDA_Q4;
     if (m->type == DTYPE_F8_E4M3 && scale_shift_of(m) >= F8_SHIFT_MIN) return CUDA_F8;
-    return m->type == DTYPE_Q8_0 ? CUDA_Q8 : CUDA_BF16;
+    return m->type == DTYPE_Q8_0 ? CUDA_Q8 : cuda_form_of_real(real);
 }
 
-struct cuda_weight cuda_pack_shape(const struct matrix *m, int count, bool float32)
+struct cuda_weight cuda_pack_shape(const struct matrix *m, int count, enum cuda_real real)
 {
     struct cuda_weight w = {};
 
-    w.form = form_of(m, float32);
+    w.form = form_of(m, real);
     if (w.form == CUDA_F8) w.scale_shift = scale_shift_of(m);
     for (int i = 1; i < count; i++)
-        if (form_of(&m[i], float32) != w.form ||
+        if (form_of(&m[i], real) != w.form ||
             (w.form == CUDA_F8 && scale_shift_of(&m[i]) != w.scale_shift))
-            w.form = CUDA_BF16;
+            w.form = cuda_form_of_real(real);
     w.rows = (int)m->rows;
     w.cols = (int)m->cols;
     w.stride = cuda_form_stride(w.form, w.cols);
     return w;
+}
+
+/* Rounded to float16 it would be infinite, and isn't. */
+static bool is_beyond_f16(float weight)
+{
+    return isfinite(weight) && fabsf(weight) >= 65520;
 }
 
 /* ---- CUDA_Q4 ---- */
@@ -60,6 +66,18 @@ static void pack_q4_block(const struct q4_block *block, uint32_t words[4], uint3
             words[w] |= (uint32_t)block->q[8 * w + i] << (4 * (i / 2) + 16 * (i % 2));
     }
     *scale = (uint32_t)block->d | (uint32_t)block->m << 16;
+}
+
+/* Hardly any block's ends are beyond, so that its elements are looked at one by one. */
+static bool q4_block_fits(const struct q4_block *block)
+{
+    float d = quant_half_to_float(block->d), m = quant_half_to_float(block->m);
+    bool fits = true;
+
+    if (!is_beyond_f16(m) && !is_beyond_f16(fmaf(d, 15, m))) return true;
+    for (int i = 0; i < CUDA_BLOCK; i++)
+        fits &= !is_beyond_f16(fmaf(d, (float)block->q[i], m));
+    return fits;
 }
 
 /* Q4_0: w = d (q - 8); Q4_1: w = d q + m. */
@@ -91,61 +109,85 @@ static void read_k_blocks(const uint8_t *src, struct q4_block out[8])
     }
 }
 
-static void pack_q4_row(const struct matrix *m, const uint8_t *src, uint32_t *words,
+static bool pack_q4_row(const struct matrix *m, const uint8_t *src, uint32_t *words,
                         uint32_t *scales)
 {
     int elements = dtype_block_elements(m->type), bytes = dtype_block_bytes(m->type);
     struct q4_block block[8];
+    bool fits = true;
 
     for (int64_t at = 0; at < m->cols; at += elements, src += bytes) {
         if (m->type == DTYPE_Q4_K)
             read_k_blocks(src, block);
         else
             read_plain_block(m->type, src, block);
-        for (int b = 0; b < elements / CUDA_BLOCK; b++, words += 4, scales++)
+        for (int b = 0; b < elements / CUDA_BLOCK; b++, words += 4, scales++) {
             pack_q4_block(&block[b], words, scales);
+            fits &= q4_block_fits(&block[b]);
+        }
     }
+    return fits;
 }
 
 /* ---- the others ---- */
 
-static void pack_q8_row(const struct matrix *m, const uint8_t *src, int8_t *bytes, uint16_t *scales)
+static bool pack_q8_row(const struct matrix *m, const uint8_t *src, int8_t *bytes, uint16_t *scales)
 {
+    bool fits = true;
+
     for (int64_t at = 0; at < m->cols; at += CUDA_BLOCK, src += 34, bytes += CUDA_BLOCK) {
+        float d = quant_load_half(src);
         *scales++ = quant_load16(src);
         memcpy(bytes, src + 2, CUDA_BLOCK);
+        for (int i = 0; is_beyond_f16(128 * d) && i < CUDA_BLOCK; i++)
+            fits &= !is_beyond_f16(d * (float)bytes[i]);
     }
+    return fits;
 }
 
 /* cuda_product.h has no E4M3 that is NaN: its block's scale is, and with it what the block is summed into. */
-static void pack_f8_row(const struct cuda_weight *w, const struct matrix *m, int64_t row,
+static bool pack_f8_row(const struct cuda_weight *w, const struct matrix *m, int64_t row,
                         const uint8_t *src, uint8_t *bytes, float *scales)
 {
     int block = 1 << w->scale_shift;
+    bool fits = true;
 
     memcpy(bytes, src, (size_t)m->cols);
     for (int64_t at = 0; at < m->cols; at += block, src += block) {
         bool is_nan = false;
-        for (int i = 0; i < block; i++)
+        uint8_t largest = 0; // magnitudes are in the order of their bits
+        float magnitude;
+        for (int i = 0; i < block; i++) {
             is_nan |= (src[i] & 0x7f) == 0x7f;
-        *scales++ = is_nan ? NAN : matrix_scale(m, row, at);
+            if ((src[i] & 0x7f) > largest) largest = src[i] & 0x7f;
+        }
+        *scales = is_nan ? NAN : matrix_scale(m, row, at);
+        quant_dequantize_row(DTYPE_F8_E4M3, &largest, &magnitude, 1);
+        fits &= !is_beyond_f16(*scales++ * magnitude);
     }
+    return fits;
 }
 
-static void pack_bf16_row(const struct matrix *m, int64_t row, const void *src, int stride,
-                          uint16_t *out, float *floats)
+/* CUDA_BF16, CUDA_F16 */
+static bool pack_real_row(enum cuda_form form, const struct matrix *m, int64_t row, const void *src,
+                          int stride, uint16_t *out, float *floats)
 {
-    if (m->type == DTYPE_BF16) {
-        memcpy(out, src, (size_t)m->cols * sizeof *out);
-    } else {
-        quant_dequantize_matrix_row(m, row, floats);
-        for (int64_t i = 0; i < m->cols; i++)
-            out[i] = quant_float_to_bf16(floats[i]);
-    }
+    bool fits = true;
+
     memset(out + m->cols, 0, (size_t)(stride - m->cols) * sizeof *out);
+    if (m->type == (form == CUDA_F16 ? DTYPE_F16 : DTYPE_BF16)) {
+        memcpy(out, src, (size_t)m->cols * sizeof *out);
+        return true;
+    }
+    quant_dequantize_matrix_row(m, row, floats);
+    for (int64_t i = 0; i < m->cols; i++) {
+        out[i] = form == CUDA_F16 ? quant_float_to_half(floats[i]) : quant_float_to_bf16(floats[i]);
+        fits &= form != CUDA_F16 || !is_beyond_f16(floats[i]);
+    }
+    return fits;
 }
 
-void cuda_pack_row(const struct cuda_weight *w, const struct matrix *m, int64_t row, void *data,
+bool cuda_pack_row(const struct cuda_weight *w, const struct matrix *m, int64_t row, void *data,
                    void *scales, float *floats)
 {
     const uint8_t *src = (const uint8_t *)m->data + (size_t)row * matrix_stride(m);
@@ -154,19 +196,16 @@ void cuda_pack_row(const struct cuda_weight *w, const struct matrix *m, int64_t 
     case CUDA_F32:
         quant_dequantize_matrix_row(m, row, (float *)data);
         memset((float *)data + m->cols, 0, (size_t)(w->stride - m->cols) * sizeof(float));
-        return;
+        return true;
     case CUDA_BF16:
-        pack_bf16_row(m, row, src, w->stride, (uint16_t *)data, floats);
-        return;
+    case CUDA_F16:
+        return pack_real_row(w->form, m, row, src, w->stride, (uint16_t *)data, floats);
     case CUDA_Q4: // cols are whole blocks: stride = cols; so they are of the next two
-        pack_q4_row(m, src, (uint32_t *)data, (uint32_t *)scales);
-        return;
+        return pack_q4_row(m, src, (uint32_t *)data, (uint32_t *)scales);
     case CUDA_Q8:
-        pack_q8_row(m, src, (int8_t *)data, (uint16_t *)scales);
-        return;
+        return pack_q8_row(m, src, (int8_t *)data, (uint16_t *)scales);
     case CUDA_F8:
-        pack_f8_row(w, m, row, src, (uint8_t *)data, (float *)scales);
-        return;
+        return pack_f8_row(w, m, row, src, (uint8_t *)data, (float *)scales);
     case CUDA_FORMS:
         break;
     }

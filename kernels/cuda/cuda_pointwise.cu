@@ -41,6 +41,7 @@ __device__ __forceinline__ float weight_at(const struct cuda_weight &w, size_t r
 
     if (w.form == CUDA_F32) return ((const float *)w.data)[element];
     if (w.form == CUDA_BF16) return to_float(((const bf16 *)w.data)[element]);
+    if (w.form == CUDA_F16) return to_float(((const f16 *)w.data)[element]);
     if (w.form == CUDA_Q8) {
         float d = half_bits_to_float(((const uint16_t *)w.scales)[element / CUDA_BLOCK]);
         return d * (float)((const int8_t *)w.data)[element];
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(ROW_THREADS)
     float scale = job.norm ? inverse_rms(block_sum(squares, scratch), job.hidden, job.eps) : 1.0f;
     for (int i = threadIdx.x; i < job.hidden; i += blockDim.x) {
         float v = job.norm ? x[i] * scale * job.norm[i] : x[i];
-        h[(size_t)blockIdx.x * h_stride + i] = from_float<T>(v);
+        h[(size_t)blockIdx.x * h_stride + i] = to_real<T>(v);
         if (job.h_float) job.h_float[(size_t)blockIdx.x * h_stride + i] = v;
     }
 }
@@ -119,12 +120,10 @@ __global__ void __launch_bounds__(ROW_THREADS)
 void cuda_residual(const struct cuda_residual_job *job, cudaStream_t stream)
 {
     if (job->rows == 0) return;
-    if (job->h.is_float)
-        LM_LAUNCH_PDL(residual_kernel<float>, job->rows, ROW_THREADS, 0, stream, *job,
-                      (float *)job->h.data, job->h.stride);
-    else
-        LM_LAUNCH_PDL(residual_kernel<bf16>, job->rows, ROW_THREADS, 0, stream, *job,
-                      (bf16 *)job->h.data, job->h.stride);
+    with_real(job->h.real, [&]<typename T>(T) {
+        LM_LAUNCH_PDL(residual_kernel<T>, job->rows, ROW_THREADS, 0, stream, *job,
+                      (T *)job->h.data, job->h.stride);
+    });
 }
 
 template <typename T>
@@ -141,19 +140,17 @@ __global__ void __launch_bounds__(ROW_THREADS)
         squares = fmaf(x[i], x[i], squares);
     float scale = inverse_rms(block_sum(squares, scratch), n, eps);
     for (int i = threadIdx.x; i < n; i += blockDim.x)
-        out[(size_t)blockIdx.x * out_stride + i] = from_float<T>(x[i] * scale * norm[i]);
+        out[(size_t)blockIdx.x * out_stride + i] = to_real<T>(x[i] * scale * norm[i]);
 }
 
 void cuda_norm_rows(const struct cuda_rows *out, const float *in, int in_stride, const float *norm,
                     int rows, float eps, cudaStream_t stream)
 {
     if (rows == 0) return;
-    if (out->is_float)
-        LM_LAUNCH_PDL(norm_rows_kernel<float>, rows, ROW_THREADS, 0, stream, (float *)out->data,
+    with_real(out->real, [&]<typename T>(T) {
+        LM_LAUNCH_PDL(norm_rows_kernel<T>, rows, ROW_THREADS, 0, stream, (T *)out->data,
                       out->stride, in, in_stride, norm, out->cols, eps);
-    else
-        LM_LAUNCH_PDL(norm_rows_kernel<bf16>, rows, ROW_THREADS, 0, stream, (bf16 *)out->data,
-                      out->stride, in, in_stride, norm, out->cols, eps);
+    });
 }
 
 /* ---- feed-forward ---- */
@@ -168,7 +165,7 @@ __global__ void activate_kernel(T *out, int out_stride, enum ffn_activation kind
 
     if (i >= n) return;
     float v = activated(kind, gate[row * in_stride + i], up[row * in_stride + i]);
-    out[row * out_stride + i] = from_float<T>(v);
+    out[row * out_stride + i] = to_real<T>(v);
 }
 
 void cuda_activate(const struct cuda_rows *out, enum ffn_activation kind, const float *gate,
@@ -177,12 +174,10 @@ void cuda_activate(const struct cuda_rows *out, enum ffn_activation kind, const 
     if (rows == 0) return;
     dim3 grid(rows,
               blocks_for_elements((size_t)out->cols)); // y has 65,535 at most, rows may be more
-    if (out->is_float)
-        LM_LAUNCH_PDL(activate_kernel<float>, grid, FLAT_THREADS, 0, stream, (float *)out->data,
+    with_real(out->real, [&]<typename T>(T) {
+        LM_LAUNCH_PDL(activate_kernel<T>, grid, FLAT_THREADS, 0, stream, (T *)out->data,
                       out->stride, kind, gate, up, in_stride, out->cols);
-    else
-        LM_LAUNCH_PDL(activate_kernel<bf16>, grid, FLAT_THREADS, 0, stream, (bf16 *)out->data,
-                      out->stride, kind, gate, up, in_stride, out->cols);
+    });
 }
 
 /* ---- heads ---- */
@@ -306,12 +301,12 @@ void cuda_gather(const struct cuda_rows *out, const struct cuda_rows *in, const 
                  cudaStream_t stream)
 {
     if (rows == 0) return;
-    if (out->is_float)
+    if (out->real == CUDA_REAL_F32)
         LM_LAUNCH_PDL(gather_kernel<float>, rows, ROW_THREADS, 0, stream, (float *)out->data,
                       (const float *)in->data, row, in->stride);
     else
-        LM_LAUNCH_PDL(gather_kernel<bf16>, rows, ROW_THREADS, 0, stream, (bf16 *)out->data,
-                      (const bf16 *)in->data, row, in->stride);
+        LM_LAUNCH_PDL(gather_kernel<uint16_t>, rows, ROW_THREADS, 0, stream, (uint16_t *)out->data,
+                      (const uint16_t *)in->data, row, in->stride);
 }
 
 template <typename T>
@@ -319,18 +314,16 @@ __global__ void convert_kernel(T *out, int out_stride, const float *in, int cols
 {
     pdl_begin();
     for (int i = threadIdx.x; i < cols; i += blockDim.x)
-        out[(size_t)blockIdx.x * out_stride + i] = from_float<T>(in[(size_t)blockIdx.x * cols + i]);
+        out[(size_t)blockIdx.x * out_stride + i] = to_real<T>(in[(size_t)blockIdx.x * cols + i]);
 }
 
 void cuda_convert(const struct cuda_rows *out, const float *in, int rows, cudaStream_t stream)
 {
     if (rows == 0) return;
-    if (out->is_float)
-        LM_LAUNCH_PDL(convert_kernel<float>, rows, ROW_THREADS, 0, stream, (float *)out->data,
-                      out->stride, in, out->cols);
-    else
-        LM_LAUNCH_PDL(convert_kernel<bf16>, rows, ROW_THREADS, 0, stream, (bf16 *)out->data,
-                      out->stride, in, out->cols);
+    with_real(out->real, [&]<typename T>(T) {
+        LM_LAUNCH_PDL(convert_kernel<T>, rows, ROW_THREADS, 0, stream, (T *)out->data, out->stride,
+                      in, out->cols);
+    });
 }
 
 __global__ void sum_ranks_kernel(float *x, const float *parts, size_t count, int ranks)

@@ -2,7 +2,7 @@
  * pointers are on the device, rows of a step stand under each other with the given strides.
  *
  * A row is one block's work (of a warp, for heads) and is summed in an order that only its length
- * decides. Values that products read are written in the compute type. */
+ * decides. Values that products read are written in the type of their rows, float16 within its range. */
 #ifndef LM_KERNELS_CUDA_POINTWISE_H
 #define LM_KERNELS_CUDA_POINTWISE_H
 
@@ -11,10 +11,10 @@
 
 /* Rows of activations that products read. */
 struct cuda_rows {
-    void *data;    // [rows][stride], float32 or bfloat16
-    int cols;      // used ones; the others are 0
-    int stride;    // a multiple of 8
-    bool is_float; // not bfloat16
+    void *data; // [rows][stride] of `real`
+    int cols;   // used ones; the others are 0
+    int stride; // a multiple of 8
+    enum cuda_real real;
 };
 
 /* One rope table of every set: of set s at inv_freq + s * set_stride and factor[s * tables]. */

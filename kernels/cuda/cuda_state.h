@@ -43,9 +43,10 @@ struct cuda_latent_rows {
 };
 
 struct backend {
-    char description[352];
+    char device_name[320], description[400];
     int device;
     enum compute_type compute;
+    enum cuda_real real; // what compute means for the model: after load
     cudaStream_t stream;
     cudaError_t failed; // the first error; cudaSuccess: none
     struct cuda_comm comm;

@@ -140,7 +140,7 @@ static struct cuda_product product_of(const struct backend *b, const struct cuda
     (void)b;
     p.in = in->data;
     p.in_stride = in->stride;
-    p.in_is_float = in->is_float;
+    p.in_real = in->real;
     p.rows = rows;
     return p;
 }
@@ -348,7 +348,7 @@ static void score_tokens(struct backend *b, const struct cuda_experts *x)
     struct cuda_product p = product_of(b, &b->h, b->tokens);
 
     p.in = b->h_float;
-    p.in_is_float = true;
+    p.in_real = CUDA_REAL_F32;
     add_part(&p, &x->router, b->routes.score, x->router_bias);
     if (x->shared_scale.data) add_part(&p, &x->shared_scale, b->routes.shared_scale, NULL);
     run_product(b, &p);

@@ -6,12 +6,12 @@
 
 /* ---- conversions ---- */
 
-__device__ __forceinline__ void unpack_bf16x8(uint4 v, float *out)
+template <typename T> __device__ __forceinline__ void unpack8(uint4 v, float *out)
 {
     const uint32_t pair[4] = {v.x, v.y, v.z, v.w};
     LM_UNROLL
     for (int i = 0; i < 4; i++) {
-        float2 two = unpack2<bf16>(pair[i]);
+        float2 two = unpack2<T>(pair[i]);
         out[2 * i] = two.x;
         out[2 * i + 1] = two.y;
     }
@@ -54,30 +54,33 @@ __device__ __forceinline__ void dequantize_f8x4(uint32_t word, float d, float *o
     out[3] = scale * odd.y;
 }
 
-__device__ __forceinline__ uint4 pack_bf16x8(const float *v)
+/* Weights: what was loaded is within every type (cuda_pack.h). */
+template <typename T> __device__ __forceinline__ uint4 pack8(const float *v)
 {
-    return make_uint4(pack2<bf16>(v[0], v[1]), pack2<bf16>(v[2], v[3]), pack2<bf16>(v[4], v[5]),
-                      pack2<bf16>(v[6], v[7]));
+    return make_uint4(pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]),
+                      pack2<T>(v[6], v[7]));
 }
 
-/* Eight elements of weights in blocks from `element` on, a multiple of 8, as bfloat16. */
-__device__ __forceinline__ uint4 q4_to_bf16x8(const struct cuda_weight &w, size_t element)
+/* Eight elements of weights in blocks from `element` on, a multiple of 8, as a type of 16 bits. */
+template <typename T>
+__device__ __forceinline__ uint4 q4_to_real8(const struct cuda_weight &w, size_t element)
 {
     float2 scale = unpack2<__half>(((const uint32_t *)w.scales)[element / CUDA_BLOCK]);
     float v[8];
 
     dequantize_q4x8(((const uint32_t *)w.data)[element / 8], scale, v);
-    return pack_bf16x8(v);
+    return pack8<T>(v);
 }
 
-__device__ __forceinline__ uint4 q8_to_bf16x8(const struct cuda_weight &w, size_t element)
+template <typename T>
+__device__ __forceinline__ uint4 q8_to_real8(const struct cuda_weight &w, size_t element)
 {
     float d = half_bits_to_float(((const uint16_t *)w.scales)[element / CUDA_BLOCK]), v[8];
     uint2 words = *(const uint2 *)((const uint8_t *)w.data + element);
 
     dequantize_q8x4(words.x, d, v);
     dequantize_q8x4(words.y, d, v + 4);
-    return pack_bf16x8(v);
+    return pack8<T>(v);
 }
 
 __device__ __forceinline__ float f8_scale(const struct cuda_weight &w, size_t element)
@@ -86,14 +89,15 @@ __device__ __forceinline__ float f8_scale(const struct cuda_weight &w, size_t el
 }
 
 /* Under the scale d: 1 loses nothing. */
-__device__ __forceinline__ uint4 f8_to_bf16x8(const struct cuda_weight &w, size_t element, float d)
+template <typename T>
+__device__ __forceinline__ uint4 f8_to_real8(const struct cuda_weight &w, size_t element, float d)
 {
     float v[8];
     uint2 words = *(const uint2 *)((const uint8_t *)w.data + element);
 
     dequantize_f8x4(words.x, d, v);
     dequantize_f8x4(words.y, d, v + 4);
-    return pack_bf16x8(v);
+    return pack8<T>(v);
 }
 
 /* ---- functions ---- */

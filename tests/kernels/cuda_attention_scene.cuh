@@ -50,7 +50,13 @@ struct scene_shape {
     int window;
     float softcap;
     bool sinks;
+    bool o_is_half = false; // output of float16; neither: bfloat16
 };
+
+static inline enum cuda_real scene_real(const scene_shape &d)
+{
+    return d.exact ? CUDA_REAL_F32 : d.o_is_half ? CUDA_REAL_F16 : CUDA_REAL_BF16;
+}
 
 struct scene_sequence {
     int length;
@@ -186,7 +192,7 @@ static inline std::vector<float> scene_step(const scene &s, const std::vector<sc
     image.resize(plan.bytes);
 
     std::vector<float> o((size_t)(in.tokens * s.shape.heads * s.shape.value_dim));
-    size_t o_bytes = o.size() * (s.shape.exact ? 4 : 2);
+    size_t o_bytes = o.size() * cuda_real_bytes(scene_real(s.shape));
     uint8_t *image_device = device_copy_of(image);
     struct cuda_attention_layer layer = {};
     layer.image = image_device;
@@ -203,7 +209,7 @@ static inline std::vector<float> scene_step(const scene &s, const std::vector<sc
         if (s.shape.exact)
             memcpy(&o[i], &bytes[4 * i], sizeof o[i]);
         else
-            o[i] = quant_bf16_to_float(narrow);
+            o[i] = s.shape.o_is_half ? quant_half_to_float(narrow) : quant_bf16_to_float(narrow);
     }
     for (void *at : {(void *)image_device, layer.workspace, layer.o})
         NEED(cudaFree(at) == cudaSuccess);
@@ -220,7 +226,7 @@ static inline void scene_init(scene *s, const scene_shape &shape, const std::vec
     s->shape = shape;
     s->a = {};
     s->a.heads = shape.heads;
-    s->a.exact = shape.exact;
+    s->a.o_real = scene_real(shape);
     s->a.scale = 1.5f / sqrtf((float)shape.head_dim);
     s->a.softcap = shape.softcap;
     s->layer = SCENE_LAYERS - 1;

@@ -67,6 +67,7 @@ inline struct source random_source(struct rng *r, enum dtype type, int rows, int
         uint16_t half = quant_float_to_bf16(f);
         if (type == DTYPE_F32) memcpy(s.bytes + at, &f, sizeof f);
         if (type == DTYPE_BF16) memcpy(s.bytes + at, &half, sizeof half);
+        if (type == DTYPE_F16) put_half(s.bytes + at, f);
         if (type == DTYPE_Q8_0) put_half(s.bytes + at, f / 127);
         if (type == DTYPE_Q4_0 || type == DTYPE_Q4_1) put_half(s.bytes + at, f / 8);
         if (type == DTYPE_Q4_1) put_half(s.bytes + at + 2, unit(r));
@@ -91,15 +92,16 @@ inline void *to_device(const void *host, size_t bytes)
     return p;
 }
 
-inline struct cuda_weight upload(const struct source *s, bool float32)
+inline struct cuda_weight upload(const struct source *s, enum cuda_real real)
 {
-    struct cuda_weight w = cuda_pack_shape(&s->m, 1, float32);
+    struct cuda_weight w = cuda_pack_shape(&s->m, 1, real);
     size_t row = cuda_row_bytes(&w), scale = cuda_row_scale_bytes(&w);
     uint8_t *data = (uint8_t *)xmalloc(row * (size_t)w.rows);
     uint8_t *scales = (uint8_t *)xcalloc(scale * (size_t)w.rows + 1, 1);
     float *floats = (float *)xmalloc((size_t)w.cols * sizeof *floats);
     for (int i = 0; i < w.rows; i++)
-        cuda_pack_row(&w, &s->m, i, data + (size_t)i * row, scales + (size_t)i * scale, floats);
+        EXPECT(cuda_pack_row(&w, &s->m, i, data + (size_t)i * row, scales + (size_t)i * scale,
+                             floats));
     w.data = to_device(data, row * (size_t)w.rows);
     if (scale) w.scales = to_device(scales, scale * (size_t)w.rows);
     free(data);
@@ -117,7 +119,23 @@ struct product_case {
     bool in_is_float = false, mma = false;
     bool same_rows = false; // of all parts; else each has three more
     int grid_col = 0;       // F8_E4M3: where in blocks of GRID_COLS the columns begin
+    bool in_is_half = false; // inputs of float16; neither: of bfloat16
 };
+
+inline enum cuda_real real_of(const struct product_case *c)
+{
+    return c->in_is_float ? CUDA_REAL_F32 : c->in_is_half ? CUDA_REAL_F16 : CUDA_REAL_BF16;
+}
+
+inline uint16_t to_16(enum cuda_real real, float v)
+{
+    return real == CUDA_REAL_F16 ? quant_float_to_half(v) : quant_float_to_bf16(v);
+}
+
+inline float from_16(enum cuda_real real, uint16_t v)
+{
+    return real == CUDA_REAL_F16 ? quant_half_to_float(v) : quant_bf16_to_float(v);
+}
 
 struct product_scene {
     struct source source[CUDA_PARTS_MAX];
@@ -150,14 +168,14 @@ inline void set_inputs(const struct product_case *c, struct product_scene *a, st
     a->x = (float *)xcalloc((size_t)c->inputs * (size_t)c->cols, sizeof *a->x);
     for (int i = 0; i < c->inputs; i++)
         for (int k = 0; k < c->cols; k++) {
-            float v = quant_bf16_to_float(quant_float_to_bf16(unit(r)));
-            a->x[i * c->cols + k] = floats[i * stride + k] = v;
-            halves[i * stride + k] = quant_float_to_bf16(v);
+            uint16_t half = to_16(real_of(c), unit(r));
+            a->x[i * c->cols + k] = floats[i * stride + k] = from_16(real_of(c), half);
+            halves[i * stride + k] = half;
         }
     a->p.in = c->in_is_float ? to_device(floats, count * sizeof *floats)
                              : to_device(halves, count * sizeof *halves);
     a->p.in_stride = stride;
-    a->p.in_is_float = c->in_is_float;
+    a->p.in_real = real_of(c);
     a->p.rows = c->inputs;
     free(floats);
     free(halves);
@@ -172,7 +190,7 @@ inline void set_parts(const struct product_case *c, struct product_scene *a, str
         struct cuda_part *part = &a->p.part[i];
         int rows = c->rows + (c->same_rows ? 0 : 3 * i);
         a->source[i] = random_source(r, c->type, rows * stack, c->cols, c->grid_col);
-        part->w = upload(&a->source[i], c->type == DTYPE_F32);
+        part->w = upload(&a->source[i], real_of(c));
         part->w.rows = rows;
         a->bias[i] = (float *)xmalloc((size_t)(rows * stack) * sizeof(float));
         for (int j = 0; j < rows * stack; j++)
@@ -242,12 +260,17 @@ inline bool is_wide(enum dtype type) // columns are whole blocks
 
 /* What is allowed of that. Rounding of 4- and 8-bit weights to bfloat16 on tensor cores, and of Q4_K's scales, is 2^-9 of a weight,
  * which may be a small difference of larger parts; so is that of scaled bytes without a form of their own. Those with
- * one are exact on tensor cores. */
+ * one are exact on tensor cores. Float16 has an eighth of it, which is what becomes of float32, too; numbers of
+ * bfloat16 below 2^-14 are cut at 2^-25. */
 inline double allowed(const struct product_case *c, const struct product_scene *a)
 {
+    const double rounded = c->in_is_half ? 0.003 / 8 : 0.003;
+    enum cuda_form form = a->p.part[0].w.form;
+
     if (c->type == DTYPE_Q4_K) return 0.01;
-    if (c->type == DTYPE_F8_E4M3 && a->p.part[0].w.form == CUDA_BF16) return 0.003;
-    return c->mma && is_wide(c->type) && c->type != DTYPE_F8_E4M3 ? 0.003 : 2e-6;
+    if (c->type == DTYPE_F8_E4M3) return cuda_form_is_in_blocks(form) ? 2e-6 : rounded;
+    if (c->type == DTYPE_F32 && form != CUDA_F32) return rounded;
+    return c->mma && is_wide(c->type) ? rounded : 2e-6;
 }
 
 #endif

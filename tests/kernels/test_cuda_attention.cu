@@ -52,10 +52,12 @@ static double error_of(const scene &s, int sequence, int position, int head, con
 }
 
 /* Values lie within 1. Probabilities and outputs are rounded to 8 bits (f16 pages: probabilities to 11; bytes: times
- * the scale, so that no two of a lone position's roundings cancel). */
+ * the scale, so that no two of a lone position's roundings cancel), outputs of float16 to 11. */
 static double bound_of(const scene &s)
 {
     static const double bounds[KV_TYPES] = {0.002, 0.0022, 0.004, 0.006};
+    static const double half_bounds[KV_TYPES] = {0.00025, 0.0005, 0.0025, 0.0045};
+    if (s.shape.o_is_half) return half_bounds[s.shape.type];
     return s.shape.exact ? 2e-6 + 2e-8 * s.shape.head_dim : bounds[s.shape.type];
 }
 
@@ -120,6 +122,29 @@ static void test_groups(void)
             check_shape({heads[i][0], heads[i][1], 32, 32, (enum kv_type)type, false, 0, 0, false},
                         20 + i);
         }
+}
+
+/* Outputs of float16, of all that write some: prefill, decode with one split and with several that meet. */
+static void test_float16(void)
+{
+    for (int type = KV_F32; type < KV_TYPES; type++)
+        check_shape({4, 2, 32, 32, (enum kv_type)type, false, 0, 0, true, true}, 35);
+}
+
+/* What pages of a wider type hold beyond it becomes its end. */
+static void test_float16_ends(void)
+{
+    for (enum kv_type type : {KV_F32, KV_BF16, KV_INT8}) {
+        scene s;
+        scene_init(&s, {2, 1, 32, 32, type, false, 0, 0, false, true}, {9}, 36);
+        for (size_t i = 0; i < s.sequence[0].v.size(); i++)
+            s.sequence[0].v[i] = i % 2 ? 1e6f : -1e6f;
+        scene_step(s, {{0, 0, 9}}, true);
+        for (const scene_part &p : {scene_part{0, 8, 1}, scene_part{0, 0, 9}})
+            for (float o : scene_step(s, {p}, false))
+                EXPECT(fabsf(o) == 65504);
+        scene_deinit(&s);
+    }
 }
 
 static void test_windows(void)
@@ -396,6 +421,8 @@ int main(void)
 {
     RUN(test_head_sizes);
     RUN(test_groups);
+    RUN(test_float16);
+    RUN(test_float16_ends);
     RUN(test_windows);
     RUN(test_softcap_and_sinks);
     RUN(test_long_contexts);

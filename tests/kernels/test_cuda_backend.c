@@ -67,6 +67,9 @@ static const struct subject {
 static void check_error(const struct subject *s, enum compute_type compute, enum kv_type kv_type,
                         int tokens, double allowed)
 {
+    const char *type = compute == COMPUTE_F32   ? "float32"
+                       : compute == COMPUTE_F16 ? "float16"
+                                                : "bfloat16";
     struct tiny_model t = {0};
     int32_t ids[SEQUENCES][TOKENS];
     double scale = 0, error = 0;
@@ -81,13 +84,13 @@ static void check_error(const struct subject *s, enum compute_type compute, enum
     float *got = xcalloc(count, sizeof *got);
     runner_open(&r, &t, NULL, 1, compute, kv_type);
     run_step(&r, ids, (int[SEQUENCES]){tokens}, (float *[SEQUENCES]){got});
+    EXPECT(strstr(r.ops->describe(r.b), type));
     runner_close(&r);
     for (size_t i = 0; i < count; i++) {
         scale += want[i] * want[i];
         error += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
     }
-    printf("  %-24s %s error %.1e\n", s->name, compute == COMPUTE_F32 ? "float32" : "bfloat16",
-           sqrt(error / scale));
+    printf("  %-24s %s error %.1e\n", s->name, type, sqrt(error / scale));
     EXPECT(sqrt(error / scale) <= allowed);
     free(want);
     free(got);
@@ -110,6 +113,16 @@ static void test_bfloat16(void)
     for (size_t i = ARRAY_LEN(subjects) - 3; i < ARRAY_LEN(subjects); i++)
         check_error(&subjects[i], COMPUTE_AUTO, KV_F16, PROMPT, 0.03);
     check_error(&subjects[0], COMPUTE_AUTO, KV_F16, LONG, 0.03); // through cuBLASLt
+}
+
+/* The same in float16, which has an eighth of the rounding, but of Q4_K's scales. */
+static void test_float16(void)
+{
+    for (size_t i = 0; i < 4; i++)
+        check_error(&subjects[i], COMPUTE_F16, KV_F16, PROMPT, i == 2 ? 0.03 : 0.0025);
+    for (size_t i = ARRAY_LEN(subjects) - 4; i < ARRAY_LEN(subjects); i++)
+        check_error(&subjects[i], COMPUTE_F16, KV_F16, PROMPT, 0.0025);
+    check_error(&subjects[0], COMPUTE_F16, KV_F16, LONG, 0.0025); // through cuBLASLt
 }
 
 /* ---- sampled ---- */
@@ -336,6 +349,72 @@ static void test_refusals(void)
     tiny_free(&t);
 }
 
+/* Matrices of floats that are to be kept as float16 and can't be: of a layer, an expert, and outside of them. */
+static void check_beyond(struct tiny_model *t, struct matrix *m, const char *reason)
+{
+    const struct backend_ops *ops = &cuda_backend_ops;
+    struct backend_options options = {.world = 1, .compute = COMPUTE_F16};
+    struct step_limits limits = {8, 2, 2, 64};
+    float *data = (float *)(uintptr_t)m->data, kept = data[5];
+    struct error err = {0};
+    struct backend *b;
+
+    data[5] = -7e4f;
+    NEED(ops->open(&options, &b, &err) == 0);
+    EXPECT_INT(ops->load(b, &t->params, &limits, &err), E_UNSUPPORTED);
+    EXPECT(strstr(err.text, reason));
+    ops->close(b);
+    options.compute = COMPUTE_AUTO;
+    NEED(ops->open(&options, &b, &err) == 0);
+    EXPECT_INT(ops->load(b, &t->params, &limits, &err), 0);
+    ops->close(b);
+    data[5] = kept;
+}
+
+static void test_beyond_float16(void)
+{
+    struct tiny_model t = {0};
+    struct rng rng;
+
+    rng_init(&rng, 9);
+    model_softmax_groups(&t, &rng);
+    check_beyond(&t, &t.layer[1].k, "layer 1: a weight of k is beyond float16 (65504)");
+    check_beyond(&t, (struct matrix *)(uintptr_t)&t.experts[0].down[2],
+                 "layer 0: a weight of an expert is beyond float16");
+    check_beyond(&t, &t.params.embedding, "a weight of the embedding is beyond float16");
+    tiny_free(&t);
+}
+
+/* AUTO is what the embedding is, if that has 16 bits. */
+static void test_auto(void)
+{
+    static const struct {
+        enum dtype type;
+        const char *name;
+    } cases[] = {{DTYPE_F16, ", float16"},
+                 {DTYPE_BF16, ", bfloat16"},
+                 {DTYPE_F32, ", bfloat16"},
+                 {DTYPE_Q8_0, ", bfloat16"}};
+    const struct backend_ops *ops = &cuda_backend_ops;
+    struct backend_options options = {.world = 1, .measure_only = true};
+    struct step_limits limits = {8, 2, 2, 64};
+    struct error err = {0};
+    struct rng rng;
+
+    rng_init(&rng, 9);
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        const enum dtype types[] = {cases[i].type, DTYPE_Q4_0};
+        struct tiny_model t = {.params = scalars(64, 4, 2, 16, 96, 80)};
+        struct backend *b;
+        tiny_fill(&t, &rng, types, 2, false);
+        NEED(ops->open(&options, &b, &err) == 0);
+        NEED(ops->load(b, &t.params, &limits, &err) == 0);
+        EXPECT(strstr(ops->describe(b), cases[i].name));
+        ops->close(b);
+        tiny_free(&t);
+    }
+}
+
 /* Sizes without memory are those with it. */
 static void test_measure_only(void)
 {
@@ -453,11 +532,14 @@ int main(void)
     runner_ops = &cuda_backend_ops;
     RUN(test_float32);
     RUN(test_bfloat16);
+    RUN(test_float16);
     RUN(test_sampled);
     if (!HAS_RACE_HOOKS) RUN(test_equal_bits); // the same kernels again, at a tenth of the speed
     if (!HAS_RACE_HOOKS) RUN(test_graph_grows);
     RUN(test_pages_move);
     RUN(test_refusals);
+    RUN(test_beyond_float16);
+    RUN(test_auto);
     RUN(test_measure_only);
     RUN(test_f8_memory);
     RUN(test_library_memory);

@@ -52,11 +52,12 @@ static void check_blocks(struct product_case c, bool deterministic, size_t slice
     set_parts(&c, &a, &r);
     open_gemm(deterministic, &a.p, c.inputs);
     if (slice > 0) gemm.dequantised_bytes = slice;
-    long before = LAUNCHES("dequantise_kernel");
+    long before = LAUNCHES("dequantise_kernel<T>");
     run_gemm(&c, &a);
-    EXPECT_LAUNCHES(LAUNCHES("dequantise_kernel") - before, slices);
+    EXPECT_LAUNCHES(LAUNCHES("dequantise_kernel<T>") - before, slices);
     c.mma = true; // the same roundings, but of E4M3, which has none there
-    double most = slices > 0 && c.type == DTYPE_F8_E4M3 ? 0.003 : allowed(&c, &a);
+    double most = slices > 0 && c.type == DTYPE_F8_E4M3 ? (c.in_is_half ? 0.003 / 8 : 0.003)
+                                                        : allowed(&c, &a);
     for (int i = 0; i < c.parts; i++) {
         double error = error_of(&c, &a, i);
         if (!(error <= most))
@@ -74,6 +75,9 @@ static void test_blocks_through_library(void)
 
     for (size_t i = 0; i < ARRAY_LEN(types); i++)
         check_blocks({types[i], 18, 256, MANY, 2}, false, 0, 2);
+    for (size_t i = 1; i < ARRAY_LEN(types); i++)
+        if (types[i] != DTYPE_Q4_K)
+            check_blocks({types[i], 18, 256, MANY, 1, 0, false, false, false, 0, true}, false, 0, 1);
     check_blocks({DTYPE_Q4_1, 18, 256, MANY, 2}, false, 7 * row, 6);    // 18 and 21 rows by seven
     check_blocks({DTYPE_Q8_0, 140, 256, MANY, 2}, false, 130 * row, 4); // by 128
     check_blocks({DTYPE_Q4_1, 18, 256, MANY, 2}, false, row - 1, 0);    // no room
@@ -88,7 +92,8 @@ static void test_blocks_through_library(void)
 
 /* One launch where own kernels multiply; both products and an activation behind a library, or where the parts
  * have different forms. */
-static void check_gated(enum dtype gate, enum dtype up, int inputs, int activations)
+static void check_gated(enum dtype gate, enum dtype up, int inputs, int activations,
+                        bool is_half = false)
 {
     struct product_case c = {gate, 21, 256, inputs, 2};
     struct product_scene a = {}, other = {};
@@ -100,6 +105,7 @@ static void check_gated(enum dtype gate, enum dtype up, int inputs, int activati
 
     rng_init(&r, 8);
     c.same_rows = true;
+    c.in_is_half = is_half;
     set_inputs(&c, &a, &r);
     set_parts(&c, &a, &r);
     c.type = up;
@@ -109,10 +115,10 @@ static void check_gated(enum dtype gate, enum dtype up, int inputs, int activati
     void *out = to_device(g, count * sizeof *g);
     a.p.gated = {out, inputs, stride, FFN_SILU};
     open_gemm(false, &a.p, inputs);
-    long before = LAUNCHES("activate_kernel<bf16>");
+    long before = LAUNCHES("activate_kernel<T>");
     struct cuda_product apart = a.p;
     run_gemm(&c, &a);
-    EXPECT_LAUNCHES(LAUNCHES("activate_kernel<bf16>") - before, activations);
+    EXPECT_LAUNCHES(LAUNCHES("activate_kernel<T>") - before, activations);
     NEED(cudaMemcpy(g, out, count * sizeof *g, cudaMemcpyDeviceToHost) == cudaSuccess);
     apart.gated.out = NULL;
     a.p = apart;
@@ -122,10 +128,10 @@ static void check_gated(enum dtype gate, enum dtype up, int inputs, int activati
         for (int i = 0; i < c.rows; i++) {
             double x = (double)a.out[0][in * (c.rows + 1) + i];
             double want = x / (1 + exp(-x)) * (double)a.out[1][in * (c.rows + 1) + i];
-            double got = (double)quant_bf16_to_float(g[in * stride + i]);
-            worst = fmax(worst, fabs(got - want) / (fabs(want) + 1e-6));
+            double got = (double)from_16(real_of(&c), g[in * stride + i]);
+            worst = fmax(worst, fabs(got - want) / (fabs(want) + (is_half ? 0x1p-14 : 1e-6)));
         }
-    EXPECT(worst <= 0.005); // of bfloat16
+    EXPECT(worst <= (is_half ? 0.001 : 0.005)); // of the output
     for (size_t i = 0; i < count; i++)
         EXPECT((int)(i % (size_t)stride) < c.rows || g[i] == 0);
     cudaFree(out);
@@ -147,6 +153,7 @@ static void test_gated_where_possible(void)
     check_gated(DTYPE_F8_E4M3, DTYPE_F8_E4M3, 1, 0);
     check_gated(DTYPE_F8_E4M3, DTYPE_BF16, 65, 1);
     check_gated(DTYPE_Q4_1, DTYPE_BF16, 65, 1);
+    check_gated(DTYPE_Q4_1, DTYPE_BF16, 65, 1, true);
 }
 
 /* ---- memory ---- */

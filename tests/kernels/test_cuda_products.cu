@@ -69,9 +69,15 @@ static void test_gemv(void)
     for (size_t t = 0; t < ARRAY_LEN(types); t++)
         for (size_t i = 0; i < ARRAY_LEN(inputs); i++) {
             bool whole = is_wide(types[t]);
-            check_case(
-                {types[t], 5, whole ? 256 : 77, inputs[i], 2, 0, types[t] == DTYPE_F32, false}, &r);
+            struct product_case c = {types[t], 5, whole ? 256 : 77, inputs[i], 2, 0};
+            c.in_is_float = types[t] == DTYPE_F32;
+            check_case(c, &r);
+            c.in_is_float = false;
+            c.in_is_half = true;
+            check_case(c, &r);
         }
+    check_case({DTYPE_F16, 5, 77, 3, 2, 0, false, false, false, 0, true}, &r);
+    check_case({DTYPE_F16, 9, 72, 13, 2, 3, false, false, false, 0, true}, &r);
     check_case({DTYPE_BF16, 9, 1032, 3, 1, 0, false, false}, &r);
     check_case({DTYPE_F32, 9, 130, 7, 2, 3, true, false}, &r);
 }
@@ -84,8 +90,13 @@ static void test_mma(void)
     for (size_t t = 1; t < ARRAY_LEN(types); t++)
         for (size_t i = 0; i < ARRAY_LEN(inputs); i++) {
             bool whole = is_wide(types[t]);
-            check_case({types[t], 18, whole ? 256 : 77, inputs[i], 2, 0, false, true}, &r);
+            struct product_case c = {types[t], 18, whole ? 256 : 77, inputs[i], 2, 0, false, true};
+            check_case(c, &r);
+            c.in_is_half = true;
+            if (i > 0) check_case(c, &r); // all tiles
         }
+    check_case({DTYPE_F16, 18, 77, 9, 2, 0, false, true, false, 0, true}, &r);
+    check_case({DTYPE_Q4_1, 20, 64, 40, 1, 3, false, true, false, 0, true}, &r);
     check_case({DTYPE_BF16, 131, 200, 40, 1, 0, false, true}, &r);
     check_case({DTYPE_F8_E4M3, 131, 96, 70, 1, 0, false, true}, &r); // more than its largest tiles
     check_case({DTYPE_BF16, 20, 72, 13, 2, 3, false, true}, &r);
@@ -105,7 +116,7 @@ static void test_grids(void)
     rng_init(&r, 9);
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct source s = random_source(&r, DTYPE_F8_E4M3, 2, cases[i].cols, cases[i].grid_col);
-        struct cuda_weight w = cuda_pack_shape(&s.m, 1, false);
+        struct cuda_weight w = cuda_pack_shape(&s.m, 1, CUDA_REAL_BF16);
         EXPECT_INT(w.form, cases[i].shift ? CUDA_F8 : CUDA_BF16);
         if (cases[i].shift) EXPECT_INT(w.scale_shift, cases[i].shift);
         struct product_case c = {DTYPE_F8_E4M3, 19, cases[i].cols, 3, 2};
@@ -131,9 +142,10 @@ static void test_stacks_of_grids(void)
     struct source a = random_source(&r, DTYPE_F8_E4M3, 2, 128, 0);
     struct source b = random_source(&r, DTYPE_F8_E4M3, 2, 128, 32);
     const struct matrix same[] = {b.m, b.m, b.m}, mixed[] = {a.m, a.m, b.m};
-    EXPECT_INT(cuda_pack_shape(same, 3, false).form, CUDA_F8);
-    EXPECT_INT(cuda_pack_shape(mixed, 3, false).form, CUDA_BF16);
-    EXPECT_INT(cuda_pack_shape(same, 3, true).form, CUDA_F32);
+    EXPECT_INT(cuda_pack_shape(same, 3, CUDA_REAL_BF16).form, CUDA_F8);
+    EXPECT_INT(cuda_pack_shape(mixed, 3, CUDA_REAL_BF16).form, CUDA_BF16);
+    EXPECT_INT(cuda_pack_shape(mixed, 3, CUDA_REAL_F16).form, CUDA_F16);
+    EXPECT_INT(cuda_pack_shape(same, 3, CUDA_REAL_F32).form, CUDA_F32);
     free(a.bytes), free(a.grid);
     free(b.bytes), free(b.grid);
 }
@@ -149,7 +161,7 @@ static void check_nan(bool mma, struct rng *r)
     cudaFree((void *)a.p.part[0].w.data);
     cudaFree((void *)a.p.part[0].w.scales);
     a.source[0].bytes[2 * 128 + 77] = 0xff;
-    a.p.part[0].w = upload(&a.source[0], false);
+    a.p.part[0].w = upload(&a.source[0], real_of(&c));
     run(&c, &a);
     for (int in = 0; in < c.inputs; in++)
         for (int row = 0; row < c.rows; row++)
@@ -168,9 +180,9 @@ static void test_nan(void)
 /* ---- the library's: more rows than cuda_mma takes ---- */
 
 /* Into the middle of rows, where a rank's logits are: nothing there is aligned. */
-static void check_library(struct rng *r, int offset)
+static void check_library(struct rng *r, int offset, bool is_half)
 {
-    struct product_case c = {DTYPE_BF16, 20, 72, 70, 1, 0, false, true};
+    struct product_case c = {DTYPE_BF16, 20, 72, 70, 1, 0, false, true, false, 0, is_half};
     struct cuda_gemm g;
     struct product_scene a = {};
     struct error err;
@@ -205,8 +217,9 @@ static void test_library(void)
 {
     struct rng r;
     rng_init(&r, 5);
-    check_library(&r, 0);
-    check_library(&r, 5);
+    check_library(&r, 0, false);
+    check_library(&r, 5, false);
+    check_library(&r, 0, true);
 }
 
 /* ---- gated ---- */
@@ -215,7 +228,7 @@ static void test_library(void)
 static void check_gated(struct product_case c, enum ffn_activation kind, struct rng *r)
 {
     struct product_scene a = {};
-    size_t element = c.in_is_float ? sizeof(float) : sizeof(bf16);
+    size_t element = cuda_real_bytes(real_of(&c));
     int stride = (c.rows + 7) / 8 * 8;
     size_t bytes = (size_t)c.inputs * (size_t)stride * element;
     uint8_t *want = (uint8_t *)xcalloc(bytes, 1), *got = (uint8_t *)xcalloc(bytes, 1);
@@ -227,7 +240,7 @@ static void check_gated(struct product_case c, enum ffn_activation kind, struct 
     set_parts(&c, &a, r);
     if (c.experts) set_experts(&c, &a);
     run(&c, &a);
-    struct cuda_rows out = {device, c.rows, stride, c.in_is_float};
+    struct cuda_rows out = {device, c.rows, stride, real_of(&c)};
     cuda_activate(&out, kind, a.p.part[0].out, a.p.part[1].out, a.p.part[0].out_stride, c.inputs,
                   NULL);
     NEED(cudaMemcpy(want, device, bytes, cudaMemcpyDeviceToHost) == cudaSuccess);
@@ -259,13 +272,124 @@ static void test_gated(void)
             bool whole = is_wide(types[t]), is_float = types[t] == DTYPE_F32;
             struct product_case c = {types[t], 21, whole ? 256 : 77, inputs[i], 2, 0, is_float};
             check_gated(c, kind, &r);
+            if (is_float) continue;
             c.mma = true;
-            if (!is_float) check_gated(c, kind, &r);
+            check_gated(c, kind, &r);
+            c.in_is_half = true;
+            c.mma = i % 2 == 0;
+            check_gated(c, kind, &r);
         }
     check_gated({DTYPE_F32, 9, 130, 7, 2, 3, true, false}, FFN_SILU, &r);
     check_gated({DTYPE_BF16, 20, 72, 13, 2, 3, false, false}, FFN_SILU, &r);
     check_gated({DTYPE_Q4_1, 20, 64, 30, 2, 3, false, true}, FFN_SWIGLU_CLAMPED, &r);
     check_gated({DTYPE_BF16, 67, 200, 31, 2, 0, false, true}, FFN_SILU, &r);
+}
+
+/* ---- the range of float16 ---- */
+
+/* act(gate) * up beyond it is its end, in both products and behind them, and NaN stays NaN. */
+static void check_saturated(bool mma, struct rng *r)
+{
+    struct product_case c = {DTYPE_F32, 3, 8, 2, 2, 0, false, mma, true, 0, true};
+    static const float weight[3] = {300, -300, NAN}, want[3] = {65504, -65504, NAN};
+    struct product_scene a = {};
+    uint16_t got[16] = {};
+    void *device = to_device(got, sizeof got);
+
+    set_inputs(&c, &a, r);
+    set_parts(&c, &a, r);
+    for (int i = 0; i < 2; i++) { // gates of 2400, ups of that, its negative, NaN
+        for (int at = 0; at < 24; at++) {
+            float w = i == 0 ? 300 : weight[at / 8];
+            memcpy(a.source[i].bytes + 4 * at, &w, sizeof w);
+        }
+        cudaFree((void *)a.p.part[i].w.data);
+        a.p.part[i].w = upload(&a.source[i], CUDA_REAL_F16);
+    }
+    for (int i = 0; i < 16; i++)
+        got[i] = quant_float_to_half(1);
+    NEED(cudaMemcpy((void *)a.p.in, got, sizeof got, cudaMemcpyHostToDevice) == cudaSuccess);
+    run(&c, &a);
+    for (int gated = 0; gated < 2; gated++) {
+        struct cuda_rows out = {device, 3, 8, CUDA_REAL_F16};
+        struct cuda_product p = a.p;
+        p.gated = {device, 2, 8, FFN_SILU};
+        if (gated)
+            (mma ? cuda_mma : cuda_gemv)(&p, NULL);
+        else
+            cuda_activate(&out, FFN_SILU, p.part[0].out, p.part[1].out, p.part[0].out_stride, 2,
+                          NULL);
+        NEED(cudaMemcpy(got, device, sizeof got, cudaMemcpyDeviceToHost) == cudaSuccess);
+        for (int i = 0; i < 6; i++) {
+            float v = quant_half_to_float(got[i / 3 * 8 + i % 3]);
+            EXPECT(isnan(want[i % 3]) ? isnan(v) : v == want[i % 3]);
+        }
+    }
+    cudaFree(device);
+    scene_free(&c, &a);
+}
+
+/* A weight that float16 can't hold is told, whatever it lies in; bfloat16 and the last one that fits are not. */
+static void check_beyond(enum dtype type, float largest, void (*set)(uint8_t *row, float largest))
+{
+    uint8_t row[256 * 4] = {}, data[256 * 4], scales[64];
+    float floats[256], scale = largest / 448;
+    struct scale_grid grid = {&scale, 1, 1, 256};
+    struct matrix m = {};
+
+    m.type = type, m.rows = 1, m.cols = 256, m.data = row;
+    if (type == DTYPE_F8_E4M3) m.grid = &grid;
+    set(row, largest);
+    for (enum cuda_real real : {CUDA_REAL_F16, CUDA_REAL_BF16}) {
+        struct cuda_weight w = cuda_pack_shape(&m, 1, real);
+        bool fits = cuda_pack_row(&w, &m, 0, data, scales, floats);
+        if (w.form != CUDA_BF16) EXPECT(fits == (largest < 65520));
+        if (w.form == CUDA_BF16) EXPECT(fits);
+    }
+}
+
+static void set_float(uint8_t *row, float largest)
+{
+    memcpy(row + 4 * 200, &largest, sizeof largest);
+}
+
+static void set_bf16(uint8_t *row, float largest)
+{
+    uint16_t v = quant_float_to_bf16(largest);
+    memcpy(row + 2 * 200, &v, sizeof v);
+}
+
+static void set_q4_1(uint8_t *row, float largest) // d 4096, q 15; the minimum is the rest
+{
+    put_half(row + 20 * 7, 4096);
+    put_half(row + 20 * 7 + 2, largest - 15 * 4096);
+    row[20 * 7 + 4 + 3] = 0xf0;
+}
+
+static void set_q8_0(uint8_t *row, float largest) // the last byte's
+{
+    put_half(row + 34 * 7, largest / 127);
+    row[34 * 7 + 33] = 127;
+}
+
+static void set_f8(uint8_t *row, float) // 448, times the grid's scale
+{
+    row[3] = 0x7e;
+}
+
+static void test_float16_range(void)
+{
+    struct rng r;
+    rng_init(&r, 11);
+    check_saturated(false, &r);
+    check_saturated(true, &r);
+    for (float largest : {65000.0f, 66000.0f}) {
+        check_beyond(DTYPE_F32, largest, set_float);
+        check_beyond(DTYPE_BF16, largest, set_bf16);
+        check_beyond(DTYPE_Q4_1, largest, set_q4_1);
+        check_beyond(DTYPE_Q8_0, largest, set_q8_0);
+        check_beyond(DTYPE_F8_E4M3, largest, set_f8);
+    }
 }
 
 /* ---- begun early ---- */
@@ -328,6 +452,7 @@ int main(void)
     RUN(test_nan);
     RUN(test_library);
     RUN(test_gated);
+    RUN(test_float16_range);
     RUN(test_chain);
     return TEST_END();
 }
