@@ -115,8 +115,9 @@ static const struct option options[] = {
     {"dtype", OPTION_CHOICE, FIELD(dtype), .def = "auto",
      .choices = "auto|float16|bfloat16|float32", .group = "Engine",
      .help =
-         "type of the weights that aren't quantised, and of the KV cache; auto leaves weights as "
-         "they are; float32 is of all weights, exact and slow"},
+         "type of the weights that aren't quantised, of the KV cache, and on a GPU of activations; "
+         "auto leaves weights as they are, on a GPU float16 or else as bfloat16; float32 is of all "
+         "weights, exact and slow"},
     {"model-format", OPTION_CHOICE, FIELD(model_format), .def = "auto",
      .choices = "auto|hf|awq|gptq|fp8|mxfp4", .group = "Engine",
      .help =

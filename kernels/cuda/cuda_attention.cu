@@ -63,7 +63,8 @@ void cuda_attention_run(const struct cuda_attention *a, const struct cuda_attent
     struct attention_params p = params_of(a, x);
     int decode = plan->decode_tiles * a->kv.kv_heads, merged = plan->merged_rows;
 
-    CHECK(x->q_stride % 2 == 0 && (a->o_real == CUDA_REAL_F32 || x->o_stride % 2 == 0) && x->layer < a->kv.layers);
+    CHECK(x->q_stride % 2 == 0 && (a->o_real == CUDA_REAL_F32 || x->o_stride % 2 == 0) &&
+          x->layer < a->kv.layers);
     set_workspace(&p, x->workspace, x->workspace_bytes);
     if (attention_is_scalar(a)) {
         if (plan->prefill_tiles > 0)

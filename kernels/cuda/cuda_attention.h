@@ -72,8 +72,7 @@ struct cuda_attention_layer {
     const float
         *q; // [tokens][q_stride], heads * head_dim of each row: behind norm and RoPE, not scaled
     int q_stride; // elements
-    void *
-        o; // [tokens][o_stride], heads * value_dim of each row are written, of o_real
+    void *o;      // [tokens][o_stride], heads * value_dim of each row are written, of o_real
     int o_stride; // elements
     /* For capture into a graph: grids depend on sequences_max alone, and what there is to do is read from the
      * image, so that the same launches serve every step of decode rows only. 0: grids fit the plan. */

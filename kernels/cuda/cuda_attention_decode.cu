@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(32 * MERGE_WARPS) merge_kernel(const attention
 #pragma unroll
         for (int k = 0; k < MERGE_PAIRS; k++)
             store_pair(p, row, 2 * lane + 2 * WARP_LANES * k,
-                            make_float2(sum[k].x * inverse, sum[k].y * inverse));
+                       make_float2(sum[k].x * inverse, sum[k].y * inverse));
     }
 }
 

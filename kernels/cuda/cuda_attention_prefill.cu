@@ -61,7 +61,7 @@ __device__ __forceinline__ void write_row(const attention_params &p, const kept_
 #pragma unroll
     for (int j = 0; j < V / 8; j++)
         store_pair(p, row, output_dim<TYPE>(j / 2, j % 2, lane),
-                        output_pair<TYPE, V>(x, j / 2, j % 2, half));
+                   output_pair<TYPE, V>(x, j / 2, j % 2, half));
 }
 
 /* Positions of a warp's rows: [oldest, newest]; none: oldest > newest. */

@@ -412,8 +412,8 @@ __device__ __forceinline__ int first_visible(int position, int window)
 }
 
 /* o's type is a matter of the last line only, so kernels aren't doubled for it. */
-__device__ __forceinline__ void store_pair(const attention_params &p, const tile_row &r,
-                                                int dim, float2 v)
+__device__ __forceinline__ void store_pair(const attention_params &p, const tile_row &r, int dim,
+                                           float2 v)
 {
     if (dim >= p.value_dim) return;
     uint16_t *row = (uint16_t *)p.o + r.token * (size_t)p.o_stride + r.head * p.value_dim;

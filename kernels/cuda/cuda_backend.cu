@@ -214,7 +214,8 @@ static void cuda_hidden_row(struct backend *b, int row, float *out)
     for (size_t i = hidden; i-- > 0;) { // in place, from the end: a float covers two halves
         uint16_t half;
         memcpy(&half, (const char *)out + i * sizeof half, sizeof half);
-        out[i] = last->real == CUDA_REAL_F16 ? quant_half_to_float(half) : quant_bf16_to_float(half);
+        out[i] =
+            last->real == CUDA_REAL_F16 ? quant_half_to_float(half) : quant_bf16_to_float(half);
     }
 }
 

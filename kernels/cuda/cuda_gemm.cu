@@ -118,9 +118,9 @@ static cublasStatus_t ask_heuristic(struct cuda_gemm *g, const struct library_ca
 
 static bool same_shape(const struct cuda_gemm_choice *a, const struct cuda_gemm_choice *b)
 {
-    return a->real == b->real && a->m == b->m && a->n == b->n && a->k == b->k && a->in_stride == b->in_stride &&
-           a->out_stride == b->out_stride && a->weight_stride == b->weight_stride &&
-           a->out_alignment == b->out_alignment;
+    return a->real == b->real && a->m == b->m && a->n == b->n && a->k == b->k &&
+           a->in_stride == b->in_stride && a->out_stride == b->out_stride &&
+           a->weight_stride == b->weight_stride && a->out_alignment == b->out_alignment;
 }
 
 /* A model has a handful of shapes per number of rows, and prefill steps of any length: the list is
@@ -216,7 +216,8 @@ static library_fn *library_for(const struct cuda_gemm *g, const struct cuda_prod
                                const struct cuda_weight *w)
 {
     if (p->in_real == CUDA_REAL_F32 || p->experts || g->deterministic) return NULL;
-    if (w->form == cuda_form_of_real(p->in_real) && p->rows >= LIBRARY_ROWS_MIN) return library_part;
+    if (w->form == cuda_form_of_real(p->in_real) && p->rows >= LIBRARY_ROWS_MIN)
+        return library_part;
     if (cuda_form_is_in_blocks(w->form) && p->rows >= DEQUANTISED_ROWS_MIN &&
         dequantised_rows(g, w) > 0)
         return dequantised_part;

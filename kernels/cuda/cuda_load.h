@@ -11,7 +11,7 @@ struct cuda_loader {
     const struct model_params *params;
     struct cuda_staging staging; // open in the second pass
     float *floats;               // [the longest row], scratch
-    bool beyond_f16; // a weight since the last check (cuda_pack_row)
+    bool beyond_f16;             // a weight since the last check (cuda_pack_row)
     struct error *err;
     int rc; // the first error: nothing is uploaded behind it
 };

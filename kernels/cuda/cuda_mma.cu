@@ -29,7 +29,7 @@
 #define MMA_PITCH  (MMA_DEPTH + 8)  // elements; 144 bytes: eight rows fall into different banks
 #define MMA_STAGES 3
 
-struct mma_stage { // of 16-bit elements
+struct mma_stage {     // of 16-bit elements
     uint16_t *weights; // [16 * GROUPS][MMA_PITCH]
     uint16_t *in;      // [8 * TILES][MMA_PITCH]
 };

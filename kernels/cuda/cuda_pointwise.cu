@@ -121,8 +121,8 @@ void cuda_residual(const struct cuda_residual_job *job, cudaStream_t stream)
 {
     if (job->rows == 0) return;
     with_real(job->h.real, [&]<typename T>(T) {
-        LM_LAUNCH_PDL(residual_kernel<T>, job->rows, ROW_THREADS, 0, stream, *job,
-                      (T *)job->h.data, job->h.stride);
+        LM_LAUNCH_PDL(residual_kernel<T>, job->rows, ROW_THREADS, 0, stream, *job, (T *)job->h.data,
+                      job->h.stride);
     });
 }
 

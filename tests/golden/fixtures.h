@@ -74,6 +74,13 @@ static inline bool fixture_is_listed(const char *list, const char *name)
     return false;
 }
 
+/* Of a device, whose steps take long where it is emulated: the models that also run in float16. */
+static inline bool fixture_is_float16(const char *name)
+{
+    const char *listed = getenv("LM_TEST_FLOAT16"); // names, separated by commas; NULL: all
+    return !listed || fixture_is_listed(listed, name);
+}
+
 /* Path of the default model's GGUF file; static buffer. */
 static inline const char *fixture_model(void)
 {

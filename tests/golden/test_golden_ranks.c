@@ -4,7 +4,7 @@
  * here.
  *
  * Another backend (LM_TEST_BACKEND) is compared with the CPU's one rank: the same ids, logits within the
- * reference's tolerance. It may refuse what can't be cut, and nothing else. */
+ * reference's tolerance, FP8 in 16 bits too. It may refuse what can't be cut, and nothing else. */
 #include "engine/weights.h"
 #include "shared/base/json.h"
 #include "tests/golden/fixtures.h"
@@ -162,6 +162,7 @@ static void check_near(const struct subject *s, const struct backend_ops *ops, d
                        double rounded)
 {
     static const int worlds[] = {2, 4};
+    static const enum compute_type types[] = {COMPUTE_AUTO, COMPUTE_F16}; // on two ranks
     struct outcome want = run_model(s, backend_find("cpu"), 1, COMPUTE_F32);
     NEED(want.logits);
     for (size_t j = 0; j < ARRAY_LEN(worlds); j++) {
@@ -169,10 +170,13 @@ static void check_near(const struct subject *s, const struct backend_ops *ops, d
         if (got.logits) compare_near(s, worlds[j], &got, &want, tolerance, false);
         free(got.logits);
         if (!ops->scale_grids || strcmp(want.format, "fp8") != 0) continue;
-        got = run_model(s, ops, worlds[j], COMPUTE_AUTO);
-        NEED(got.logits);
-        compare_near(s, worlds[j], &got, &want, rounded, true);
-        free(got.logits);
+        for (size_t k = 0; k < (worlds[j] == 2 ? ARRAY_LEN(types) : 1); k++) {
+            got = run_model(s, ops, worlds[j], types[k]);
+            NEED(got.logits);
+            compare_near(s, worlds[j], &got, &want, types[k] == COMPUTE_F16 ? rounded / 8 : rounded,
+                         true);
+            free(got.logits);
+        }
     }
     free(want.logits);
 }

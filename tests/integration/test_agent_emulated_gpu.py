@@ -4,6 +4,7 @@
 import concurrent.futures
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -100,6 +101,15 @@ def test_deterministic(start_agent):
     assert scores_of(at_once) == scores_of(in_parts)
 
 
+@pytest.mark.skipif(not MODULE.exists(), reason="this build has no emulated GPU")
+def test_float16(start_agent, wanted):
+    """On two ranks. Its rounding is far below these tokens' margins."""
+    env = {"LM_CUDA_MODULE": str(MODULE), "LM_CUDA_EMU_DEVICES": "2"}
+    agent = start_agent(*FLAGS[:-1], "float16", "--device", "cuda", "--tp", 2, model=MODEL, env=env)
+    assert re.search("GiB, float16, sums", agent.log)
+    assert ids_of(agent) == wanted
+
+
 def end_of_agent(env, *flags):
     """An agent on two emulated GPUs that can't start: what it says. What a lost rank can reach is never freed."""
     done = subprocess.run([program("lm-agent"), str(MODEL), *map(str, FLAGS), "--device", "cuda", "--tp", "2",
@@ -113,7 +123,6 @@ def end_of_agent(env, *flags):
 @pytest.mark.skipif(not MODULE.exists(), reason="this build has no emulated GPU")
 @pytest.mark.parametrize("env, flags, reason", [
     ({"LM_CUDA_EMU_MEMORY_1": "0"}, [], "rank 1: can't get 0 MiB for weights: out of memory"),
-    ({}, ["--dtype", "float16"], "doesn't compute in float16: take auto or bfloat16"),
     ({"LM_CUDA_EMU_DEVICES": "1"}, [], "rank 1: no device 1: there are 1"),
     ({"LM_CUDA_EMU_NCCL_FAILS": "0"}, [], "NCCL, rank 0 of 2: unhandled system error"),
     ({"LM_CUDA_EMU_NCCL": "21805"}, [], "several GPUs need NCCL 2.19 or later; libnccl.so.2 is 2.18.5"),

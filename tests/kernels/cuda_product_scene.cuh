@@ -117,8 +117,8 @@ struct product_case {
     int rows, cols, inputs; // of the weights; rows of the input
     int parts, experts = 0; // experts 0: none
     bool in_is_float = false, mma = false;
-    bool same_rows = false; // of all parts; else each has three more
-    int grid_col = 0;       // F8_E4M3: where in blocks of GRID_COLS the columns begin
+    bool same_rows = false;  // of all parts; else each has three more
+    int grid_col = 0;        // F8_E4M3: where in blocks of GRID_COLS the columns begin
     bool in_is_half = false; // inputs of float16; neither: of bfloat16
 };
 

@@ -1,5 +1,5 @@
 /* gpu_bench_steps.cu - whole steps of real models' shapes on a real GPU, against what the device can do. Built and
- * run by scripts/gpu-check, a part at a time: gpu_bench_steps 1b | 8b | 8b-4bit | 8b-fp8. "dry" goes through the same code
+ * run by scripts/gpu-check, a part at a time: gpu_bench_steps 1b | 1b-f16 | 8b | 8b-4bit | 8b-fp8. "dry" goes through the same code
  * with a tiny model, on the emulator too; its numbers mean nothing.
  *
  * Steps with one token a sequence read weights and pages: their share is of the bandwidth that a copy reaches.
@@ -64,9 +64,12 @@ static uint8_t *random_rows(enum dtype type, const struct shape *s)
     struct rng rng;
 
     rng_init(&rng, 1);
-    if (type == DTYPE_BF16) {
-        for (size_t i = 0; i < bytes / 2; i++)
-            ((uint16_t *)at)[i] = quant_float_to_bf16((float)(rng_unit(&rng) - 0.5) * 0.06f);
+    if (type == DTYPE_BF16 || type == DTYPE_F16) {
+        for (size_t i = 0; i < bytes / 2; i++) {
+            float w = (float)(rng_unit(&rng) - 0.5) * 0.06f;
+            ((uint16_t *)at)[i] =
+                type == DTYPE_F16 ? quant_float_to_half(w) : quant_float_to_bf16(w);
+        }
         return at;
     }
     /* Q4_1, blocks of 20 bytes; where rows overlap, scales are any two bytes: small halves. Of F8_E4M3 small
@@ -109,7 +112,8 @@ static void fill_layer(struct layer_params *l, const struct shape *s, enum dtype
 static void load(struct subject *x)
 {
     const struct shape *s = x->s;
-    uint8_t *data = random_rows(x->type, s), *head = random_rows(DTYPE_BF16, s);
+    enum dtype head_type = x->type == DTYPE_F16 ? DTYPE_F16 : DTYPE_BF16;
+    uint8_t *data = random_rows(x->type, s), *head = random_rows(head_type, s);
     float *ones = (float *)xcalloc((size_t)s->hidden, sizeof *ones), inv_freq[128];
     struct layer_params layer[64];
     struct rope_table rope = {inv_freq, 1};
@@ -133,7 +137,7 @@ static void load(struct subject *x)
     for (int i = 0; i < s->layers; i++)
         fill_layer(&layer[i], s, x->type, data, ones);
     p.layer = layer;
-    p.embedding = matrix_of(DTYPE_BF16, s->vocab, s->hidden, head);
+    p.embedding = matrix_of(head_type, s->vocab, s->hidden, head);
     if (!s->tied) p.head = p.embedding;
     need(cuda_backend_ops.load(x->b, &p, &limits, &err), &err);
     free(ones);
@@ -269,7 +273,10 @@ static double time_step(struct subject *x, const struct batch *b)
 
 static const char *type_name(const struct subject *x)
 {
-    return x->type == DTYPE_BF16 ? "bf16" : x->type == DTYPE_F8_E4M3 ? "FP8" : "W4A16";
+    return x->type == DTYPE_BF16      ? "bf16"
+           : x->type == DTYPE_F16     ? "f16"
+           : x->type == DTYPE_F8_E4M3 ? "FP8"
+                                      : "W4A16";
 }
 
 /* `sequences` of `count` tokens each behind `past`. */
@@ -442,10 +449,12 @@ static const struct part {
     void (*run)(struct subject *x);
 } parts[] = {
     {"1b", &llama_1b, DTYPE_BF16, run_1b},
+    {"1b-f16", &llama_1b, DTYPE_F16, run_1b},
     {"8b", &llama_8b, DTYPE_BF16, run_8b},
     {"8b-4bit", &llama_8b, DTYPE_Q4_1, run_8b_4bit},
     {"8b-fp8", &llama_8b, DTYPE_F8_E4M3, run_8b_fp8},
     {"dry", &tiny, DTYPE_Q4_1, run_dry},
+    {"dry-f16", &tiny, DTYPE_F16, run_dry},
     {"dry-fp8", &tiny, DTYPE_F8_E4M3, run_dry},
 };
 
@@ -467,6 +476,6 @@ int main(int argc, char **argv)
         cuda_backend_ops.close(x.b);
         return 0;
     }
-    fprintf(stderr, "usage: gpu_bench_steps 1b | 8b | 8b-4bit | 8b-fp8\n");
+    fprintf(stderr, "usage: gpu_bench_steps 1b | 1b-f16 | 8b | 8b-4bit | 8b-fp8\n");
     return 2;
 }

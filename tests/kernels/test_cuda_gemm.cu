@@ -77,7 +77,8 @@ static void test_blocks_through_library(void)
         check_blocks({types[i], 18, 256, MANY, 2}, false, 0, 2);
     for (size_t i = 1; i < ARRAY_LEN(types); i++)
         if (types[i] != DTYPE_Q4_K)
-            check_blocks({types[i], 18, 256, MANY, 1, 0, false, false, false, 0, true}, false, 0, 1);
+            check_blocks({types[i], 18, 256, MANY, 1, 0, false, false, false, 0, true}, false, 0,
+                         1);
     check_blocks({DTYPE_Q4_1, 18, 256, MANY, 2}, false, 7 * row, 6);    // 18 and 21 rows by seven
     check_blocks({DTYPE_Q8_0, 140, 256, MANY, 2}, false, 130 * row, 4); // by 128
     check_blocks({DTYPE_Q4_1, 18, 256, MANY, 2}, false, row - 1, 0);    // no room
