@@ -56,6 +56,7 @@ static double run_product(struct cuda_gemm *g, const struct product_case *c, enu
     size_t scales = (size_t)c->rows * cuda_row_scale_bytes(&p.part[0].w);
     p.in = device_random((size_t)rows * (size_t)c->cols * sizeof(bf16));
     p.in_stride = c->cols;
+    p.in_real = form == CUDA_F16 ? CUDA_REAL_F16 : CUDA_REAL_BF16;
     p.rows = rows;
     p.parts = 1;
     p.part[0].w.data = device_random(COPIES * data);
@@ -74,8 +75,8 @@ static double run_product(struct cuda_gemm *g, const struct product_case *c, enu
 static void bench_products(const struct roof *roof, bool deterministic, cudaStream_t stream)
 {
     static const int rows[] = {1, 4, 8, 32, 64, 256, 2048};
-    static const char *const names[CUDA_FORMS] = {"float32", "bfloat16", "4 bits", "8 bits",
-                                                  "E4M3"};
+    static const char *const names[CUDA_FORMS] = {"float32", "bfloat16", "float16",
+                                                  "4 bits",  "8 bits",   "E4M3"};
     struct cuda_gemm g;
     struct error err;
 

@@ -104,6 +104,7 @@ static inline double measure_rate(cudaStream_t stream)
     g.workspace = device_random(cuda_gemm_workspace_bytes(&g));
     p.in = device_random((size_t)n * n * sizeof(bf16));
     p.in_stride = p.rows = n;
+    p.in_real = CUDA_REAL_BF16;
     p.parts = 1;
     p.part[0].w.form = CUDA_BF16;
     p.part[0].w.rows = p.part[0].w.cols = p.part[0].w.stride = p.part[0].out_stride = n;
