@@ -136,13 +136,15 @@ static void test_float16_ends(void)
 {
     for (enum kv_type type : {KV_F32, KV_BF16, KV_INT8}) {
         scene s;
+        int wrong = 0;
         scene_init(&s, {2, 1, 32, 32, type, false, 0, 0, false, true}, {9}, 36);
         for (size_t i = 0; i < s.sequence[0].v.size(); i++)
             s.sequence[0].v[i] = i % 2 ? 1e6f : -1e6f;
         scene_step(s, {{0, 0, 9}}, true);
         for (const scene_part &p : {scene_part{0, 8, 1}, scene_part{0, 0, 9}})
             for (float o : scene_step(s, {p}, false))
-                EXPECT(fabsf(o) == 65504);
+                wrong += fabsf(o) != 65504;
+        EXPECT_INT(wrong, 0);
         scene_deinit(&s);
     }
 }
