@@ -305,7 +305,9 @@ __device__ __forceinline__ float tanh_approx(float x) // relative error 2^-11: n
     return y;
 }
 
-#define LM_UNROLL _Pragma("unroll")
+#define LM_UNROLL       _Pragma("unroll")
+#define LM_PRAGMA(text) _Pragma(#text)
+#define LM_UNROLL_BY(n) LM_PRAGMA(unroll n) // a constant expression, also of a template's arguments
 
 #endif // the hardware
 

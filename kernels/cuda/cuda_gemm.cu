@@ -1,5 +1,6 @@
 #include "kernels/cuda/cuda_gemm.h"
 
+#include <limits.h>
 #include <stdlib.h>
 
 #include "kernels/cuda/cuda_pointwise.h"
@@ -11,13 +12,22 @@
 /* Weights in blocks: a library's product is faster than cuda_mma by more than making 16 bits of them costs. */
 #define DEQUANTISED_ROWS_MIN 256
 #define DEQUANTISED_BYTES_MAX \
-    ((size_t)32 << 20)          // of them at a time: what an L2 may keep until it is read
-#define DEQUANTISED_ROWS_OF 128 // weight rows at a time are a multiple, a tile of the library
+    ((size_t)32 << 20)           // of them at a time: what an L2 may keep until it is read
+#define DEQUANTISED_ROWS_OF  128 // weight rows at a time are a multiple, a tile of the library
+/* Two of cuda_wide's tiles, so that there are blocks enough; experts are many. Fewer rows than half a tile's are
+ * mostly waiting for weights, whoever multiplies. */
+#define WIDE_ROWS_MIN        256
+#define WIDE_EXPERT_ROWS_MIN 64
 
 int cuda_gemm_open(struct cuda_gemm *g, bool deterministic, struct error *err)
 {
+    const char *setting = getenv("LM_CUDA_WIDE_ROWS");
+    long rows = setting ? strtol(setting, NULL, 10) : 0;
+
     *g = (struct cuda_gemm){};
     g->deterministic = deterministic;
+    g->wide_rows = rows > 0 && rows < INT_MAX ? (int)rows : WIDE_ROWS_MIN;
+    g->wide_expert_rows = rows > 0 && rows < INT_MAX ? (int)rows : WIDE_EXPERT_ROWS_MIN;
     if (deterministic) return 0;
     if (cublasLtCreate(&g->lt) == CUBLAS_STATUS_SUCCESS) return 0;
     return error_set(err, E_DEVICE, "cuBLASLt doesn't start");
@@ -224,6 +234,14 @@ static library_fn *library_for(const struct cuda_gemm *g, const struct cuda_prod
     return NULL;
 }
 
+static bool is_wide(const struct cuda_gemm *g, const struct cuda_product *p)
+{
+    int rows = p->experts ? p->all_rows / p->experts : p->rows;
+
+    return !p->in_is_float && rows >= (p->experts ? g->wide_expert_rows : g->wide_rows) &&
+           cuda_wide_fits(p->part[0].w.form);
+}
+
 /* One launch for all parts of a form. */
 static cudaError_t run_same_form(struct cuda_gemm *g, const struct cuda_product *p,
                                  cudaStream_t stream)
@@ -236,6 +254,8 @@ static cudaError_t run_same_form(struct cuda_gemm *g, const struct cuda_product 
             rc = library(g, p, &p->part[i], stream);
     else if (p->in_real == CUDA_REAL_F32 || (p->rows <= GEMV_ROWS_MAX && !g->deterministic))
         cuda_gemv(p, stream);
+    else if (is_wide(g, p))
+        cuda_wide(p, stream);
     else
         cuda_mma(p, stream);
     return rc;
@@ -258,7 +278,7 @@ static cudaError_t run_parts(struct cuda_gemm *g, const struct cuda_product *p, 
 static bool gates_itself(const struct cuda_gemm *g, const struct cuda_product *p)
 {
     return p->part[0].w.form == p->part[1].w.form && !library_for(g, p, &p->part[0].w) &&
-           (p->in_real == CUDA_REAL_F32 || p->rows <= CUDA_MMA_GATED_ROWS_MAX);
+           (p->in_is_float || p->rows <= CUDA_MMA_GATED_ROWS_MAX || is_wide(g, p));
 }
 
 cudaError_t cuda_gemm_run(struct cuda_gemm *g, const struct cuda_product *p, cudaStream_t stream)

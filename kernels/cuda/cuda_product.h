@@ -56,8 +56,9 @@ struct cuda_product {
 
     /* Experts: part[].w is the first of `experts` matrices that lie behind each other. Expert e makes
      * output rows first[e] .. first[e + 1] - 1, and output row r comes from input row in_row[r]
-     * (NULL: r). Both are on the device, so `rows` is only the most that there can be. */
-    int experts; // 0: none of this
+     * (NULL: r). Both are on the device, so `rows` is only the most that one can have. */
+    int experts;  // 0: none of this
+    int all_rows; // the most that all of them have together
     const int *first, *in_row;
 
     /* Gated: part[0] is gate, part[1] is up, of one form and shape. Only act(gate) * up is written, in the
@@ -118,9 +119,14 @@ void cuda_gemv(const struct cuda_product *p, cudaStream_t stream);
 #define CUDA_MMA_GATED_ROWS_MAX 32
 void cuda_mma(const struct cuda_product *p, cudaStream_t stream);
 
-/* cuda_dequantise.cu: rows [first, first + rows) of weights in blocks as `real` of 16 bits, [rows][w->stride]: the
- * values that cuda_mma makes of them, but of CUDA_F8, which it doesn't round: these are. */
-void cuda_dequantise(const struct cuda_weight *w, int first, int rows, enum cuda_real real,
-                     void *out, cudaStream_t stream);
+/* cuda_wide.cu: the same with the same bits, best for many rows, gated for any number. cuda_wide_fits: the
+ * process's devices have shared memory enough. */
+bool cuda_wide_fits(enum cuda_form form);
+void cuda_wide(const struct cuda_product *p, cudaStream_t stream);
+
+/* cuda_dequantise.cu: rows [first, first + rows) of weights in blocks as bfloat16, [rows][w->stride]: the values
+ * that cuda_mma makes of them, but of CUDA_F8, which it doesn't round: these are. */
+void cuda_dequantise(const struct cuda_weight *w, int first, int rows, bf16 *out,
+                     cudaStream_t stream);
 
 #endif

@@ -339,6 +339,7 @@ static int route_rows(const struct backend *b)
 static void set_experts(const struct backend *b, struct cuda_product *p, const int *in_row)
 {
     p->experts = b->model.expert_shape.experts;
+    p->all_rows = route_rows(b);
     p->first = b->routes.first;
     p->in_row = in_row;
 }

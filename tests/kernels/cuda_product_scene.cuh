@@ -122,40 +122,36 @@ struct product_case {
     bool in_is_half = false; // inputs of float16; neither: of bfloat16
 };
 
-inline enum cuda_real real_of(const struct product_case *c)
-{
-    return c->in_is_float ? CUDA_REAL_F32 : c->in_is_half ? CUDA_REAL_F16 : CUDA_REAL_BF16;
-}
-
-inline uint16_t to_16(enum cuda_real real, float v)
-{
-    return real == CUDA_REAL_F16 ? quant_float_to_half(v) : quant_float_to_bf16(v);
-}
-
-inline float from_16(enum cuda_real real, uint16_t v)
-{
-    return real == CUDA_REAL_F16 ? quant_half_to_float(v) : quant_bf16_to_float(v);
-}
+#define EXPERTS_MAX 80
+#define ROUTES_MAX  512
 
 struct product_scene {
     struct source source[CUDA_PARTS_MAX];
     struct cuda_product p;
     float *x; // [inputs][cols], as the device reads it
     float *out[CUDA_PARTS_MAX], *bias[CUDA_PARTS_MAX];
-    int first[4], in_row[64];
+    int first[EXPERTS_MAX + 1], in_row[ROUTES_MAX];
 };
 
-/* Experts share the rows unevenly: none, some, the rest; their rows come from others in reverse. */
-inline void set_experts(const struct product_case *c, struct product_scene *a)
+/* Expert e has rows[e] of the rows, which come from others in reverse. */
+inline void set_expert_rows(const struct product_case *c, struct product_scene *a, const int *rows)
 {
-    a->first[0] = a->first[1] = 0;
-    a->first[2] = c->inputs / 3;
-    a->first[3] = c->inputs;
+    for (int e = 0; e < c->experts; e++)
+        a->first[e + 1] = a->first[e] + rows[e];
+    NEED(c->experts <= EXPERTS_MAX && a->first[c->experts] == c->inputs && c->inputs <= ROUTES_MAX);
     for (int i = 0; i < c->inputs; i++)
         a->in_row[i] = c->inputs - 1 - i;
     a->p.experts = c->experts;
+    a->p.all_rows = c->inputs;
     a->p.first = (const int *)to_device(a->first, sizeof a->first);
     a->p.in_row = (const int *)to_device(a->in_row, sizeof a->in_row);
+}
+
+/* Three experts, of which one has none. */
+inline void set_experts(const struct product_case *c, struct product_scene *a)
+{
+    const int rows[3] = {0, c->inputs / 3, c->inputs - c->inputs / 3};
+    set_expert_rows(c, a, rows);
 }
 
 inline void set_inputs(const struct product_case *c, struct product_scene *a, struct rng *r)

@@ -1,4 +1,4 @@
-/* test_cuda_products.cu - both products against float64 over forms, odd sizes, numbers of rows, parts and
+/* test_cuda_products.cu - cuda_gemv and cuda_mma against float64 over forms, odd sizes, numbers of rows, parts and
  * experts; a row of a result has the same bits alone and in company, and gated those of its parts. */
 #include "kernels/cuda/cuda_experts.h"
 #include "kernels/cuda/cuda_gemm.h"
@@ -394,12 +394,14 @@ static void test_float16_range(void)
 
 /* ---- begun early ---- */
 
+typedef void product_fn(const struct cuda_product *p, cudaStream_t stream);
+
 /* Kernels that read what the one before wrote, with nothing between: rows of experts, act(gate) * up of them, and a
  * product of that. Race hooks see what is read too early. */
-static void check_chain(enum dtype type, bool mma, struct rng *r)
+static void check_chain(enum dtype type, product_fn *multiply, struct rng *r)
 {
-    struct product_case up = {type, 32, 64, 6, 2, 3, type == DTYPE_F32, mma, true};
-    struct product_case down = {type, 10, 32, 6, 1, 0, up.in_is_float, mma};
+    struct product_case up = {type, 32, 64, 6, 2, 3, type == DTYPE_F32, false, true};
+    struct product_case down = {type, 10, 32, 6, 1, 0, up.in_is_float};
     static const int expert[6] = {2, 0, 0, 2, 0, 2}, first[4] = {0, 3, 3, 6};
     const int none[6] = {};
     struct expert_shape shape = {};
@@ -418,12 +420,13 @@ static void check_chain(enum dtype type, bool mma, struct rng *r)
     routes.token = (int *)to_device(none, sizeof none);
     routes.first = (int *)to_device(none, sizeof first);
     a.p.experts = shape.experts;
+    a.p.all_rows = up.inputs;
     a.p.first = routes.first;
     a.p.in_row = routes.token;
     a.p.gated = {(void *)b.p.in, up.inputs, b.p.in_stride, FFN_SILU};
     cuda_experts_group(&routes, &shape, up.inputs, NULL);
-    (mma ? cuda_mma : cuda_gemv)(&a.p, NULL);
-    (mma ? cuda_mma : cuda_gemv)(&b.p, NULL);
+    multiply(&a.p, NULL);
+    multiply(&b.p, NULL);
     NEED(cudaMemcpy(got, routes.first, sizeof got, cudaMemcpyDeviceToHost) == cudaSuccess);
     EXPECT(memcmp(got, first, sizeof got) == 0);
     cudaFree(routes.expert);
@@ -436,11 +439,13 @@ static void test_chain(void)
 {
     struct rng r;
     rng_init(&r, 6);
-    check_chain(DTYPE_F32, false, &r);
-    check_chain(DTYPE_Q4_1, false, &r);
-    check_chain(DTYPE_BF16, true, &r);
-    check_chain(DTYPE_Q8_0, true, &r);
-    check_chain(DTYPE_F8_E4M3, false, &r);
+    check_chain(DTYPE_F32, cuda_gemv, &r);
+    check_chain(DTYPE_Q4_1, cuda_gemv, &r);
+    check_chain(DTYPE_BF16, cuda_mma, &r);
+    check_chain(DTYPE_Q8_0, cuda_mma, &r);
+    check_chain(DTYPE_F8_E4M3, cuda_gemv, &r);
+    check_chain(DTYPE_BF16, cuda_wide, &r);
+    check_chain(DTYPE_Q4_1, cuda_wide, &r);
 }
 
 int main(void)

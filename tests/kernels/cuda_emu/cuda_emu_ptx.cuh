@@ -10,6 +10,7 @@
         emu::shared_static(&name##_tag_, sizeof(type) * (count), alignof(type)))
 #define LM_SHARED_DYNAMIC(type, name) type *name = static_cast<type *>(emu::shared_dynamic())
 #define LM_UNROLL
+#define LM_UNROLL_BY(n)
 
 void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2],
               emu::place where = emu::place::current());

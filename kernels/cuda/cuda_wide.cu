@@ -1,0 +1,651 @@
+/* cuda_wide.cu - products with many rows of activations on tensor cores, of experts too, with the bits of cuda_mma.
+ *
+ * A block makes 128 weight rows by 128 input rows. N2 (README.md) wants four sums of each output, of K's steps of
+ * 16 with the same index mod 4. That many for such a tile are more than registers hold, so K is walked twice: the first
+ * pass makes sums 0 and 1, of the first half of every 64 columns, the second 2 and 3, of the other half. Eight warps are
+ * two times two tiles of 64 x 64, times the two sums of the pass. A sum that is complete is added, in order, to `total` in
+ * shared memory, from where the tile goes out in whole rows. Each weight and each input is read once, 64 bytes of a row
+ * (bfloat16) at a time: two sectors. Per stage, in shared memory, pieces of 8 columns swapped so that neither cp.async nor
+ * ldmatrix meets a bank twice:
+ *
+ *     weights [128][2 runs of 32 columns]    inputs [128][likewise]    of E4M3 scales [4 steps][128]
+ *
+ * bfloat16 comes by cp.async, two stages ahead. Weights in blocks are fetched into registers three stages ahead and
+ * become bfloat16 there, once per block of 128 input rows: a thread has one row's run of 32, which is one block with one scale.
+ *
+ * Where the time goes, per mma m16n8k16 of the 64 of a warp's stage: ldmatrix reads 128 bytes of shared memory and
+ * cp.async writes 64, so its 128 bytes a cycle allow 0.67 mma a cycle and SM; mma.sync itself some 0.62 on an H100
+ * (of 1 that wgmma reaches); 64 bytes come from L2, which at some 30 bytes a cycle and SM allow 0.47, with weights of 8 bits
+ * 0.63. So bfloat16 waits for L2, at a little under half of what a library reaches at best, and weights in blocks for mma.
+ * Two walks over `total` take 4000 cycles a tile, where K is 2048 a seventh of it.
+ *
+ * Experts: a block finds its tile in `first` by itself; experts without rows have none, and blocks beyond the last
+ * tile end at once. Tiles of the same weights follow each other, so that one fetches what the next finds in L2. */
+#include "kernels/cuda/cuda_product.h"
+
+#include "kernels/cuda/cuda_values.cuh"
+#include "shared/base/check.h"
+
+#define WIDE_SIDE      128 // rows of a block's tile, of weights and of inputs
+#define WIDE_WARP_SIDE 64
+#define WIDE_THREADS   256
+#define WIDE_DEPTH     64 // columns of a stage
+#define WIDE_PIECES    (WIDE_DEPTH / 8)
+#define WIDE_RUN       32  // that are neighbours, the half of what N2's four sums share
+#define WIDE_SPAN      128 // columns that a stage takes its half of
+#define WIDE_STAGES    3
+#define WIDE_COPIES \
+    (WIDE_SIDE * WIDE_PIECES / WIDE_THREADS) // pieces of each side, per thread and stage
+
+template <typename T> struct wide_stage {
+    T *weights, *in; // [WIDE_SIDE][WIDE_DEPTH], by cell()
+    float *scales;   // [WIDE_DEPTH / 16][WIDE_SIDE], with scales_sums
+};
+
+template <typename T> __host__ __device__ __forceinline__ int stage_bytes(bool scales_sums)
+{
+    return 2 * WIDE_SIDE * WIDE_DEPTH * (int)sizeof(T) +
+           (scales_sums ? WIDE_DEPTH / 16 * WIDE_SIDE * (int)sizeof(float) : 0);
+}
+
+template <typename T, typename W>
+__device__ __forceinline__ struct wide_stage<T> stage_at(uint8_t *shared, int stage) {
+    struct wide_stage<T> s;
+    s.weights = (T *)(shared + stage % WIDE_STAGES * stage_bytes<T>(W::scales_sums));
+    s.in = s.weights + WIDE_SIDE * WIDE_DEPTH;
+    s.scales = (float *)(s.in + WIDE_SIDE * WIDE_DEPTH);
+    return s;
+}
+
+/* Where a piece of a row lies: eight rows' pieces of the same columns are in different banks. */
+__device__ __forceinline__ int
+cell(int row, int piece)
+{
+    return row * WIDE_DEPTH + (piece ^ (row & 7)) * 8;
+}
+
+/* The column at which a stage's first run begins, its second is 64 behind; `stages`: of a pass. */
+__device__ __forceinline__ int column_of(int stage, int stages)
+{
+    return stage < stages ? stage * WIDE_SPAN : (stage - stages) * WIDE_SPAN + WIDE_RUN;
+}
+
+/* ---- which tile ---- */
+
+struct wide_tile {
+    int part, row, rows; // weight rows [row, row + rows) of this part
+    size_t first;        // the first of them in the part's stack of matrices
+    int from, to;        // rows of the output
+};
+
+__host__ __device__ __forceinline__ int tiles_of(int rows, int of_tile)
+{
+    return (rows + of_tile - 1) / of_tile;
+}
+
+/* Weight rows of a part in a tile. */
+__host__ __device__ __forceinline__ int part_rows(const struct cuda_product &p)
+{
+    return p.gated.out ? WIDE_SIDE / 2 : WIDE_SIDE;
+}
+
+__host__ __device__ __forceinline__ int weight_tiles(const struct cuda_product &p)
+{
+    int tiles = 0;
+    for (int i = 0; i < (p.gated.out ? 1 : p.parts); i++)
+        tiles += tiles_of(p.part[i].w.rows, part_rows(p));
+    return tiles;
+}
+
+__device__ __forceinline__ int input_tiles(const struct cuda_product &p, int expert)
+{
+    return tiles_of(p.first[expert + 1] - p.first[expert], WIDE_SIDE);
+}
+
+/* The expert of a tile, whose number becomes that among the expert's; -1: there are fewer tiles. Each lane counts its
+ * share of the experts; all warps find the same. */
+__device__ __forceinline__ int find_expert(const struct cuda_product &p, int tiles, int *at)
+{
+    int share = tiles_of(p.experts, WARP_LANES), lane = lane_id(), own = 0;
+
+    for (int e = lane * share; e < min((lane + 1) * share, p.experts); e++)
+        own += input_tiles(p, e);
+    int until = own;
+    for (int step = 1; step < WARP_LANES; step *= 2) {
+        int other = __shfl_up_sync(WARP_ALL, until, step);
+        if (lane >= step) until += other;
+    }
+    unsigned behind = __ballot_sync(WARP_ALL, *at < until * tiles);
+    if (!behind) return -1;
+    int owner = __ffs((int)behind) - 1, expert = owner * share;
+    *at -= __shfl_sync(WARP_ALL, until - own, owner) * tiles;
+    for (; *at >= input_tiles(p, expert) * tiles; expert++)
+        *at -= input_tiles(p, expert) * tiles;
+    return expert;
+}
+
+__device__ __forceinline__ bool find_tile(const struct cuda_product &p, int at, struct wide_tile *t)
+{
+    int expert = 0, n = 0, rows = part_rows(p);
+
+    t->from = 0;
+    t->to = p.rows;
+    if (p.experts) {
+        expert = find_expert(p, weight_tiles(p), &at);
+        if (expert < 0) return false;
+        t->from = p.first[expert];
+        t->to = p.first[expert + 1];
+    }
+    int down = tiles_of(t->to - t->from, WIDE_SIDE), tile = at / down;
+    t->from += at % down * WIDE_SIDE;
+    t->to = min(t->to, t->from + WIDE_SIDE);
+    for (; !p.gated.out && n + 1 < p.parts; n++) {
+        int tiles = tiles_of(p.part[n].w.rows, rows);
+        if (tile < tiles) break;
+        tile -= tiles;
+    }
+    t->part = n;
+    t->row = tile * rows;
+    t->rows = min(rows, p.part[n].w.rows - t->row);
+    t->first = (size_t)expert * p.part[n].w.rows + t->row;
+    return true;
+}
+
+/* ---- from memory to a stage ---- */
+
+/* A gated tile has eight rows of gate, the same eight of up, and so on. */
+__device__ __forceinline__ int part_of(const struct cuda_product &p, const struct wide_tile &t,
+                                       int tile_row)
+{
+    return p.gated.out ? tile_row >> 3 & 1 : t.part;
+}
+
+__device__ __forceinline__ int row_of(const struct cuda_product &p, int tile_row)
+{
+    return p.gated.out ? (tile_row >> 4) * 8 + (tile_row & 7) : tile_row;
+}
+
+/* What a thread copies: a piece of WIDE_COPIES rows that are WIDE_SIDE / WIDE_COPIES apart. */
+struct wide_copies {
+    const uint4 *base;
+    const uint32_t *row; // of this thread's first: where it begins, in pieces behind `base`
+    int k, cell, cols;
+};
+
+#define NO_ROW UINT32_MAX
+
+__device__ __forceinline__ struct wide_copies copies_of(const void *base, const uint32_t *rows,
+                                                        int cols)
+{
+    int row = threadIdx.x / WIDE_PIECES, piece = threadIdx.x % WIDE_PIECES;
+    return {(const uint4 *)base, rows + row, piece / 4 * 64 + piece % 4 * 8, cell(row, piece),
+            cols};
+}
+
+template <typename T>
+__device__ __forceinline__ void copy_stage(const struct wide_copies &c, int column, T *cells)
+{
+    int k = column + c.k;
+
+    LM_UNROLL
+    for (int i = 0; i < WIDE_COPIES; i++) {
+        uint32_t row = c.row[i * (WIDE_SIDE / WIDE_COPIES)];
+        bool is_there = k < c.cols && row != NO_ROW;
+        cp_async_zero16(cells + c.cell + i * (WIDE_SIDE / WIDE_COPIES) * WIDE_DEPTH,
+                        c.base + (is_there ? row + k / 8 : 0), is_there ? 16 : 0);
+    }
+}
+
+/* Weights of each form: begin() says what a thread brings; copy() has it copied into a stage; or fetch() brings it into
+ * registers, from where put() stores it. */
+template <typename T> struct wide_weights_16 {
+    static const bool scales_sums = false;
+    struct wide_copies c;
+
+    __device__ void begin(const struct cuda_product &p, const struct wide_tile &t,
+                          const uint32_t *rows)
+    {
+        /* All of a thread's rows are of one part. */
+        const struct cuda_weight &w = p.part[part_of(p, t, threadIdx.x / WIDE_PIECES)].w;
+        c = copies_of((const T *)w.data + t.first * w.stride, rows, w.stride);
+    }
+    __device__ void copy(int column, const struct wide_stage<T> &s) const
+    {
+        copy_stage(c, column, s.weights);
+    }
+    __device__ void fetch(int)
+    {
+    }
+    __device__ void put(const struct wide_stage<T> &) const
+    {
+    }
+};
+
+/* Of weights in blocks a thread has the run of 32 columns threadIdx.x / WIDE_SIDE of the row threadIdx.x % WIDE_SIDE. */
+struct wide_run {
+    const uint8_t *data, *scales; // of the run in the first stage
+    int cols;                     // of the row behind where the run begins; 0 and less: no such row
+    int shift;                    // columns with one scale, a power of two
+
+    __device__ void begin_run(const struct cuda_product &p, const struct wide_tile &t, int bits,
+                              int scale_bytes)
+    {
+        int tile_row = threadIdx.x % WIDE_SIDE, row = row_of(p, tile_row);
+        const struct cuda_weight &w = p.part[part_of(p, t, tile_row)].w;
+        int k = threadIdx.x / WIDE_SIDE * 64;
+        size_t at = (t.first + row) * w.stride + k;
+        data = (const uint8_t *)w.data + at / 8 * bits;
+        scales = (const uint8_t *)w.scales + (at >> shift) * scale_bytes;
+        cols = row < t.rows ? w.stride - k : 0;
+    }
+};
+
+/* Eight elements into piece `i` of the run. */
+template <typename T>
+__device__ __forceinline__ void put_piece(const struct wide_stage<T> &s, int i, const float *v)
+{
+    int row = threadIdx.x % WIDE_SIDE, run = threadIdx.x / WIDE_SIDE;
+    *(uint4 *)(s.weights + cell(row, 4 * run + i)) = make_uint4(
+        pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]), pack2<T>(v[6], v[7]));
+}
+
+template <typename T> struct wide_weights_q4 : wide_run {
+    static const bool scales_sums = false;
+    uint4 words;
+    uint32_t scale;
+
+    __device__ void begin(const struct cuda_product &p, const struct wide_tile &t, const uint32_t *)
+    {
+        shift = 5;
+        begin_run(p, t, 4, 4);
+    }
+    __device__ void copy(int, const struct wide_stage<T> &) const
+    {
+    }
+    __device__ void fetch(int column)
+    {
+        words = make_uint4(0, 0, 0, 0);
+        scale = 0;
+        if (column >= cols) return;
+        words = load_nc((const uint4 *)data + column / CUDA_BLOCK);
+        scale = load_nc((const uint32_t *)scales + column / CUDA_BLOCK);
+    }
+    __device__ void put(const struct wide_stage<T> &s) const
+    {
+        const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+        float2 two = unpack2<__half>(scale);
+        LM_UNROLL
+        for (int i = 0; i < 4; i++) {
+            float v[8];
+            dequantize_q4x8(word[i], two, v);
+            put_piece<T>(s, i, v);
+        }
+    }
+};
+
+/* 32 bytes, by halves of 16: the words of 8-bit forms. */
+struct wide_run_8 : wide_run {
+    uint4 words[2];
+
+    __device__ bool has(int column, int half) const
+    {
+        return column + 16 * half < cols;
+    }
+    __device__ void fetch_words(int column)
+    {
+        LM_UNROLL
+        for (int i = 0; i < 2; i++) {
+            words[i] = make_uint4(0, 0, 0, 0);
+            if (has(column, i)) words[i] = load_nc((const uint4 *)(data + column) + i);
+        }
+    }
+};
+
+template <typename T> struct wide_weights_q8 : wide_run_8 {
+    static const bool scales_sums = false;
+    uint16_t scale;
+
+    __device__ void begin(const struct cuda_product &p, const struct wide_tile &t, const uint32_t *)
+    {
+        shift = 5;
+        begin_run(p, t, 8, 2);
+    }
+    __device__ void copy(int, const struct wide_stage<T> &) const
+    {
+    }
+    __device__ void fetch(int column)
+    {
+        fetch_words(column);
+        scale = has(column, 0) ? ((const uint16_t *)scales)[column / CUDA_BLOCK] : 0;
+    }
+    __device__ void put(const struct wide_stage<T> &s) const
+    {
+        float d = half_bits_to_float(scale), v[8];
+        LM_UNROLL
+        for (int i = 0; i < 4; i++) {
+            dequantize_q8x4(i % 2 ? words[i / 2].z : words[i / 2].x, d, v);
+            dequantize_q8x4(i % 2 ? words[i / 2].w : words[i / 2].y, d, v + 4);
+            put_piece<T>(s, i, v);
+        }
+    }
+};
+
+template <typename T> struct wide_weights_f8 : wide_run_8 {
+    static const bool scales_sums = true; // the elements are exact without them
+
+    __device__ void begin(const struct cuda_product &p, const struct wide_tile &t, const uint32_t *)
+    {
+        shift = p.part[t.part].w.scale_shift;
+        begin_run(p, t, 8, 4);
+    }
+    __device__ void copy(int column, const struct wide_stage<T> &s) const
+    {
+        float *cells = s.scales + threadIdx.x / WIDE_SIDE * 2 * WIDE_SIDE + threadIdx.x % WIDE_SIDE;
+        LM_UNROLL
+        for (int i = 0; i < 2; i++) // steps of the run
+            if (has(column, i))
+                cp_async4(cells + i * WIDE_SIDE,
+                          (const float *)scales + ((column + 16 * i) >> shift));
+            else
+                cells[i * WIDE_SIDE] = 0;
+    }
+    __device__ void fetch(int column)
+    {
+        fetch_words(column);
+    }
+    __device__ void put(const struct wide_stage<T> &s) const
+    {
+        LM_UNROLL
+        for (int i = 0; i < 4; i++) {
+            float v[8];
+            dequantize_f8x4(i % 2 ? words[i / 2].z : words[i / 2].x, 1.0f, v);
+            dequantize_f8x4(i % 2 ? words[i / 2].w : words[i / 2].y, 1.0f, v + 4);
+            put_piece<T>(s, i, v);
+        }
+    }
+};
+
+/* ---- one stage ---- */
+
+template <typename T>
+__device__ __forceinline__ void mma(float *d, const uint32_t *a, const uint32_t *b);
+template <>
+__device__ __forceinline__ void mma<bf16>(float *d, const uint32_t *a, const uint32_t *b)
+{
+    mma_bf16(d, a, b);
+}
+
+/* A warp's place: which of the pass's two sums, which rows of the tile. */
+struct wide_warp {
+    int sum, row, in;
+};
+
+__device__ __forceinline__ struct wide_warp warp_place()
+{
+    int warp = warp_id();
+    return {warp & 1, (warp >> 1 & 1) * WIDE_WARP_SIDE, (warp >> 2) * WIDE_WARP_SIDE};
+}
+
+/* One step of 16 of the run: sum[i][j] of weight rows 16 i.. and inputs 8 j... */
+template <typename T, typename W>
+__device__ __forceinline__ void multiply_step(const struct wide_stage<T> &s,
+                                              const struct wide_warp &at, int run,
+                                              float (*sum)[8][4])
+{
+    int lane = lane_id(), step = 2 * run + at.sum;
+    const T *a_row = s.weights + cell(at.row + (lane & 15), 2 * step + (lane >> 4));
+    const T *b_row = s.in + cell(at.in + (lane & 7) + (lane >> 4) * 8, 2 * step + (lane >> 3 & 1));
+    const float *scales = s.scales + step * WIDE_SIDE + at.row + (lane >> 2);
+    uint32_t a[4], b[4][4];
+
+    LM_UNROLL
+    for (int j = 0; j < 4; j++)
+        ldmatrix_x4(b[j], b_row + 16 * j * WIDE_DEPTH);
+    LM_UNROLL
+    for (int i = 0; i < 4; i++) {
+        if (W::scales_sums && i == 2) __syncwarp(); // what follows is loaded behind it: registers
+        ldmatrix_x4(a, a_row + 16 * i * WIDE_DEPTH);
+        LM_UNROLL
+        for (int j = 0; j < 8; j++) {
+            if (W::scales_sums) {
+                float d[4] = {0, 0, 0, 0};
+                mma<T>(d, a, b[j / 2] + j % 2 * 2);
+                LM_UNROLL
+                for (int n = 0; n < 4; n++)
+                    sum[i][j][n] = fmaf(scales[16 * i + n / 2 * 8], d[n], sum[i][j][n]);
+            } else {
+                mma<T>(sum[i][j], a, b[j / 2] + j % 2 * 2);
+            }
+        }
+    }
+}
+
+/* ---- the tile's sums ---- */
+
+/* total[row of inputs][weight row], swapped so that a warp's sums fall into different banks. */
+__device__ __forceinline__ int total_at(int in, int row)
+{
+    return in * WIDE_SIDE + (row ^ (in >> 1 & 3) << 3);
+}
+
+/* A complete sum behind those before it; `is_first`: there are none. It begins again at 0. */
+__device__ __forceinline__ void add_to_total(float *total, const struct wide_warp &at,
+                                             bool is_first, float (*sum)[8][4])
+{
+    int lane = lane_id();
+
+    LM_UNROLL
+    for (int i = 0; i < 8; i++) { // rows lane / 4 and eight behind
+        float *t = total + total_at(at.in + 2 * (lane & 3), at.row + 8 * i + (lane >> 2));
+        LM_UNROLL
+        for (int j = 0; j < 16; j++) { // input rows 2 (lane % 4) and the next
+            float *v = &sum[i / 2][j / 2][i % 2 * 2 + j % 2];
+            int in = 8 * (j / 2) + j % 2;
+            t[in * WIDE_SIDE] = is_first ? *v : t[in * WIDE_SIDE] + *v;
+            *v = 0;
+        }
+    }
+}
+
+__device__ __forceinline__ float bias_at(const struct cuda_part &part, size_t row)
+{
+    return part.bias ? part.bias[row] : 0.0f;
+}
+
+__device__ __forceinline__ void store_plain(const struct cuda_part &part, const struct wide_tile &t,
+                                            const float *total)
+{
+    int row = threadIdx.x % WIDE_SIDE, rows = t.to - t.from;
+
+    if (row >= t.rows) return;
+    float bias = bias_at(part, t.first + row);
+    float *out = part.out + (size_t)t.from * part.out_stride + t.row + row;
+    for (int in = threadIdx.x / WIDE_SIDE; in < rows; in += WIDE_THREADS / WIDE_SIDE)
+        out[(size_t)in * part.out_stride] = total[total_at(in, row)] + bias;
+}
+
+template <typename T>
+__device__ __forceinline__ void store_gated(const struct cuda_product &p, const struct wide_tile &t,
+                                            const float *total)
+{
+    int row = threadIdx.x % (WIDE_SIDE / 2), rows = t.to - t.from;
+
+    if (row >= t.rows) return;
+    int gate = (row >> 3) * 16 + (row & 7);
+    float gate_bias = bias_at(p.part[0], t.first + row),
+          up_bias = bias_at(p.part[1], t.first + row);
+    T *out = (T *)p.gated.out + (size_t)t.from * p.gated.stride + t.row + row;
+    for (int in = threadIdx.x / (WIDE_SIDE / 2); in < rows; in += 2 * WIDE_THREADS / WIDE_SIDE)
+        out[(size_t)in * p.gated.stride] =
+            from_float<T>(activated(p.gated.kind, total[total_at(in, gate)] + gate_bias,
+                                    total[total_at(in, gate + 8)] + up_bias));
+}
+
+/* ---- one tile ---- */
+
+/* What the stages of a tile need. */
+template <typename W> struct wide_job {
+    struct wide_copies in;
+    W weights;
+    uint8_t *shared;
+    int stages; // of a pass
+};
+
+template <typename T, typename W>
+__device__ __forceinline__ void load_stage(struct wide_job<W> *job, int stage)
+{
+    if (stage < 2 * job->stages) {
+        struct wide_stage<T> to = stage_at<T, W>(job->shared, stage);
+        int column = column_of(stage, job->stages);
+        copy_stage(job->in, column, to.in);
+        job->weights.copy(column, to);
+        job->weights.put(to);
+        job->weights.fetch(column_of(stage + 1, job->stages));
+    }
+    cp_async_commit(); // of nothing near the end: keeps the count of groups
+}
+
+/* Its two sums, into `total`. */
+template <typename T, typename W>
+__device__ __forceinline__ void multiply_pass(struct wide_job<W> *job, bool is_first, bool is_empty,
+                                              float (*sum)[8][4], float *total)
+{
+    const struct wide_warp at = warp_place();
+    int from = is_first ? 0 : job->stages;
+
+    for (int stage = from; stage < from + job->stages; stage++) {
+        cp_async_wait<WIDE_STAGES - 2>();
+        __syncthreads(); // everyone's pieces of the stage are there, and the one before is free
+        load_stage<T>(job, stage + WIDE_STAGES - 1);
+        if (is_empty) continue;
+        struct wide_stage<T> ready = stage_at<T, W>(job->shared, stage);
+        LM_UNROLL_BY(W::scales_sums ? 1 : 2) // registers, again
+        for (int run = 0; run < 2; run++)
+            multiply_step<T, W>(ready, at, run, sum);
+    }
+    if (at.sum == 0 && !is_empty) add_to_total(total, at, is_first, sum);
+    __syncthreads();
+    if (at.sum == 1 && !is_empty) add_to_total(total, at, false, sum);
+}
+
+/* Where a product's rows are, and what comes behind it: registers are for the product itself. */
+struct wide_kept {
+    struct wide_tile tile;
+    uint32_t input[WIDE_SIDE], weight[WIDE_SIDE]; // see wide_copies
+};
+
+/* Half of the threads for each side. Inputs end within 64 GiB. */
+__device__ __forceinline__ void keep_rows(const struct cuda_product &p, const struct wide_tile &t,
+                                          struct wide_kept *kept)
+{
+    int tile_row = threadIdx.x % WIDE_SIDE;
+
+    if (threadIdx.x < WIDE_SIDE) {
+        int row = t.from + tile_row, in = row < t.to && p.in_row ? p.in_row[row] : row;
+        kept->input[tile_row] = row < t.to ? (uint32_t)in * (p.in_stride / 8) : NO_ROW;
+    } else {
+        int row = row_of(p, tile_row);
+        kept->weight[tile_row] =
+            row < t.rows ? (uint32_t)row * (p.part[t.part].w.stride / 8) : NO_ROW;
+    }
+    if (threadIdx.x == 0) kept->tile = t;
+    __syncthreads();
+}
+
+/* `total` is complete, and seen by all, when it returns. */
+template <typename T, typename W>
+__device__ __forceinline__ void
+multiply_tile(const struct cuda_product &p, const struct wide_tile &t, const struct wide_kept *kept,
+              uint8_t *shared, float *total)
+{
+    const bool is_empty = warp_place().in >= t.to - t.from; // the warp's half of the input rows
+    struct wide_job<W> job = {
+        copies_of(p.in, kept->input, p.in_stride), {}, shared, 0
+    };
+    float sum[4][8][4] = {};
+
+    job.stages = tiles_of(p.part[t.part].w.stride, WIDE_SPAN);
+    job.weights.begin(p, t, kept->weight);
+    job.weights.fetch(0);
+    for (int i = 0; i < WIDE_STAGES - 1; i++)
+        load_stage<T>(&job, i);
+    multiply_pass<T>(&job, true, is_empty, sum, total);
+    multiply_pass<T>(&job, false, is_empty, sum, total);
+    __syncthreads();
+}
+
+template <typename T, typename W>
+__global__ void __launch_bounds__(WIDE_THREADS, 1)
+    wide_kernel(const __grid_constant__ struct cuda_product p)
+{
+    LM_SHARED_DYNAMIC(uint8_t, shared);
+    float *total = (float *)(shared + WIDE_STAGES * stage_bytes<T>(W::scales_sums));
+    struct wide_kept *kept = (struct wide_kept *)(total + WIDE_SIDE * WIDE_SIDE);
+    struct wide_tile t;
+
+    pdl_begin();
+    if (!find_tile(p, blockIdx.x, &t)) return;
+    keep_rows(p, t, kept);
+    multiply_tile<T, W>(p, t, kept, shared, total);
+    t = kept->tile;
+    if (p.gated.out)
+        store_gated<T>(p, t, total);
+    else
+        store_plain(p.part[t.part], t, total);
+}
+
+/* ---- launch ---- */
+
+static int shared_bytes(enum cuda_form form)
+{
+    return WIDE_STAGES * stage_bytes<bf16>(form == CUDA_F8) +
+           WIDE_SIDE * WIDE_SIDE * (int)sizeof(float) + (int)sizeof(struct wide_kept);
+}
+
+bool cuda_wide_fits(enum cuda_form form)
+{
+    static const int most = [] {
+        int device = 0, bytes = 0;
+        if (cudaGetDevice(&device) != cudaSuccess ||
+            cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+                cudaSuccess)
+            return 0;
+        return bytes;
+    }();
+    return shared_bytes(form) <= most;
+}
+
+/* As many blocks as there can be tiles. */
+template <typename W> static void launch(const struct cuda_product *p, cudaStream_t stream)
+{
+    int tiles = tiles_of(p->rows, WIDE_SIDE);
+
+    if (p->experts)
+        tiles = p->all_rows / WIDE_SIDE + (p->experts < p->all_rows ? p->experts : p->all_rows);
+    LM_LAUNCH_PDL((wide_kernel<bf16, W>), tiles * weight_tiles(*p), WIDE_THREADS,
+                  (size_t)shared_bytes(p->part[0].w.form), stream, *p);
+}
+
+void cuda_wide(const struct cuda_product *p, cudaStream_t stream)
+{
+    CHECK(!p->in_is_float && (p->all_rows > 0) == (p->experts > 0));
+    if (p->rows == 0) return;
+    switch (p->part[0].w.form) {
+    case CUDA_BF16:
+        launch<wide_weights_16<bf16>>(p, stream);
+        return;
+    case CUDA_Q4:
+        launch<wide_weights_q4<bf16>>(p, stream);
+        return;
+    case CUDA_Q8:
+        launch<wide_weights_q8<bf16>>(p, stream);
+        return;
+    case CUDA_F8:
+        launch<wide_weights_f8<bf16>>(p, stream);
+        return;
+    case CUDA_F32:
+    case CUDA_FORMS:
+        break;
+    }
+    UNREACHABLE();
+}
