@@ -3,8 +3,6 @@
 #include "kernels/cuda/cuda_values.cuh"
 #include "kernels/model_check.h"
 
-#define GROUP_THREADS 256
-
 /* ---- choice: one warp, one token ---- */
 
 /* The better of two candidates (-1: none): the first among equals; a NaN is never better. */
@@ -178,34 +176,45 @@ void cuda_experts_route(const struct cuda_routes *r, const struct expert_shape *
     LM_LAUNCH_PDL(route_kernel, tokens, 32, 0, stream, *r, *shape, correction, has_shared_scale);
 }
 
-/* ---- grouping: one block ---- */
+/* ---- grouping: one block, one expert ---- */
 
-/* A thread owns experts and walks all routes, first to count, then to hand out rows: no atomics, so rows
- * are always in the order of tokens. */
-__global__ void __launch_bounds__(GROUP_THREADS)
+#define GROUP_WARPS 8
+
+/* Each warp has a share of the routes that are neighbours, first to count those of experts before its own and of its own,
+ * then to hand out rows: no atomics, so rows are always in the order of tokens, and blocks need no word of each other. */
+__global__ void __launch_bounds__(WARP_LANES *GROUP_WARPS)
     group_kernel(struct cuda_routes r, int experts, int used, int routes)
 {
     pdl_begin();
-    for (int e = threadIdx.x; e < experts; e += blockDim.x) {
-        int count = 0;
-        for (int i = 0; i < routes; i++)
-            count += r.expert[i] == e;
-        r.first[e + 1] = count;
+    LM_SHARED(int, before, GROUP_WARPS);
+    LM_SHARED(int, own, GROUP_WARPS);
+    int expert = blockIdx.x, warp = warp_id(), lane = lane_id(), counts[2] = {};
+    int share = (routes / (WARP_LANES * GROUP_WARPS) + 1) * WARP_LANES;
+    int from = warp * share, to = min(from + share, routes);
+
+    for (int i = from + lane; i - lane < to; i += WARP_LANES) {
+        int e = i < to ? r.expert[i] : experts;
+        counts[0] += __popc(__ballot_sync(WARP_ALL, e < expert));
+        counts[1] += __popc(__ballot_sync(WARP_ALL, e == expert));
     }
+    if (lane == 0) before[warp] = counts[0], own[warp] = counts[1];
     __syncthreads();
-    if (threadIdx.x == 0) {
-        r.first[0] = 0;
-        for (int e = 0; e < experts; e++)
-            r.first[e + 1] += r.first[e];
+    int first = 0, row = 0, all = 0;
+    for (int w = 0; w < GROUP_WARPS; w++) {
+        first += before[w];
+        row += w < warp ? own[w] : 0;
+        all += own[w];
     }
-    __syncthreads();
-    for (int e = threadIdx.x; e < experts; e += blockDim.x) {
-        int row = r.first[e];
-        for (int i = 0; i < routes; i++) {
-            if (r.expert[i] != e) continue;
-            r.row[i] = row;
-            r.token[row++] = i / used;
-        }
+    row += first;
+    if (threadIdx.x == 0) r.first[expert] = first;
+    if (threadIdx.x == 0 && expert + 1 == experts) r.first[experts] = first + all;
+    for (int i = from + lane; i - lane < to; i += WARP_LANES) {
+        bool is_own = i < to && r.expert[i] == expert;
+        unsigned mask = __ballot_sync(WARP_ALL, is_own);
+        int at = row + __popc(mask & ((1u << lane) - 1));
+        if (is_own) r.row[i] = at;
+        if (is_own) r.token[at] = i / used;
+        row += __popc(mask);
     }
 }
 
@@ -213,8 +222,8 @@ void cuda_experts_group(const struct cuda_routes *r, const struct expert_shape *
                         cudaStream_t stream)
 {
     if (tokens == 0) return;
-    LM_LAUNCH_PDL(group_kernel, 1, GROUP_THREADS, 0, stream, *r, shape->experts, shape->used,
-                  tokens * shape->used);
+    LM_LAUNCH_PDL(group_kernel, shape->experts, WARP_LANES * GROUP_WARPS, 0, stream, *r,
+                  shape->experts, shape->used, tokens * shape->used);
 }
 
 /* ---- sum ---- */

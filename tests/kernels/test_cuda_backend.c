@@ -275,6 +275,43 @@ static void check_equal(const struct subject *s, enum compute_type compute, enum
     tiny_free(&t);
 }
 
+/* A prompt through cuda_wide in every product has the bits that cuda_mma gives it. */
+static void check_wide(const struct subject *s)
+{
+    struct tiny_model t = {0};
+    int32_t ids[SEQUENCES][TOKENS];
+    float *logits[2];
+    struct rng rng;
+
+    rng_init(&rng, 6);
+    s->build(&t, &rng);
+    random_ids(&rng, t.params.vocab, ids);
+    size_t count = (size_t)PROMPT * (size_t)t.params.vocab;
+    for (int i = 0; i < 2; i++) {
+        struct runner r;
+        if (i == 1) setenv("LM_CUDA_WIDE_ROWS", "1", 1);
+        logits[i] = xcalloc(count, sizeof *logits[i]);
+        runner_open(&r, &t, NULL, 1, COMPUTE_AUTO, KV_F16);
+        run_chunks(&r, ids, PROMPT, PROMPT, false, logits[i]);
+        runner_close(&r);
+        unsetenv("LM_CUDA_WIDE_ROWS");
+    }
+    if (!same_bits(logits[0], logits[1], count)) printf("  %s: bits differ\n", s->name);
+    EXPECT(same_bits(logits[0], logits[1], count));
+    free(logits[0]);
+    free(logits[1]);
+    tiny_free(&t);
+}
+
+static void test_wide_bits(void)
+{
+    runner_deterministic = true;
+    check_wide(&subjects[2]);  // k-quants
+    check_wide(&subjects[9]);  // experts, biases
+    check_wide(&subjects[14]); // 8-bit floats, experts
+    runner_deterministic = false;
+}
+
 static void test_equal_bits(void)
 {
     check_equal(&subjects[1], COMPUTE_F32, KV_F32);  // extras
@@ -573,6 +610,7 @@ int main(void)
     RUN(test_hidden_row);
     RUN(test_sampled);
     if (!HAS_RACE_HOOKS) RUN(test_equal_bits); // the same kernels again, at a tenth of the speed
+    if (!HAS_RACE_HOOKS) RUN(test_wide_bits);
     if (!HAS_RACE_HOOKS) RUN(test_graph_grows);
     RUN(test_pages_move);
     RUN(test_refusals);

@@ -157,6 +157,50 @@ static void test_gated_where_possible(void)
     check_gated(DTYPE_Q4_1, DTYPE_BF16, 65, 1, true);
 }
 
+/* ---- many rows ---- */
+
+/* Launches of cuda_wide, in any form, and of cuda_mma for the rest. `rows`: of each expert, or without experts. */
+static void expect_wide(bool deterministic, int experts, int rows, bool gated, int launches)
+{
+    struct product_case c = {DTYPE_BF16, 9, 16, experts ? experts * rows : rows, 2, experts};
+    struct product_scene a = {};
+    int rows_of_expert[EXPERTS_MAX];
+    struct rng r;
+
+    rng_init(&r, 8);
+    c.same_rows = true;
+    set_inputs(&c, &a, &r);
+    set_parts(&c, &a, &r);
+    for (int e = 0; e < experts; e++)
+        rows_of_expert[e] = rows;
+    if (experts) set_expert_rows(&c, &a, rows_of_expert);
+    void *out = to_device(a.x, (size_t)c.inputs * 16 * sizeof(bf16));
+    if (gated) a.p.gated = {out, c.inputs, 16, FFN_SILU};
+    open_gemm(deterministic, &a.p, c.inputs);
+    long wide = LAUNCHES("(wide_kernel<bf16, W>)"), activations = LAUNCHES("activate_kernel<bf16>");
+    run_gemm(&c, &a);
+    EXPECT_LAUNCHES(LAUNCHES("(wide_kernel<bf16, W>)") - wide, launches);
+    EXPECT_LAUNCHES(LAUNCHES("activate_kernel<bf16>") - activations, gated && !launches);
+    cudaFree(out);
+    scene_free(&c, &a);
+}
+
+static void test_wide_for_many_rows(void)
+{
+    expect_wide(false, 3, 63, false, 0);
+    expect_wide(false, 3, 64, false, 1);
+    expect_wide(true, 3, 64, false, 1);
+    expect_wide(false, 2, 64, true, 1); // with its gate
+    expect_wide(false, 2, 63, true, 0);
+    expect_wide(true, 0, 255, false, 0);
+    expect_wide(true, 0, 256, true, 1);
+    expect_wide(false, 0, 256, false, 0); // the library's
+    setenv("LM_CUDA_WIDE_ROWS", "40", 1);
+    expect_wide(true, 0, 40, false, 1);
+    expect_wide(true, 0, 39, false, 0);
+    unsetenv("LM_CUDA_WIDE_ROWS");
+}
+
 /* ---- memory ---- */
 
 static void expect_bytes(bool deterministic, struct cuda_weight w, int rows_max, size_t want)
@@ -190,6 +234,7 @@ int main(void)
 {
     RUN(test_blocks_through_library);
     RUN(test_gated_where_possible);
+    RUN(test_wide_for_many_rows);
     RUN(test_memory);
     return TEST_END();
 }
