@@ -13,70 +13,22 @@
  * bfloat16 comes by cp.async, two stages ahead. Weights in blocks are fetched into registers three stages ahead and
  * become bfloat16 there, once per block of 128 input rows: a thread has one row's run of 32, which is one block with one scale.
  *
- * Where the time goes, per mma m16n8k16 of the 64 of a warp's stage: ldmatrix reads 128 bytes of shared memory and
- * cp.async writes 64, so its 128 bytes a cycle allow 0.67 mma a cycle and SM; mma.sync itself some 0.62 on an H100
- * (of 1 that wgmma reaches); 64 bytes come from L2, which at some 30 bytes a cycle and SM allow 0.47, with weights of 8 bits
- * 0.63. So bfloat16 waits for L2, at a little under half of what a library reaches at best, and weights in blocks for mma.
- * Two walks over `total` take 4000 cycles a tile, where K is 2048 a seventh of it.
+ * Where the time goes, by calculation, in mma m16n8k16 a cycle and SM (an H100's wgmma makes 1): mma.sync itself some 0.62.
+ * For each, ldmatrix reads 128 bytes of shared memory and cp.async writes 64, of 128 a cycle: 0.67. 64 bytes come from
+ * L2, of some 30 a cycle and SM: 0.47; with weights of 8 bits 49 bytes: 0.61. A warp issues 200 instructions for the 64 of a
+ * stage (3.1 each), with 4 and 8 bits 320 to 370, two warps a scheduler: no limit. E4M3 takes 660, four fma each: 0.39. So
+ * bfloat16 waits for L2, a little under half of the peak, and weights in blocks for mma or for instructions. Behind a
+ * tile's stages (826 cycles each at 0.62, one for 64 columns) adding to `total` and writing it takes some 4000 cycles, and
+ * the first loads 1500 before them: a fifth where there are 2048 columns, a third with 768.
  *
  * Experts: a block finds its tile in `first` by itself; experts without rows have none, and blocks beyond the last
  * tile end at once. Tiles of the same weights follow each other, so that one fetches what the next finds in L2. */
 #include "kernels/cuda/cuda_product.h"
 
-#include "kernels/cuda/cuda_values.cuh"
+#include "kernels/cuda/cuda_wide_weights.cuh"
 #include "shared/base/check.h"
 
-#define WIDE_SIDE      128 // rows of a block's tile, of weights and of inputs
-#define WIDE_WARP_SIDE 64
-#define WIDE_THREADS   256
-#define WIDE_DEPTH     64 // columns of a stage
-#define WIDE_PIECES    (WIDE_DEPTH / 8)
-#define WIDE_RUN       32  // that are neighbours, the half of what N2's four sums share
-#define WIDE_SPAN      128 // columns that a stage takes its half of
-#define WIDE_STAGES    3
-#define WIDE_COPIES \
-    (WIDE_SIDE * WIDE_PIECES / WIDE_THREADS) // pieces of each side, per thread and stage
-
-template <typename T> struct wide_stage {
-    T *weights, *in; // [WIDE_SIDE][WIDE_DEPTH], by cell()
-    float *scales;   // [WIDE_DEPTH / 16][WIDE_SIDE], with scales_sums
-};
-
-template <typename T> __host__ __device__ __forceinline__ int stage_bytes(bool scales_sums)
-{
-    return 2 * WIDE_SIDE * WIDE_DEPTH * (int)sizeof(T) +
-           (scales_sums ? WIDE_DEPTH / 16 * WIDE_SIDE * (int)sizeof(float) : 0);
-}
-
-template <typename T, typename W>
-__device__ __forceinline__ struct wide_stage<T> stage_at(uint8_t *shared, int stage) {
-    struct wide_stage<T> s;
-    s.weights = (T *)(shared + stage % WIDE_STAGES * stage_bytes<T>(W::scales_sums));
-    s.in = s.weights + WIDE_SIDE * WIDE_DEPTH;
-    s.scales = (float *)(s.in + WIDE_SIDE * WIDE_DEPTH);
-    return s;
-}
-
-/* Where a piece of a row lies: eight rows' pieces of the same columns are in different banks. */
-__device__ __forceinline__ int
-cell(int row, int piece)
-{
-    return row * WIDE_DEPTH + (piece ^ (row & 7)) * 8;
-}
-
-/* The column at which a stage's first run begins, its second is 64 behind; `stages`: of a pass. */
-__device__ __forceinline__ int column_of(int stage, int stages)
-{
-    return stage < stages ? stage * WIDE_SPAN : (stage - stages) * WIDE_SPAN + WIDE_RUN;
-}
-
 /* ---- which tile ---- */
-
-struct wide_tile {
-    int part, row, rows; // weight rows [row, row + rows) of this part
-    size_t first;        // the first of them in the part's stack of matrices
-    int from, to;        // rows of the output
-};
 
 __host__ __device__ __forceinline__ int tiles_of(int rows, int of_tile)
 {
@@ -151,220 +103,6 @@ __device__ __forceinline__ bool find_tile(const struct cuda_product &p, int at, 
     return true;
 }
 
-/* ---- from memory to a stage ---- */
-
-/* A gated tile has eight rows of gate, the same eight of up, and so on. */
-__device__ __forceinline__ int part_of(const struct cuda_product &p, const struct wide_tile &t,
-                                       int tile_row)
-{
-    return p.gated.out ? tile_row >> 3 & 1 : t.part;
-}
-
-__device__ __forceinline__ int row_of(const struct cuda_product &p, int tile_row)
-{
-    return p.gated.out ? (tile_row >> 4) * 8 + (tile_row & 7) : tile_row;
-}
-
-/* What a thread copies: a piece of WIDE_COPIES rows that are WIDE_SIDE / WIDE_COPIES apart. */
-struct wide_copies {
-    const uint4 *base;
-    const uint32_t *row; // of this thread's first: where it begins, in pieces behind `base`
-    int k, cell, cols;
-};
-
-#define NO_ROW UINT32_MAX
-
-__device__ __forceinline__ struct wide_copies copies_of(const void *base, const uint32_t *rows,
-                                                        int cols)
-{
-    int row = threadIdx.x / WIDE_PIECES, piece = threadIdx.x % WIDE_PIECES;
-    return {(const uint4 *)base, rows + row, piece / 4 * 64 + piece % 4 * 8, cell(row, piece),
-            cols};
-}
-
-template <typename T>
-__device__ __forceinline__ void copy_stage(const struct wide_copies &c, int column, T *cells)
-{
-    int k = column + c.k;
-
-    LM_UNROLL
-    for (int i = 0; i < WIDE_COPIES; i++) {
-        uint32_t row = c.row[i * (WIDE_SIDE / WIDE_COPIES)];
-        bool is_there = k < c.cols && row != NO_ROW;
-        cp_async_zero16(cells + c.cell + i * (WIDE_SIDE / WIDE_COPIES) * WIDE_DEPTH,
-                        c.base + (is_there ? row + k / 8 : 0), is_there ? 16 : 0);
-    }
-}
-
-/* Weights of each form: begin() says what a thread brings; copy() has it copied into a stage; or fetch() brings it into
- * registers, from where put() stores it. */
-template <typename T> struct wide_weights_16 {
-    static const bool scales_sums = false;
-    struct wide_copies c;
-
-    __device__ void begin(const struct cuda_product &p, const struct wide_tile &t,
-                          const uint32_t *rows)
-    {
-        /* All of a thread's rows are of one part. */
-        const struct cuda_weight &w = p.part[part_of(p, t, threadIdx.x / WIDE_PIECES)].w;
-        c = copies_of((const T *)w.data + t.first * w.stride, rows, w.stride);
-    }
-    __device__ void copy(int column, const struct wide_stage<T> &s) const
-    {
-        copy_stage(c, column, s.weights);
-    }
-    __device__ void fetch(int)
-    {
-    }
-    __device__ void put(const struct wide_stage<T> &) const
-    {
-    }
-};
-
-/* Of weights in blocks a thread has the run of 32 columns threadIdx.x / WIDE_SIDE of the row threadIdx.x % WIDE_SIDE. */
-struct wide_run {
-    const uint8_t *data, *scales; // of the run in the first stage
-    int cols;                     // of the row behind where the run begins; 0 and less: no such row
-    int shift;                    // columns with one scale, a power of two
-
-    __device__ void begin_run(const struct cuda_product &p, const struct wide_tile &t, int bits,
-                              int scale_bytes)
-    {
-        int tile_row = threadIdx.x % WIDE_SIDE, row = row_of(p, tile_row);
-        const struct cuda_weight &w = p.part[part_of(p, t, tile_row)].w;
-        int k = threadIdx.x / WIDE_SIDE * 64;
-        size_t at = (t.first + row) * w.stride + k;
-        data = (const uint8_t *)w.data + at / 8 * bits;
-        scales = (const uint8_t *)w.scales + (at >> shift) * scale_bytes;
-        cols = row < t.rows ? w.stride - k : 0;
-    }
-};
-
-/* Eight elements into piece `i` of the run. */
-template <typename T>
-__device__ __forceinline__ void put_piece(const struct wide_stage<T> &s, int i, const float *v)
-{
-    int row = threadIdx.x % WIDE_SIDE, run = threadIdx.x / WIDE_SIDE;
-    *(uint4 *)(s.weights + cell(row, 4 * run + i)) = make_uint4(
-        pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]), pack2<T>(v[6], v[7]));
-}
-
-template <typename T> struct wide_weights_q4 : wide_run {
-    static const bool scales_sums = false;
-    uint4 words;
-    uint32_t scale;
-
-    __device__ void begin(const struct cuda_product &p, const struct wide_tile &t, const uint32_t *)
-    {
-        shift = 5;
-        begin_run(p, t, 4, 4);
-    }
-    __device__ void copy(int, const struct wide_stage<T> &) const
-    {
-    }
-    __device__ void fetch(int column)
-    {
-        words = make_uint4(0, 0, 0, 0);
-        scale = 0;
-        if (column >= cols) return;
-        words = load_nc((const uint4 *)data + column / CUDA_BLOCK);
-        scale = load_nc((const uint32_t *)scales + column / CUDA_BLOCK);
-    }
-    __device__ void put(const struct wide_stage<T> &s) const
-    {
-        const uint32_t word[4] = {words.x, words.y, words.z, words.w};
-        float2 two = unpack2<__half>(scale);
-        LM_UNROLL
-        for (int i = 0; i < 4; i++) {
-            float v[8];
-            dequantize_q4x8(word[i], two, v);
-            put_piece<T>(s, i, v);
-        }
-    }
-};
-
-/* 32 bytes, by halves of 16: the words of 8-bit forms. */
-struct wide_run_8 : wide_run {
-    uint4 words[2];
-
-    __device__ bool has(int column, int half) const
-    {
-        return column + 16 * half < cols;
-    }
-    __device__ void fetch_words(int column)
-    {
-        LM_UNROLL
-        for (int i = 0; i < 2; i++) {
-            words[i] = make_uint4(0, 0, 0, 0);
-            if (has(column, i)) words[i] = load_nc((const uint4 *)(data + column) + i);
-        }
-    }
-};
-
-template <typename T> struct wide_weights_q8 : wide_run_8 {
-    static const bool scales_sums = false;
-    uint16_t scale;
-
-    __device__ void begin(const struct cuda_product &p, const struct wide_tile &t, const uint32_t *)
-    {
-        shift = 5;
-        begin_run(p, t, 8, 2);
-    }
-    __device__ void copy(int, const struct wide_stage<T> &) const
-    {
-    }
-    __device__ void fetch(int column)
-    {
-        fetch_words(column);
-        scale = has(column, 0) ? ((const uint16_t *)scales)[column / CUDA_BLOCK] : 0;
-    }
-    __device__ void put(const struct wide_stage<T> &s) const
-    {
-        float d = half_bits_to_float(scale), v[8];
-        LM_UNROLL
-        for (int i = 0; i < 4; i++) {
-            dequantize_q8x4(i % 2 ? words[i / 2].z : words[i / 2].x, d, v);
-            dequantize_q8x4(i % 2 ? words[i / 2].w : words[i / 2].y, d, v + 4);
-            put_piece<T>(s, i, v);
-        }
-    }
-};
-
-template <typename T> struct wide_weights_f8 : wide_run_8 {
-    static const bool scales_sums = true; // the elements are exact without them
-
-    __device__ void begin(const struct cuda_product &p, const struct wide_tile &t, const uint32_t *)
-    {
-        shift = p.part[t.part].w.scale_shift;
-        begin_run(p, t, 8, 4);
-    }
-    __device__ void copy(int column, const struct wide_stage<T> &s) const
-    {
-        float *cells = s.scales + threadIdx.x / WIDE_SIDE * 2 * WIDE_SIDE + threadIdx.x % WIDE_SIDE;
-        LM_UNROLL
-        for (int i = 0; i < 2; i++) // steps of the run
-            if (has(column, i))
-                cp_async4(cells + i * WIDE_SIDE,
-                          (const float *)scales + ((column + 16 * i) >> shift));
-            else
-                cells[i * WIDE_SIDE] = 0;
-    }
-    __device__ void fetch(int column)
-    {
-        fetch_words(column);
-    }
-    __device__ void put(const struct wide_stage<T> &s) const
-    {
-        LM_UNROLL
-        for (int i = 0; i < 4; i++) {
-            float v[8];
-            dequantize_f8x4(i % 2 ? words[i / 2].z : words[i / 2].x, 1.0f, v);
-            dequantize_f8x4(i % 2 ? words[i / 2].w : words[i / 2].y, 1.0f, v + 4);
-            put_piece<T>(s, i, v);
-        }
-    }
-};
-
 /* ---- one stage ---- */
 
 template <typename T>
@@ -388,9 +126,8 @@ __device__ __forceinline__ struct wide_warp warp_place()
 
 /* One step of 16 of the run: sum[i][j] of weight rows 16 i.. and inputs 8 j... */
 template <typename T, typename W>
-__device__ __forceinline__ void multiply_step(const struct wide_stage<T> &s,
-                                              const struct wide_warp &at, int run,
-                                              float (*sum)[8][4])
+__device__ __forceinline__ void multiply_step(const wide_stage<T> &s, const struct wide_warp &at,
+                                              int run, float (*sum)[8][4])
 {
     int lane = lane_id(), step = 2 * run + at.sum;
     const T *a_row = s.weights + cell(at.row + (lane & 15), 2 * step + (lane >> 4));
@@ -492,10 +229,10 @@ template <typename W> struct wide_job {
 };
 
 template <typename T, typename W>
-__device__ __forceinline__ void load_stage(struct wide_job<W> *job, int stage)
+__device__ __forceinline__ void load_stage(wide_job<W> *job, int stage)
 {
     if (stage < 2 * job->stages) {
-        struct wide_stage<T> to = stage_at<T, W>(job->shared, stage);
+        wide_stage<T> to = stage_at<T, W>(job->shared, stage);
         int column = column_of(stage, job->stages);
         copy_stage(job->in, column, to.in);
         job->weights.copy(column, to);
@@ -507,7 +244,7 @@ __device__ __forceinline__ void load_stage(struct wide_job<W> *job, int stage)
 
 /* Its two sums, into `total`. */
 template <typename T, typename W>
-__device__ __forceinline__ void multiply_pass(struct wide_job<W> *job, bool is_first, bool is_empty,
+__device__ __forceinline__ void multiply_pass(wide_job<W> *job, bool is_first, bool is_empty,
                                               float (*sum)[8][4], float *total)
 {
     const struct wide_warp at = warp_place();
@@ -518,7 +255,7 @@ __device__ __forceinline__ void multiply_pass(struct wide_job<W> *job, bool is_f
         __syncthreads(); // everyone's pieces of the stage are there, and the one before is free
         load_stage<T>(job, stage + WIDE_STAGES - 1);
         if (is_empty) continue;
-        struct wide_stage<T> ready = stage_at<T, W>(job->shared, stage);
+        wide_stage<T> ready = stage_at<T, W>(job->shared, stage);
         LM_UNROLL_BY(W::scales_sums ? 1 : 2) // registers, again
         for (int run = 0; run < 2; run++)
             multiply_step<T, W>(ready, at, run, sum);
@@ -559,9 +296,7 @@ multiply_tile(const struct cuda_product &p, const struct wide_tile &t, const str
               uint8_t *shared, float *total)
 {
     const bool is_empty = warp_place().in >= t.to - t.from; // the warp's half of the input rows
-    struct wide_job<W> job = {
-        copies_of(p.in, kept->input, p.in_stride), {}, shared, 0
-    };
+    wide_job<W> job = {copies_of(p.in, kept->input, p.in_stride), {}, shared, 0};
     float sum[4][8][4] = {};
 
     job.stages = tiles_of(p.part[t.part].w.stride, WIDE_SPAN);

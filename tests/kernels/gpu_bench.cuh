@@ -44,9 +44,11 @@ static __global__ void fill_random(uint32_t *words, size_t count)
 /* Filled when it returns, for every stream. */
 static inline void *device_random(size_t bytes)
 {
+    size_t words = (bytes + 3) / 4, blocks = (words + 255) / 256;
     void *p = NULL;
-    NEED_CUDA(cudaMalloc(&p, (bytes + 3) / 4 * 4));
-    NEED_CUDA(LM_LAUNCH(fill_random, 4096, 256, 0, NULL, (uint32_t *)p, (bytes + 3) / 4));
+    NEED_CUDA(cudaMalloc(&p, words * 4));
+    NEED_CUDA(LM_LAUNCH(fill_random, (int)(blocks < 4096 ? blocks : 4096), 256, 0, NULL,
+                        (uint32_t *)p, words));
     NEED_CUDA(cudaStreamSynchronize(NULL));
     return p;
 }

@@ -103,7 +103,7 @@ foreach(source IN LISTS sources c_sources)
 endforeach()
 
 # The benchmarks of scripts/gpu-check: that their code is right, before a GPU's time is spent on it.
-foreach(part steps peer)
+foreach(part steps peer experts)
   set(source "${CMAKE_CURRENT_SOURCE_DIR}/kernels/gpu_bench_${part}.cu")
   lm_cuda_emu_sources(${source})
   add_executable(gpu_bench_${part} ${source})
@@ -113,8 +113,9 @@ endforeach()
 add_test(NAME kernels/gpu_bench_dry COMMAND gpu_bench_steps dry)
 add_test(NAME kernels/gpu_bench_dry_fp8 COMMAND gpu_bench_steps dry-fp8)
 add_test(NAME kernels/gpu_bench_peer_dry COMMAND gpu_bench_peer dry)
+add_test(NAME kernels/gpu_bench_experts_dry COMMAND gpu_bench_experts dry)
 set_tests_properties(kernels/gpu_bench_dry kernels/gpu_bench_dry_fp8 kernels/gpu_bench_peer_dry
-  PROPERTIES LABELS kernels TIMEOUT 600 PROCESSORS 2)
+  kernels/gpu_bench_experts_dry PROPERTIES LABELS kernels TIMEOUT 600)
 set_property(TEST kernels/gpu_bench_peer_dry PROPERTY ENVIRONMENT "LM_CUDA_EMU_DEVICES=3")
 
 # Golden tests over the emulated device, through the module as a program would load it. One model of each
