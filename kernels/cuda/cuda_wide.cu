@@ -19,7 +19,7 @@
  * stage (3.1 each), with 4 and 8 bits 320 to 370, two warps a scheduler: no limit. E4M3 takes 660, four fma each: 0.39. So
  * bfloat16 waits for L2, a little under half of the peak, and weights in blocks for mma or for instructions. Behind a
  * tile's stages (826 cycles each at 0.62, one for 64 columns) adding to `total` and writing it takes some 4000 cycles, and
- * the first loads 1500 before them: a fifth where there are 2048 columns, a third with 768.
+ * the first loads 1500 before them: a sixth where there are 2048 columns, a third with 768.
  *
  * Experts: a block finds its tile in `first` by itself; experts without rows have none, and blocks beyond the last
  * tile end at once. Tiles of the same weights follow each other, so that one fetches what the next finds in L2. */
