@@ -2,13 +2,61 @@
 
 #include "kernels/cuda/cuda_values.cuh"
 
-#define ROW_THREADS   256 // of a block that owns a row
-#define HEADS_THREADS 128
-#define FLAT_THREADS  256 // of a block that owns some elements
+#define ROW_THREADS  256 // of a block that owns a row
+#define FLAT_THREADS 256 // of a block that owns some elements
 
 static int blocks_for_elements(size_t count)
 {
     return (int)((count + FLAT_THREADS - 1) / FLAT_THREADS);
+}
+
+/* ---- pieces of a row: V elements at once, 4 where rows are a multiple of that, else 1 ---- */
+
+template <int V> __device__ __forceinline__ void load_piece(float *v, const float *at)
+{
+    if (V == 4) {
+        float4 four = *(const float4 *)at;
+        v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
+    } else {
+        v[0] = at[0];
+    }
+}
+
+template <int V> __device__ __forceinline__ void store_piece(float *at, const float *v)
+{
+    if (V == 4)
+        *(float4 *)at = make_float4(v[0], v[1], v[2], v[3]);
+    else
+        at[0] = v[0];
+}
+
+template <int V> __device__ __forceinline__ void store_piece(bf16 *at, const float *v)
+{
+    if (V == 4)
+        *(uint2 *)at = make_uint2(pack2<bf16>(v[0], v[1]), pack2<bf16>(v[2], v[3]));
+    else
+        at[0] = from_float<bf16>(v[0]);
+}
+
+/* A thread's next pieces of a block's row, which are all on their way before the first is used: a loop that stores
+ * what it loads would else wait for memory in each round. */
+#define ROW_AHEAD 4
+
+template <int V> struct row_pieces {
+    float v[ROW_AHEAD][V];
+};
+
+template <int V> __device__ __forceinline__ int piece_at(int from, int j)
+{
+    return from + j * ROW_THREADS * V;
+}
+
+template <int V>
+__device__ __forceinline__ void load_pieces(row_pieces<V> &p, const float *row, int from, int n)
+{
+    LM_UNROLL
+    for (int j = 0; j < ROW_AHEAD; j++)
+        if (piece_at<V>(from, j) < n) load_piece<V>(p.v[j], row + piece_at<V>(from, j));
 }
 
 /* ---- begin of a step ---- */
@@ -60,70 +108,116 @@ __device__ __forceinline__ float weight_at(const struct cuda_weight &w, size_t r
 __global__ void embed_kernel(float *x, struct cuda_weight w, const int *id, int first, float scale)
 {
     pdl_begin();
-    float *to = x + (size_t)blockIdx.x * w.cols;
-    int row = id[blockIdx.x] - first;
+    int row = id[blockIdx.x] - first, i = (int)(blockIdx.y * blockDim.x + threadIdx.x);
     bool is_here = row >= 0 && row < w.rows;
 
-    for (int i = threadIdx.x; i < w.cols; i += blockDim.x)
-        to[i] = is_here ? weight_at(w, row, i) * scale : 0.0f;
+    if (i >= w.cols) return;
+    x[(size_t)blockIdx.x * w.cols + i] = is_here ? weight_at(w, row, i) * scale : 0.0f;
 }
 
 void cuda_embed(float *x, const struct cuda_weight *embedding, const int *id, int first,
                 float scale, int tokens, cudaStream_t stream)
 {
     if (tokens == 0) return;
-    LM_LAUNCH_PDL(embed_kernel, tokens, ROW_THREADS, 0, stream, x, *embedding, id, first, scale);
+    dim3 grid(tokens, blocks_for_elements((size_t)embedding->cols));
+    LM_LAUNCH_PDL(embed_kernel, grid, FLAT_THREADS, 0, stream, x, *embedding, id, first, scale);
 }
 
 /* ---- residual stream ---- */
 
-__device__ __forceinline__ float inverse_rms(float squares, int n, float eps)
+/* Sum of squares of a thread's pieces of a row. */
+template <int V> __device__ __forceinline__ float squares_of_row(const float *row, int n)
 {
-    return 1.0f / sqrtf(squares / (float)n + eps);
+    float squares = 0;
+
+    for (int from = threadIdx.x * V; from < n; from += ROW_AHEAD * ROW_THREADS * V) {
+        row_pieces<V> p;
+        load_pieces(p, row, from, n);
+        LM_UNROLL
+        for (int j = 0; j < ROW_AHEAD * V; j++)
+            if (piece_at<V>(from, j / V) < n)
+                squares = fmaf(p.v[j / V][j % V], p.v[j / V][j % V], squares);
+    }
+    return squares;
 }
 
-/* A thread reads back only what it wrote itself. */
-template <typename T>
+/* A thread reads back only what it wrote itself, and not even that if the row is short. The norm is a weight, so
+ * its first pieces don't wait. */
+template <typename T, int V>
 __global__ void __launch_bounds__(ROW_THREADS)
     residual_kernel(struct cuda_residual_job job, T *h, int h_stride)
 {
-    pdl_begin();
     LM_SHARED(float, scratch, WARP_LANES);
-    size_t at = (size_t)blockIdx.x * job.hidden;
-    float *x = job.x + at;
-    const float *y = job.y + at;
-    float squares = 0, post = 1;
+    const int turn = ROW_AHEAD * ROW_THREADS * V, begin = threadIdx.x * V, n = job.hidden;
+    size_t row = blockIdx.x;
+    float *x = job.x + row * n, squares = 0, post = 1;
+    const float *y = job.y + row * n;
+    row_pieces<V> in, add, norm;
 
-    if (job.y && job.post_norm) {
-        for (int i = threadIdx.x; i < job.hidden; i += blockDim.x)
-            squares = fmaf(y[i], y[i], squares);
-        post = inverse_rms(block_sum(squares, scratch), job.hidden, job.eps);
-        squares = 0;
-    }
-    for (int i = threadIdx.x; i < job.hidden; i += blockDim.x) {
-        float v = x[i];
-        if (job.y) {
-            float add = job.post_norm ? y[i] * post * job.post_norm[i] : y[i];
-            v = fmaf(add, job.scale, v);
-            x[i] = v;
+    pdl_trigger();
+    if (job.norm) load_pieces(norm, job.norm, begin, n);
+    pdl_wait();
+    if (job.y && job.post_norm)
+        post = inverse_rms(block_sum(squares_of_row<V>(y, n), scratch), n, job.eps);
+    for (int from = begin; from < n; from += turn) {
+        row_pieces<V> scale;
+        load_pieces(in, x, from, n);
+        if (job.y) load_pieces(add, y, from, n);
+        if (job.y && job.post_norm) load_pieces(scale, job.post_norm, from, n);
+        LM_UNROLL
+        for (int j = 0; j < ROW_AHEAD; j++) {
+            if (piece_at<V>(from, j) >= n) break;
+            LM_UNROLL
+            for (int i = 0; i < V; i++) {
+                float v = in.v[j][i];
+                if (job.y) {
+                    float a = add.v[j][i];
+                    if (job.post_norm) a = a * post * scale.v[j][i];
+                    v = fmaf(a, job.scale, v);
+                }
+                squares = fmaf(v, v, squares);
+                in.v[j][i] = v;
+            }
+            if (job.y) store_piece<V>(x + piece_at<V>(from, j), in.v[j]);
         }
-        squares = fmaf(v, v, squares);
     }
-    float scale = job.norm ? inverse_rms(block_sum(squares, scratch), job.hidden, job.eps) : 1.0f;
-    for (int i = threadIdx.x; i < job.hidden; i += blockDim.x) {
-        float v = job.norm ? x[i] * scale * job.norm[i] : x[i];
-        h[(size_t)blockIdx.x * h_stride + i] = to_real<T>(v);
-        if (job.h_float) job.h_float[(size_t)blockIdx.x * h_stride + i] = v;
+    float scale = job.norm ? inverse_rms(block_sum(squares, scratch), n, job.eps) : 1.0f;
+    for (int from = begin; from < n; from += turn) {
+        if (n > turn) load_pieces(in, x, from, n);
+        if (job.norm && from > begin) load_pieces(norm, job.norm, from, n);
+        LM_UNROLL
+        for (int j = 0; j < ROW_AHEAD; j++) {
+            if (piece_at<V>(from, j) >= n) break;
+            LM_UNROLL
+            for (int i = 0; job.norm && i < V; i++)
+                in.v[j][i] = in.v[j][i] * scale * norm.v[j][i];
+            size_t at = row * h_stride + piece_at<V>(from, j);
+            store_piece<V>(h + at, in.v[j]);
+            if (job.h_float) store_piece<V>(job.h_float + at, in.v[j]);
+        }
     }
+}
+
+template <typename T, int V>
+static void launch_residual(const struct cuda_residual_job *job, cudaStream_t stream)
+{
+    LM_LAUNCH_PDL((residual_kernel<T, V>), job->rows, ROW_THREADS, 0, stream, *job,
+                  (T *)job->h.data, job->h.stride);
 }
 
 void cuda_residual(const struct cuda_residual_job *job, cudaStream_t stream)
 {
+    bool fours = job->hidden % 4 == 0;
+
     if (job->rows == 0) return;
-    with_real(job->h.real, [&]<typename T>(T) {
-        LM_LAUNCH_PDL(residual_kernel<T>, job->rows, ROW_THREADS, 0, stream, *job, (T *)job->h.data,
-                      job->h.stride);
-    });
+    if (job->h.is_float && fours)
+        launch_residual<float, 4>(job, stream);
+    else if (job->h.is_float)
+        launch_residual<float, 1>(job, stream);
+    else if (fours)
+        launch_residual<bf16, 4>(job, stream);
+    else
+        launch_residual<bf16, 1>(job, stream);
 }
 
 template <typename T>
@@ -155,116 +249,52 @@ void cuda_norm_rows(const struct cuda_rows *out, const float *in, int in_stride,
 
 /* ---- feed-forward ---- */
 
-template <typename T>
+template <typename T, int V>
 __global__ void activate_kernel(T *out, int out_stride, enum ffn_activation kind, const float *gate,
                                 const float *up, int in_stride, int n)
 {
     pdl_begin();
     size_t row = blockIdx.x;
-    int i = blockIdx.y * blockDim.x + threadIdx.x;
+    int at = V * (int)(blockIdx.y * blockDim.x + threadIdx.x);
+    float g[V], u[V];
 
-    if (i >= n) return;
-    float v = activated(kind, gate[row * in_stride + i], up[row * in_stride + i]);
-    out[row * out_stride + i] = to_real<T>(v);
+    if (at >= n) return;
+    load_piece<V>(g, gate + row * in_stride + at);
+    load_piece<V>(u, up + row * in_stride + at);
+    LM_UNROLL
+    for (int i = 0; i < V; i++)
+        g[i] = activated(kind, g[i], u[i]);
+    store_piece<V>(out + row * out_stride + at, g);
+}
+
+template <typename T, int V>
+static void launch_activate(const struct cuda_rows *out, enum ffn_activation kind,
+                            const float *gate, const float *up, int in_stride, int rows,
+                            cudaStream_t stream)
+{
+    /* y has 65,535 at most, rows may be more */
+    dim3 grid(rows, blocks_for_elements(((size_t)out->cols + V - 1) / V));
+    LM_LAUNCH_PDL((activate_kernel<T, V>), grid, FLAT_THREADS, 0, stream, (T *)out->data,
+                  out->stride, kind, gate, up, in_stride, out->cols);
 }
 
 void cuda_activate(const struct cuda_rows *out, enum ffn_activation kind, const float *gate,
                    const float *up, int in_stride, int rows, cudaStream_t stream)
 {
+    bool fours = out->cols % 4 == 0 && in_stride % 4 == 0;
+
     if (rows == 0) return;
-    dim3 grid(rows,
-              blocks_for_elements((size_t)out->cols)); // y has 65,535 at most, rows may be more
-    with_real(out->real, [&]<typename T>(T) {
-        LM_LAUNCH_PDL(activate_kernel<T>, grid, FLAT_THREADS, 0, stream, (T *)out->data,
-                      out->stride, kind, gate, up, in_stride, out->cols);
-    });
+    if (out->is_float && fours)
+        launch_activate<float, 4>(out, kind, gate, up, in_stride, rows, stream);
+    else if (out->is_float)
+        launch_activate<float, 1>(out, kind, gate, up, in_stride, rows, stream);
+    else if (fours)
+        launch_activate<bf16, 4>(out, kind, gate, up, in_stride, rows, stream);
+    else
+        launch_activate<bf16, 1>(out, kind, gate, up, in_stride, rows, stream);
 }
 
-/* ---- heads ---- */
-
-__device__ __forceinline__ void rotate_pair(float *a, float *b, float cosine, float sine)
-{
-    float x = *a, y = *b;
-    *a = x * cosine - y * sine;
-    *b = y * cosine + x * sine;
-}
-
-/* One warp, one head. */
-__device__ __forceinline__ void finish_head(const struct cuda_heads_job &job, float *x,
-                                            const float *row, float all_scale, int head)
-{
-    int lane = lane_id();
-    const float *norm = job.norm;
-
-    if (norm && !job.norm_spans_heads) {
-        float squares = 0;
-        for (int i = lane; i < job.head_dim; i += 32)
-            squares = fmaf(x[i], x[i], squares);
-        all_scale = inverse_rms(warp_sum(squares), job.head_dim, job.eps);
-    } else if (norm) {
-        norm += head * job.head_dim;
-    }
-    if (norm) {
-        for (int i = lane; i < job.head_dim; i += 32)
-            x[i] = x[i] * all_scale * norm[i];
-        __syncwarp(); // a pair's halves were written by other lanes
-    }
-    float *from = x + job.rotate_from;
-    bool neighbours = job.style == ROPE_INTERLEAVED;
-    for (int i = lane; row && i < job.half; i += 32) {
-        int a = neighbours ? 2 * i : i, b = neighbours ? 2 * i + 1 : job.half + i;
-        rotate_pair(from + a, from + b, row[i], row[job.half + i]);
-    }
-}
-
-/* Of all heads of a token, by the block. */
-__device__ __forceinline__ float squares_of(const struct cuda_heads_job &job, const float *x,
-                                            float *scratch)
-{
-    float squares = 0;
-
-    for (int i = threadIdx.x; i < job.heads * job.head_dim; i += blockDim.x)
-        squares = fmaf(x[i], x[i], squares);
-    return block_sum(squares, scratch);
-}
-
-__global__ void __launch_bounds__(HEADS_THREADS) heads_kernel(struct cuda_heads_job job)
-{
-    pdl_begin();
-    LM_SHARED(float, scratch, WARP_LANES);
-    float *x = job.x + (size_t)blockIdx.x * job.stride;
-    const float *row = job.rotation ? job.rotation + (size_t)blockIdx.x * 2 * job.half : NULL;
-    float all_scale = 1;
-
-    if (job.norm && job.norm_spans_heads) {
-        float squares = job.squares ? job.squares[blockIdx.x] : squares_of(job, x, scratch);
-        all_scale = inverse_rms(squares, job.span, job.eps);
-    }
-    for (int head = warp_id(); head < job.heads; head += HEADS_THREADS / WARP_LANES)
-        finish_head(job, x + head * job.head_dim, row, all_scale, head);
-}
-
-void cuda_heads(const struct cuda_heads_job *job, cudaStream_t stream)
-{
-    if (job->tokens == 0) return;
-    LM_LAUNCH_PDL(heads_kernel, job->tokens, HEADS_THREADS, 0, stream, *job);
-}
-
-__global__ void __launch_bounds__(HEADS_THREADS)
-    heads_squares_kernel(float *out, struct cuda_heads_job job)
-{
-    pdl_begin();
-    LM_SHARED(float, scratch, WARP_LANES);
-    float squares = squares_of(job, job.x + (size_t)blockIdx.x * job.stride, scratch);
-
-    if (threadIdx.x == 0) out[blockIdx.x] = squares;
-}
-
-void cuda_heads_squares(float *out, const struct cuda_heads_job *job, cudaStream_t stream)
-{
-    if (job->tokens == 0) return;
-    LM_LAUNCH_PDL(heads_squares_kernel, job->tokens, HEADS_THREADS, 0, stream, out, *job);
-}
+/* ---- latents ---- */
 
 __global__ void latent_expand_kernel(struct cuda_latent_job job)
 {
@@ -288,25 +318,23 @@ void cuda_latent_expand(const struct cuda_latent_job *job, cudaStream_t stream)
 
 /* ---- rows ---- */
 
-template <typename T> __global__ void gather_kernel(T *out, const T *in, const int *row, int stride)
+/* Pieces of 16 bytes: rows are padded to whole ones. */
+__global__ void gather_kernel(uint4 *out, const uint4 *in, const int *row, int pieces)
 {
     pdl_begin();
-    const T *from = in + (size_t)row[blockIdx.x] * stride;
+    int i = (int)(blockIdx.y * blockDim.x + threadIdx.x);
 
-    for (int i = threadIdx.x; i < stride; i += blockDim.x)
-        out[(size_t)blockIdx.x * stride + i] = from[i];
+    if (i < pieces) out[(size_t)blockIdx.x * pieces + i] = in[(size_t)row[blockIdx.x] * pieces + i];
 }
 
 void cuda_gather(const struct cuda_rows *out, const struct cuda_rows *in, const int *row, int rows,
                  cudaStream_t stream)
 {
+    int pieces = in->stride / (in->is_float ? 4 : 8);
+
     if (rows == 0) return;
-    if (out->real == CUDA_REAL_F32)
-        LM_LAUNCH_PDL(gather_kernel<float>, rows, ROW_THREADS, 0, stream, (float *)out->data,
-                      (const float *)in->data, row, in->stride);
-    else
-        LM_LAUNCH_PDL(gather_kernel<uint16_t>, rows, ROW_THREADS, 0, stream, (uint16_t *)out->data,
-                      (const uint16_t *)in->data, row, in->stride);
+    LM_LAUNCH_PDL(gather_kernel, dim3(rows, blocks_for_elements((size_t)pieces)), FLAT_THREADS, 0,
+                  stream, (uint4 *)out->data, (const uint4 *)in->data, row, pieces);
 }
 
 template <typename T>

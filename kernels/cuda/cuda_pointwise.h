@@ -61,13 +61,14 @@ struct cuda_heads_job {
     const float *norm; // [head_dim], or [heads * head_dim] of a norm over all heads; NULL: none
     bool norm_spans_heads;
     int span;             // elements that such a norm is over: of all ranks' heads
-    const float *squares; // [tokens], their sums over all ranks; NULL: these heads are all
+    const float *squares; // [tokens], of such a norm: sums over all ranks' heads
     float eps;
     const float *rotation; // [tokens][2 * half]; NULL: none
     int half, rotate_from; // pairs; the first element that rotates
     enum rope_style style;
 };
-void cuda_heads(const struct cuda_heads_job *job, cudaStream_t stream);
+/* Those of q and of k in one launch. */
+void cuda_heads(const struct cuda_heads_job *q, const struct cuda_heads_job *k, cudaStream_t stream);
 /* out[token] = sum of squares over these heads */
 void cuda_heads_squares(float *out, const struct cuda_heads_job *job, cudaStream_t stream);
 

@@ -265,9 +265,8 @@ static void finish_heads(struct backend *b, const struct cuda_layer *l)
     struct cuda_heads_job q = heads_job(b, l, b->q, &b->share.heads, l->q_norm);
     struct cuda_heads_job k = heads_job(b, l, b->k, &b->share.kv_heads, l->k_norm);
 
-    if (q.norm_spans_heads && b->comm.world > 1 && (q.norm || k.norm)) share_squares(b, &q, &k);
-    if (q.norm || q.rotation) cuda_heads(&q, b->stream);
-    if (k.norm || k.rotation) cuda_heads(&k, b->stream);
+    if (q.norm_spans_heads && (q.norm || k.norm)) share_squares(b, &q, &k);
+    cuda_heads(&q, &k, b->stream);
 }
 
 void cuda_step_qkv(struct backend *b, int layer)

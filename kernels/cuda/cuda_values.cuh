@@ -102,6 +102,11 @@ __device__ __forceinline__ uint4 f8_to_real8(const struct cuda_weight &w, size_t
 
 /* ---- functions ---- */
 
+__device__ __forceinline__ float inverse_rms(float squares, int n, float eps)
+{
+    return 1.0f / sqrtf(squares / (float)n + eps);
+}
+
 /* act(gate) * up */
 __device__ __forceinline__ float activated(enum ffn_activation kind, float gate, float up)
 {
