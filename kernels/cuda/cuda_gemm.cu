@@ -6,11 +6,11 @@
 #include "kernels/cuda/cuda_pointwise.h"
 #include "shared/base/check.h"
 
-#define GEMV_ROWS_MAX        4 // beyond that a warp's sums wait for each other longer than for weights
-#define LIBRARY_ROWS_MIN     65 // from here on tensor cores bound, not memory
-#define LIBRARY_WORKSPACE    ((size_t)32 << 20)
-/* Weights in blocks: a library's product is faster than cuda_mma by more than making 16 bits of them costs. */
-#define DEQUANTISED_ROWS_MIN 256
+#define GEMV_ROWS_MAX     4 // beyond that a warp's sums wait for each other longer than for weights
+#define LIBRARY_WORKSPACE ((size_t)32 << 20)
+/* Where the tiles of cuda_mma become one block a multiprocessor, of which a narrow matrix has too few: 64 for 4096
+ * rows. Weights in blocks too: making bfloat16 of them costs less than those tiles, which wait for each stage. */
+#define LIBRARY_ROWS_MIN  (CUDA_MMA_GATED_ROWS_MAX + 1)
 #define DEQUANTISED_BYTES_MAX \
     ((size_t)32 << 20)           // of them at a time: what an L2 may keep until it is read
 #define DEQUANTISED_ROWS_OF  128 // weight rows at a time are a multiple, a tile of the library
@@ -26,8 +26,7 @@ int cuda_gemm_open(struct cuda_gemm *g, bool deterministic, struct error *err)
 
     *g = (struct cuda_gemm){};
     g->deterministic = deterministic;
-    g->wide_rows = rows > 0 && rows < INT_MAX ? (int)rows : WIDE_ROWS_MIN;
-    g->wide_expert_rows = rows > 0 && rows < INT_MAX ? (int)rows : WIDE_EXPERT_ROWS_MIN;
+    g->library_rows_min = LIBRARY_ROWS_MIN;
     if (deterministic) return 0;
     if (cublasLtCreate(&g->lt) == CUBLAS_STATUS_SUCCESS) return 0;
     return error_set(err, E_DEVICE, "cuBLASLt doesn't start");
@@ -44,7 +43,7 @@ void cuda_gemm_expect(struct cuda_gemm *g, const struct cuda_weight *w, int rows
 {
     size_t bytes = (size_t)w->rows * (size_t)w->stride * sizeof(uint16_t);
 
-    if (g->deterministic || !cuda_form_is_in_blocks(w->form) || rows_max < DEQUANTISED_ROWS_MIN)
+    if (g->deterministic || !cuda_form_is_in_blocks(w->form) || rows_max < g->library_rows_min)
         return;
     if (bytes > DEQUANTISED_BYTES_MAX) bytes = DEQUANTISED_BYTES_MAX;
     if (bytes > g->dequantised_bytes) g->dequantised_bytes = bytes;
@@ -140,7 +139,7 @@ static bool same_shape(const struct cuda_gemm_choice *a, const struct cuda_gemm_
 static cublasStatus_t choose(struct cuda_gemm *g, const struct library_call *c,
                              struct cuda_gemm_choice *shape)
 {
-    for (int i = 0; i < g->choices; i++) {
+    for (int i = g->choices - 1; i >= 0; i--) { // a step's shapes were the last to come
         if (!same_shape(&g->choice[i], shape)) continue;
         *shape = g->choice[i];
         return CUBLAS_STATUS_SUCCESS;
@@ -160,6 +159,17 @@ static uint32_t alignment_of(const void *at)
     return low ? low & -low : 256;
 }
 
+static void own_part(const struct cuda_product *p, const struct cuda_part *part,
+                     cudaStream_t stream)
+{
+    struct cuda_product one = *p;
+
+    one.parts = 1;
+    one.part[0] = *part;
+    cuda_mma(&one, stream);
+}
+
+/* What the library has no algorithm for (an output that is aligned to 4 bytes, say) is multiplied here. */
 static cudaError_t library_part(struct cuda_gemm *g, const struct cuda_product *p,
                                 const struct cuda_part *part, cudaStream_t stream)
 {
@@ -182,6 +192,10 @@ static cudaError_t library_part(struct cuda_gemm *g, const struct cuda_product *
                             &zero, part->out, call.out, part->out, call.out, &shape.algorithm,
                             g->workspace, LIBRARY_WORKSPACE, stream);
     library_call_close(&call);
+    if (rc == CUBLAS_STATUS_NOT_SUPPORTED) {
+        own_part(p, part, stream);
+        return cudaSuccess;
+    }
     if (rc != CUBLAS_STATUS_SUCCESS) return cudaErrorUnknown;
     cuda_add_bias(part->out, part->out_stride, part->bias, part->w.rows, p->rows, stream);
     return cudaSuccess;
@@ -225,12 +239,10 @@ typedef cudaError_t library_fn(struct cuda_gemm *g, const struct cuda_product *p
 static library_fn *library_for(const struct cuda_gemm *g, const struct cuda_product *p,
                                const struct cuda_weight *w)
 {
-    if (p->in_real == CUDA_REAL_F32 || p->experts || g->deterministic) return NULL;
-    if (w->form == cuda_form_of_real(p->in_real) && p->rows >= LIBRARY_ROWS_MIN)
-        return library_part;
-    if (cuda_form_is_in_blocks(w->form) && p->rows >= DEQUANTISED_ROWS_MIN &&
-        dequantised_rows(g, w) > 0)
-        return dequantised_part;
+    if (p->in_is_float || p->experts || g->deterministic) return NULL;
+    if (p->rows < g->library_rows_min) return NULL;
+    if (w->form == CUDA_BF16) return library_part;
+    if (cuda_form_is_in_blocks(w->form) && dequantised_rows(g, w) > 0) return dequantised_part;
     return NULL;
 }
 

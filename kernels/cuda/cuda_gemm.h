@@ -2,12 +2,10 @@
  *
  *   inputs    weights     rows of inputs      kernel
  *   float32   float32     any                 cuda_gemv
- *   bfloat16  bfloat16    more than 64        cuBLASLt
- *   bfloat16  4, 8 bits   256 and more        cuda_dequantise and cuBLASLt; not of experts
+ *   bfloat16  bfloat16    more than 32        cuBLASLt
+ *   bfloat16  4, 8 bits   more than 32        cuda_dequantise and cuBLASLt
  *   bfloat16  any         up to 4             cuda_gemv
- *   bfloat16  any         256 and more; 64    cuda_wide
- *                         an expert on average
- *   bfloat16  any         any other           cuda_mma
+ *   bfloat16  any         any other           cuda_mma; of experts, however many rows there are
  *
  * Gate and up become act(gate) * up in cuda_gemv, cuda_wide and, up to 32 rows, cuda_mma; else in a launch behind both.
  *
@@ -27,7 +25,7 @@ struct cuda_gemm_choice; // an algorithm of cuBLASLt for one shape
 
 struct cuda_gemm {
     bool deterministic;
-    int wide_rows, wide_expert_rows; // cuda_wide from here on, of an expert on average
+    int library_rows_min; // of activations; benchmarks change it
     cublasLtHandle_t lt;
     size_t dequantised_bytes;        // of the workspace, behind the library's
     void *workspace;                 // on the device

@@ -1,5 +1,7 @@
 /* cuda_emu_blas.cuh - the part of <cublasLt.h> that the backend uses: D = alpha op(A) op(B) + beta C with
- * float32 sums in order of k, an optional bias and batches. Matrices of bf16, f16 and f32. */
+ * float32 sums in order of k, an optional bias and batches. Matrices of bf16, f16 and f32.
+ *
+ *     LM_CUDA_EMU_LT_WIDE=1    no algorithm for outputs that are aligned to less than 16 bytes */
 #ifndef LM_CUDA_EMU_BLAS_CUH
 #define LM_CUDA_EMU_BLAS_CUH
 

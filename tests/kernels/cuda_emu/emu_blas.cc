@@ -3,6 +3,7 @@
 #include "tests/kernels/cuda_emu/cuda_emu_blas.cuh"
 
 #include <array>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tests/kernels/cuda_emu/cuda_emu.cuh"
@@ -290,6 +291,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     *found = 0;
     if (wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
     if (!shapes_agree(*desc, *a, *b, *c, *d)) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (getenv("LM_CUDA_EMU_LT_WIDE") && preference->alignment[3] < 16)
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     results[0] = cublasLtMatmulHeuristicResult_t{};
     emu_algorithm chosen = {d->rows, d->columns, preference->workspace, {}};
     memcpy(chosen.alignment, preference->alignment, sizeof chosen.alignment);
