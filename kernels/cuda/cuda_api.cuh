@@ -6,6 +6,7 @@
 #ifndef LM_KERNELS_CUDA_API_CUH
 #define LM_KERNELS_CUDA_API_CUH
 
+#include <atomic>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,8 +33,11 @@
 
 #define PDL_DRIVER_MIN 12030 // older ones can't capture such launches
 
+inline std::atomic<bool> cuda_pdl_is_refused{false}; // cuda_pdl.h
+
 /* LM_CUDA_PDL=0 in the environment turns it off; so does an old driver, and a device for which there is no
- * code that waits: one before 9.0, or one that would translate older code for itself. Found out once. */
+ * code that waits: one before 9.0, or one that would translate older code for itself. Found out once. And a device
+ * that was tried and didn't do it. */
 inline bool cuda_pdl_is_on()
 {
     static const bool is_on = [] {
@@ -55,7 +59,7 @@ inline bool cuda_pdl_is_on()
         }
         return true;
     }();
-    return is_on;
+    return is_on && !cuda_pdl_is_refused.load(std::memory_order_relaxed);
 }
 
 #ifndef LM_CUDA_EMULATED

@@ -4,8 +4,10 @@
 #include "kernels/cuda/cuda_attention_parts.h"
 #include "shared/base/check.h"
 
-#define GRAPH_SPLITS     8    // blocks for each KV head of a sequence in a captured grid
-#define GRAPH_BLOCKS_MAX 4096 // of it
+/* A captured grid serves every context. Each of its blocks takes splits in turn. */
+#define GRAPH_SPLITS     8    // blocks for each KV head of a sequence
+#define GRAPH_BLOCKS_MIN 512  // so that one long sequence has four warps a multiprocessor on the way
+#define GRAPH_BLOCKS_MAX 4096
 
 static struct attention_params params_of(const struct cuda_attention *a,
                                          const struct cuda_attention_layer *x)
@@ -74,6 +76,7 @@ void cuda_attention_run(const struct cuda_attention *a, const struct cuda_attent
     if (x->graph_sequences > 0) {
         CHECK(plan->prefill_tiles == 0);
         decode = min_int(x->graph_sequences * a->kv.kv_heads * GRAPH_SPLITS, GRAPH_BLOCKS_MAX);
+        if (decode < GRAPH_BLOCKS_MIN) decode = GRAPH_BLOCKS_MIN;
         merged = x->graph_sequences;
     }
     if (plan->prefill_tiles > 0)

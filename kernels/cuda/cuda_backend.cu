@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cuda/cuda_pdl.h"
 #include "kernels/cuda/cuda_state.h"
 #include "kernels/quant.h"
 #include "shared/base/check.h"
@@ -44,9 +45,17 @@ static int open_device(struct backend *b, const struct backend_options *options,
     if (device.major < 8)
         return error_set(err, E_UNSUPPORTED, "%s has compute capability %d.%d; 8.0 is needed",
                          device.name, device.major, device.minor);
-    snprintf(b->device_name, sizeof b->device_name, "cuda %d: %s, sm_%d%d, %zu GiB", b->device,
-             device.name, device.major, device.minor, device.totalGlobalMem >> 30);
-    return cuda_try(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "stream", err);
+    snprintf(b->description, sizeof b->description, "cuda %d: %s, sm_%d%d, %zu GiB, %s%s",
+             b->device, device.name, device.major, device.minor, device.totalGlobalMem >> 30,
+             b->compute == COMPUTE_F32 ? "float32" : "bfloat16",
+             options->deterministic ? ", deterministic" : "");
+    rc = cuda_try(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "stream", err);
+    if (rc < 0 || options->measure_only) return rc;
+    cuda_pdl_try(b->stream);
+    if (cuda_pdl_is_refused)
+        strncat(b->description, ", refuses early launches",
+                sizeof b->description - strlen(b->description) - 1);
+    return 0;
 }
 
 /* `type`: of the model's products. */

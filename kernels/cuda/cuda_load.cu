@@ -1,18 +1,74 @@
 #include "kernels/cuda/cuda_load.h"
 
-#include <stdio.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cuda/cuda_pack.h"
 #include "shared/base/check.h"
 
-#define DIM_MAX (1 << 20) // so that any row fits into staging
+#define DIM_MAX          (1 << 20) // so that any row fits into staging
+#define PACK_THREADS_MAX 8
+#define PACK_BYTES_MIN   ((size_t)1 << 20) // of a piece that is worth several threads
 
 static const struct model_limits limits_of_model = {"cuda", TP_SPLIT_INPUTS, CUDA_HEAD_DIM_MAX,
                                                     DIM_MAX, true};
 
 /* ---- weights ---- */
+
+/* ---- packing, by several threads: a file's pages are read, and their numbers converted, far slower by one than a
+ * device takes them ---- */
+
+struct packing {
+    const struct cuda_weight *w;
+    const struct matrix *m;
+    int64_t first; // of the matrix
+    uint8_t *data, *scales;
+    int begin, end; // rows behind `first`
+    float *floats;
+};
+
+static void *pack_some(void *arg)
+{
+    const struct packing *p = (const struct packing *)arg;
+    size_t row_bytes = cuda_row_bytes(p->w), scale_bytes = cuda_row_scale_bytes(p->w);
+
+    for (int i = p->begin; i < p->end; i++)
+        cuda_pack_row(p->w, p->m, p->first + i, p->data + (size_t)i * row_bytes,
+                      p->scales + (size_t)i * scale_bytes, p->floats);
+    return NULL;
+}
+
+/* Rows [0, rows) of `all`, whose begin and end are made here. */
+static void pack_rows(const struct cuda_loader *l, struct packing all, int rows)
+{
+    struct packing part[PACK_THREADS_MAX];
+    pthread_t thread[PACK_THREADS_MAX];
+    bool is_running[PACK_THREADS_MAX] = {};
+    int parts = (size_t)rows * cuda_row_bytes(all.w) < PACK_BYTES_MIN ? 1 : l->threads;
+
+    for (int i = parts - 1; i >= 0; i--) {
+        part[i] = all;
+        part[i].begin = (int)((int64_t)rows * i / parts);
+        part[i].end = (int)((int64_t)rows * (i + 1) / parts);
+        part[i].floats = all.floats + (size_t)i * DIM_MAX;
+        is_running[i] = i > 0 && pthread_create(&thread[i], NULL, pack_some, &part[i]) == 0;
+        if (!is_running[i]) pack_some(&part[i]);
+    }
+    for (int i = 1; i < parts; i++)
+        if (is_running[i]) pthread_join(thread[i], NULL);
+}
+
+/* Cores that this rank's thread may run on; with several ranks all may say all of them. */
+static int pack_threads(const struct backend *b)
+{
+    cpu_set_t cores;
+    int count = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
+
+    if (b->comm.world > 1) count /= b->comm.world;
+    return count < 1 ? 1 : count > PACK_THREADS_MAX ? PACK_THREADS_MAX : count;
+}
 
 /* Rows [first, first + rows) of one matrix to their place on the device. */
 static int upload_rows(struct cuda_loader *l, const struct matrix *m, const struct cuda_weight *w,
@@ -25,9 +81,7 @@ static int upload_rows(struct cuda_loader *l, const struct matrix *m, const stru
     if (rc == 0) rc = cuda_staging_take(&l->staging, &half, l->err);
     if (rc < 0) return rc;
     scales = half + (size_t)rows * row_bytes;
-    for (int i = 0; i < rows; i++)
-        l->beyond_f16 |= !cuda_pack_row(w, m, first + i, half + (size_t)i * row_bytes,
-                                        scales + (size_t)i * scale_bytes, l->floats);
+    pack_rows(l, {w, m, first, half, scales, 0, 0, l->floats}, rows);
     rc = cuda_staging_send(&l->staging, half, (uint8_t *)w->data + place * row_bytes,
                            (size_t)rows * row_bytes, l->err);
     if (rc == 0 && w->scales)
@@ -196,7 +250,8 @@ static int load_weights(struct backend *b, const struct model_params *p, struct 
     int rc = cuda_arena_open(&b->weights, "weights", err);
     if (rc == 0) rc = cuda_staging_open(&l.staging, b->stream, err);
     if (rc < 0) return rc;
-    l.floats = (float *)xmalloc(DIM_MAX * sizeof *l.floats);
+    l.threads = pack_threads(b);
+    l.floats = (float *)xmalloc((size_t)l.threads * DIM_MAX * sizeof *l.floats);
     lay_weights(&l);
     load_wait(&l);
     cuda_staging_close(&l.staging);

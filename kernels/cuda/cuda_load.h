@@ -10,8 +10,8 @@ struct cuda_loader {
     struct backend *b;
     const struct model_params *params;
     struct cuda_staging staging; // open in the second pass
-    float *floats;               // [the longest row], scratch
-    bool beyond_f16;             // a weight since the last check (cuda_pack_row)
+    int threads;                 // that pack
+    float *floats;               // [threads][the longest row], scratch
     struct error *err;
     int rc; // the first error: nothing is uploaded behind it
 };

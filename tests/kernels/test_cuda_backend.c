@@ -9,6 +9,11 @@
 #else
 #define HAS_RACE_HOOKS 0
 #endif
+#ifdef LM_CUDA_EMULATED
+#define IS_EMULATED 1
+#else
+#define IS_EMULATED 0
+#endif
 
 /* Weights of a byte with scales beside them, the embedding too. */
 static void model_f8(struct tiny_model *t, struct rng *r)
@@ -601,6 +606,23 @@ static void test_gathered_memory(void)
     EXPECT(measured_activations(8, 2, true) > of_2); // mailboxes
 }
 
+/* A driver that doesn't record early launches: found at open, and steps are recorded without. */
+static void test_early_launches_refused(void)
+{
+    struct backend_options options = {.world = 1};
+    struct backend *b;
+    struct error err;
+
+    setenv("LM_CUDA_EMU_NO_PDL_GRAPH", "1", 1);
+    NEED(cuda_backend_ops.open(&options, &b, &err) == 0);
+    EXPECT_INT(strstr(cuda_backend_ops.describe(b), "refuses early launches") != NULL, IS_EMULATED);
+    cuda_backend_ops.close(b);
+    runner_deterministic = true;
+    check_graph_grows(COMPUTE_AUTO, KV_F16);
+    runner_deterministic = false;
+    unsetenv("LM_CUDA_EMU_NO_PDL_GRAPH");
+}
+
 int main(void)
 {
     runner_ops = &cuda_backend_ops;
@@ -620,5 +642,6 @@ int main(void)
     RUN(test_f8_memory);
     RUN(test_library_memory);
     RUN(test_gathered_memory);
+    if (!HAS_RACE_HOOKS) RUN(test_early_launches_refused); // for the rest of the process
     return TEST_END();
 }

@@ -390,6 +390,10 @@ cudaError_t enqueue_launch(const char *kernel, dim3 grid, dim3 block, size_t sha
     if (!have_device()) return note(cudaErrorNoDevice);
     stream_ref s = find_stream(stream);
     if (s && s->device != current_device) return note(cudaErrorInvalidResourceHandle);
+    if (s && s->capture && pdl && setting("LM_CUDA_EMU_NO_PDL_GRAPH", 0)) {
+        s->capture->broken = true;
+        return note(cudaErrorInvalidResourceHandle);
+    }
     auto made = std::make_shared<emu::grid>(kernel, grid, block, shared_bytes, pdl, body);
     return enqueue_operation(stream, {[] {},
                                       [=] {
