@@ -5,8 +5,8 @@
 #include "shared/base/check.h"
 
 /* A captured grid serves every context. Each of its blocks takes splits in turn. */
-#define GRAPH_SPLITS     8    // blocks for each KV head of a sequence
-#define GRAPH_BLOCKS_MIN 512  // so that one long sequence has four warps a multiprocessor on the way
+#define GRAPH_SPLITS     8   // blocks for each KV head of a sequence
+#define GRAPH_BLOCKS_MIN 512 // so that one long sequence has four warps a multiprocessor on the way
 #define GRAPH_BLOCKS_MAX 4096
 
 static struct attention_params params_of(const struct cuda_attention *a,

@@ -159,19 +159,31 @@ __device__ __forceinline__ void decode_tile(const attention_params &p, const att
     }
 }
 
-/* Tiles times KV heads are dealt out in turn, so that a captured grid serves any number of them. */
+/* Tiles times KV heads are dealt out in turn, so that a captured grid serves any number of them. The image was
+ * copied before the step's first kernel began (README P2), so three loads, each waiting for the one before it,
+ * don't wait for this kernel's predecessor too. */
 template <int TYPE, int K, int V>
 __global__ void __launch_bounds__(32, 8) decode_kernel(const attention_params p)
 {
-    pdl_begin();
     LM_SHARED_DYNAMIC(uint8_t, shared);
     const attention_image *image = (const attention_image *)p.image;
-    const attention_tile *tiles = (const attention_tile *)(p.image + image->decode);
-    int items = image->decode_tiles * p.kv_heads;
+    attention_tile t = {};
+    attention_sequence s = {};
 
-    for (int i = blockIdx.x; i < items; i += gridDim.x) {
-        attention_tile t = tiles[i / p.kv_heads];
-        decode_tile<TYPE, K, V>(p, sequence_of(p, image, t), t, i % p.kv_heads, shared);
+    pdl_trigger();
+    const attention_tile *tiles = (const attention_tile *)(p.image + image->decode);
+    int items = image->decode_tiles * p.kv_heads, i = blockIdx.x;
+    if (i < items) {
+        t = tiles[i / p.kv_heads];
+        s = sequence_of(p, image, t);
+    }
+    pdl_wait();
+    while (i < items) {
+        decode_tile<TYPE, K, V>(p, s, t, i % p.kv_heads, shared);
+        i += gridDim.x;
+        if (i >= items) break;
+        t = tiles[i / p.kv_heads];
+        s = sequence_of(p, image, t);
     }
 }
 

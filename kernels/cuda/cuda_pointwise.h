@@ -68,7 +68,8 @@ struct cuda_heads_job {
     enum rope_style style;
 };
 /* Those of q and of k in one launch. */
-void cuda_heads(const struct cuda_heads_job *q, const struct cuda_heads_job *k, cudaStream_t stream);
+void cuda_heads(const struct cuda_heads_job *q, const struct cuda_heads_job *k,
+                cudaStream_t stream);
 /* out[token] = sum of squares over these heads */
 void cuda_heads_squares(float *out, const struct cuda_heads_job *job, cudaStream_t stream);
 
