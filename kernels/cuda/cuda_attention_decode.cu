@@ -195,14 +195,16 @@ __global__ void __launch_bounds__(32, 8) decode_kernel(const attention_params p)
 /* A warp takes a query head of a token; splits in order. */
 __global__ void __launch_bounds__(32 * MERGE_WARPS) merge_kernel(const attention_params p)
 {
-    pdl_begin();
+    pdl_trigger();
     const attention_image *image = (const attention_image *)p.image;
     const attention_merge *merges = (const attention_merge *)(p.image + image->merges);
-    int heads = p.kv_heads * p.group, lane = lane_id();
-    int count = image->merged_rows * heads;
-
-    for (int i = blockIdx.x * MERGE_WARPS + warp_id(); i < count; i += gridDim.x * MERGE_WARPS) {
-        attention_merge m = merges[i / heads];
+    int heads = p.kv_heads * p.group, lane = lane_id(), step = gridDim.x * MERGE_WARPS;
+    int count = image->merged_rows * heads, begin = blockIdx.x * MERGE_WARPS + warp_id();
+    attention_merge m = {};
+    if (begin < count) m = merges[begin / heads];
+    pdl_wait();
+    for (int i = begin; i < count; i += step) {
+        if (i > begin) m = merges[i / heads];
         tile_row row = {m.position, i % heads, (size_t)m.token};
         int first = first_visible(m.position, p.window) / KV_BLOCK_TOKENS /
                     attention_split_pages(m.position);

@@ -246,12 +246,29 @@ static library_fn *library_for(const struct cuda_gemm *g, const struct cuda_prod
     return NULL;
 }
 
-static bool is_wide(const struct cuda_gemm *g, const struct cuda_product *p)
+/* Whether both are one product to a library: weights behind each other, outputs in neighbouring columns. */
+static bool is_followed_by(const struct cuda_part *a, const struct cuda_part *b)
 {
-    int rows = p->experts ? p->all_rows / p->experts : p->rows;
+    size_t bytes = (size_t)a->w.rows * cuda_row_bytes(&a->w);
 
-    return !p->in_is_float && rows >= (p->experts ? g->wide_expert_rows : g->wide_rows) &&
-           cuda_wide_fits(p->part[0].w.form);
+    if (a->w.form != CUDA_BF16 || a->w.cols != b->w.cols) return false;
+    return (const uint8_t *)a->w.data + bytes == b->w.data && a->out + a->w.rows == b->out &&
+           a->out_stride == b->out_stride &&
+           (a->bias ? a->bias + a->w.rows == b->bias : b->bias == NULL);
+}
+
+static cudaError_t run_library(struct cuda_gemm *g, library_fn *library,
+                               const struct cuda_product *p, cudaStream_t stream)
+{
+    cudaError_t rc = cudaSuccess;
+
+    for (int i = 0; rc == cudaSuccess && i < p->parts; i++) {
+        struct cuda_part some = p->part[i];
+        for (; i + 1 < p->parts && is_followed_by(&some, &p->part[i + 1]); i++)
+            some.w.rows += p->part[i + 1].w.rows;
+        rc = library(g, p, &some, stream);
+    }
+    return rc;
 }
 
 /* One launch for all parts of a form. */
@@ -259,18 +276,15 @@ static cudaError_t run_same_form(struct cuda_gemm *g, const struct cuda_product 
                                  cudaStream_t stream)
 {
     library_fn *library = library_for(g, p, &p->part[0].w);
-    cudaError_t rc = cudaSuccess;
 
-    if (library)
-        for (int i = 0; rc == cudaSuccess && i < p->parts; i++)
-            rc = library(g, p, &p->part[i], stream);
-    else if (p->in_real == CUDA_REAL_F32 || (p->rows <= GEMV_ROWS_MAX && !g->deterministic))
+    if (library) return run_library(g, library, p, stream);
+    if (p->in_is_float || (p->rows <= GEMV_ROWS_MAX && !g->deterministic))
         cuda_gemv(p, stream);
     else if (is_wide(g, p))
         cuda_wide(p, stream);
     else
         cuda_mma(p, stream);
-    return rc;
+    return cudaSuccess;
 }
 
 static cudaError_t run_parts(struct cuda_gemm *g, const struct cuda_product *p, cudaStream_t stream)

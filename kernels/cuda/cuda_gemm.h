@@ -7,7 +7,9 @@
  *   bfloat16  any         up to 4             cuda_gemv
  *   bfloat16  any         any other           cuda_mma; of experts, however many rows there are
  *
- * Gate and up become act(gate) * up in cuda_gemv, cuda_wide and, up to 32 rows, cuda_mma; else in a launch behind both.
+ * Gate and up become act(gate) * up in cuda_gemv and, up to 32 rows, cuda_mma; else in a launch behind both. The
+ * library makes parts at once whose bfloat16 weights lie behind each other and whose outputs are neighbouring columns: q,
+ * k and v, gate and up. What it has no algorithm for is cuda_mma's.
  *
  * cuda_gemv is equal to itself for any number of rows (backend.h rule 3), and so are cuda_mma and cuda_wide, which
  * have the same bits. But those differ from cuda_gemv's by rounding, and cuBLASLt chooses its algorithm by the number

@@ -112,9 +112,12 @@ __device__ void write_row(enum kv_type type, uint8_t *to, float *scale, const fl
 /* blockIdx: token, heads by WRITE_WARPS; a warp writes K and V of a head. */
 __global__ void __launch_bounds__(32 * WRITE_WARPS) kv_write_kernel(const struct kv_write_params p)
 {
-    pdl_begin();
     const struct cuda_kv_layout *l = &p.layout;
-    int token = blockIdx.x, head = blockIdx.y * WRITE_WARPS + warp_id(), slot = p.slot[token];
+    int token = blockIdx.x, head = blockIdx.y * WRITE_WARPS + warp_id();
+
+    pdl_trigger();
+    int slot = p.slot[token]; // of the step's image
+    pdl_wait();
     if (slot < 0 || head >= l->kv_heads) return;
 
     size_t position = slot % KV_BLOCK_TOKENS;

@@ -48,8 +48,8 @@ void cuda_kv_write(const struct cuda_kv_layout *l, uint8_t *pages, int layer, co
                    int k_stride, const float *v, int v_stride, const int32_t *slot, int tokens,
                    cudaStream_t stream);
 
-/* Whole pages, whatever part of them is in use. `host` is pinned and has page_bytes; it belongs to the stream
- * until that has been waited for. */
+/* Whole pages, whatever part of them is in use. `host` has page_bytes and belongs to the stream until that has been
+ * waited for. Where it isn't pinned, CUDA copies by way of its own memory, and a save waits for the stream. */
 void cuda_kv_copy(const struct cuda_kv_layout *l, uint8_t *pages, int from_page, int to_page,
                   cudaStream_t stream);
 void cuda_kv_save(const struct cuda_kv_layout *l, const uint8_t *pages, int page, void *host,

@@ -328,6 +328,27 @@ static size_t gate_floats(const struct backend *b)
     return tokens * widest;
 }
 
+static void lay_heads(struct backend *b)
+{
+    const struct model_params *m = &b->model;
+    int tokens = b->limits.tokens_max, all;
+
+    b->q_stride = m->heads * m->head_dim;
+    b->k_stride = m->kv_heads * m->head_dim;
+    b->v_stride = m->kv_heads * m->value_dim;
+    if (m->kv_rank > 0) {
+        b->q = lay_floats(b, b->q_stride, tokens);
+        b->k = lay_floats(b, b->k_stride, tokens);
+        b->v = lay_floats(b, b->v_stride, tokens);
+        return;
+    }
+    all = b->q_stride + b->k_stride + b->v_stride;
+    b->q = lay_floats(b, all, tokens);
+    b->k = b->q ? b->q + b->q_stride : NULL;
+    b->v = b->q ? b->k + b->k_stride : NULL;
+    b->q_stride = b->k_stride = b->v_stride = all;
+}
+
 static void lay_activations(struct backend *b)
 {
     const struct model_params *m = &b->model;
@@ -338,13 +359,10 @@ static void lay_activations(struct backend *b)
     b->h = cuda_load_rows(b, m->hidden, tokens);
     if (m->expert_shape.experts > 0) b->h_float = lay_floats(b, b->h.stride, tokens);
     if (m->qk_norm_spans_heads) b->squares = lay_floats(b, 2, tokens);
-    b->q = lay_floats(b, m->heads * m->head_dim, tokens);
-    b->k = lay_floats(b, m->kv_heads * m->head_dim, tokens);
-    b->v = lay_floats(b, m->kv_heads * m->value_dim, tokens);
+    lay_heads(b);
     b->o = cuda_load_rows(b, m->heads * m->value_dim, tokens);
     b->g = cuda_load_rows(b, m->ffn, tokens);
-    b->gate = (float *)cuda_load_bytes(b, gate_floats(b), sizeof(float));
-    b->up = (float *)cuda_load_bytes(b, gate_floats(b), sizeof(float));
+    b->gate = (float *)cuda_load_bytes(b, 2 * gate_floats(b), sizeof(float));
     b->last = cuda_load_rows(b, m->hidden, rows);
     b->logits = lay_floats(b, m->vocab, rows);
     for (int i = 0; i < m->rope_table_count; i++)

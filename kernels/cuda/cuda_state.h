@@ -65,13 +65,15 @@ struct backend {
     struct cuda_gemm gemm;
 
     /* activations on the device, [tokens_max][...] unless said otherwise */
-    float *x, *y;                     // [hidden]
-    struct cuda_rows h;               // [hidden]
-    float *h_float;                   // [hidden] beside h, for routers; NULL: no layer has experts
-    float *squares;                   // [2]: q's and k's, of norms over all ranks' heads
-    float *q, *k, *v;                 // [heads or kv_heads * head_dim], [kv_heads * value_dim]
+    float *x, *y;       // [hidden]
+    struct cuda_rows h; // [hidden]
+    float *h_float;     // [hidden] beside h, for routers; NULL: no layer has experts
+    float *squares;     // [2]: q's and k's, of norms over all ranks' heads
+    float *q, *k, *v;   // [heads or kv_heads * head_dim], [kv_heads * value_dim]
+    int q_stride, k_stride,
+        v_stride; // columns of one array, so that a library makes them at once; not of latents
     struct cuda_rows o, g;            // [heads * value_dim], [ffn]
-    float *gate, *up;                 // what g is made of where no kernel makes it at once
+    float *gate;                      // [2 * ffn], gate and up, where no kernel makes g at once
     struct cuda_rows last;            // [rows_max][hidden]: the rows whose logits are wanted
     float *logits;                    // [rows_max][vocab]
     float *rotation[ROPE_TABLES_MAX]; // [rope_dims]: cosines, then sines

@@ -145,17 +145,18 @@ static struct cuda_product product_of(const struct backend *b, const struct cuda
     return p;
 }
 
+/* Into `out`'s columns from its first on, of rows with `stride`. */
+static void add_columns(struct cuda_product *p, const struct cuda_weight *w, float *out, int stride,
+                        const float *bias)
+{
+    CHECK(p->parts < CUDA_PARTS_MAX && w->data);
+    p->part[p->parts++] = (struct cuda_part){*w, out, bias, stride};
+}
+
 static void add_part(struct cuda_product *p, const struct cuda_weight *w, float *out,
                      const float *bias)
 {
-    struct cuda_part part = {};
-
-    CHECK(p->parts < CUDA_PARTS_MAX && w->data);
-    part.w = *w;
-    part.out = out;
-    part.out_stride = w->rows;
-    part.bias = bias;
-    p->part[p->parts++] = part;
+    add_columns(p, w, out, w->rows, bias);
 }
 
 static void run_product(struct backend *b, const struct cuda_product *p)
@@ -179,9 +180,9 @@ static void project_plain(struct backend *b, const struct cuda_layer *l)
 {
     struct cuda_product p = product_of(b, &b->h, b->tokens);
 
-    add_part(&p, &l->matrix[LAYER_Q], b->q, l->q_bias);
-    add_part(&p, &l->matrix[LAYER_K], b->k, l->k_bias);
-    add_part(&p, &l->matrix[LAYER_V], b->v, l->v_bias);
+    add_columns(&p, &l->matrix[LAYER_Q], b->q, b->q_stride, l->q_bias);
+    add_columns(&p, &l->matrix[LAYER_K], b->k, b->k_stride, l->k_bias);
+    add_columns(&p, &l->matrix[LAYER_V], b->v, b->v_stride, l->v_bias);
     run_product(b, &p);
 }
 
@@ -220,14 +221,15 @@ static void project_latent(struct backend *b, const struct cuda_layer *l)
 }
 
 static struct cuda_heads_job heads_job(const struct backend *b, const struct cuda_layer *l,
-                                       float *x, const struct rank_range *heads, const float *norm)
+                                       float *x, int stride, const struct rank_range *heads,
+                                       const float *norm)
 {
     const struct model_params *m = &b->model;
     struct cuda_heads_job job = {};
 
     job.x = x;
     job.tokens = b->tokens;
-    job.stride = heads->count * m->head_dim;
+    job.stride = stride;
     job.heads = heads->count;
     job.head_dim = m->head_dim;
     job.norm = norm;
@@ -262,8 +264,8 @@ static void share_squares(struct backend *b, struct cuda_heads_job *q, struct cu
 
 static void finish_heads(struct backend *b, const struct cuda_layer *l)
 {
-    struct cuda_heads_job q = heads_job(b, l, b->q, &b->share.heads, l->q_norm);
-    struct cuda_heads_job k = heads_job(b, l, b->k, &b->share.kv_heads, l->k_norm);
+    struct cuda_heads_job q = heads_job(b, l, b->q, b->q_stride, &b->share.heads, l->q_norm);
+    struct cuda_heads_job k = heads_job(b, l, b->k, b->k_stride, &b->share.kv_heads, l->k_norm);
 
     if (q.norm_spans_heads && (q.norm || k.norm)) share_squares(b, &q, &k);
     cuda_heads(&q, &k, b->stream);
@@ -272,7 +274,6 @@ static void finish_heads(struct backend *b, const struct cuda_layer *l)
 void cuda_step_qkv(struct backend *b, int layer)
 {
     const struct cuda_layer *l = &b->layer[layer];
-    const struct model_params *m = &b->model;
 
     if (skips(b)) return;
     if (l->is_latent)
@@ -280,8 +281,7 @@ void cuda_step_qkv(struct backend *b, int layer)
     else
         project_plain(b, l);
     finish_heads(b, l);
-    cuda_kv_write(&b->attention.kv, b->pages.base, layer, b->k, m->kv_heads * m->head_dim, b->v,
-                  m->kv_heads * m->value_dim,
+    cuda_kv_write(&b->attention.kv, b->pages.base, layer, b->k, b->k_stride, b->v, b->v_stride,
                   cuda_attention_slots(b->image.device + b->image.plan_at), b->tokens, b->stream);
 }
 
@@ -298,7 +298,7 @@ void cuda_step_attend(struct backend *b, int layer)
     a.workspace = b->attention_workspace;
     a.workspace_bytes = b->attention_workspace_bytes;
     a.q = b->q;
-    a.q_stride = b->model.heads * b->model.head_dim;
+    a.q_stride = b->q_stride;
     a.o = b->o.data;
     a.o_stride = b->o.stride;
     a.graph_sequences = cuda_graph_is_used(&b->graphs) ? b->tokens : 0;
@@ -321,8 +321,8 @@ static void multiply_gated(struct backend *b, struct cuda_product *p,
                            const struct cuda_weight *up, const float *up_bias,
                            const struct cuda_rows *g, int rows)
 {
-    add_part(p, gate, b->gate, gate_bias);
-    add_part(p, up, b->up, up_bias);
+    add_columns(p, gate, b->gate, 2 * gate->rows, gate_bias);
+    add_columns(p, up, b->gate + gate->rows, 2 * gate->rows, up_bias);
     p->gated.out = g->data;
     p->gated.rows = rows;
     p->gated.stride = g->stride;
@@ -453,8 +453,7 @@ void cuda_step_logits(struct backend *b)
     struct cuda_product p = product_of(b, &b->last, b->rows);
     if (b->share.vocab.count < m->vocab)
         cuda_note(b, cudaMemsetAsync(b->logits, 0, count * sizeof(float), b->stream));
-    add_part(&p, &b->head, b->logits + b->share.vocab.first, NULL);
-    p.part[0].out_stride = m->vocab;
+    add_columns(&p, &b->head, b->logits + b->share.vocab.first, m->vocab, NULL);
     run_product(b, &p);
     cuda_comm_merge(&b->comm, b->logits, count, b->stream);
     cuda_finish_logits(b->logits, count, m->logit_scale, m->logit_softcap, b->stream);

@@ -89,6 +89,62 @@ static void test_blocks_through_library(void)
     check_blocks({DTYPE_F8_E4M3, 18, 72, MANY, 2}, false, 0, 0); // bfloat16
 }
 
+/* ---- neighbours ---- */
+
+/* Two matrices behind each other into columns of one array are one product; into arrays of their own, two. The
+ * result is the same. */
+static void check_neighbours(int gap, int products)
+{
+    const int rows[] = {16, 24}, cols = 64, all = rows[0] + rows[1];
+    size_t count = (size_t)MANY * (size_t)(all + gap), weights = (size_t)all * (size_t)cols;
+    bf16 *w = (bf16 *)xcalloc(weights, sizeof *w), *in = (bf16 *)xcalloc(MANY * cols, sizeof *in);
+    float *got = (float *)xcalloc(count, sizeof *got);
+    float *bias = (float *)xcalloc((size_t)all, sizeof *bias);
+    struct cuda_product p = {};
+
+    for (size_t i = 0; i < weights; i++)
+        w[i] = __float2bfloat16_rn((float)(i % 7) - 3);
+    for (int i = 0; i < MANY * cols; i++)
+        in[i] = __float2bfloat16_rn((float)(i % 5) - 2);
+    for (int i = 0; i < all; i++)
+        bias[i] = (float)i;
+    bf16 *w_device = (bf16 *)to_device(w, weights * sizeof *w);
+    float *out = (float *)to_device(got, count * sizeof *got);
+    const float *bias_device = (const float *)to_device(bias, (size_t)all * sizeof *bias);
+    p.in = to_device(in, (size_t)(MANY * cols) * sizeof *in);
+    p.in_stride = cols, p.rows = MANY, p.parts = 2;
+    for (int i = 0; i < 2; i++) {
+        int first = i * rows[0];
+        p.part[i].w = {CUDA_BF16, rows[i], cols, cols, w_device + first * cols, NULL, 0};
+        p.part[i].out = out + first + i * gap;
+        p.part[i].out_stride = all + gap;
+        p.part[i].bias = bias_device + first;
+    }
+    open_gemm(false, &p, MANY);
+    NEED(cudaMalloc(&gemm.workspace, cuda_gemm_workspace_bytes(&gemm)) == cudaSuccess);
+    NEED(cuda_gemm_run(&gemm, &p, NULL) == cudaSuccess);
+    NEED(cudaMemcpy(got, out, count * sizeof *got, cudaMemcpyDeviceToHost) == cudaSuccess);
+    EXPECT_INT(gemm.choices, products);
+    for (int r = 0; r < MANY; r++)
+        for (int i = 0; i < all; i++) {
+            float want = bias[i]; // whole numbers: exact
+            for (int k = 0; k < cols; k++)
+                want += __bfloat162float(in[r * cols + k]) * __bfloat162float(w[i * cols + k]);
+            EXPECT(got[r * (all + gap) + i + (i < rows[0] ? 0 : gap)] == want);
+        }
+    for (const void *at : {(const void *)gemm.workspace, p.in, (const void *)w_device,
+                           (const void *)out, (const void *)bias_device})
+        cudaFree((void *)at);
+    cuda_gemm_close(&gemm);
+    free(w), free(in), free(got), free(bias);
+}
+
+static void test_neighbours(void)
+{
+    check_neighbours(0, 1);
+    check_neighbours(3, 2);
+}
+
 /* ---- gate and up ---- */
 
 /* One launch where own kernels multiply; both products and an activation behind a library, or where the parts
@@ -232,6 +288,7 @@ static void test_memory(void)
 int main(void)
 {
     RUN(test_blocks_through_library);
+    RUN(test_neighbours);
     RUN(test_gated_where_possible);
     RUN(test_wide_for_many_rows);
     RUN(test_memory);
