@@ -166,16 +166,16 @@ template <int TYPE, int K, int V>
 __global__ void __launch_bounds__(32, 8) decode_kernel(const attention_params p)
 {
     LM_SHARED_DYNAMIC(uint8_t, shared);
-    const attention_image *image = (const attention_image *)p.image;
     attention_tile t = {};
     attention_sequence s = {};
 
     pdl_trigger();
-    const attention_tile *tiles = (const attention_tile *)(p.image + image->decode);
-    int items = image->decode_tiles * p.kv_heads, i = blockIdx.x;
+    const attention_image image = load_early((const attention_image *)p.image);
+    const attention_tile *tiles = (const attention_tile *)(p.image + image.decode);
+    int items = image.decode_tiles * p.kv_heads, i = blockIdx.x;
     if (i < items) {
-        t = tiles[i / p.kv_heads];
-        s = sequence_of(p, image, t);
+        t = load_early(&tiles[i / p.kv_heads]);
+        s = load_early((const attention_sequence *)(p.image + image.sequences) + t.sequence);
     }
     pdl_wait();
     while (i < items) {
@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(32, 8) decode_kernel(const attention_params p)
         i += gridDim.x;
         if (i >= items) break;
         t = tiles[i / p.kv_heads];
-        s = sequence_of(p, image, t);
+        s = sequence_of(p, &image, t);
     }
 }
 
@@ -196,12 +196,12 @@ __global__ void __launch_bounds__(32, 8) decode_kernel(const attention_params p)
 __global__ void __launch_bounds__(32 * MERGE_WARPS) merge_kernel(const attention_params p)
 {
     pdl_trigger();
-    const attention_image *image = (const attention_image *)p.image;
-    const attention_merge *merges = (const attention_merge *)(p.image + image->merges);
+    const attention_image image = load_early((const attention_image *)p.image);
+    const attention_merge *merges = (const attention_merge *)(p.image + image.merges);
     int heads = p.kv_heads * p.group, lane = lane_id(), step = gridDim.x * MERGE_WARPS;
-    int count = image->merged_rows * heads, begin = blockIdx.x * MERGE_WARPS + warp_id();
+    int count = image.merged_rows * heads, begin = blockIdx.x * MERGE_WARPS + warp_id();
     attention_merge m = {};
-    if (begin < count) m = merges[begin / heads];
+    if (begin < count) m = load_early(&merges[begin / heads]);
     pdl_wait();
     for (int i = begin; i < count; i += step) {
         if (i > begin) m = merges[i / heads];

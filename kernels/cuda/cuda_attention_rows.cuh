@@ -379,6 +379,19 @@ __device__ __forceinline__ float split_max(float max, const score_scale &c)
     return max > -INFINITY ? max * c.unit : -INFINITY;
 }
 
+/* Of the step's image, before pdl_wait(): past L1, which may have the image of the step before. */
+template <class T> __device__ __forceinline__ T load_early(const T *at)
+{
+    int32_t word[sizeof(T) / sizeof(int32_t)];
+    T v;
+
+    LM_UNROLL
+    for (size_t i = 0; i < sizeof(T) / sizeof(int32_t); i++)
+        word[i] = __ldcg((const int32_t *)at + i);
+    memcpy(&v, word, sizeof v);
+    return v;
+}
+
 __device__ __forceinline__ attention_sequence sequence_of(const attention_params &p,
                                                           const attention_image *image,
                                                           const attention_tile &t)

@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(32 * WRITE_WARPS) kv_write_kernel(const struct
     int token = blockIdx.x, head = blockIdx.y * WRITE_WARPS + warp_id();
 
     pdl_trigger();
-    int slot = p.slot[token]; // of the step's image
+    int slot = __ldcg(&p.slot[token]); // README P2
     pdl_wait();
     if (slot < 0 || head >= l->kv_heads) return;
 

@@ -108,9 +108,9 @@ __device__ __forceinline__ float weight_at(const struct cuda_weight &w, size_t r
 __global__ void embed_kernel(float *x, struct cuda_weight w, const int *id, int first, float scale)
 {
     pdl_trigger();
-    int row = id[blockIdx.x] - first, i = (int)(blockIdx.y * blockDim.x + threadIdx.x);
+    int row = __ldcg(&id[blockIdx.x]) - first, i = (int)(blockIdx.y * blockDim.x + threadIdx.x);
     bool is_here = row >= 0 && row < w.rows && i < w.cols;
-    float v = is_here ? weight_at(w, row, i) * scale : 0.0f; // ids are in the step's image
+    float v = is_here ? weight_at(w, row, i) * scale : 0.0f; // README P2
     pdl_wait();
     if (i < w.cols) x[(size_t)blockIdx.x * w.cols + i] = v;
 }
