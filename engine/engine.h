@@ -121,7 +121,7 @@ engine_grammars(const struct engine *e); // grammars over the tokenizer's tokens
 
 #define SHOWN_TOKENS_MAX 32
 #define LOGIT_BIAS_MAX   4096 // tokens of one request that may have one
-#define LOGPROBS_MAX     21   // of a sampled token and the 20 likeliest
+#define LOGPROBS_MAX     SAMPLE_LOGPROBS_MAX
 
 /* Zero switches each of them off but top_p, which needs a number. */
 struct sampling_params {

@@ -2,7 +2,6 @@
 
 #include "shared/base/check.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 /* ---- random numbers ---- */
@@ -74,6 +73,7 @@ int sampler_row(const struct sampler_input *in, struct sampler_mask *mask, struc
         .bias_count = s->bias_count,
         .banned = in->banned,
         .banned_count = in->banned_count,
+        .logprobs = s->logprobs,
     };
     out->random = sampler_random(s->seed, s->choice, (uint64_t)in->position);
     if (in->history) {
@@ -89,22 +89,23 @@ int sampler_row(const struct sampler_input *in, struct sampler_mask *mask, struc
 
 /* ---- log-probabilities ---- */
 
-/* Of the row that the scratch has looked at. out[0]: of `token`; then the count - 1 likeliest. */
+void sampler_logprobs(const struct sample_report *r, int32_t token, struct token_logprob *out,
+                      int count)
+{
+    out[0] = (struct token_logprob){token, sample_logprob(r, r->own)};
+    for (int i = 1; i < count; i++) {
+        const struct sample_candidate *c = &r->likeliest[i - 1];
+        out[i] = (struct token_logprob){c->id, sample_logprob(r, c->value)};
+    }
+}
+
+/* Of the row that the scratch has looked at. */
 static void report(int32_t token, int vocab, struct sample_scratch *s, struct token_logprob *out,
                    int count)
 {
-    double log_sum = log(sample_sum(s, vocab));
-    int top = count - 1 < vocab ? count - 1 : vocab;
-    sample_likeliest(s, vocab, top);
-    float own = token < vocab ? s->logits[token] : -INFINITY;
-    out[0] = (struct token_logprob){token, (float)((double)(own - s->max) - log_sum)};
-    for (int i = 1; i < count; i++) {
-        const struct sample_candidate *c = &s->candidate[i - 1];
-        out[i] = (struct token_logprob){-1, -INFINITY};
-        if (i > top || !isfinite(c->value)) continue;
-        out[i].token = c->id;
-        out[i].logprob = (float)((double)(c->value - s->max) - log_sum);
-    }
+    struct sample_report r;
+    sample_report(s, vocab, token, count, &r);
+    sampler_logprobs(&r, token, out, count);
 }
 
 int sampler_draw(const struct sampler_input *in, const float *logits, int vocab,
@@ -114,7 +115,7 @@ int sampler_draw(const struct sampler_input *in, const float *logits, int vocab,
     int rc = sampler_row(in, &scratch->mask, &row);
     if (rc < 0) return rc;
     int token = sample_draw(&row, logits, vocab, &scratch->draw);
-    if (token >= 0 && logprobs)
+    if (token >= 0 && logprobs && in->params->logprobs > 0)
         report(token, vocab, &scratch->draw, logprobs, in->params->logprobs);
     return token;
 }

@@ -49,6 +49,11 @@ FALLIBLE int sampler_row(const struct sampler_input *in, struct sampler_mask *ma
 FALLIBLE int sampler_draw(const struct sampler_input *in, const float *logits, int vocab,
                           struct sampler_scratch *scratch, struct token_logprob *logprobs);
 
+/* What a row reports, as `count` log-probabilities: of `token`, whose logit report->own is, and of the count - 1
+ * likeliest. Where there are fewer, token -1 with -INFINITY. */
+void sampler_logprobs(const struct sample_report *report, int32_t token, struct token_logprob *out,
+                      int count);
+
 /* How likely a token was that stands there already: `count` log-probabilities of the bare row, the
  * token's first. A token from `vocab` on has none. 0 or E_DEVICE. */
 FALLIBLE int sampler_score(int32_t token, const float *logits, int vocab,

@@ -53,8 +53,10 @@ static void ask_for(struct sampling *s, struct batch_row *info, int index)
     struct sample_row *row = &s->row[index];
     *row = (struct sample_row){.kind = SAMPLE_NOTHING};
     if (info->hidden) return;
-    if (info->scored >= 0 || info->logprobs) {
-        row->kind = SAMPLE_ON_HOST;
+    if (info->scored >= 0) {
+        row->kind = SAMPLE_SCORE;
+        row->scored = info->scored;
+        row->logprobs = info->input.params->logprobs;
         return;
     }
     info->status = sampler_row(&info->input, &s->mask[index], row);
@@ -79,16 +81,27 @@ struct host_rows {
     const int32_t *sampled; // [rows]; NULL: the backend drew nothing
 };
 
+/* What the backend has of a row. */
+static int take(const struct host_rows *h, int index)
+{
+    struct batch_row *info = &h->batch->row_info[index];
+    int token = h->sampled[index];
+    if (token >= 0 && info->logprobs)
+        sampler_logprobs(h->sampling->ops->reported(h->backend, index),
+                         info->scored >= 0 ? info->scored : token, info->logprobs,
+                         info->input.params->logprobs);
+    return token;
+}
+
 static int draw(const struct host_rows *h, int index, struct sampler_scratch *scratch)
 {
     const struct sampling *s = h->sampling;
     struct batch_row *info = &h->batch->row_info[index];
     const float *logits = h->logits + (size_t)index * (size_t)s->row_len;
+    if (h->sampled && h->sampled[index] != E_UNSUPPORTED) return take(h, index);
     if (info->scored >= 0)
         return sampler_score(info->scored, logits, s->vocab, scratch, info->logprobs,
                              info->input.params->logprobs);
-    if (h->sampled && s->row[index].kind == SAMPLE_DRAW && h->sampled[index] != E_UNSUPPORTED)
-        return h->sampled[index];
     return sampler_draw(&info->input, logits, s->vocab, scratch, info->logprobs);
 }
 

@@ -1,5 +1,5 @@
-/* sampling.h - who draws the tokens of a batch: the backend, if it can (backend.h: sample), the rows that
- * want no more than a token; the host all others, in parallel on the backend's pool.
+/* sampling.h - who draws the tokens of a batch, and makes log-probabilities: the backend, if it can (backend.h:
+ * sample); else, and for rows that it leaves, the host, in parallel on the backend's pool.
  *
  * For rank 0's thread. What a draw depends on is complete when its batch begins, so that begin() prepares
  * it, masks of grammars too, while a device still runs the forward pass. */

@@ -24,7 +24,7 @@
  *       residual(FFN)        x += scale * post_norm(y); h = norm of the next layer, or the final
  *     logits                 rows asked for only: L = head h
  *     step_end               may submit
- *     sample                 (optional) tokens of L; results are valid after sync()
+ *     sample                 (optional) tokens and reports of L; results are valid after sync()
  *
  * Rules
  *  1. Enqueue calls return void. A device error is sticky and surfaces at sync() as one negative
@@ -239,7 +239,8 @@ struct step {
     int rows;           // <= limits.rows_max
     const int32_t *row; // [rows] token indexes whose logits are wanted, ascending
     bool hidden_only;   // of the rows only hidden_row() is wanted: logits needn't be made
-    bool is_sampled; // sample() follows and says which logits are wanted on the host; else all are
+    bool
+        is_sampled; // sample() follows, and logits come to the host of rows that it leaves; else of all
 };
 
 enum residual_site { RESIDUAL_BEGIN, RESIDUAL_ATTENTION, RESIDUAL_FFN };
@@ -334,13 +335,15 @@ struct backend_ops {
      * Of rank 0 only. */
     const float *(*logits_host)(struct backend *b);
 
-    /* (optional, both) Tokens drawn where the logits are. sample() follows step_end of a step that
+    /* (optional, all three) Tokens drawn where the logits are. sample() follows step_end of a step that
      * is_sampled, on rank 0: row[i] says what becomes of the step's row i, of whose logits the first
      * `vocab` can be drawn. Neither `row` nor what it points at is used after it returns. sampled(): of the
-     * last synced step, [rows]: a token as sample_draw() gives it; E_DEVICE, likewise; or E_UNSUPPORTED:
-     * nothing was drawn, and logits_host has that row instead. Until the next step_begin. */
+     * last synced step, [rows]: a token as sample_draw() gives it, or 0 with SAMPLE_SCORE; E_DEVICE, likewise;
+     * or E_UNSUPPORTED: the row was left, and logits_host has it. reported(): of a row with logprobs that
+     * was neither, what sample_report() gives. Both until the next step_begin. */
     void (*sample)(struct backend *b, const struct sample_row *row, int vocab);
     const int32_t *(*sampled)(struct backend *b);
+    const struct sample_report *(*reported)(struct backend *b, int row);
 
     /* (optional) What the logits of a row of the last synced step are made of: its hidden state behind the
      * final norm, [hidden] float32, whole on every rank. Valid until the next step_begin. Several

@@ -334,19 +334,36 @@ int sample_draw(const struct sample_row *row, const float *logits, int vocab,
     return choose(row, s->logits, vocab, s->max, s);
 }
 
-double sample_sum(struct sample_scratch *s, int vocab)
-{
-    struct sample_scale scale = sample_scale(s->max, 1);
-    return (double)weigh(s->logits, vocab, scale, s->weight, s->mass) / (double)SAMPLE_UNIT;
-}
-
-void sample_likeliest(struct sample_scratch *s, int vocab, int k)
+/* The k highest logits are candidate[0..k) afterwards, in order. 1 <= k <= vocab. */
+static void find_likeliest(struct sample_scratch *s, int vocab, int k)
 {
     struct sample_candidate *c = s->candidate;
-    if (k <= 0) return;
     int found = collect(s->logits, vocab, rank_bound(s->logits, vocab, k, c), c);
     select_rank(c, found, k);
     for (int i = 1; i < k; i++) // they are few
         for (int j = i; j > 0 && before(c[j], c[j - 1]); j--)
             swap(&c[j], &c[j - 1]);
+}
+
+/* Adding 0 makes -0 the 0 that it is equal to. */
+void sample_report(struct sample_scratch *s, int vocab, int32_t token, int logprobs,
+                   struct sample_report *out)
+{
+    int wanted = logprobs - 1, there = wanted < vocab ? wanted : vocab;
+    CHECK(logprobs >= 1 && logprobs <= SAMPLE_LOGPROBS_MAX);
+    out->max = s->max + 0.0f;
+    out->own = token < vocab ? s->logits[token] + 0.0f : -INFINITY;
+    out->sum = weigh(s->logits, vocab, sample_scale(s->max, 1), s->weight, s->mass);
+    if (there > 0) find_likeliest(s, vocab, there);
+    for (int i = 0; i < wanted; i++) {
+        struct sample_candidate c = {-INFINITY, -1};
+        if (i < there && isfinite(s->candidate[i].value)) c = s->candidate[i];
+        out->likeliest[i] = (struct sample_candidate){c.value + 0.0f, c.id};
+    }
+}
+
+float sample_logprob(const struct sample_report *r, float logit)
+{
+    double log_sum = log((double)r->sum / (double)SAMPLE_UNIT);
+    return (float)((double)(logit - r->max) - log_sum);
 }

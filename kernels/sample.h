@@ -1,5 +1,5 @@
-/* sample.h - one token drawn from one row of logits: what a draw depends on, and the draw on the CPU.
- * Backends that draw (backend.h: sample) give the same tokens.
+/* sample.h - one token drawn from one row of logits, or a given one scored: what that depends on, and how the CPU
+ * does it. Backends that draw (backend.h: sample) give the same tokens and reports.
  *
  *     bias         is added
  *     penalties    of tokens seen before (sample_penalise)
@@ -29,8 +29,9 @@
 extern "C" {
 #endif
 
-#define SAMPLE_GREEDY    1e-5f     // temperatures below (vLLM's bound)
-#define SAMPLE_VOCAB_MAX (1 << 23) // sums of weights fit into 64 bits
+#define SAMPLE_GREEDY       1e-5f     // temperatures below (vLLM's bound)
+#define SAMPLE_VOCAB_MAX    (1 << 23) // sums of weights fit into 64 bits
+#define SAMPLE_LOGPROBS_MAX 21        // of a token, and of the 20 likeliest
 
 struct logit_bias {
     int32_t token;
@@ -44,13 +45,15 @@ struct token_count {
 
 enum sample_kind {
     SAMPLE_DRAW,
-    SAMPLE_ON_HOST, // the logits are wanted, nothing is drawn
-    SAMPLE_NOTHING, // neither
+    SAMPLE_SCORE, // nothing is drawn: the row tells how likely `scored` was, which stands there already
+    SAMPLE_NOTHING, // the row isn't looked at
 };
 
 /* Tokens from the vocabulary's end on have no logit and are passed over. Everything is borrowed. */
 struct sample_row {
-    enum sample_kind kind; // the rest is of SAMPLE_DRAW
+    enum sample_kind kind;
+    int logprobs;   // 0: no report; n: one with the n - 1 likeliest
+    int32_t scored; // of SAMPLE_SCORE; what follows is of SAMPLE_DRAW
     float temperature, top_p, min_p;
     int top_k;                             // 0: off
     float repetition, frequency, presence; // penalties; repetition is > 0
@@ -86,16 +89,32 @@ struct sample_scratch {
 
 void sample_scratch_deinit(struct sample_scratch *s); // zeroed before first use
 
+/* What log-probabilities of a row are made of. Logits are those that a token was drawn from, before the
+ * temperature, or with SAMPLE_SCORE the row as it is:
+ *
+ *     ln p(t) = (logit(t) - max) - ln(sum / 2^40)
+ *
+ * All of it is compared or counted in whole numbers: the same bits whoever makes it, in whatever order. `sum`
+ * errs by the parts of sample_exp (3e-7), of logit - max as a float (2^-24 of it, ln(vocab) on average at
+ * most) and of rounding down (2^-40 a token): ln p by less than 1.2e-6 + 2^-23 |ln p| with 151,665 tokens. */
+struct sample_report {
+    float max;    // the highest logit
+    float own;    // of the token; -INFINITY: it has none
+    uint64_t sum; // of all weights at temperature 1 (kernels/sample_weight.h)
+    struct sample_candidate likeliest[SAMPLE_LOGPROBS_MAX - 1]; // logits, in order; id -1: no more
+};
+
 /* The token, or E_DEVICE when a logit is not finite, or the penalties overflow. */
 FALLIBLE int sample_draw(const struct sample_row *row, const float *logits, int vocab,
                          struct sample_scratch *s);
 
 /* Looks at a row without drawing: scratch->logits and max. E_DEVICE as above. */
 FALLIBLE int sample_look(const float *logits, int vocab, struct sample_scratch *s);
-/* Of scratch->logits: the sum of e^(logit - max). */
-double sample_sum(struct sample_scratch *s, int vocab);
-/* Of scratch->logits: the k highest are scratch->candidate[0..k), in order. k <= vocab. */
-void sample_likeliest(struct sample_scratch *s, int vocab, int k);
+/* Of the row drawn from, or looked at, last, which gave a token. 1 <= logprobs <= SAMPLE_LOGPROBS_MAX. */
+void sample_report(struct sample_scratch *s, int vocab, int32_t token, int logprobs,
+                   struct sample_report *out);
+/* Of a token with that logit. */
+float sample_logprob(const struct sample_report *r, float logit);
 
 #ifdef __cplusplus
 }

@@ -208,7 +208,12 @@ static const int32_t *cuda_sampled(struct backend *b)
     return b->sampler.token;
 }
 
-/* What gather left for the head, in the model's type. An error is noted, and the
+static const struct sample_report *cuda_reported(struct backend *b, int row)
+{
+    return &b->sampler.report[row];
+}
+
+/* What gather left for the head: bfloat16 unless the compute type is exact. An error is noted, and the
  * next sync reports it. */
 static void cuda_hidden_row(struct backend *b, int row, float *out)
 {
@@ -260,6 +265,7 @@ const struct backend_ops cuda_backend_ops = {
     .logits_host = cuda_logits_host,
     .sample = cuda_step_sample,
     .sampled = cuda_sampled,
+    .reported = cuda_reported,
     .hidden_row = cuda_hidden_row,
     .run_parallel = NULL,
     .memory = cuda_memory,

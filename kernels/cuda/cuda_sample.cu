@@ -9,11 +9,6 @@
 
 /* ---- top ---- */
 
-__device__ __forceinline__ bool is_within(int32_t id, int begin, int end)
-{
-    return id >= begin && id < end;
-}
-
 /* What adjust() of kernels/sample.c does, for one tile. NaN if a logit is not finite. */
 __device__ __forceinline__ float adjust_tile(const struct cuda_sample_draw *d, uint32_t *word,
                                              float *x, int begin, int end)
@@ -85,16 +80,6 @@ __global__ void __launch_bounds__(TILE_THREADS) sample_top_kernel(struct sample_
 }
 
 /* ---- weigh ---- */
-
-__device__ __forceinline__ void lift_bans(const struct cuda_sample_draw *d, const uint32_t *word,
-                                          float *x, int begin, int end)
-{
-    const struct cuda_sample_ban *ban = (const struct cuda_sample_ban *)(word + d->ban_at);
-
-    for (int i = (int)threadIdx.x; i < d->ban_count; i += TILE_THREADS)
-        if (is_within(ban[i].token, begin, end) && ban[i].lifted > -INFINITY)
-            x[ban[i].token] = ban[i].lifted;
-}
 
 __global__ void __launch_bounds__(TILE_THREADS) sample_weigh_kernel(struct sample_job job)
 {
@@ -310,7 +295,8 @@ __global__ void __launch_bounds__(ROW_THREADS) sample_finish_kernel(struct sampl
     uint64_t top = row_top(job, blockIdx.x, &is_lifted);
 
     if (d->is_greedy || !is_top_finite(top)) {
-        if (threadIdx.x == 0) *token = is_top_finite(top) ? top_id(top) : E_DEVICE;
+        int id = d->scored >= 0 ? 0 : top_id(top);
+        if (threadIdx.x == 0) *token = is_top_finite(top) ? id : E_DEVICE;
         return;
     }
     struct sample_scale scale = sample_scale(top_value(top), d->temperature);
@@ -364,6 +350,8 @@ void cuda_sample_lay(struct cuda_sampler *s, struct cuda_arena *a, int rows_max,
     p->range = (uint64_t *)cuda_arena_take(a, rows * 2 * sizeof(uint64_t));
     p->list = (int *)cuda_arena_take(a, rows * LIST_MAX * sizeof(int));
     p->list_count = (int *)cuda_arena_take(a, rows * sizeof(int));
+    p->group_top = (uint64_t *)cuda_arena_take(a, tiles * GROUPS * sizeof(uint64_t));
+    p->report = (struct sample_report *)cuda_arena_take(a, rows * sizeof *p->report);
 }
 
 int cuda_sample_open(struct cuda_sampler *s, struct error *err)
@@ -373,6 +361,9 @@ int cuda_sample_open(struct cuda_sampler *s, struct error *err)
     if (rc == 0)
         rc = cuda_try(cudaMallocHost((void **)&s->token, (size_t)s->rows_max * sizeof *s->token),
                       "pinned memory", err);
+    if (rc == 0)
+        rc = cuda_try(cudaMallocHost((void **)&s->report, (size_t)s->rows_max * sizeof *s->report),
+                      "pinned memory", err);
     return rc;
 }
 
@@ -380,8 +371,10 @@ void cuda_sample_close(struct cuda_sampler *s)
 {
     if (s->image) cudaFreeHost(s->image);
     if (s->token) cudaFreeHost(s->token);
+    if (s->report) cudaFreeHost(s->report);
     s->image = NULL;
     s->token = NULL;
+    s->report = NULL;
 }
 
 /* The image while it is filled. */
@@ -389,8 +382,9 @@ struct filling {
     struct cuda_sample_draw *draw;
     int32_t *token;
     uint32_t *word;
-    size_t words; // used ones
-    int draws;
+    size_t words;                 // used ones
+    int draws, reports;           // the first draws report
+    int report_first, report_end; // their rows
     bool has_sampled, has_cut;
 };
 
@@ -421,6 +415,10 @@ static void put_draw(struct filling *f, const struct sample_row *r, int row, int
 
     *d = (struct cuda_sample_draw){};
     d->row = row;
+    d->scored = r->kind == SAMPLE_SCORE ? r->scored : -1;
+    d->logprobs = r->logprobs;
+    d->is_greedy = r->kind == SAMPLE_SCORE || r->temperature < SAMPLE_GREEDY;
+    if (r->kind == SAMPLE_SCORE) return;
     d->temperature = r->temperature;
     d->top_p = r->top_p;
     d->floor = r->min_p * SAMPLE_UNIT;
@@ -439,7 +437,6 @@ static void put_draw(struct filling *f, const struct sample_row *r, int row, int
     d->mask_words = r->mask_words < mask_words ? r->mask_words : mask_words;
     d->mask_at = put_words(f, r->mask, d->is_masked ? d->mask_words : 0);
     d->is_adjusted = sample_is_adjusted(r);
-    d->is_greedy = r->temperature < SAMPLE_GREEDY;
     d->is_cut = !d->is_greedy && (d->top_k > 0 || d->top_p < 1);
     f->has_sampled |= !d->is_greedy;
     f->has_cut |= d->is_cut;
@@ -447,8 +444,20 @@ static void put_draw(struct filling *f, const struct sample_row *r, int row, int
 
 static size_t words_of(const struct sample_row *r)
 {
+    if (r->kind != SAMPLE_DRAW) return 0;
     return 2 * ((size_t)r->bias_count + (size_t)r->seen_count + (size_t)r->banned_count) +
            (r->mask ? (size_t)r->mask_words : 0);
+}
+
+static void put_row(struct filling *f, const struct cuda_sampler *s, const struct sample_row *row,
+                    int i, int vocab)
+{
+    if (row[i].kind == SAMPLE_NOTHING || words_of(&row[i]) > s->words_max - f->words) return;
+    f->token[i] = 0;
+    put_draw(f, &row[i], i, vocab);
+    if (row[i].logprobs == 0) return;
+    if (f->report_first > i) f->report_first = i;
+    f->report_end = i + 1;
 }
 
 static struct filling fill_image(const struct cuda_sampler *s, const struct sample_row *row,
@@ -459,17 +468,30 @@ static struct filling fill_image(const struct cuda_sampler *s, const struct samp
     f.draw = (struct cuda_sample_draw *)s->image;
     f.token = (int32_t *)(s->image + tokens_at(s));
     f.word = (uint32_t *)(s->image + words_at(s));
+    f.report_first = rows;
     for (int i = 0; i < rows; i++) {
-        bool draws = row[i].kind == SAMPLE_DRAW && words_of(&row[i]) <= s->words_max - f.words;
-        f.token[i] = draws || row[i].kind == SAMPLE_NOTHING ? 0 : E_UNSUPPORTED;
-        if (draws) put_draw(&f, &row[i], i, vocab);
+        CHECK(row[i].logprobs >= 0 && row[i].logprobs <= SAMPLE_LOGPROBS_MAX);
+        f.token[i] = row[i].kind == SAMPLE_NOTHING ? 0 : E_UNSUPPORTED;
+        if (row[i].logprobs > 0) put_row(&f, s, row, i, vocab);
     }
+    f.reports = f.draws;
+    for (int i = 0; i < rows; i++)
+        if (row[i].logprobs == 0) put_row(&f, s, row, i, vocab);
     return f;
 }
 
 bool cuda_sample_leaves(const struct cuda_sampler *s, int row)
 {
     return ((const int32_t *)(s->image + tokens_at(s)))[row] == E_UNSUPPORTED;
+}
+
+static cudaError_t copy_reports(const struct cuda_sampler *s, const struct filling *f,
+                                cudaStream_t stream)
+{
+    if (f->reports == 0) return cudaSuccess;
+    return cudaMemcpyAsync(s->report + f->report_first, s->space.report + f->report_first,
+                           (size_t)(f->report_end - f->report_first) * sizeof *s->report,
+                           cudaMemcpyDeviceToHost, stream);
 }
 
 cudaError_t cuda_sample_run(struct cuda_sampler *s, const struct sample_row *row, int rows,
@@ -492,8 +514,10 @@ cudaError_t cuda_sample_run(struct cuda_sampler *s, const struct sample_row *row
             LM_LAUNCH(sample_gather_kernel, tiles, TILE_THREADS, 0, stream, job);
         }
         LM_LAUNCH(sample_finish_kernel, f.draws, ROW_THREADS, 0, stream, job);
+        if (f.reports > 0) cuda_sample_make_reports(&job, f.reports, stream);
     }
     cudaError_t back = cudaMemcpyAsync(s->token, s->space.token, (size_t)rows * sizeof *s->token,
                                        cudaMemcpyDeviceToHost, stream);
-    return rc != cudaSuccess ? rc : back;
+    cudaError_t reports = copy_reports(s, &f, stream);
+    return rc != cudaSuccess ? rc : back != cudaSuccess ? back : reports;
 }

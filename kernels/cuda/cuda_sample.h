@@ -1,15 +1,19 @@
-/* cuda_sample.h - tokens drawn on the device: those of kernels/sample.h, from logits that lie there.
+/* cuda_sample.h - tokens drawn on the device, and reports for log-probabilities: those of kernels/sample.h, from logits
+ * that lie there.
  *
- * What rows depend on is one pinned image, sent in one copy; tokens come back in one. A row whose lists don't
- * fit into the image isn't drawn. Launches, each over all rows:
+ * What rows depend on is one pinned image, sent in one copy; tokens come back in one, reports in another. A row whose
+ * lists don't fit into the image is left. Launches, each over all rows:
  *
  *     top      bias, penalties, mask and bans in place; the maximum of each tile of a row
  *     weigh    mass of each tile; rows that top_k or top_p cuts: of each bin of weights     (if any is drawn)
  *     range    the bins that the cuts may lie in                                            (if any is cut)
  *     gather   ids in that range into a list; mass of each tile above it                    (likewise)
  *     finish   the cuts by radix select over the list, the tile that the draw falls into, its token
+ *     measure  mass of each tile at temperature 1, the highest logit of each group of tokens    (rows that report)
+ *     report   the sum, and the likeliest in a tournament of groups                             (likewise)
  *
- * All sums are of whole numbers: no result depends on the order of blocks or atomics. */
+ * SAMPLE_SCORE goes the way of a greedy row. All sums are of whole numbers: no result depends on the order of blocks
+ * or atomics, and reports have the bits of sample_report(). */
 #ifndef LM_KERNELS_CUDA_SAMPLE_H
 #define LM_KERNELS_CUDA_SAMPLE_H
 
@@ -28,17 +32,20 @@ struct cuda_sample_space {
     unsigned long long *tile_mass;       // [rows_max][tiles]
     uint32_t *bin_count;                 // [rows_max][bins], like bin_low
     unsigned long long *bin_low;
-    uint64_t *range; // [rows_max][2]
-    int *list;       // [rows_max][as many as a list has]
-    int *list_count; // [rows_max]
+    uint64_t *range;              // [rows_max][2]
+    int *list;                    // [rows_max][as many as a list has]
+    int *list_count;              // [rows_max]
+    uint64_t *group_top;          // [rows_max][tiles][groups]
+    struct sample_report *report; // [rows_max]
 };
 
 struct cuda_sampler {
     int rows_max, vocab; // in a step; in a row of logits
     size_t words_max;    // of the image
     struct cuda_sample_space space;
-    uint8_t *image; // pinned
-    int32_t *token; // pinned, [rows_max]: results, once the stream is through
+    uint8_t *image;               // pinned
+    int32_t *token;               // pinned, [rows_max]: results, once the stream is through
+    struct sample_report *report; // likewise, of rows with logprobs whose token isn't an error
 };
 
 void cuda_sample_lay(struct cuda_sampler *s, struct cuda_arena *a, int rows_max, int vocab);

@@ -16,6 +16,7 @@
 #define TILE_THREADS 256
 #define TILE_EACH    (TILE / TILE_THREADS)
 #define ROW_THREADS  512
+#define GROUPS       (TILE_THREADS / WARP_LANES) // of a tile: what one of its warps goes through
 #define LIST_MAX     4096 // ids; rows that have more in range go without a list
 
 #define ID_BITS      24
@@ -25,7 +26,9 @@
 #define DIGITS_MAX   1024 // of a level
 
 struct cuda_sample_draw {
-    int row; // of the logits, and of the tokens
+    int row;      // of the logits, the tokens and the reports
+    int scored;   // SAMPLE_SCORE, drawn like a greedy row; -1: it isn't
+    int logprobs; // 0: no report
     float temperature, top_p, floor;
     int top_k; // 0: off
     float repetition, frequency, presence;
@@ -136,6 +139,24 @@ __device__ __forceinline__ uint64_t row_top(const struct sample_job &job, unsign
         top = ban[i].lifted > -INFINITY && other > top ? other : top;
     }
     return warp_top(top);
+}
+
+/* ---- bans ---- */
+
+__device__ __forceinline__ bool is_within(int32_t id, int begin, int end)
+{
+    return id >= begin && id < end;
+}
+
+/* A tile's, by the threads of its block. Doing it again changes nothing. */
+__device__ __forceinline__ void lift_bans(const struct cuda_sample_draw *d, const uint32_t *word,
+                                          float *x, int begin, int end)
+{
+    const struct cuda_sample_ban *ban = (const struct cuda_sample_ban *)(word + d->ban_at);
+
+    for (int i = (int)threadIdx.x; i < d->ban_count; i += TILE_THREADS)
+        if (is_within(ban[i].token, begin, end) && ban[i].lifted > -INFINITY)
+            x[ban[i].token] = ban[i].lifted;
 }
 
 /* ---- keys ---- */
@@ -287,5 +308,10 @@ __device__ __forceinline__ uint64_t refine(const struct candidates &c, struct pl
     *mass += bin.mass;
     return bin.begin;
 }
+
+/* ---- reports (cuda_sample_report.cu) ---- */
+
+/* Of the first draws of the job, whose tokens have been drawn. tile_mass is overwritten. */
+void cuda_sample_make_reports(const struct sample_job *job, int reports, cudaStream_t stream);
 
 #endif

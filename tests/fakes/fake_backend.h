@@ -39,8 +39,9 @@ struct backend {
     int blocks;
     struct step step;
     bool in_step, attended;
-    float *logits;    // [rows_max][FAKE_VOCAB]
-    int32_t *sampled; // [rows_max]
+    float *logits;                // [rows_max][FAKE_VOCAB]
+    int32_t *sampled;             // [rows_max]
+    struct sample_report *report; // [rows_max]
     struct sample_scratch scratch;
     int steps;
 };
@@ -59,6 +60,7 @@ static void fake_close(struct backend *b)
     free(b->pages);
     free(b->logits);
     free(b->sampled);
+    free(b->report);
     sample_scratch_deinit(&b->scratch);
     free(b);
 }
@@ -76,6 +78,7 @@ static int fake_load(struct backend *b, const struct model_params *params,
     b->limits = *limits;
     b->logits = xcalloc((size_t)limits->rows_max * FAKE_VOCAB, sizeof *b->logits);
     b->sampled = xcalloc((size_t)limits->rows_max, sizeof *b->sampled);
+    b->report = xcalloc((size_t)limits->rows_max, sizeof *b->report);
     return 0;
 }
 
@@ -345,17 +348,28 @@ static inline void fake_check_lists(const struct sample_row *row)
             CHECK(row->seen[i].token != row->seen[j].token);
 }
 
-/* Draws all rows but each fifth; of what isn't wanted on the host there are no logits. */
+static inline int fake_sample_row(struct backend *b, const struct sample_row *row,
+                                  const float *logits, int vocab, struct sample_report *report)
+{
+    bool draws = row->kind == SAMPLE_DRAW;
+    if (draws) fake_check_lists(row);
+    int rc = draws ? sample_draw(row, logits, vocab, &b->scratch)
+                   : sample_look(logits, vocab, &b->scratch);
+    if (rc >= 0 && row->logprobs > 0)
+        sample_report(&b->scratch, vocab, draws ? rc : row->scored, row->logprobs, report);
+    return rc;
+}
+
+/* All rows but each fifth, which is left; of the others there are no logits. */
 static inline void fake_sample(struct backend *b, const struct sample_row *row, int vocab)
 {
     CHECK(!b->in_step && b->step.is_sampled && vocab <= FAKE_VOCAB);
     for (int i = 0; i < b->step.rows; i++) {
         float *logits = b->logits + (size_t)i * FAKE_VOCAB;
         b->sampled[i] = E_UNSUPPORTED;
-        if (row[i].kind == SAMPLE_ON_HOST || (row[i].kind == SAMPLE_DRAW && i % 5 == 4)) continue;
-        if (row[i].kind == SAMPLE_DRAW) {
-            fake_check_lists(&row[i]);
-            b->sampled[i] = sample_draw(&row[i], logits, vocab, &b->scratch);
+        if (row[i].kind != SAMPLE_NOTHING) {
+            if (i % 5 == 4) continue;
+            b->sampled[i] = fake_sample_row(b, &row[i], logits, vocab, &b->report[i]);
         }
         for (int j = 0; j < FAKE_VOCAB; j++)
             logits[j] = NAN;
@@ -367,6 +381,11 @@ static inline const int32_t *fake_sampled(struct backend *b)
     return b->sampled;
 }
 
+static inline const struct sample_report *fake_reported(struct backend *b, int row)
+{
+    return &b->report[row];
+}
+
 /* The fake with the slots that draw. */
 static inline const struct backend_ops *fake_drawing_ops(void)
 {
@@ -374,6 +393,7 @@ static inline const struct backend_ops *fake_drawing_ops(void)
     ops = fake_backend_ops;
     ops.sample = fake_sample;
     ops.sampled = fake_sampled;
+    ops.reported = fake_reported;
     return &ops;
 }
 

@@ -16,10 +16,11 @@ MODEL = pathlib.Path(ROOT) / "tests/fixtures/models/llama3_rope"
 MODULE = pathlib.Path(program("lm-agent")).parent.parent / "lib/liblm-cuda-emu.so"
 FLAGS = ["--model-name", "tiny", "--session-len", 128, "--max-batch-size", 2, "--dtype", "float32"]
 PROMPTS = [[1, 5, 9], list(range(3, 40)), [7]]
+LONG = list(range(3, 100))
 
 SCHEMA = {"type": "object", "properties": {"n": {"enum": [7, 42]}, "ok": {"type": "boolean"}}, "required": ["n", "ok"],
           "additionalProperties": False}
-# Two at a time: what the device draws, beside what the host does (log-probabilities).
+# Two at a time.
 SAMPLED = [
     {"temperature": 1, "seed": 1},
     {"temperature": 0.8, "top_p": 0.9, "seed": 2, "logprobs": True, "top_logprobs": 3},
@@ -27,7 +28,8 @@ SAMPLED = [
     {"temperature": 1, "top_p": 0.7, "top_k": 40, "seed": 4, "min_new_tokens": 5},
     {"temperature": 1, "seed": 5, "response_format": {"type": "json_schema",
                                                       "json_schema": {"name": "x", "schema": SCHEMA}}},
-    {"temperature": 1, "seed": 6, "frequency_penalty": 0.7, "presence_penalty": 0.4, "repetition_penalty": 1.3},
+    {"temperature": 1, "seed": 6, "frequency_penalty": 0.7, "presence_penalty": 0.4, "repetition_penalty": 1.3,
+     "logprobs": True, "top_logprobs": 20},
     {"temperature": 1.2, "seed": 7, "logit_bias": {"11": 3, "12": 3, "13": -100}, "n": 2},
     {"temperature": 0, "presence_penalty": 1, "logit_bias": {"20": 2}},
 ]
@@ -45,17 +47,31 @@ def ids_of(agent):
 
 
 def sampled_of(agent):
-    """Text, ids and the tokens' log-probabilities of each choice, of requests that share steps."""
+    """Text, ids, and log-probabilities as pairs of tokens and numbers, of each choice, of requests that share steps."""
     def ask(fields):
         body = {"model": "tiny", "messages": [{"role": "user", "content": "a b"}], "max_tokens": 12,
                 "return_token_ids": True, **fields}
         answer = agent.post("/v1/chat/completions", body)
         assert answer.status_code == 200, answer.text
         return [(c["message"]["content"], c["token_ids"],
-                 [[t["token"] for t in at["top_logprobs"]] for at in (c.get("logprobs") or {}).get("content", [])])
+                 [(t["token"], t["logprob"]) for at in (c.get("logprobs") or {}).get("content", [])
+                  for t in [at, *at["top_logprobs"]]])
                 for c in answer.json()["choices"]]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         return list(pool.map(ask, SAMPLED))
+
+
+def tokens_alone(choice):
+    text, ids, logprobs = choice
+    return text, ids, [token for token, _ in logprobs]
+
+
+def echo_of(agent):
+    """A prompt of more tokens than a step scores, and nothing behind it: all of its log-probabilities."""
+    answer = agent.post("/v1/completions", {"model": "tiny", "prompt": LONG, "max_tokens": 0, "echo": True,
+                                            "logprobs": 5})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]["logprobs"]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +99,7 @@ def test_tokens_of_the_cpu(start_agent, wanted, ranks):
 
 def scores_of(agent):
     """A long prompt's ids, with log-probabilities to the last digit."""
-    answer = agent.post("/v1/completions", {"model": "tiny", "prompt": list(range(3, 100)), "max_tokens": 6, "temperature": 0,
+    answer = agent.post("/v1/completions", {"model": "tiny", "prompt": LONG, "max_tokens": 6, "temperature": 0,
                                             "ignore_eos": True, "logprobs": 3})
     assert answer.status_code == 200, answer.text
     return answer.json()["choices"][0]["logprobs"]
@@ -140,7 +156,14 @@ def test_sampled_tokens_of_the_cpu(start_agent, cpu_agent, ranks):
     agent = start_agent(*FLAGS, "--device", "cuda", "--tp", ranks, model=MODEL, env=env)
     found, wanted = sampled_of(agent), sampled_of(cpu_agent)
     for fields, ours, cpus in zip(SAMPLED, found, wanted):
-        assert ours == cpus, fields
+        assert [tokens_alone(c) for c in ours] == [tokens_alone(c) for c in cpus], fields
+        for one, other in zip(ours, cpus):
+            assert [p for _, p in one[2]] == pytest.approx([p for _, p in other[2]], rel=1e-4, abs=1e-4), fields
+    ours, cpus = echo_of(agent), echo_of(cpu_agent)
+    assert [list(at or {}) for at in ours["top_logprobs"]] == [list(at or {}) for at in cpus["top_logprobs"]]
+    assert ours["tokens"] == cpus["tokens"] and len(ours["tokens"]) == len(LONG)
+    assert ours["token_logprobs"][0] is None
+    assert ours["token_logprobs"][1:] == pytest.approx(cpus["token_logprobs"][1:], rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.skipif(not MODULE.exists(), reason="this build has no emulated GPU")

@@ -188,10 +188,21 @@ static void decode(struct runner *r, const int32_t ids[SEQUENCES][TOKENS], int a
     NEED(r->ops->sync(r->b, &err) == 0);
 }
 
-/* Eager, recorded and replayed steps: tokens are those of the logits that a twin gives, and of the rows only
- * one comes to the host. */
+static void check_report(struct sample_scratch *scratch, int vocab, int token, int logprobs,
+                         const struct sample_report *got)
+{
+    struct sample_report want;
+    sample_report(scratch, vocab, token, logprobs, &want);
+    EXPECT(got->max == want.max && got->own == want.own && got->sum == want.sum);
+    EXPECT(memcmp(got->likeliest, want.likeliest,
+                  (size_t)(logprobs - 1) * sizeof *want.likeliest) == 0);
+}
+
+/* Eager, recorded and replayed steps: tokens and reports are those of the logits that a twin gives, and of the rows
+ * only the one whose list is too long comes to the host. */
 static void test_sampled(void)
 {
+    static int32_t many[1 << 22]; // more than an image has room for
     struct sample_row row[SEQUENCES] = {{0}};
     struct sample_scratch scratch = {0};
     struct tiny_model t = {0};
@@ -210,9 +221,11 @@ static void test_sampled(void)
             row[i] = (struct sample_row){.temperature = i == 1 ? 0 : 2,
                                          .top_p = i == 2 ? 0.5f : 1,
                                          .repetition = 1,
-                                         .random = rng_u64(&rng)};
+                                         .random = rng_u64(&rng),
+                                         .logprobs = i};
         int wanted = at % SEQUENCES;
-        row[wanted].kind = SAMPLE_ON_HOST;
+        row[wanted].banned = many;
+        row[wanted].banned_count = ARRAY_LEN(many);
         decode(&plain, ids, at, NULL);
         float *got = (float *)sampled.ops->logits_host(sampled.b);
         for (size_t i = 0; i < SEQUENCES * vocab; i++)
@@ -226,6 +239,9 @@ static void test_sampled(void)
                 EXPECT(same_bits(got + (size_t)i * vocab, logits, vocab));
             } else {
                 EXPECT_INT(token, sample_draw(&row[i], logits, t.params.vocab, &scratch));
+                if (i > 0)
+                    check_report(&scratch, t.params.vocab, token, i,
+                                 sampled.ops->reported(sampled.b, i));
                 EXPECT(got[(size_t)i * vocab] == -77);
             }
         }

@@ -1,5 +1,5 @@
-/* test_cuda_sample.cu - tokens drawn on the device are those of sample_draw: over vocabularies, filters, adjustments,
- * and rows that can't be drawn. */
+/* test_cuda_sample.cu - tokens drawn on the device are those of sample_draw, and reports have the bits of sample_report:
+ * over vocabularies, filters, adjustments, and rows that can't be drawn. */
 #include "kernels/cuda/cuda_sample.h"
 
 #include <math.h>
@@ -10,10 +10,12 @@
 
 #ifdef LM_CUDA_EMU_RACE // some ten times as slow
 #define LARGE  20001
+#define SCORED 9001
 #define SHARES 8 // of rounds
 #else
-#define LARGE  130001
-#define SHARES 1
+#define LARGE  151665
+#define SCORED 49152
+#define SHARES 2 // the run in reverse order has other ones
 #endif
 #define ROWS    48
 #define LISTED  40 // entries of a list, at most
@@ -154,7 +156,11 @@ static void choose_filters(struct sample_row *row, struct rng *r)
 
 static void choose_row(struct scene *s, int i, struct rng *r)
 {
-    choose_filters(&s->row[i], r);
+    struct sample_row *row = &s->row[i];
+    row->logprobs = rng_below(r, 3) ? 0 : 1 + (int)rng_below(r, SAMPLE_LOGPROBS_MAX);
+    row->kind = rng_below(r, 6) ? SAMPLE_DRAW : SAMPLE_SCORE;
+    row->scored = (int32_t)rng_below(r, (uint64_t)(s->vocab + UNKNOWN));
+    choose_filters(row, r);
     if (rng_below(r, 4) == 0) add_bias(s, i, r);
     if (rng_below(r, 4) == 0) add_penalties(s, i, r);
     if (rng_below(r, 4) == 0) add_mask(s, i, r, rng_below(r, 2) ? 2 : 50);
@@ -185,7 +191,26 @@ static void close_device(struct device *d)
     cuda_arena_close(&d->arena);
 }
 
-/* Rows that are drawn get the CPU's tokens; the logits of others stay. */
+static int host_row(const struct sample_row *r, const float *logits, int vocab)
+{
+    if (r->kind == SAMPLE_DRAW) return sample_draw(r, logits, vocab, &scratch);
+    return sample_look(logits, vocab, &scratch);
+}
+
+/* Of the row that the scratch has looked at. */
+static void check_report(const struct sample_row *r, int token, int vocab,
+                         const struct sample_report *got)
+{
+    struct sample_report want;
+    sample_report(&scratch, vocab, r->kind == SAMPLE_SCORE ? r->scored : token, r->logprobs, &want);
+    EXPECT(memcmp(&got->max, &want.max, sizeof want.max) == 0);
+    EXPECT(memcmp(&got->own, &want.own, sizeof want.own) == 0);
+    EXPECT(got->sum == want.sum);
+    EXPECT(memcmp(got->likeliest, want.likeliest,
+                  (size_t)(r->logprobs - 1) * sizeof *want.likeliest) == 0);
+}
+
+/* Rows get the CPU's tokens and reports; the logits of those that aren't looked at stay. */
 static void check_scene(struct device *d, const struct scene *s)
 {
     size_t bytes = (size_t)s->rows * (size_t)s->stride * sizeof(float);
@@ -198,22 +223,22 @@ static void check_scene(struct device *d, const struct scene *s)
     NEED(cudaMemcpy(after, d->logits, bytes, cudaMemcpyDeviceToHost) == cudaSuccess);
     for (int i = 0; i < s->rows; i++) {
         const struct sample_row *r = &s->row[i];
-        EXPECT(cuda_sample_leaves(&d->sampler, i) == (r->kind == SAMPLE_ON_HOST));
+        EXPECT(!cuda_sample_leaves(&d->sampler, i));
         if (r->kind != SAMPLE_DRAW) {
             size_t at = (size_t)i * (size_t)s->stride;
             EXPECT(memcmp(after + at, s->logits + at, (size_t)s->stride * sizeof *after) == 0);
-            if (r->kind == SAMPLE_ON_HOST) EXPECT_INT(d->sampler.token[i], E_UNSUPPORTED);
-            continue;
         }
-        int want = sample_draw(r, row_of(s, i), s->vocab, &scratch);
-        if (d->sampler.token[i] != want)
-            printf("  row %d of %d, vocabulary %d: temperature %g, top_k %d, top_p %.9g, min_p %g, "
-                   "bias %d, "
-                   "seen %d, banned %d, mask %d\n",
-                   i, s->rows, s->vocab, (double)r->temperature, r->top_k, (double)r->top_p,
-                   (double)r->min_p, r->bias_count, r->seen_count, r->banned_count,
-                   r->mask != NULL);
+        if (r->kind == SAMPLE_NOTHING) continue;
+        int want = host_row(r, row_of(s, i), s->vocab), failed = test_failures;
         EXPECT_INT(d->sampler.token[i], want);
+        if (want >= 0 && r->logprobs > 0) check_report(r, want, s->vocab, &d->sampler.report[i]);
+        if (test_failures != failed)
+            printf("  row %d of %d, vocabulary %d, kind %d: logprobs %d, temperature %g, top_k %d, "
+                   "top_p "
+                   "%.9g, min_p %g, bias %d, seen %d, banned %d, mask %d\n",
+                   i, s->rows, s->vocab, (int)r->kind, r->logprobs, (double)r->temperature,
+                   r->top_k, (double)r->top_p, (double)r->min_p, r->bias_count, r->seen_count,
+                   r->banned_count, r->mask != NULL);
     }
     free(after);
 }
@@ -231,7 +256,8 @@ static void test_all_together(void)
     struct scene s;
     struct device d;
 
-    rng_init(&r, 11);
+    const char *order = getenv("LM_CUDA_EMU_ORDER");
+    rng_init(&r, order && strcmp(order, "reverse") == 0 ? 18 : 11);
     for (size_t c = 0; c < ARRAY_LEN(cases); c++) {
         open_device(&d, ROWS, cases[c].stride);
         for (int round = 0; round * SHARES < cases[c].rounds; round++) {
@@ -240,7 +266,6 @@ static void test_all_together(void)
             fill_logits(&s, &r, round % 2 ? 6 : 14);
             for (int i = 0; i < rows; i++) {
                 choose_row(&s, i, &r);
-                if (rng_below(&r, 8) == 0) s.row[i].kind = SAMPLE_ON_HOST;
                 if (rng_below(&r, 8) == 0) s.row[i].kind = SAMPLE_NOTHING;
             }
             check_scene(&d, &s);
@@ -274,10 +299,41 @@ static void test_large(void)
         s.row[i].min_p = cases[i].min_p;
         s.row[i].top_k = cases[i].top_k;
         s.row[i].random = rng_u64(&r);
+        if (i % 3 == 0) s.row[i].logprobs = SAMPLE_LOGPROBS_MAX;
         for (int j = 0; j < vocab; j++)
             row_of(&s, (int)i)[j] = (float)(rng_unit(&r) + rng_unit(&r) - 1) * cases[i].width;
     }
     check_scene(&d, &s);
+    close_scene(&s);
+    close_device(&d);
+}
+
+/* Rows of a prompt among drawn ones: all of the likeliest in one group, a row that has only some that can be drawn,
+ * equal logits, and a token without a logit. */
+static void test_scores(void)
+{
+    const int vocab = SCORED;
+    struct rng r;
+    struct scene s;
+    struct device d;
+
+    rng_init(&r, 17);
+    open_device(&d, 5, vocab);
+    open_scene(&s, 5, vocab, vocab);
+    fill_logits(&s, &r, 14);
+    for (int i = 0; i < 5; i++) {
+        s.row[i].kind = i == 2 ? SAMPLE_DRAW : SAMPLE_SCORE;
+        s.row[i].scored = i == 4 ? vocab : vocab / (i + 1) - 1;
+        s.row[i].logprobs = SAMPLE_LOGPROBS_MAX - i % 3;
+    }
+    for (int j = 0; j < 32; j++)
+        row_of(&s, 0)[4096 + 32 + j] = 20 + (float)(j * 7 % 32);
+    add_mask(&s, 2, &r, vocab / 8);
+    for (int j = 0; j < vocab; j++)
+        row_of(&s, 3)[j] = -0.0f;
+    check_scene(&d, &s);
+    EXPECT_INT(d.sampler.report[3].likeliest[19].id, 19);
+    EXPECT(isinf(d.sampler.report[4].own) && d.sampler.report[4].likeliest[0].id >= 0);
     close_scene(&s);
     close_device(&d);
 }
@@ -296,6 +352,9 @@ static void test_ties(void)
     for (int i = 0; i < ROWS; i++) {
         s.row[i].random = rng_u64(&r);
         s.row[i].temperature = i % 8 ? 1 : 0;
+        s.row[i].kind = i % 12 ? SAMPLE_DRAW : SAMPLE_SCORE;
+        s.row[i].scored = 4000 + i;
+        if (i % 2 == 0) s.row[i].logprobs = SAMPLE_LOGPROBS_MAX - i / 4;
         if (i % 3 != 0) s.row[i].top_k = 1 + (int)rng_below(&r, 5000);
         if (i % 3 != 1) s.row[i].top_p = 0.01f + 0.99f * (float)rng_unit(&r);
         for (int j = i % 5; j < vocab; j += 5)
@@ -355,6 +414,7 @@ static void test_all_banned(void)
     fill_logits(&s, &r, 6);
     for (int i = 0; i < ROWS; i++) {
         choose_filters(&s.row[i], &r);
+        s.row[i].logprobs = 1 + (int)rng_below(&r, SAMPLE_LOGPROBS_MAX);
         s.row[i].banned = s.banned[i];
         for (int j = 0; j < vocab + 5; j++)
             s.banned[i][j] = j % (vocab + 1); // some twice
@@ -406,6 +466,7 @@ int main(void)
 {
     RUN(test_all_together);
     RUN(test_large);
+    RUN(test_scores);
     RUN(test_ties);
     RUN(test_not_finite);
     RUN(test_all_banned);
