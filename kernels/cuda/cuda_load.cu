@@ -380,7 +380,7 @@ static int open_pinned(struct backend *b, struct error *err)
     size_t logits = (size_t)b->limits.rows_max * (size_t)b->model.vocab * sizeof(float);
     int rc =
         cuda_try(cudaMallocHost((void **)&b->image.host, b->image.bytes_max), "pinned memory", err);
-    if (rc == 0)
+    if (rc == 0 && b->comm.rank == 0)
         rc = cuda_try(cudaMallocHost((void **)&b->logits_host, logits), "pinned memory", err);
     if (rc == 0)
         rc = cuda_try(cudaEventCreateWithFlags(&b->image.sent, cudaEventDisableTiming), "event",

@@ -82,7 +82,7 @@ struct backend {
     struct cuda_step_image image;
     void *attention_workspace;
     size_t attention_workspace_bytes;
-    float *logits_host; // pinned, [rows_max][vocab]
+    float *logits_host; // pinned, [rows_max][vocab]; NULL but on rank 0
     struct cuda_sampler sampler;
 
     struct cuda_attention attention; // after kv_open

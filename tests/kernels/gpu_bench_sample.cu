@@ -12,16 +12,18 @@ struct bench_case {
     float temperature, top_p, min_p;
     int top_k;
     int seen; // tokens with penalties
+    int logprobs;
 };
 
 static const struct bench_case cases[] = {
-    {"greedy", 0, 1, 0, 0, 0},
-    {"temperature 1", 1, 1, 0, 0, 0},
-    {"top_p 0.95", 0.8f, 0.95f, 0, 0, 0},
-    {"top_k 40, top_p 0.95", 0.8f, 0.95f, 0, 40, 0},
-    {"min_p 0.05", 1, 1, 0.05f, 0, 0},
-    {"top_p 0.95, 1000 tokens penalised", 0.8f, 0.95f, 0, 0, 1000},
-    {"top_p 0.9 of a flat row", 1000, 0.9f, 0, 0, 0},
+    {"greedy", 0, 1, 0, 0, 0, 0},
+    {"temperature 1", 1, 1, 0, 0, 0, 0},
+    {"top_p 0.95", 0.8f, 0.95f, 0, 0, 0, 0},
+    {"top_k 40, top_p 0.95", 0.8f, 0.95f, 0, 40, 0, 0},
+    {"min_p 0.05", 1, 1, 0.05f, 0, 0, 0},
+    {"top_p 0.95, 1000 tokens penalised", 0.8f, 0.95f, 0, 0, 1000, 0},
+    {"top_p 0.9 of a flat row", 1000, 0.9f, 0, 0, 0, 0},
+    {"greedy, 20 log-probabilities", 0, 1, 0, 0, 0, SAMPLE_LOGPROBS_MAX},
 };
 
 /* Rows like a model's: a bell, and a few tokens far above it. */
@@ -51,6 +53,7 @@ static void bench_case(struct cuda_sampler *s, const struct bench_case *c, int r
         row[i].top_k = c->top_k, row[i].repetition = 1;
         row[i].random = (uint64_t)i * 0x9e3779b97f4a7c15u;
         row[i].seen = seen, row[i].seen_count = c->seen;
+        row[i].logprobs = c->logprobs;
     }
     double seconds = time_of(50, stream, [&] {
         NEED_CUDA(cudaStreamSynchronize(stream)); // the image is free

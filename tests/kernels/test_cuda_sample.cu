@@ -308,6 +308,18 @@ static void test_large(void)
     close_device(&d);
 }
 
+/* The bound of kernels/sample.h. */
+static void check_softmax(const struct scene *s, int row, const struct sample_report *r)
+{
+    const float *x = row_of(s, row);
+    double sum = 0, want;
+
+    for (int i = 0; i < s->vocab; i++)
+        sum += exp((double)x[i] - (double)r->max);
+    want = (double)x[s->row[row].scored] - (double)r->max - log(sum);
+    EXPECT(fabs((double)sample_logprob(r, r->own) - want) < 1.2e-6 - 0x1p-23 * want);
+}
+
 /* Rows of a prompt among drawn ones: all of the likeliest in one group, a row that has only some that can be drawn,
  * equal logits, and a token without a logit. */
 static void test_scores(void)
@@ -332,6 +344,9 @@ static void test_scores(void)
     for (int j = 0; j < vocab; j++)
         row_of(&s, 3)[j] = -0.0f;
     check_scene(&d, &s);
+    check_softmax(&s, 0, &d.sampler.report[0]);
+    check_softmax(&s, 1, &d.sampler.report[1]);
+    check_softmax(&s, 3, &d.sampler.report[3]);
     EXPECT_INT(d.sampler.report[3].likeliest[19].id, 19);
     EXPECT(isinf(d.sampler.report[4].own) && d.sampler.report[4].likeliest[0].id >= 0);
     close_scene(&s);
