@@ -110,6 +110,7 @@ static void cuda_memory(const struct backend *b, size_t *weights, size_t *activa
 {
     *weights = b->weights.used;
     *activations = b->activations.used + cuda_comm_peer_bytes(&b->comm);
+    if (b->measure_only) *activations += cuda_comm_nccl_bytes(b->comm.world);
 }
 
 static size_t cuda_memory_free(const struct backend *b)

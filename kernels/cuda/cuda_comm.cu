@@ -17,6 +17,10 @@
 #define EAGER_POLLS        500  // before sleeping: a call takes some ten microseconds
 #define GATHER_FLOATS      ((size_t)1 << 18) // of each rank at once
 
+/* Channels of a communicator, and so its memory: as many as NCCL itself takes for NVLS on devices 9.0. */
+#define NCCL_CHANNELS      16
+#define MIB                ((size_t)1 << 20)
+
 /* ---- NCCL ---- */
 
 #define NCCL_FUNCTIONS(X)     \
@@ -295,6 +299,7 @@ int cuda_comm_join(struct cuda_comm *c, const struct backend_options *options, s
     c->group = g;
     c->timeout_ms = options->peer_timeout_ms > 0 ? options->peer_timeout_ms : TIMEOUT_MS_DEFAULT;
     config.blocking = 0;
+    config.maxCTAs = NCCL_CHANNELS;
     come_to_meeting(c);
     if (has_failed(g, err)) return E_DEVICE;
     offer_mailbox(c);
@@ -335,6 +340,18 @@ size_t cuda_comm_peer_bytes(const struct cuda_comm *c)
 {
     if (c->group) return c->peer.mailbox[c->rank] ? cuda_peer_bytes(c->world) : 0;
     return cuda_peer_bytes(c->world);
+}
+
+/* From the source of NCCL 2.28.9, for one node. A channel has a connection from and to each neighbour, in whole 2 MiB
+ * (transport/p2p.cc): the receiver's buffers of 0.5, 4.7 and 4 MiB (LL, LL128, Simple: init.cc) are 10, the sender's
+ * 2. Of more than two ranks the ring has two neighbours, and uses one connection of each; the tree is taken to have
+ * the same ones, and uses the rest. NVLS (transport/nvls.cc) has 2 MiB for each rank. */
+size_t cuda_comm_nccl_bytes(int world)
+{
+    size_t neighbours = world > 2 ? 2 : 1;
+
+    if (world <= 1) return 0;
+    return NCCL_CHANNELS * (neighbours * 12 + 2 * (size_t)world) * MIB;
 }
 
 size_t cuda_comm_peer_most(const struct cuda_comm *c)

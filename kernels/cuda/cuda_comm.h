@@ -57,6 +57,9 @@ size_t cuda_comm_gathered_bytes(const struct cuda_comm *c);
 /* What joining has taken on the device; of a rank without a group, what it may take. */
 size_t cuda_comm_peer_bytes(const struct cuda_comm *c);
 size_t cuda_comm_peer_most(const struct cuda_comm *c); // elements; 0: all sums are NCCL's
+/* What NCCL takes on the device of one of `world` ranks, most of it with its first sum: an estimate from its source,
+ * never compared with a GPU. Where ranks don't reach each other's memory it is less. */
+size_t cuda_comm_nccl_bytes(int world);
 
 /* x[i] = sum over ranks, on every rank. What fails is told by the next wait. */
 void cuda_comm_sum(struct cuda_comm *c, float *x, size_t count, cudaStream_t stream);

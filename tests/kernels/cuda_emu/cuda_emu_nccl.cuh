@@ -48,11 +48,11 @@ enum ncclRedOp_t { ncclSum = 0, ncclMax = 2 };
 struct ncclConfig_t {
     size_t size;
     unsigned magic, version;
-    int blocking;
+    int blocking, maxCTAs;
 };
-#define NCCL_CONFIG_INITIALIZER                      \
-    {                                                \
-        sizeof(ncclConfig_t), 0xcafebeef, 22800, -1, \
+#define NCCL_CONFIG_INITIALIZER                          \
+    {                                                    \
+        sizeof(ncclConfig_t), 0xcafebeef, 22800, -1, -1, \
     }
 
 const char *ncclGetErrorString(ncclResult_t result);

@@ -237,6 +237,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id
     if (rank < 0 || rank >= ranks || !q) return ncclInvalidArgument;
     if (!config || config->magic != 0xcafebeef || config->blocking != 0)
         emu::fail("nccl: rank %d asks for a blocking communicator", rank);
+    if (config->maxCTAs < 1) emu::fail("nccl: rank %d has no bound on its channels", rank);
     *comm = new ncclComm{q, rank, std::this_thread::get_id(), JOINING, NULL, false, NULL, {}, NULL};
     {
         std::lock_guard<std::mutex> hold(cliques_lock);
