@@ -178,18 +178,18 @@ void cuda_experts_route(const struct cuda_routes *r, const struct expert_shape *
 
 /* ---- grouping: one block, one expert ---- */
 
-#define GROUP_WARPS 8
+#define GROUP_WARPS_MAX 8
 
 /* Each warp has a share of the routes that are neighbours, first to count those of experts before its own and of its own,
  * then to hand out rows: no atomics, so rows are always in the order of tokens, and blocks need no word of each other. */
-__global__ void __launch_bounds__(WARP_LANES *GROUP_WARPS)
+__global__ void __launch_bounds__(WARP_LANES *GROUP_WARPS_MAX)
     group_kernel(struct cuda_routes r, int experts, int used, int routes)
 {
     pdl_begin();
-    LM_SHARED(int, before, GROUP_WARPS);
-    LM_SHARED(int, own, GROUP_WARPS);
+    LM_SHARED(int, before, GROUP_WARPS_MAX);
+    LM_SHARED(int, own, GROUP_WARPS_MAX);
     int expert = blockIdx.x, warp = warp_id(), lane = lane_id(), counts[2] = {};
-    int share = (routes / (WARP_LANES * GROUP_WARPS) + 1) * WARP_LANES;
+    int share = (routes / (int)blockDim.x + 1) * WARP_LANES;
     int from = warp * share, to = min(from + share, routes);
 
     for (int i = from + lane; i - lane < to; i += WARP_LANES) {
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(WARP_LANES *GROUP_WARPS)
     if (lane == 0) before[warp] = counts[0], own[warp] = counts[1];
     __syncthreads();
     int first = 0, row = 0, all = 0;
-    for (int w = 0; w < GROUP_WARPS; w++) {
+    for (int w = 0; w < (int)blockDim.x / WARP_LANES; w++) {
         first += before[w];
         row += w < warp ? own[w] : 0;
         all += own[w];
@@ -221,9 +221,12 @@ __global__ void __launch_bounds__(WARP_LANES *GROUP_WARPS)
 void cuda_experts_group(const struct cuda_routes *r, const struct expert_shape *shape, int tokens,
                         cudaStream_t stream)
 {
+    int routes = tokens * shape->used, warps = (routes + WARP_LANES - 1) / WARP_LANES;
+
     if (tokens == 0) return;
-    LM_LAUNCH_PDL(group_kernel, shape->experts, WARP_LANES * GROUP_WARPS, 0, stream, *r,
-                  shape->experts, shape->used, tokens * shape->used);
+    if (warps > GROUP_WARPS_MAX) warps = GROUP_WARPS_MAX;
+    LM_LAUNCH_PDL(group_kernel, shape->experts, WARP_LANES * warps, 0, stream, *r, shape->experts,
+                  shape->used, routes);
 }
 
 /* ---- sum ---- */
