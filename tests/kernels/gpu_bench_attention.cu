@@ -83,8 +83,7 @@ static void run_case(const struct attention_case *c, double roof)
     layers = layers > LAYERS_MAX ? LAYERS_MAX : layers;
     NEED(cuda_kv_layout_init(&a.kv, c->type, layers, h->kv_heads, h->head_dim, h->value_dim,
                              &err) == 0);
-    a.heads = h->heads;
-    a.o_real = CUDA_REAL_BF16;
+    a.heads = h->heads, a.o_real = CUDA_REAL_BF16;
     a.scale = 0.1f;
 
     std::vector<int32_t> blocks((size_t)(pages * c->sequences));
