@@ -239,8 +239,7 @@ struct step {
     int rows;           // <= limits.rows_max
     const int32_t *row; // [rows] token indexes whose logits are wanted, ascending
     bool hidden_only;   // of the rows only hidden_row() is wanted: logits needn't be made
-    bool
-        is_sampled; // sample() follows, and logits come to the host of rows that it leaves; else of all
+    bool is_sampled;    // sample() follows: only rows that it leaves come to the host; else all do
 };
 
 enum residual_site { RESIDUAL_BEGIN, RESIDUAL_ATTENTION, RESIDUAL_FFN };
