@@ -43,7 +43,7 @@ struct cuda_latent_rows {
 };
 
 struct backend {
-    char device_name[320], description[400];
+    char device_name[320], description[480];
     int device;
     enum compute_type compute;
     enum cuda_real real; // what compute means for the model: after load
