@@ -124,7 +124,7 @@ static void run_layer(const struct scene *x, bool wide, cudaStream_t stream)
         cuda_wide(&x->down, stream);
         return;
     }
-    struct cuda_rows out = {up->gated.out, up->part[0].w.rows, up->gated.stride, false};
+    struct cuda_rows out = {up->gated.out, up->part[0].w.rows, up->gated.stride, CUDA_REAL_BF16};
     apart.gated.out = NULL;
     cuda_mma(&apart, stream);
     cuda_activate(&out, up->gated.kind, apart.part[0].out, apart.part[1].out,
