@@ -45,16 +45,11 @@ static int open_device(struct backend *b, const struct backend_options *options,
     if (device.major < 8)
         return error_set(err, E_UNSUPPORTED, "%s has compute capability %d.%d; 8.0 is needed",
                          device.name, device.major, device.minor);
-    snprintf(b->description, sizeof b->description, "cuda %d: %s, sm_%d%d, %zu GiB, %s%s",
-             b->device, device.name, device.major, device.minor, device.totalGlobalMem >> 30,
-             b->compute == COMPUTE_F32 ? "float32" : "bfloat16",
-             options->deterministic ? ", deterministic" : "");
+    snprintf(b->device_name, sizeof b->device_name, "cuda %d: %s, sm_%d%d, %zu GiB", b->device,
+             device.name, device.major, device.minor, device.totalGlobalMem >> 30);
     rc = cuda_try(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "stream", err);
     if (rc < 0 || options->measure_only) return rc;
     cuda_pdl_try(b->stream);
-    if (cuda_pdl_is_refused)
-        strncat(b->description, ", refuses early launches",
-                sizeof b->description - strlen(b->description) - 1);
     return 0;
 }
 
@@ -68,8 +63,9 @@ static void write_description(struct backend *b, const char *type)
         snprintf(sums, sizeof sums, ", sums of ranks up to %zu KiB in peer memory", kib);
     else if (b->comm.group)
         snprintf(sums, sizeof sums, ", sums of ranks by NCCL only");
-    snprintf(b->description, sizeof b->description, "%s, %s%s%s", b->device_name, type,
-             b->gemm.deterministic ? ", deterministic" : "", sums);
+    snprintf(b->description, sizeof b->description, "%s, %s%s%s%s", b->device_name, type,
+             b->gemm.deterministic ? ", deterministic" : "",
+             cuda_pdl_is_refused ? ", refuses early launches" : "", sums);
 }
 
 static int cuda_open(const struct backend_options *options, struct backend **out, struct error *err)
@@ -214,7 +210,7 @@ static const struct sample_report *cuda_reported(struct backend *b, int row)
     return &b->sampler.report[row];
 }
 
-/* What gather left for the head: bfloat16 unless the compute type is exact. An error is noted, and the
+/* What gather left for the head, in the model's type. An error is noted, and the
  * next sync reports it. */
 static void cuda_hidden_row(struct backend *b, int row, float *out)
 {

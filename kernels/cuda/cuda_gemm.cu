@@ -9,7 +9,7 @@
 #define GEMV_ROWS_MAX     4 // beyond that a warp's sums wait for each other longer than for weights
 #define LIBRARY_WORKSPACE ((size_t)32 << 20)
 /* Where the tiles of cuda_mma become one block a multiprocessor, of which a narrow matrix has too few: 64 for 4096
- * rows. Weights in blocks too: making bfloat16 of them costs less than those tiles, which wait for each stage. */
+ * rows. Weights in blocks too: making 16 bits of them costs less than those tiles, which wait for each stage. */
 #define LIBRARY_ROWS_MIN  (CUDA_MMA_GATED_ROWS_MAX + 1)
 #define DEQUANTISED_BYTES_MAX \
     ((size_t)32 << 20)           // of them at a time: what an L2 may keep until it is read
@@ -26,6 +26,8 @@ int cuda_gemm_open(struct cuda_gemm *g, bool deterministic, struct error *err)
 
     *g = (struct cuda_gemm){};
     g->deterministic = deterministic;
+    g->wide_rows = rows > 0 && rows < INT_MAX ? (int)rows : WIDE_ROWS_MIN;
+    g->wide_expert_rows = rows > 0 && rows < INT_MAX ? (int)rows : WIDE_EXPERT_ROWS_MIN;
     g->library_rows_min = LIBRARY_ROWS_MIN;
     if (deterministic) return 0;
     if (cublasLtCreate(&g->lt) == CUBLAS_STATUS_SUCCESS) return 0;
@@ -239,11 +241,20 @@ typedef cudaError_t library_fn(struct cuda_gemm *g, const struct cuda_product *p
 static library_fn *library_for(const struct cuda_gemm *g, const struct cuda_product *p,
                                const struct cuda_weight *w)
 {
-    if (p->in_is_float || p->experts || g->deterministic) return NULL;
+    if (p->in_real == CUDA_REAL_F32 || p->experts || g->deterministic) return NULL;
     if (p->rows < g->library_rows_min) return NULL;
-    if (w->form == CUDA_BF16) return library_part;
+    if (w->form == cuda_form_of_real(p->in_real)) return library_part;
     if (cuda_form_is_in_blocks(w->form) && dequantised_rows(g, w) > 0) return dequantised_part;
     return NULL;
+}
+
+static bool is_wide(const struct cuda_gemm *g, const struct cuda_product *p)
+{
+    int rows = p->experts ? p->all_rows / p->experts : p->rows;
+
+    return p->in_real != CUDA_REAL_F32 &&
+           rows >= (p->experts ? g->wide_expert_rows : g->wide_rows) &&
+           cuda_wide_fits(p->part[0].w.form);
 }
 
 /* Whether both are one product to a library: weights behind each other, outputs in neighbouring columns. */
@@ -251,7 +262,8 @@ static bool is_followed_by(const struct cuda_part *a, const struct cuda_part *b)
 {
     size_t bytes = (size_t)a->w.rows * cuda_row_bytes(&a->w);
 
-    if (a->w.form != CUDA_BF16 || a->w.cols != b->w.cols) return false;
+    if (a->w.form != b->w.form || a->w.cols != b->w.cols || cuda_form_is_in_blocks(a->w.form))
+        return false;
     return (const uint8_t *)a->w.data + bytes == b->w.data && a->out + a->w.rows == b->out &&
            a->out_stride == b->out_stride &&
            (a->bias ? a->bias + a->w.rows == b->bias : b->bias == NULL);
@@ -278,7 +290,7 @@ static cudaError_t run_same_form(struct cuda_gemm *g, const struct cuda_product 
     library_fn *library = library_for(g, p, &p->part[0].w);
 
     if (library) return run_library(g, library, p, stream);
-    if (p->in_is_float || (p->rows <= GEMV_ROWS_MAX && !g->deterministic))
+    if (p->in_real == CUDA_REAL_F32 || (p->rows <= GEMV_ROWS_MAX && !g->deterministic))
         cuda_gemv(p, stream);
     else if (is_wide(g, p))
         cuda_wide(p, stream);
@@ -304,7 +316,7 @@ static cudaError_t run_parts(struct cuda_gemm *g, const struct cuda_product *p, 
 static bool gates_itself(const struct cuda_gemm *g, const struct cuda_product *p)
 {
     return p->part[0].w.form == p->part[1].w.form && !library_for(g, p, &p->part[0].w) &&
-           (p->in_is_float || p->rows <= CUDA_MMA_GATED_ROWS_MAX || is_wide(g, p));
+           (p->in_real == CUDA_REAL_F32 || p->rows <= CUDA_MMA_GATED_ROWS_MAX || is_wide(g, p));
 }
 
 cudaError_t cuda_gemm_run(struct cuda_gemm *g, const struct cuda_product *p, cudaStream_t stream)

@@ -2,18 +2,20 @@
  *
  *   inputs    weights     rows of inputs      kernel
  *   float32   float32     any                 cuda_gemv
- *   bfloat16  bfloat16    more than 32        cuBLASLt
- *   bfloat16  4, 8 bits   more than 32        cuda_dequantise and cuBLASLt
- *   bfloat16  any         up to 4             cuda_gemv
- *   bfloat16  any         any other           cuda_mma; of experts, however many rows there are
+ *   16 bits   16 bits     more than 32        cuBLASLt
+ *   16 bits   4, 8 bits   more than 32        cuda_dequantise and cuBLASLt; not of experts
+ *   16 bits   any         up to 4             cuda_gemv
+ *   16 bits   any         256 and more; 64    cuda_wide
+ *                         an expert on average
+ *   16 bits   any         any other           cuda_mma
  *
- * Gate and up become act(gate) * up in cuda_gemv and, up to 32 rows, cuda_mma; else in a launch behind both. The
- * library makes parts at once whose bfloat16 weights lie behind each other and whose outputs are neighbouring columns: q,
- * k and v, gate and up. What it has no algorithm for is cuda_mma's.
+ * 16 bits: bfloat16 or float16, weights as inputs.
+ *
+ * Gate and up become act(gate) * up in cuda_gemv, cuda_wide and, up to 32 rows, cuda_mma; else in a launch behind both.
  *
  * cuda_gemv is equal to itself for any number of rows (backend.h rule 3), and so are cuda_mma and cuda_wide, which
  * have the same bits. But those differ from cuda_gemv's by rounding, and cuBLASLt chooses its algorithm by the number
- * of rows. So in bfloat16 a row's bits may depend on how many share the step, unless `deterministic` asks for
+ * of rows. So in 16 bits a row's bits may depend on how many share the step, unless `deterministic` asks for
  * cuda_mma and cuda_wide always. With float32 inputs they never do.
  *
  * LM_CUDA_WIDE_ROWS in the environment stands for both 256 and 64. */
@@ -27,7 +29,8 @@ struct cuda_gemm_choice; // an algorithm of cuBLASLt for one shape
 
 struct cuda_gemm {
     bool deterministic;
-    int library_rows_min; // of activations; benchmarks change it
+    int wide_rows, wide_expert_rows; // cuda_wide from here on, of an expert on average
+    int library_rows_min;            // of activations; benchmarks change it
     cublasLtHandle_t lt;
     size_t dequantised_bytes;        // of the workspace, behind the library's
     void *workspace;                 // on the device

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,21 +28,22 @@ struct packing {
     uint8_t *data, *scales;
     int begin, end; // rows behind `first`
     float *floats;
+    bool fits; // as cuda_pack_row says of each row
 };
 
 static void *pack_some(void *arg)
 {
-    const struct packing *p = (const struct packing *)arg;
+    struct packing *p = (struct packing *)arg;
     size_t row_bytes = cuda_row_bytes(p->w), scale_bytes = cuda_row_scale_bytes(p->w);
 
     for (int i = p->begin; i < p->end; i++)
-        cuda_pack_row(p->w, p->m, p->first + i, p->data + (size_t)i * row_bytes,
-                      p->scales + (size_t)i * scale_bytes, p->floats);
+        p->fits &= cuda_pack_row(p->w, p->m, p->first + i, p->data + (size_t)i * row_bytes,
+                                 p->scales + (size_t)i * scale_bytes, p->floats);
     return NULL;
 }
 
-/* Rows [0, rows) of `all`, whose begin and end are made here. */
-static void pack_rows(const struct cuda_loader *l, struct packing all, int rows)
+/* Rows [0, rows) of `all`, whose begin and end are made here; whether all fit. */
+static bool pack_rows(const struct cuda_loader *l, struct packing all, int rows)
 {
     struct packing part[PACK_THREADS_MAX];
     pthread_t thread[PACK_THREADS_MAX];
@@ -58,6 +60,9 @@ static void pack_rows(const struct cuda_loader *l, struct packing all, int rows)
     }
     for (int i = 1; i < parts; i++)
         if (is_running[i]) pthread_join(thread[i], NULL);
+    for (int i = 0; i < parts; i++)
+        all.fits &= part[i].fits;
+    return all.fits;
 }
 
 /* Cores that this rank's thread may run on; with several ranks all may say all of them. */
@@ -81,7 +86,8 @@ static int upload_rows(struct cuda_loader *l, const struct matrix *m, const stru
     if (rc == 0) rc = cuda_staging_take(&l->staging, &half, l->err);
     if (rc < 0) return rc;
     scales = half + (size_t)rows * row_bytes;
-    pack_rows(l, {w, m, first, half, scales, 0, 0, l->floats}, rows);
+    if (!pack_rows(l, {w, m, first, half, scales, 0, 0, l->floats, true}, rows))
+        l->beyond_f16 = true;
     rc = cuda_staging_send(&l->staging, half, (uint8_t *)w->data + place * row_bytes,
                            (size_t)rows * row_bytes, l->err);
     if (rc == 0 && w->scales)

@@ -12,6 +12,7 @@ struct cuda_loader {
     struct cuda_staging staging; // open in the second pass
     int threads;                 // that pack
     float *floats;               // [threads][the longest row], scratch
+    bool beyond_f16;             // a weight since the last check (cuda_pack_row)
     struct error *err;
     int rc; // the first error: nothing is uploaded behind it
 };

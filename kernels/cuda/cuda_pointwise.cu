@@ -30,12 +30,12 @@ template <int V> __device__ __forceinline__ void store_piece(float *at, const fl
         at[0] = v[0];
 }
 
-template <int V> __device__ __forceinline__ void store_piece(bf16 *at, const float *v)
+template <int V, typename T> __device__ __forceinline__ void store_piece(T *at, const float *v)
 {
     if (V == 4)
-        *(uint2 *)at = make_uint2(pack2<bf16>(v[0], v[1]), pack2<bf16>(v[2], v[3]));
+        *(uint2 *)at = make_uint2(pack2_real<T>(v[0], v[1]), pack2_real<T>(v[2], v[3]));
     else
-        at[0] = from_float<bf16>(v[0]);
+        at[0] = to_real<T>(v[0]);
 }
 
 /* A thread's next pieces of a block's row, which are all on their way before the first is used: a loop that stores
@@ -210,14 +210,9 @@ void cuda_residual(const struct cuda_residual_job *job, cudaStream_t stream)
     bool fours = job->hidden % 4 == 0;
 
     if (job->rows == 0) return;
-    if (job->h.is_float && fours)
-        launch_residual<float, 4>(job, stream);
-    else if (job->h.is_float)
-        launch_residual<float, 1>(job, stream);
-    else if (fours)
-        launch_residual<bf16, 4>(job, stream);
-    else
-        launch_residual<bf16, 1>(job, stream);
+    with_real(job->h.real, [&]<typename T>(T) {
+        fours ? launch_residual<T, 4>(job, stream) : launch_residual<T, 1>(job, stream);
+    });
 }
 
 template <typename T>
@@ -284,14 +279,12 @@ void cuda_activate(const struct cuda_rows *out, enum ffn_activation kind, const 
     bool fours = out->cols % 4 == 0 && in_stride % 4 == 0;
 
     if (rows == 0) return;
-    if (out->is_float && fours)
-        launch_activate<float, 4>(out, kind, gate, up, in_stride, rows, stream);
-    else if (out->is_float)
-        launch_activate<float, 1>(out, kind, gate, up, in_stride, rows, stream);
-    else if (fours)
-        launch_activate<bf16, 4>(out, kind, gate, up, in_stride, rows, stream);
-    else
-        launch_activate<bf16, 1>(out, kind, gate, up, in_stride, rows, stream);
+    with_real(out->real, [&]<typename T>(T) {
+        if (fours)
+            launch_activate<T, 4>(out, kind, gate, up, in_stride, rows, stream);
+        else
+            launch_activate<T, 1>(out, kind, gate, up, in_stride, rows, stream);
+    });
 }
 
 /* ---- latents ---- */
@@ -330,7 +323,7 @@ __global__ void gather_kernel(uint4 *out, const uint4 *in, const int *row, int p
 void cuda_gather(const struct cuda_rows *out, const struct cuda_rows *in, const int *row, int rows,
                  cudaStream_t stream)
 {
-    int pieces = in->stride / (in->is_float ? 4 : 8);
+    int pieces = in->stride / (in->real == CUDA_REAL_F32 ? 4 : 8);
 
     if (rows == 0) return;
     LM_LAUNCH_PDL(gather_kernel, dim3(rows, blocks_for_elements((size_t)pieces)), FLAT_THREADS, 0,

@@ -124,9 +124,9 @@ void cuda_mma(const struct cuda_product *p, cudaStream_t stream);
 bool cuda_wide_fits(enum cuda_form form);
 void cuda_wide(const struct cuda_product *p, cudaStream_t stream);
 
-/* cuda_dequantise.cu: rows [first, first + rows) of weights in blocks as bfloat16, [rows][w->stride]: the values
- * that cuda_mma makes of them, but of CUDA_F8, which it doesn't round: these are. */
-void cuda_dequantise(const struct cuda_weight *w, int first, int rows, bf16 *out,
-                     cudaStream_t stream);
+/* cuda_dequantise.cu: rows [first, first + rows) of weights in blocks as `real` of 16 bits, [rows][w->stride]: the
+ * values that cuda_mma makes of them, but of CUDA_F8, which it doesn't round: these are. */
+void cuda_dequantise(const struct cuda_weight *w, int first, int rows, enum cuda_real real,
+                     void *out, cudaStream_t stream);
 
 #endif

@@ -54,6 +54,16 @@ template <> __device__ __forceinline__ f16 to_real<f16>(float x)
     return from_float<f16>(within_f16(x));
 }
 
+/* Two neighbours of them. */
+template <typename T> __device__ __forceinline__ uint32_t pack2_real(float low, float high)
+{
+    return pack2<T>(low, high);
+}
+template <> __device__ __forceinline__ uint32_t pack2_real<f16>(float low, float high)
+{
+    return pack2<f16>(within_f16(low), within_f16(high));
+}
+
 template <typename T>
 __device__ __forceinline__ void mma_real(float d[4], const uint32_t a[4], const uint32_t b[2]);
 template <>

@@ -5,19 +5,19 @@
  * pass makes sums 0 and 1, of the first half of every 64 columns, the second 2 and 3, of the other half. Eight warps are
  * two times two tiles of 64 x 64, times the two sums of the pass. A sum that is complete is added, in order, to `total` in
  * shared memory, from where the tile goes out in whole rows. Each weight and each input is read once, 64 bytes of a row
- * (bfloat16) at a time: two sectors. Per stage, in shared memory, pieces of 8 columns swapped so that neither cp.async nor
+ * (of 16 bits) at a time: two sectors. Per stage, in shared memory, pieces of 8 columns swapped so that neither cp.async nor
  * ldmatrix meets a bank twice:
  *
  *     weights [128][2 runs of 32 columns]    inputs [128][likewise]    of E4M3 scales [4 steps][128]
  *
- * bfloat16 comes by cp.async, two stages ahead. Weights in blocks are fetched into registers three stages ahead and
- * become bfloat16 there, once per block of 128 input rows: a thread has one row's run of 32, which is one block with one scale.
+ * 16 bits come by cp.async, two stages ahead. Weights in blocks are fetched into registers three stages ahead and
+ * become 16 bits there, once per block of 128 input rows: a thread has one row's run of 32, which is one block with one scale.
  *
  * Where the time goes, by calculation, in mma m16n8k16 a cycle and SM (an H100's wgmma makes 1): mma.sync itself some 0.62.
  * For each, ldmatrix reads 128 bytes of shared memory and cp.async writes 64, of 128 a cycle: 0.67. 64 bytes come from
  * L2, of some 30 a cycle and SM: 0.47; with weights of 8 bits 49 bytes: 0.61. A warp issues 200 instructions for the 64 of a
  * stage (3.1 each), with 4 and 8 bits 320 to 370, two warps a scheduler: no limit. E4M3 takes 660, four fma each: 0.39. So
- * bfloat16 waits for L2, a little under half of the peak, and weights in blocks for mma or for instructions. Behind a
+ * 16 bits wait for L2, a little under half of the peak, and weights in blocks for mma or for instructions. Behind a
  * tile's stages (826 cycles each at 0.62, one for 64 columns) adding to `total` and writing it takes some 4000 cycles, and
  * the first loads 1500 before them: a sixth where there are 2048 columns, a third with 768.
  *
@@ -105,14 +105,6 @@ __device__ __forceinline__ bool find_tile(const struct cuda_product &p, int at, 
 
 /* ---- one stage ---- */
 
-template <typename T>
-__device__ __forceinline__ void mma(float *d, const uint32_t *a, const uint32_t *b);
-template <>
-__device__ __forceinline__ void mma<bf16>(float *d, const uint32_t *a, const uint32_t *b)
-{
-    mma_bf16(d, a, b);
-}
-
 /* A warp's place: which of the pass's two sums, which rows of the tile. */
 struct wide_warp {
     int sum, row, in;
@@ -146,12 +138,12 @@ __device__ __forceinline__ void multiply_step(const wide_stage<T> &s, const stru
         for (int j = 0; j < 8; j++) {
             if (W::scales_sums) {
                 float d[4] = {0, 0, 0, 0};
-                mma<T>(d, a, b[j / 2] + j % 2 * 2);
+                mma_real<T>(d, a, b[j / 2] + j % 2 * 2);
                 LM_UNROLL
                 for (int n = 0; n < 4; n++)
                     sum[i][j][n] = fmaf(scales[16 * i + n / 2 * 8], d[n], sum[i][j][n]);
             } else {
-                mma<T>(sum[i][j], a, b[j / 2] + j % 2 * 2);
+                mma_real<T>(sum[i][j], a, b[j / 2] + j % 2 * 2);
             }
         }
     }
@@ -214,8 +206,8 @@ __device__ __forceinline__ void store_gated(const struct cuda_product &p, const 
     T *out = (T *)p.gated.out + (size_t)t.from * p.gated.stride + t.row + row;
     for (int in = threadIdx.x / (WIDE_SIDE / 2); in < rows; in += 2 * WIDE_THREADS / WIDE_SIDE)
         out[(size_t)in * p.gated.stride] =
-            from_float<T>(activated(p.gated.kind, total[total_at(in, gate)] + gate_bias,
-                                    total[total_at(in, gate + 8)] + up_bias));
+            to_real<T>(activated(p.gated.kind, total[total_at(in, gate)] + gate_bias,
+                                 total[total_at(in, gate + 8)] + up_bias));
 }
 
 /* ---- one tile ---- */
@@ -333,7 +325,7 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1)
 
 static int shared_bytes(enum cuda_form form)
 {
-    return WIDE_STAGES * stage_bytes<bf16>(form == CUDA_F8) +
+    return WIDE_STAGES * stage_bytes<uint16_t>(form == CUDA_F8) +
            WIDE_SIDE * WIDE_SIDE * (int)sizeof(float) + (int)sizeof(struct wide_kept);
 }
 
@@ -351,36 +343,43 @@ bool cuda_wide_fits(enum cuda_form form)
 }
 
 /* As many blocks as there can be tiles. */
-template <typename W> static void launch(const struct cuda_product *p, cudaStream_t stream)
+template <typename T, typename W>
+static void launch(const struct cuda_product *p, cudaStream_t stream)
 {
     int tiles = tiles_of(p->rows, WIDE_SIDE);
 
     if (p->experts)
         tiles = p->all_rows / WIDE_SIDE + (p->experts < p->all_rows ? p->experts : p->all_rows);
-    LM_LAUNCH_PDL((wide_kernel<bf16, W>), tiles * weight_tiles(*p), WIDE_THREADS,
+    LM_LAUNCH_PDL((wide_kernel<T, W>), tiles * weight_tiles(*p), WIDE_THREADS,
                   (size_t)shared_bytes(p->part[0].w.form), stream, *p);
 }
 
-void cuda_wide(const struct cuda_product *p, cudaStream_t stream)
+template <typename T> static void launch_form(const struct cuda_product *p, cudaStream_t stream)
 {
-    CHECK(!p->in_is_float && (p->all_rows > 0) == (p->experts > 0));
-    if (p->rows == 0) return;
     switch (p->part[0].w.form) {
     case CUDA_BF16:
-        launch<wide_weights_16<bf16>>(p, stream);
+    case CUDA_F16:
+        launch<T, wide_weights_16<T>>(p, stream);
         return;
     case CUDA_Q4:
-        launch<wide_weights_q4<bf16>>(p, stream);
+        launch<T, wide_weights_q4<T>>(p, stream);
         return;
     case CUDA_Q8:
-        launch<wide_weights_q8<bf16>>(p, stream);
+        launch<T, wide_weights_q8<T>>(p, stream);
         return;
     case CUDA_F8:
-        launch<wide_weights_f8<bf16>>(p, stream);
+        launch<T, wide_weights_f8<T>>(p, stream);
         return;
     case CUDA_F32:
     case CUDA_FORMS:
         break;
     }
     UNREACHABLE();
+}
+
+void cuda_wide(const struct cuda_product *p, cudaStream_t stream)
+{
+    CHECK(cuda_form_meets(p->part[0].w.form, p->in_real) && (p->all_rows > 0) == (p->experts > 0));
+    if (p->rows == 0) return;
+    with_real16(p->in_real, [&]<typename T>(T) { launch_form<T>(p, stream); });
 }

@@ -125,6 +125,21 @@ struct product_case {
 #define EXPERTS_MAX 80
 #define ROUTES_MAX  512
 
+inline enum cuda_real real_of(const struct product_case *c)
+{
+    return c->in_is_float ? CUDA_REAL_F32 : c->in_is_half ? CUDA_REAL_F16 : CUDA_REAL_BF16;
+}
+
+inline uint16_t to_16(enum cuda_real real, float v)
+{
+    return real == CUDA_REAL_F16 ? quant_float_to_half(v) : quant_float_to_bf16(v);
+}
+
+inline float from_16(enum cuda_real real, uint16_t v)
+{
+    return real == CUDA_REAL_F16 ? quant_half_to_float(v) : quant_bf16_to_float(v);
+}
+
 struct product_scene {
     struct source source[CUDA_PARTS_MAX];
     struct cuda_product p;

@@ -79,8 +79,8 @@ static void bench_products(const struct roof *roof, enum who who, cudaStream_t s
 {
     static const int rows[] = {1, 4, 8, 16, 32, 64, 256, 2048};
     static const char *const suffix[] = {"", ", own", ", library"};
-    static const char *const names[CUDA_FORMS] = {"float32", "bfloat16", "4 bits", "8 bits",
-                                                  "E4M3"};
+    static const char *const names[CUDA_FORMS] = {"float32", "bfloat16", "float16",
+                                                  "4 bits",  "8 bits",   "E4M3"};
     struct cuda_gemm g;
     struct error err;
 

@@ -74,6 +74,7 @@ static void open_scene(const struct shape *s, enum cuda_form form, cudaStream_t 
     draw_routes(s, &x->routes, stream);
     struct cuda_product *up = &x->gate_up, *down = &x->down;
     up->in = device_random((size_t)s->tokens * (size_t)s->hidden * sizeof(bf16));
+    up->in_real = down->in_real = CUDA_REAL_BF16;
     up->in_stride = s->hidden;
     up->rows = down->rows = s->tokens;
     up->experts = down->experts = s->experts;

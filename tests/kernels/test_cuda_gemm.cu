@@ -232,10 +232,10 @@ static void expect_wide(bool deterministic, int experts, int rows, bool gated, i
     void *out = to_device(a.x, (size_t)c.inputs * 16 * sizeof(bf16));
     if (gated) a.p.gated = {out, c.inputs, 16, FFN_SILU};
     open_gemm(deterministic, &a.p, c.inputs);
-    long wide = LAUNCHES("(wide_kernel<bf16, W>)"), activations = LAUNCHES("activate_kernel<bf16>");
+    long wide = LAUNCHES("(wide_kernel<T, W>)"), activations = LAUNCHES("(activate_kernel<T, V>)");
     run_gemm(&c, &a);
-    EXPECT_LAUNCHES(LAUNCHES("(wide_kernel<bf16, W>)") - wide, launches);
-    EXPECT_LAUNCHES(LAUNCHES("activate_kernel<bf16>") - activations, gated && !launches);
+    EXPECT_LAUNCHES(LAUNCHES("(wide_kernel<T, W>)") - wide, launches);
+    EXPECT_LAUNCHES(LAUNCHES("(activate_kernel<T, V>)") - activations, gated && !launches);
     cudaFree(out);
     scene_free(&c, &a);
 }

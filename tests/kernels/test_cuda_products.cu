@@ -217,11 +217,12 @@ static void test_library(void)
 {
     struct rng r;
     rng_init(&r, 5);
-    check_library(&r, 0);
-    check_library(&r, 5);
+    check_library(&r, 0, false);
+    check_library(&r, 5, false);
+    check_library(&r, 0, true);
     setenv("LM_CUDA_EMU_LT_WIDE", "1", 1); // it has nothing for the second: own kernels multiply
-    check_library(&r, 0);
-    check_library(&r, 5);
+    check_library(&r, 0, false);
+    check_library(&r, 5, false);
     unsetenv("LM_CUDA_EMU_LT_WIDE");
 }
 
@@ -286,6 +287,113 @@ static void test_gated(void)
     check_gated({DTYPE_BF16, 20, 72, 13, 2, 3, false, false}, FFN_SILU, &r);
     check_gated({DTYPE_Q4_1, 20, 64, 30, 2, 3, false, true}, FFN_SWIGLU_CLAMPED, &r);
     check_gated({DTYPE_BF16, 67, 200, 31, 2, 0, false, true}, FFN_SILU, &r);
+}
+
+/* ---- the range of float16 ---- */
+
+/* act(gate) * up beyond it is its end, in both products and behind them, and NaN stays NaN. */
+static void check_saturated(bool mma, struct rng *r)
+{
+    struct product_case c = {DTYPE_F32, 3, 8, 2, 2, 0, false, mma, true, 0, true};
+    static const float weight[3] = {300, -300, NAN}, want[3] = {65504, -65504, NAN};
+    struct product_scene a = {};
+    uint16_t got[16] = {};
+    void *device = to_device(got, sizeof got);
+
+    set_inputs(&c, &a, r);
+    set_parts(&c, &a, r);
+    for (int i = 0; i < 2; i++) { // gates of 2400, ups of that, its negative, NaN
+        for (int at = 0; at < 24; at++) {
+            float w = i == 0 ? 300 : weight[at / 8];
+            memcpy(a.source[i].bytes + 4 * at, &w, sizeof w);
+        }
+        cudaFree((void *)a.p.part[i].w.data);
+        a.p.part[i].w = upload(&a.source[i], CUDA_REAL_F16);
+    }
+    for (int i = 0; i < 16; i++)
+        got[i] = quant_float_to_half(1);
+    NEED(cudaMemcpy((void *)a.p.in, got, sizeof got, cudaMemcpyHostToDevice) == cudaSuccess);
+    run(&c, &a);
+    for (int gated = 0; gated < 2; gated++) {
+        struct cuda_rows out = {device, 3, 8, CUDA_REAL_F16};
+        struct cuda_product p = a.p;
+        p.gated = {device, 2, 8, FFN_SILU};
+        if (gated)
+            (mma ? cuda_mma : cuda_gemv)(&p, NULL);
+        else
+            cuda_activate(&out, FFN_SILU, p.part[0].out, p.part[1].out, p.part[0].out_stride, 2,
+                          NULL);
+        NEED(cudaMemcpy(got, device, sizeof got, cudaMemcpyDeviceToHost) == cudaSuccess);
+        for (int i = 0; i < 6; i++) {
+            float v = quant_half_to_float(got[i / 3 * 8 + i % 3]);
+            EXPECT(isnan(want[i % 3]) ? isnan(v) : v == want[i % 3]);
+        }
+    }
+    cudaFree(device);
+    scene_free(&c, &a);
+}
+
+/* A weight that float16 can't hold is told, whatever it lies in; bfloat16 and the last one that fits are not. */
+static void check_beyond(enum dtype type, float largest, void (*set)(uint8_t *row, float largest))
+{
+    uint8_t row[256 * 4] = {}, data[256 * 4], scales[64];
+    float floats[256], scale = largest / 448;
+    struct scale_grid grid = {&scale, 1, 1, 256};
+    struct matrix m = {};
+
+    m.type = type, m.rows = 1, m.cols = 256, m.data = row;
+    if (type == DTYPE_F8_E4M3) m.grid = &grid;
+    set(row, largest);
+    for (enum cuda_real real : {CUDA_REAL_F16, CUDA_REAL_BF16}) {
+        struct cuda_weight w = cuda_pack_shape(&m, 1, real);
+        bool fits = cuda_pack_row(&w, &m, 0, data, scales, floats);
+        if (w.form != CUDA_BF16) EXPECT(fits == (largest < 65520));
+        if (w.form == CUDA_BF16) EXPECT(fits);
+    }
+}
+
+static void set_float(uint8_t *row, float largest)
+{
+    memcpy(row + 4 * 200, &largest, sizeof largest);
+}
+
+static void set_bf16(uint8_t *row, float largest)
+{
+    uint16_t v = quant_float_to_bf16(largest);
+    memcpy(row + 2 * 200, &v, sizeof v);
+}
+
+static void set_q4_1(uint8_t *row, float largest) // d 4096, q 15; the minimum is the rest
+{
+    put_half(row + 20 * 7, 4096);
+    put_half(row + 20 * 7 + 2, largest - 15 * 4096);
+    row[20 * 7 + 4 + 3] = 0xf0;
+}
+
+static void set_q8_0(uint8_t *row, float largest) // the last byte's
+{
+    put_half(row + 34 * 7, largest / 127);
+    row[34 * 7 + 33] = 127;
+}
+
+static void set_f8(uint8_t *row, float) // 448, times the grid's scale
+{
+    row[3] = 0x7e;
+}
+
+static void test_float16_range(void)
+{
+    struct rng r;
+    rng_init(&r, 11);
+    check_saturated(false, &r);
+    check_saturated(true, &r);
+    for (float largest : {65000.0f, 66000.0f}) {
+        check_beyond(DTYPE_F32, largest, set_float);
+        check_beyond(DTYPE_BF16, largest, set_bf16);
+        check_beyond(DTYPE_Q4_1, largest, set_q4_1);
+        check_beyond(DTYPE_Q8_0, largest, set_q8_0);
+        check_beyond(DTYPE_F8_E4M3, largest, set_f8);
+    }
 }
 
 /* ---- rows of experts ---- */
@@ -403,6 +511,7 @@ int main(void)
     RUN(test_nan);
     RUN(test_library);
     RUN(test_gated);
+    RUN(test_float16_range);
     RUN(test_groups);
     RUN(test_chain);
     return TEST_END();

@@ -1,4 +1,4 @@
-/* test_cuda_wide.cu - cuda_wide has the bits of cuda_mma: over forms, odd sizes, parts, gates, and experts of any number of
+/* test_cuda_wide.cu - cuda_wide has the bits of cuda_mma: over forms, both types of 16 bits, odd sizes, parts, gates, and experts of any number of
  * rows. What those bits are worth: test_cuda_products. */
 #include "kernels/cuda/cuda_pointwise.h"
 #include "tests/kernels/cuda_product_scene.cuh"
@@ -48,13 +48,14 @@ static int rows_of(const struct wide_case *c)
     return rows;
 }
 
-static struct product_case scene_of(const struct wide_case *c, bool same_rows,
+static struct product_case scene_of(const struct wide_case *c, bool same_rows, bool is_half,
                                     struct product_scene *a, struct rng *r)
 {
     struct product_case p = {c->type, c->weight_rows, c->cols, rows_of(c), c->parts, c->experts};
 
     *a = {};
     p.same_rows = same_rows;
+    p.in_is_half = is_half;
     p.grid_col = c->grid_col;
     set_inputs(&p, a, r);
     set_parts(&p, a, r);
@@ -92,8 +93,9 @@ static void test_bits(void)
     struct rng r;
 
     rng_init(&r, 11);
-    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-        struct product_case p = scene_of(&cases[i], false, &a, &r);
+    for (size_t n = 0; n < 2 * ARRAY_LEN(cases); n++) {
+        size_t i = n / 2;
+        struct product_case p = scene_of(&cases[i], false, n % 2, &a, &r);
         for (int part = 0; part < p.parts; part++) {
             const struct cuda_part *w = &a.p.part[part];
             size_t bytes = (size_t)p.inputs * (size_t)w->out_stride * sizeof(float);
@@ -130,14 +132,15 @@ static void test_gated_bits(void)
     struct rng r;
 
     rng_init(&r, 12);
-    for (size_t i = 0; i < ARRAY_LEN(gated_cases); i++) {
-        struct product_case p = scene_of(&gated_cases[i], true, &a, &r);
+    for (size_t n = 0; n < 2 * ARRAY_LEN(gated_cases); n++) {
+        size_t i = n / 2;
+        struct product_case p = scene_of(&gated_cases[i], true, n % 2, &a, &r);
         int stride = (p.rows + 7) / 8 * 8;
-        size_t bytes = (size_t)p.inputs * (size_t)stride * sizeof(bf16);
+        size_t bytes = (size_t)p.inputs * (size_t)stride * sizeof(uint16_t);
         void *out = NULL;
         NEED(cudaMalloc(&out, bytes) == cudaSuccess);
         apart = a.p;
-        gated_out = {out, p.rows, stride, false};
+        gated_out = {out, p.rows, stride, real_of(&p)};
         a.p.gated = {out, p.inputs, stride, kinds[i % ARRAY_LEN(kinds)]};
         expect_same(&gated_cases[i], "gated", run(cuda_wide, &a.p, out, bytes),
                     run(mma_and_activate, &a.p, out, bytes), bytes);

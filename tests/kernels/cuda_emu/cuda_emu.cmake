@@ -115,7 +115,7 @@ add_test(NAME kernels/gpu_bench_dry_fp8 COMMAND gpu_bench_steps dry-fp8)
 add_test(NAME kernels/gpu_bench_peer_dry COMMAND gpu_bench_peer dry)
 add_test(NAME kernels/gpu_bench_experts_dry COMMAND gpu_bench_experts dry)
 set_tests_properties(kernels/gpu_bench_dry kernels/gpu_bench_dry_fp8 kernels/gpu_bench_peer_dry
-  kernels/gpu_bench_experts_dry PROPERTIES LABELS kernels TIMEOUT 600)
+  kernels/gpu_bench_experts_dry PROPERTIES LABELS kernels TIMEOUT 600 PROCESSORS 2)
 set_property(TEST kernels/gpu_bench_peer_dry PROPERTY ENVIRONMENT "LM_CUDA_EMU_DEVICES=3")
 
 # Golden tests over the emulated device, through the module as a program would load it. One model of each
