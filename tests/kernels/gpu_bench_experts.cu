@@ -18,8 +18,8 @@ static const struct shape shapes[] = {
 
 static const struct shape tiny = {"tiny", 4, 2, 64, 32, 40};
 
-static const char *const form_names[CUDA_FORMS] = {"float32", "bfloat16", "4 bits", "8 bits",
-                                                   "E4M3"};
+static const char *const form_names[CUDA_FORMS] = {"float32", "bfloat16", "float16",
+                                                   "4 bits",  "8 bits",   "E4M3"};
 
 /* One layer's matrices and rows. */
 struct scene {
@@ -74,7 +74,7 @@ static void open_scene(const struct shape *s, enum cuda_form form, cudaStream_t 
     draw_routes(s, &x->routes, stream);
     struct cuda_product *up = &x->gate_up, *down = &x->down;
     up->in = device_random((size_t)s->tokens * (size_t)s->hidden * sizeof(bf16));
-    up->in_real = down->in_real = CUDA_REAL_BF16;
+    up->in_real = down->in_real = form == CUDA_F16 ? CUDA_REAL_F16 : CUDA_REAL_BF16;
     up->in_stride = s->hidden;
     up->rows = down->rows = s->tokens;
     up->experts = down->experts = s->experts;
@@ -125,7 +125,7 @@ static void run_layer(const struct scene *x, bool wide, cudaStream_t stream)
         cuda_wide(&x->down, stream);
         return;
     }
-    struct cuda_rows out = {up->gated.out, up->part[0].w.rows, up->gated.stride, CUDA_REAL_BF16};
+    struct cuda_rows out = {up->gated.out, up->part[0].w.rows, up->gated.stride, up->in_real};
     apart.gated.out = NULL;
     cuda_mma(&apart, stream);
     cuda_activate(&out, up->gated.kind, apart.part[0].out, apart.part[1].out,

@@ -93,29 +93,32 @@ static void test_blocks_through_library(void)
 
 /* Two matrices behind each other into columns of one array are one product; into arrays of their own, two. The
  * result is the same. */
-static void check_neighbours(int gap, int products)
+static void check_neighbours(enum cuda_real real, int gap, int products)
 {
     const int rows[] = {16, 24}, cols = 64, all = rows[0] + rows[1];
     size_t count = (size_t)MANY * (size_t)(all + gap), weights = (size_t)all * (size_t)cols;
-    bf16 *w = (bf16 *)xcalloc(weights, sizeof *w), *in = (bf16 *)xcalloc(MANY * cols, sizeof *in);
+    uint16_t *w = (uint16_t *)xcalloc(weights, sizeof *w);
+    uint16_t *in = (uint16_t *)xcalloc(MANY * cols, sizeof *in);
     float *got = (float *)xcalloc(count, sizeof *got);
     float *bias = (float *)xcalloc((size_t)all, sizeof *bias);
     struct cuda_product p = {};
+    p.in_real = real;
 
     for (size_t i = 0; i < weights; i++)
-        w[i] = __float2bfloat16_rn((float)(i % 7) - 3);
+        w[i] = to_16(real, (float)(i % 7) - 3);
     for (int i = 0; i < MANY * cols; i++)
-        in[i] = __float2bfloat16_rn((float)(i % 5) - 2);
+        in[i] = to_16(real, (float)(i % 5) - 2);
     for (int i = 0; i < all; i++)
         bias[i] = (float)i;
-    bf16 *w_device = (bf16 *)to_device(w, weights * sizeof *w);
+    uint16_t *w_device = (uint16_t *)to_device(w, weights * sizeof *w);
     float *out = (float *)to_device(got, count * sizeof *got);
     const float *bias_device = (const float *)to_device(bias, (size_t)all * sizeof *bias);
     p.in = to_device(in, (size_t)(MANY * cols) * sizeof *in);
     p.in_stride = cols, p.rows = MANY, p.parts = 2;
     for (int i = 0; i < 2; i++) {
         int first = i * rows[0];
-        p.part[i].w = {CUDA_BF16, rows[i], cols, cols, w_device + first * cols, NULL, 0};
+        p.part[i].w = {cuda_form_of_real(real), rows[i], cols, cols,
+                       w_device + first * cols, NULL,    0};
         p.part[i].out = out + first + i * gap;
         p.part[i].out_stride = all + gap;
         p.part[i].bias = bias_device + first;
@@ -129,7 +132,7 @@ static void check_neighbours(int gap, int products)
         for (int i = 0; i < all; i++) {
             float want = bias[i]; // whole numbers: exact
             for (int k = 0; k < cols; k++)
-                want += __bfloat162float(in[r * cols + k]) * __bfloat162float(w[i * cols + k]);
+                want += from_16(real, in[r * cols + k]) * from_16(real, w[i * cols + k]);
             EXPECT(got[r * (all + gap) + i + (i < rows[0] ? 0 : gap)] == want);
         }
     for (const void *at : {(const void *)gemm.workspace, p.in, (const void *)w_device,
@@ -141,8 +144,10 @@ static void check_neighbours(int gap, int products)
 
 static void test_neighbours(void)
 {
-    check_neighbours(0, 1);
-    check_neighbours(3, 2);
+    for (enum cuda_real real : {CUDA_REAL_BF16, CUDA_REAL_F16}) {
+        check_neighbours(real, 0, 1);
+        check_neighbours(real, 3, 2);
+    }
 }
 
 /* ---- gate and up ---- */

@@ -38,6 +38,7 @@ static ncclResult_t begin_join(struct rank *r, const ncclUniqueId &id)
 {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
+    config.maxCTAs = 16;
     NEED(cudaStreamCreateWithFlags(&r->stream, cudaStreamNonBlocking) == cudaSuccess);
     NEED(cudaMalloc(&r->x, 4 * COUNT * sizeof *r->x) == cudaSuccess);
     return ncclCommInitRankConfig(&r->comm, r->ranks, id, r->index, &config);
