@@ -2,6 +2,7 @@
 #include "kernels/cuda/cuda_attention.h"
 
 #include "kernels/cuda/cuda_attention_parts.h"
+#include "kernels/cuda/cuda_memory.h"
 #include "shared/base/check.h"
 
 /* A captured grid serves every context. Each of its blocks takes splits in turn. */
@@ -39,6 +40,24 @@ static struct attention_params params_of(const struct cuda_attention *a,
     p.o_stride = x->o_stride;
     p.o_real = a->o_real;
     return p;
+}
+
+int cuda_attention_fits(const struct cuda_attention *a, struct error *err)
+{
+    int device = 0, have = 0;
+
+    if (attention_is_scalar(a)) return 0;
+    int rc = cuda_try(cudaGetDevice(&device), "CUDA device", err);
+    if (rc == 0)
+        rc =
+            cuda_try(cudaDeviceGetAttribute(&have, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+                     "CUDA device", err);
+    int need = attention_prefill_shared_bytes(a->kv.shape, a->kv.type);
+    if (rc < 0 || need <= have) return rc;
+    return error_set(err, E_UNSUPPORTED,
+                     "heads of %d and %d want %d KiB of shared memory a block, and this device "
+                     "has %d: take float32",
+                     a->kv.head_dim, a->kv.value_dim, need >> 10, have >> 10);
 }
 
 /* Totals come first, so that both arrays are aligned whatever value_dim is. */

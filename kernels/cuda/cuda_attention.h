@@ -34,6 +34,10 @@ struct cuda_attention {
     float softcap;         // 0: none
 };
 
+/* E_UNSUPPORTED: heads of these sizes with pages of this type want more shared memory than a block of the calling
+ * thread's device can have (from 192 on, on devices that aren't for data centres). */
+FALLIBLE int cuda_attention_fits(const struct cuda_attention *a, struct error *err);
+
 /* ---- the plan of a step ---- */
 
 /* Sizes that hold for every step within the limits and pages of every type. */

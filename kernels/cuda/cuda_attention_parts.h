@@ -76,6 +76,9 @@ static inline bool attention_is_scalar(const struct cuda_attention *a)
 /* Rows of a prefill tile of this shape of heads (CUDA_HEAD_SHAPES). */
 int attention_prefill_rows(int shape);
 
+/* Of a block of it. */
+int attention_prefill_shared_bytes(int shape, enum kv_type type);
+
 /* `blocks` of threads share the tiles times KV heads. */
 void attention_decode_launch(const struct attention_params *p, int shape, int blocks,
                              cudaStream_t stream);

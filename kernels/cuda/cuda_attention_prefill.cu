@@ -229,6 +229,19 @@ int attention_prefill_rows(int shape)
     return rows[shape];
 }
 
+int attention_prefill_shared_bytes(int shape, enum kv_type type)
+{
+    static const int bytes[][KV_TYPES] = {
+#define X(key, value)                                    \
+    {0, prefill_shape<KV_F16, key, value>::shared_bytes, \
+     prefill_shape<KV_BF16, key, value>::shared_bytes,   \
+     prefill_shape<KV_INT8, key, value>::shared_bytes},
+        CUDA_HEAD_SHAPES(X)
+#undef X
+    };
+    return bytes[shape][type];
+}
+
 template <int TYPE, int K, int V>
 static void launch(const attention_params *p, int blocks, cudaStream_t stream)
 {

@@ -144,6 +144,7 @@ static int cuda_kv_open(struct backend *b, enum kv_type type, int blocks, struct
         return error_set(err, E_LIMIT, "%d KV pages of %zu bytes are too many", blocks, page);
     int rc = cuda_kv_layout_init(&b->attention.kv, type, m->layers, m->kv_heads, m->head_dim,
                                  m->value_dim, err);
+    if (rc == 0) rc = cuda_attention_fits(&b->attention, err);
     if (rc < 0) return rc;
     cuda_arena_take(&b->pages, page * (size_t)blocks);
     b->kv_blocks = blocks;

@@ -419,6 +419,36 @@ static void test_int8_rows_without_scale(void)
     scene_deinit(&s);
 }
 
+/* A device with less shared memory than an H100: large heads with pages of 16 bits don't fit. */
+static void test_small_devices(void)
+{
+    static const struct {
+        int dim, rc;
+        enum kv_type type;
+        enum cuda_real real;
+    } cases[] = {{128, 0, KV_BF16, CUDA_REAL_BF16},
+                 {256, E_UNSUPPORTED, KV_F16, CUDA_REAL_BF16},
+                 {256, E_UNSUPPORTED, KV_INT8, CUDA_REAL_BF16},
+                 {256, 0, KV_F16, CUDA_REAL_F32}};
+
+    for (int kib : {227, 99}) {
+        int have = 0; // a real one has what it has
+        setenv("LM_CUDA_EMU_SHARED_KIB", std::to_string(kib).c_str(), 1);
+        NEED(cudaDeviceGetAttribute(&have, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0) ==
+             cudaSuccess);
+        for (const auto &c : cases) {
+            struct cuda_attention a = {};
+            struct error err = {};
+            a.o_real = c.real;
+            NEED(cuda_kv_layout_init(&a.kv, c.type, 1, 1, c.dim, c.dim, &err) == 0);
+            int rc = cuda_attention_fits(&a, &err);
+            EXPECT_INT(rc, have < 100 << 10 ? c.rc : 0);
+            if (rc < 0) EXPECT(strstr(err.text, "heads of 256 and 256 want"));
+        }
+    }
+    unsetenv("LM_CUDA_EMU_SHARED_KIB");
+}
+
 int main(void)
 {
     RUN(test_head_sizes);
@@ -432,6 +462,7 @@ int main(void)
     RUN(test_exact_equals_cpu);
     RUN(test_float_pages);
     RUN(test_refused_sizes);
+    RUN(test_small_devices);
     RUN(test_moved_pages);
     RUN(test_int8_rows_without_scale);
     return TEST_END();

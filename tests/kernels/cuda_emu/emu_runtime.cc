@@ -511,7 +511,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int index)
     snprintf(p->name, sizeof p->name, "emulated GPU");
     p->totalGlobalMem = memory_of(index);
     p->sharedMemPerBlock = 48 << 10;
-    p->sharedMemPerBlockOptin = 227 << 10;
+    p->sharedMemPerBlockOptin = setting("LM_CUDA_EMU_SHARED_KIB", 227)
+                                << 10; // a block is given 227 all the same
     p->sharedMemPerMultiprocessor = 228 << 10;
     p->major = 9;
     p->multiProcessorCount = (int)setting("LM_CUDA_EMU_SM", 8);
