@@ -133,11 +133,10 @@ void cuda_step_embed(struct backend *b)
 
 /* ---- products ---- */
 
-static struct cuda_product product_of(const struct backend *b, const struct cuda_rows *in, int rows)
+static struct cuda_product product_of(const struct cuda_rows *in, int rows)
 {
     struct cuda_product p = {};
 
-    (void)b;
     p.in = in->data;
     p.in_stride = in->stride;
     p.in_real = in->real;
@@ -168,7 +167,7 @@ static void run_product(struct backend *b, const struct cuda_product *p)
 static void multiply(struct backend *b, const struct cuda_rows *in, const struct cuda_weight *w,
                      float *out, const float *bias, int rows)
 {
-    struct cuda_product p = product_of(b, in, rows);
+    struct cuda_product p = product_of(in, rows);
 
     add_part(&p, w, out, bias);
     run_product(b, &p);
@@ -178,7 +177,7 @@ static void multiply(struct backend *b, const struct cuda_rows *in, const struct
 
 static void project_plain(struct backend *b, const struct cuda_layer *l)
 {
-    struct cuda_product p = product_of(b, &b->h, b->tokens);
+    struct cuda_product p = product_of(&b->h, b->tokens);
 
     add_columns(&p, &l->matrix[LAYER_Q], b->q, b->q_stride, l->q_bias);
     add_columns(&p, &l->matrix[LAYER_K], b->k, b->k_stride, l->k_bias);
@@ -191,7 +190,7 @@ static void project_latent(struct backend *b, const struct cuda_layer *l)
     const struct model_params *m = &b->model;
     const struct cuda_weight *w = l->matrix;
     struct cuda_latent_rows *r = &b->latents;
-    struct cuda_product p = product_of(b, &b->h, b->tokens);
+    struct cuda_product p = product_of(&b->h, b->tokens);
     struct cuda_latent_job job = {};
     bool q_latent = w[LAYER_Q_A].data != NULL;
     int narrow = m->kv_rank + m->rope_dims;
@@ -345,7 +344,7 @@ static void set_experts(const struct backend *b, struct cuda_product *p, const i
 
 static void score_tokens(struct backend *b, const struct cuda_experts *x)
 {
-    struct cuda_product p = product_of(b, &b->h, b->tokens);
+    struct cuda_product p = product_of(&b->h, b->tokens);
 
     p.in = b->h_float;
     p.in_real = CUDA_REAL_F32;
@@ -359,20 +358,20 @@ static void score_tokens(struct backend *b, const struct cuda_experts *x)
 
 static void experts_gate_up(struct backend *b, const struct cuda_experts *x)
 {
-    struct cuda_product p = product_of(b, &b->h, b->tokens);
+    struct cuda_product p = product_of(&b->h, b->tokens);
 
     score_tokens(b, x);
     set_experts(b, &p, b->routes.token);
     multiply_gated(b, &p, &x->gate, x->gate_bias, &x->up, x->up_bias, &b->routes.g, route_rows(b));
     if (!x->shared_gate.data) return;
-    p = product_of(b, &b->h, b->tokens);
+    p = product_of(&b->h, b->tokens);
     multiply_gated(b, &p, &x->shared_gate, NULL, &x->shared_up, NULL, &b->routes.shared_g,
                    b->tokens);
 }
 
 static void experts_down(struct backend *b, const struct cuda_experts *x)
 {
-    struct cuda_product p = product_of(b, &b->routes.g, b->tokens);
+    struct cuda_product p = product_of(&b->routes.g, b->tokens);
 
     set_experts(b, &p, NULL);
     add_part(&p, &x->down, b->routes.y, x->down_bias);
@@ -386,7 +385,7 @@ static void experts_down(struct backend *b, const struct cuda_experts *x)
 void cuda_step_gate_up(struct backend *b, int layer)
 {
     const struct cuda_layer *l = &b->layer[layer];
-    struct cuda_product p = product_of(b, &b->h, b->tokens);
+    struct cuda_product p = product_of(&b->h, b->tokens);
 
     if (skips(b)) return;
     if (l->has_experts)
@@ -450,7 +449,7 @@ void cuda_step_logits(struct backend *b)
     if (skips(b)) return;
     cuda_gather(&b->last, &b->h, device_rows(b), b->rows, b->stream);
     if (b->step->hidden_only) return;
-    struct cuda_product p = product_of(b, &b->last, b->rows);
+    struct cuda_product p = product_of(&b->last, b->rows);
     if (b->share.vocab.count < m->vocab)
         cuda_note(b, cudaMemsetAsync(b->logits, 0, count * sizeof(float), b->stream));
     add_columns(&p, &b->head, b->logits + b->share.vocab.first, m->vocab, NULL);

@@ -1,5 +1,5 @@
-/* test_cuda_wide.cu - cuda_wide has the bits of cuda_mma: over forms, both types of 16 bits, odd sizes, parts, gates, and experts of any number of
- * rows. What those bits are worth: test_cuda_products. */
+/* test_cuda_wide.cu - cuda_wide has the bits of cuda_mma: over forms, both types of 16 bits, odd sizes, parts, gates,
+ * and experts of any number of rows. What those bits are worth: test_cuda_products. */
 #include "kernels/cuda/cuda_pointwise.h"
 #include "tests/kernels/cuda_product_scene.cuh"
 
