@@ -36,6 +36,7 @@
 #include <source_location>
 #include <stddef.h>
 #include <stdint.h>
+#include <thread>
 #include <vector>
 
 #include "tests/kernels/cuda_emu/cuda_emu_types.cuh"
@@ -73,7 +74,7 @@ void configure(thread_order order, uint64_t seed);
 struct block_runner;
 
 /* A launch. It begins with the first go_on(), on the calling thread, which stays its thread; false: its threads
- * poll what others write (poll), and it wants to be called again. Behind true the next call begins it anew, as
+ * poll what others write (poll), and it wants to be called again, by that thread: to others it only says false. Behind true the next call begins it anew, as
  * replayed graphs do. pdl: its threads have to wait for what runs before them, by pdl_wait(). */
 class grid
 {
@@ -98,6 +99,7 @@ class grid
     dim3 blocks_, threads_;
     size_t dynamic_bytes_;
     bool pdl_, begun_ = false;
+    std::thread::id begun_by_;
     std::function<void()> body_;
     uint64_t count_ = 0, next_ = 0, shift_ = 0, random_ = 0; // blocks; of the random order
     size_t resident_max_ = 0;

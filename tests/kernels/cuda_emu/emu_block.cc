@@ -26,6 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <thread>
 #include <vector>
 
 #include "tests/kernels/cuda_emu/emu_block.cuh"
@@ -569,6 +570,7 @@ void grid::begin()
     shift_ = settings.order == ORDER_RANDOM ? next_random(&random_) % count_ : 0;
     next_ = 0;
     begun_ = true;
+    begun_by_ = std::this_thread::get_id();
 }
 
 void grid::enter(block_runner *r) const
@@ -614,6 +616,7 @@ void grid::leave(size_t standing)
 bool grid::go_on()
 {
     if (runner) fail("a kernel launches a kernel");
+    if (begun_ && begun_by_ != std::this_thread::get_id()) return false;
     if (standing_grid && standing_grid != this)
         fail("%s is to begin, while %s stands in this thread", kernel_, standing_grid->kernel_);
     if (!begun_) begin();

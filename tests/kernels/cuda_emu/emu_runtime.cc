@@ -3,8 +3,9 @@
  *  1. A stream is a queue of closures; run_until(n) runs its first n. Events name a stream and a position. A
  *     closure with `ready` is a place where the stream stands until that says yes: a query tells that it stands,
  *     what waits for the stream asks again and again, and ends the process after a minute.
- *  2. A stream belongs to one thread at a time, as a backend does; the tables of devices and memory are
- *     locked.
+ *  2. Any thread may enqueue and wait: a thread that frees memory runs the streams of others, too. One at a time
+ *     runs a stream, and a kernel that stands is gone on with by the thread that began it. Captures belong to the
+ *     thread that captures. The tables of devices and memory are locked.
  *  3. The default stream waits for blocking streams, and they for it; cudaStreamNonBlocking ones don't.
  *  4. Copies to and from pageable memory: the source is read when the call is made, the target written before it
  *     returns, as the driver does with its staging buffers. Pinned memory is touched when the copy runs.
@@ -13,6 +14,7 @@
  *  6. Device memory is open while operations of streams run, and to nobody else (emu_memory.cuh). */
 #include "tests/kernels/cuda_emu/cuda_emu_runtime.cuh"
 
+#include <atomic>
 #include <chrono>
 #include <deque>
 #include <map>
@@ -46,13 +48,19 @@ struct CUgraphExec_st {
 struct CUstream_st {
     int device;
     bool blocking; // orders itself with the default stream
-    uint64_t enqueued, done;
+    std::atomic<uint64_t> enqueued{0}, done{0};
+    std::mutex queue_lock;
     std::deque<operation> queue;
-    CUgraph_st *capture; // NULL: not capturing
-    bool capture_origin;
-    const char
-        *held;  // by a library's call that is not done: nothing else may be enqueued; NULL: by none
-    bool asked; // and was not ready
+    std::atomic_flag running = ATOMIC_FLAG_INIT; // by a thread, which alone takes from the queue
+    CUgraph_st *capture = nullptr;               // NULL: not capturing
+    bool capture_origin = false;
+    // By a library's call that is not done: nothing else may be enqueued; NULL: by none.
+    const char *held = nullptr;
+    std::atomic<bool> asked{false}; // and was not ready
+
+    CUstream_st(int on_device, bool is_blocking) : device(on_device), blocking(is_blocking)
+    {
+    }
 };
 
 struct CUevent_st {
@@ -103,8 +111,7 @@ machine *the_machine()
         auto *made = new machine();
         made->devices.resize(setting("LM_CUDA_EMU_DEVICES", 1));
         for (size_t d = 0; d < made->devices.size(); d++)
-            made->devices[d].default_stream =
-                stream_ref(new CUstream_st{(int)d, true, 0, 0, {}, nullptr, false, nullptr, false});
+            made->devices[d].default_stream = std::make_shared<CUstream_st>((int)d, true);
         return made;
     }();
     return m;
@@ -160,18 +167,36 @@ std::vector<stream_ref> blocking_streams(int of_device)
     return found;
 }
 
-/* False: it stands before that. */
+/* False: the next operation stands. */
+bool run_next(CUstream_st *s)
+{
+    operation *next;
+    {
+        std::lock_guard<std::mutex> hold(s->queue_lock);
+        next = &s->queue.front(); // stays there while others enqueue
+    }
+    if (next->ready && !next->ready()) return false;
+    next->run();
+    {
+        std::lock_guard<std::mutex> hold(s->queue_lock);
+        s->queue.pop_front();
+    }
+    s->done++;
+    return true;
+}
+
+/* False: it stands before that, or another thread runs it. */
 bool try_until(CUstream_st *s, uint64_t position)
 {
     if (s->done >= position) return true;
-    emu::device_access open;
-    while (s->done < position) {
-        if (s->queue.front().ready && !s->queue.front().ready()) return false;
-        emu::stream_work next = std::move(s->queue.front().run);
-        s->queue.pop_front();
-        s->done++;
-        next();
+    if (s->running.test_and_set()) return false;
+    {
+        emu::device_access open;
+        while (s->done < position && run_next(s))
+            ;
     }
+    s->running.clear();
+    if (s->done < position) return false;
     s->asked = false;
     return true;
 }
@@ -193,6 +218,7 @@ void run_all(CUstream_st *s)
 
 void push(const stream_ref &s, operation next)
 {
+    std::lock_guard<std::mutex> hold(s->queue_lock);
     s->queue.push_back(std::move(next));
     s->enqueued++;
 }
@@ -697,15 +723,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
     machine *m = the_machine();
     std::lock_guard<std::recursive_mutex> hold(m->lock);
     if (!have_device()) return note(cudaErrorNoDevice);
-    stream_ref made(new CUstream_st{current_device,
-                                    !(flags & cudaStreamNonBlocking),
-                                    0,
-                                    0,
-                                    {},
-                                    nullptr,
-                                    false,
-                                    nullptr,
-                                    false});
+    auto made = std::make_shared<CUstream_st>(current_device, !(flags & cudaStreamNonBlocking));
     m->devices[(size_t)current_device].streams.push_back(made);
     *stream = made.get();
     return cudaSuccess;

@@ -1,6 +1,8 @@
 /* test_cuda_emu.cu - the emulator finds what it promises to (cuda_emu.cuh): one planted bug a check, and the
  * same kernel without it. A check that ends the process runs in a child. */
+#include <atomic>
 #include <math.h>
+#include <thread>
 #include <vector>
 
 #include "kernels/cuda/cuda_device.cuh"
@@ -316,6 +318,43 @@ static void test_foreign_device()
     cudaStreamDestroy(stream);
     cudaFree(x);
     cudaGetLastError();
+}
+
+__global__ void count_up(float *x)
+{
+    x[0] += 1.0f;
+}
+
+/* Who frees memory waits for the whole device, and so runs what another thread is just about to enqueue, and to
+ * wait for. */
+static void test_threads_of_one_device()
+{
+    enum { ROUNDS = 100, LAUNCHES = 20 };
+    std::atomic<int> wrong{0};
+    std::atomic<bool> done{false};
+    std::thread frees([&] {
+        while (!done)
+            cudaFree(floats(1));
+    });
+    std::thread launches([&] {
+        cudaStream_t stream;
+        float *x = floats(1), got, zero = 0.0f;
+        wrong += cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess;
+        cudaStreamSynchronize(NULL); // x is cleared there
+        for (int round = 0; round < ROUNDS; round++) {
+            cudaMemcpyAsync(x, &zero, sizeof zero, cudaMemcpyHostToDevice, stream);
+            for (int i = 0; i < LAUNCHES; i++)
+                wrong += LM_LAUNCH(count_up, 1, 1, 0, stream, x) != cudaSuccess;
+            cudaMemcpyAsync(&got, x, sizeof got, cudaMemcpyDeviceToHost, stream);
+            wrong += got != (float)LAUNCHES;
+        }
+        cudaStreamDestroy(stream);
+        cudaFree(x);
+    });
+    launches.join();
+    done = true;
+    frees.join();
+    EXPECT_INT(wrong, 0);
 }
 
 /* "Not ready" is an answer, and yet what cudaGetLastError tells next. */
@@ -733,6 +772,7 @@ int main(void)
     RUN(test_streams_are_lazy);
     RUN(test_host_and_device_memory);
     RUN(test_foreign_device);
+    RUN(test_threads_of_one_device);
     RUN(test_queries);
     RUN(test_library_alignment);
     RUN(test_refused_while_capturing);

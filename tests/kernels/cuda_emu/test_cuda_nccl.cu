@@ -145,7 +145,7 @@ static void test_abort_while_waiting()
         }
         ncclCommAbort(r->comm);
         aborted++;
-        wrong += cudaStreamQuery(r->stream) != cudaSuccess;
+        wrong += cudaStreamSynchronize(r->stream) != cudaSuccess;
         forget(r);
     });
     EXPECT_INT(wrong, 0);
