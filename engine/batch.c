@@ -38,12 +38,12 @@ void batch_deinit(struct batch *b)
 void batch_clear(struct batch *b, const struct batch *previous)
 {
     b->tokens = b->sequences = b->rows = b->links = b->scored_rows = 0;
-    b->answers = b->prefill_tokens = b->pooled_rows = 0;
+    b->answers = b->prefill_tokens = b->pooled_rows = b->host_rows = 0;
     b->blocks_len = 0;
     kv_moves_clear(&b->moves);
     b->previous = previous;
     b->status = 0;
-    b->sampled = false;
+    b->sampled = b->was_ahead = false;
     b->error = (struct error){0};
     b->begun_ns = b->done_ns = 0;
 }
@@ -65,6 +65,7 @@ static float *hidden_row(struct batch *b, int row)
     size_t len = (size_t)b->hidden_len;
     if (!b->hidden) b->hidden = xcalloc((size_t)b->limits.rows_max * len, sizeof *b->hidden);
     b->pooled_rows++;
+    b->host_rows++;
     return b->hidden + (size_t)row * len;
 }
 
@@ -91,6 +92,8 @@ static void add_sampled_row(struct batch *b, struct request *r)
         in->banned = r->stop_ids;
         in->banned_count = r->stop_id_count;
     }
+    bool has_short_lists = r->sampling.bias_count + in->banned_count <= SAMPLE_LISTS_SHORT;
+    if (request_draws_in_turn(r) || !has_short_lists) b->host_rows++;
 }
 
 /* Prompt tokens that the next positions predict, each once: a preempted prompt goes on where it
@@ -138,7 +141,7 @@ void batch_add(struct batch *b, struct request *r, int count, bool sample)
         }
         /* Only the newest token can be unknown, and it is the previous step's. */
         CHECK(position == r->count + r->pending - 1 && b->previous);
-        b->link[b->links++] = (struct batch_link){b->tokens, r->pending_row};
+        b->link[b->links++] = (struct step_link){b->tokens, r->pending_row};
         b->ids[b->tokens++] = 0;
     }
     if (count == 1 && sample)

@@ -36,12 +36,6 @@ struct batch_row {
  * the vocabulary in memory. */
 #define SCORED_ROWS_MAX 32
 
-/* ids[token] is what the previous batch samples in `row`: not known yet when this batch is planned.
- */
-struct batch_link {
-    int token, row;
-};
-
 struct batch {
     struct tp_work work; // first: rank threads get it as what they were posted
     struct step_limits limits;
@@ -51,12 +45,13 @@ struct batch {
     int32_t *row;                   // [limits.rows_max] token indexes
     struct batch_entry *entry;      // [limits.sequences_max]
     struct batch_row *row_info;     // [limits.rows_max]
-    struct batch_link *link;        // [limits.sequences_max]
+    struct step_link *link;         // [limits.sequences_max], not known yet when it is planned
     struct token_logprob *logprobs; // [limits.rows_max][LOGPROBS_MAX]
     int scored_rows;
     int hidden_len;  // set by who uses pooling
     float *hidden;   // [limits.rows_max][hidden_len]; NULL until a row was pooled
     int pooled_rows; // those with `hidden`
+    int host_rows;   // those that a backend which samples may leave to the host, and pooled ones
     int32_t *blocks; // block tables, one after the other
     size_t blocks_len, blocks_cap;
     struct kv_moves moves;        // copies of pages that come before the step
@@ -66,6 +61,7 @@ struct batch {
     int status;                   // result of the whole step
     struct error error;
     atomic_bool sampled; // row_info has the tokens
+    bool was_ahead;      // it began before the previous one was done
     uint64_t begun_ns, done_ns;
 };
 

@@ -1,6 +1,6 @@
 /* executor.c - what a rank thread does with a batch:
  *
- *     resolve   ids that the previous batch sampled            (each rank, its own copy)
+ *     resolve   ids that the previous batch sampled            (each rank, its own copy, or the backend)
  *     move      pages, as the prefix cache decided            (each rank, its own pages)
  *     forward   decoder_forward, sync
  *     sample    on rank 0: begun behind the forward, ended behind sync (engine/sampling.h)
@@ -11,7 +11,9 @@
  *  2. Rank 0 publishes `sampled` when its tokens are written; other ranks wait for that before they
  *     resolve the next batch. Rank 0 itself comes from there.
  *  3. A failed row has token 0, a valid id: a batch planned on top of it runs and is dropped.
- *  4. A rank that fails makes the others fail: it aborts the group that they meet in. If one of them
+ *  4. Where the backend can, the next batch is begun, all but sync, while this one runs: it is ahead. What ranks
+ *     are given doesn't depend on whether it was: links are the backend's wherever they might be.
+ *  5. A rank that fails makes the others fail: it aborts the group that they meet in. If one of them
  *     doesn't come back from the batch or call then, it is lost: that counts as done and failed, and nothing
  *     that the lost rank can reach is ever freed. */
 #include "engine/executor.h"
@@ -27,14 +29,26 @@
 #include "shared/base/clock.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-#define LOST_MS 2000 // a rank that isn't done that long after the others failed
+#define LOST_MS  2000     // a rank that isn't done that long after the others failed
+#define AHEAD_NS 20000000 // how long a rank looks for the next batch while one runs
+#define EAGER_NS 200000   // in which it doesn't sleep
+
+/* A batch as the backend has it, until sync. */
+struct rank_step {
+    struct step step;
+    int32_t *ids; // [tokens_max]; links are resolved, or the backend's
+};
 
 struct rank {
     struct backend *backend;
-    int32_t *ids; // [tokens_max] of the running batch, links resolved
+    struct rank_step step[2]; // batches take turns
+    int turn;
+    struct batch *ahead; // is begun, and comes next; NULL: none
 };
 
 /* A call of one function on all ranks, for start-up and shutdown. On the heap: a lost rank may still be in it. */
@@ -63,7 +77,7 @@ struct executor {
 
 /* ---- ranks that fail ---- */
 
-/* Rule 4. The first error of all is kept in *kept_rc and *kept. */
+/* Rule 5. The first error of all is kept in *kept_rc and *kept. */
 static void fail_work(struct executor *x, int rank, struct tp_work *work, int rc,
                       const struct error *error, int *kept_rc, struct error *kept)
 {
@@ -138,7 +152,8 @@ static int open_rank(struct executor *x, int rank, const struct rank_call *call,
     }
     int rc = ops->open(&options, &x->ranks[rank].backend, err);
     if (rc < 0) return rc;
-    x->ranks[rank].ids = xcalloc((size_t)x->setup.limits.tokens_max, sizeof(int32_t));
+    for (int i = 0; i < 2; i++)
+        x->ranks[rank].step[i].ids = xcalloc((size_t)x->setup.limits.tokens_max, sizeof(int32_t));
     return load_rank(x, rank, err);
 }
 
@@ -164,7 +179,8 @@ static int close_rank(struct executor *x, int rank, const struct rank_call *call
     (void)call;
     (void)err;
     x->setup.ops->close(x->ranks[rank].backend);
-    free(x->ranks[rank].ids);
+    for (int i = 0; i < 2; i++)
+        free(x->ranks[rank].step[i].ids);
     x->ranks[rank] = (struct rank){0};
     return 0;
 }
@@ -180,11 +196,22 @@ static void wait_sampled(struct executor *x, const struct batch *b)
     }
 }
 
-static void resolve_ids(struct executor *x, int rank, const struct batch *b)
+/* Rule 4. The same for all ranks, at any time. */
+static bool may_be_followed(const struct executor *x, const struct batch *b)
 {
-    int32_t *ids = x->ranks[rank].ids;
+    return x->setup.ops->has_ended && b->host_rows == 0;
+}
+
+static void resolve_ids(struct executor *x, int rank, const struct batch *b, struct step *step,
+                        int32_t *ids)
+{
     memcpy(ids, b->ids, (size_t)b->tokens * sizeof *ids);
     if (b->links == 0) return;
+    if (may_be_followed(x, b->previous)) {
+        step->links = b->links;
+        step->link = b->link;
+        return;
+    }
     if (rank > 0) wait_sampled(x, b->previous);
     for (int i = 0; i < b->links; i++)
         ids[b->link[i].token] = b->previous->row_info[b->link[i].row].token;
@@ -212,20 +239,55 @@ static void publish_sampled(struct executor *x, struct batch *b)
     wake_signal(&x->sampled);
 }
 
+static void begin_batch(struct executor *x, int rank, struct batch *b, bool is_ahead)
+{
+    struct rank *r = &x->ranks[rank];
+    struct rank_step *s = &r->step[r->turn];
+    r->turn = !r->turn;
+    s->step = batch_step(b, s->ids);
+    s->step.is_ahead = is_ahead;
+    s->step.is_sampled = rank == 0 && sampling_is_on_device(x->sampling, b);
+    resolve_ids(x, rank, b, &s->step, s->ids);
+    move_pages(x, rank, b);
+    decoder_forward(x->setup.ops, r->backend, x->layers, &s->step);
+    if (s->step.is_sampled) sampling_begin(x->sampling, r->backend, b);
+}
+
+static void run_batch(struct tp_work *work, int rank, void *arg);
+
+/* While b runs, the next batch usually comes: the engine has just seen the one before b. */
+static void begin_next(struct executor *x, int rank, const struct batch *b)
+{
+    struct rank *r = &x->ranks[rank];
+    if (!may_be_followed(x, b)) return;
+    uint64_t begun = clock_ns(), now = begun;
+    for (; now - begun < AHEAD_NS && !x->setup.ops->has_ended(r->backend); now = clock_ns()) {
+        struct tp_work *next = tp_group_next(x->group, rank);
+        if (next && next->run == run_batch) {
+            r->ahead = (struct batch *)next;
+            if (rank == 0) r->ahead->was_ahead = true;
+            begin_batch(x, rank, r->ahead, true);
+            return;
+        }
+        if (now - begun < EAGER_NS)
+            sched_yield();
+        else
+            nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+    }
+}
+
 static void run_batch(struct tp_work *work, int rank, void *arg)
 {
     struct executor *x = arg;
     struct batch *b = (struct batch *)work;
+    struct rank *r = &x->ranks[rank];
     const struct backend_ops *ops = x->setup.ops;
-    struct backend *backend = x->ranks[rank].backend;
+    struct backend *backend = r->backend;
     struct error error = {0};
     if (rank == 0) b->begun_ns = clock_ns();
-    resolve_ids(x, rank, b);
-    move_pages(x, rank, b);
-    struct step step = batch_step(b, x->ranks[rank].ids);
-    step.is_sampled = rank == 0 && sampling_is_on_device(x->sampling, b);
-    decoder_forward(ops, backend, x->layers, &step);
-    if (step.is_sampled) sampling_begin(x->sampling, backend, b);
+    if (r->ahead != b) begin_batch(x, rank, b, false);
+    r->ahead = NULL;
+    begin_next(x, rank, b);
     int rc = ops->sync(backend, &error);
     if (rank == 0) {
         if (rc == 0) sampling_end(x->sampling, backend, b);

@@ -176,6 +176,12 @@ void tp_group_stop(struct tp_group *g)
     free(g);
 }
 
+struct tp_work *tp_group_next(struct tp_group *g, int rank)
+{
+    unsigned next = g->ranks[rank].mine + 1;
+    return has_work(g, next) ? g->ring[next % TP_GROUP_QUEUE] : NULL;
+}
+
 void tp_group_post(struct tp_group *g, struct tp_work *work)
 {
     CHECK(work->run);

@@ -36,6 +36,9 @@ void tp_group_stop(struct tp_group *g);
 void tp_group_fail(struct tp_group *g, struct tp_work *work, int rank, int wait_ms);
 bool tp_group_is_abandoned(const struct tp_group *g);
 
+/* In a work's run(): the one posted behind it, or NULL. Its run() will be called, unless the group is abandoned. */
+struct tp_work *tp_group_next(struct tp_group *g, int rank);
+
 void tp_group_post(struct tp_group *g, struct tp_work *work);
 bool tp_work_is_done(const struct tp_work *work); // acquire: the results may be read
 void tp_group_wait(struct tp_group *g, struct tp_work *work);

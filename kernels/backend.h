@@ -36,7 +36,9 @@
  *     their order of sums by the number of rows: options.deterministic does without them.)
  *  4. One thread (the rank thread) calls a backend; it may use a pool of its own inside.
  *  5. World size 1 makes all_reduce a no-op, so the decoder has no `if (tp)`.
- *  6. With several ranks each has a thread, a backend and a part of the model of its own, and all run
+ *  6. A step may be ahead (has_ended()): begun before sync() of the one before, so that a device goes from
+ *     one to the next without waiting for the host.
+ *  7. With several ranks each has a thread, a backend and a part of the model of its own, and all run
  *     the same steps in the same order. They meet inside slots, through their comm_group; a rank that
  *     fails or doesn't come makes sync() of every rank fail. Rule 3 holds for every world size. */
 #ifndef LM_KERNELS_BACKEND_H
@@ -231,6 +233,11 @@ struct step_sequence {
     int rope_set; // which of model_params.rope_tables turns it; the same one in all its steps
 };
 
+/* ids[token] is what the step before drew in its row, or 0 if that gave no token. */
+struct step_link {
+    int token, row;
+};
+
 struct step {
     int tokens;         // <= limits.tokens_max
     const int32_t *ids; // [tokens]
@@ -240,6 +247,9 @@ struct step {
     const int32_t *row; // [rows] token indexes whose logits are wanted, ascending
     bool hidden_only;   // of the rows only hidden_row() is wanted: logits needn't be made
     bool is_sampled;    // sample() follows: only rows that it leaves come to the host; else all do
+    bool is_ahead;      // the step before isn't synced yet (has_ended())
+    int links; // only of a backend with has_ended(), behind a step that is_sampled on rank 0
+    const struct step_link *link; // [links]
 };
 
 enum residual_site { RESIDUAL_BEGIN, RESIDUAL_ATTENTION, RESIDUAL_FFN };
@@ -329,7 +339,13 @@ struct backend_ops {
     void (*logits)(struct backend *b);
     void (*step_end)(struct backend *b);
 
+    /* Until all is done that was enqueued; with a step ahead, until the one before it is. */
     FALLIBLE int (*sync)(struct backend *b, struct error *err);
+
+    /* (optional, with sample) The next step may be ahead of the one that began last, unless that one is so of an
+     * unsynced one itself, or the host has to look at its rows: hidden states, rows that sample() leaves, all of
+     * them without sample(). All ranks are given the same links. True: what sync() waits for has ended, or failed. */
+    bool (*has_ended)(struct backend *b);
     /* [rows][vocab] float32 of the last synced step, on the host; valid until the next step_begin.
      * Of rank 0 only. */
     const float *(*logits_host)(struct backend *b);
@@ -339,7 +355,8 @@ struct backend_ops {
      * `vocab` can be drawn. Neither `row` nor what it points at is used after it returns. sampled(): of the
      * last synced step, [rows]: a token as sample_draw() gives it, or 0 with SAMPLE_SCORE; E_DEVICE, likewise;
      * or E_UNSUPPORTED: the row was left, and logits_host has it. reported(): of a row with logprobs that
-     * was neither, what sample_report() gives. Both until the next step_begin. */
+     * was neither, what sample_report() gives. Both until the next step_begin, or sync() if that one is ahead. Rows
+     * are not left if the lists of none have more than SAMPLE_LISTS_SHORT elements. */
     void (*sample)(struct backend *b, const struct sample_row *row, int vocab);
     const int32_t *(*sampled)(struct backend *b);
     const struct sample_report *(*reported)(struct backend *b, int row);

@@ -32,6 +32,7 @@ extern "C" {
 #define SAMPLE_GREEDY       1e-5f     // temperatures below (vLLM's bound)
 #define SAMPLE_VOCAB_MAX    (1 << 23) // sums of weights fit into 64 bits
 #define SAMPLE_LOGPROBS_MAX 21        // of a token, and of the 20 likeliest
+#define SAMPLE_LISTS_SHORT  2048      // elements of a row's bias, seen and banned together
 
 struct logit_bias {
     int32_t token;

@@ -178,22 +178,12 @@ static void cuda_kv_restore_slot(struct backend *b, int block, int tokens, const
     cuda_kv_restore(&b->attention.kv, b->pages.base, block, host, b->stream);
 }
 
-/* ---- ends of a step ---- */
+/* ---- sums and results ---- */
 
 static void cuda_all_reduce(struct backend *b)
 {
     if (!cuda_graph_replays(&b->graphs))
         cuda_comm_sum(&b->comm, b->y, (size_t)b->tokens * (size_t)b->model.hidden, b->stream);
-}
-
-static int cuda_sync(struct backend *b, struct error *err)
-{
-    cudaError_t rc;
-
-    cuda_note(b, cudaGetLastError()); // of launches; waiting may leave one that is no error
-    if (cuda_comm_wait(&b->comm, b->stream, &rc, err) < 0) return E_DEVICE;
-    cuda_note(b, rc);
-    return cuda_try(b->failed, b->description, err);
 }
 
 static const float *cuda_logits_host(struct backend *b)
@@ -203,12 +193,12 @@ static const float *cuda_logits_host(struct backend *b)
 
 static const int32_t *cuda_sampled(struct backend *b)
 {
-    return b->sampler.token;
+    return b->sampler.token[b->read_turn];
 }
 
 static const struct sample_report *cuda_reported(struct backend *b, int row)
 {
-    return &b->sampler.report[row];
+    return &b->sampler.report[b->read_turn][row];
 }
 
 /* What gather left for the head, in the model's type. An error is noted, and the
@@ -218,6 +208,8 @@ static void cuda_hidden_row(struct backend *b, int row, float *out)
     const struct cuda_rows *last = &b->last;
     size_t hidden = (size_t)b->model.hidden, at = (size_t)row * (size_t)last->stride;
     size_t size = cuda_real_bytes(last->real);
+
+    CHECK(!b->is_ahead); // else it is the later step's
     const char *from = (const char *)last->data + at * size;
 
     cuda_note(b, cudaMemcpyAsync(out, from, hidden * size, cudaMemcpyDeviceToHost, b->stream));
@@ -260,6 +252,7 @@ const struct backend_ops cuda_backend_ops = {
     .logits = cuda_step_logits,
     .step_end = cuda_step_end,
     .sync = cuda_sync,
+    .has_ended = cuda_has_ended,
     .logits_host = cuda_logits_host,
     .sample = cuda_step_sample,
     .sampled = cuda_sampled,

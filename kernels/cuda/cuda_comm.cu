@@ -407,12 +407,17 @@ void cuda_comm_sum(struct cuda_comm *c, float *x, size_t count, cudaStream_t str
 
 /* Asks instead of waiting: a device that waits for another one's kernel can't be interrupted else. Behind the
  * abort it gets a moment, and no more: it may hang. */
-static cudaError_t poll_stream(struct cuda_comm *c, cudaStream_t stream)
+static cudaError_t query(cudaStream_t stream, cudaEvent_t until)
+{
+    return until ? cudaEventQuery(until) : cudaStreamQuery(stream);
+}
+
+static cudaError_t poll_stream(struct cuda_comm *c, cudaStream_t stream, cudaEvent_t until)
 {
     int64_t deadline = now_ms() + c->timeout_ms;
     cudaError_t rc;
 
-    for (int i = 0; (rc = cudaStreamQuery(stream)) == cudaErrorNotReady; i++) {
+    for (int i = 0; (rc = query(stream, until)) == cudaErrorNotReady; i++) {
         bool late = now_ms() > deadline;
         cudaGetLastError(); // CUDA keeps "not ready" like an error
         if (!c->comm) {
@@ -430,21 +435,22 @@ static cudaError_t poll_stream(struct cuda_comm *c, cudaStream_t stream)
     return rc;
 }
 
-int cuda_comm_wait(struct cuda_comm *c, cudaStream_t stream, cudaError_t *rc, struct error *err)
+int cuda_comm_wait(struct cuda_comm *c, cudaStream_t stream, cudaEvent_t until, cudaError_t *rc,
+                   struct error *err)
 {
     if (!c->group) {
-        *rc = cudaStreamSynchronize(stream);
+        *rc = until ? cudaEventSynchronize(until) : cudaStreamSynchronize(stream);
         return 0;
     }
     come_to_meeting(c);
-    *rc = poll_stream(c, stream);
+    *rc = poll_stream(c, stream, until);
     return cuda_comm_check(c, err);
 }
 
 void cuda_comm_drain(struct cuda_comm *c, cudaStream_t stream)
 {
     if (c->group)
-        c->is_idle = poll_stream(c, stream) != cudaErrorNotReady;
+        c->is_idle = poll_stream(c, stream, NULL) != cudaErrorNotReady;
     else
         cudaStreamSynchronize(stream);
 }

@@ -66,9 +66,10 @@ void cuda_comm_sum(struct cuda_comm *c, float *x, size_t count, cudaStream_t str
 /* The same where each x[i] is 0 on all ranks but one: any order gives the same bits. */
 void cuda_comm_merge(struct cuda_comm *c, float *x, size_t count, cudaStream_t stream);
 
-/* Until the stream is idle. E_DEVICE: the group failed; err has why. *rc: the stream's own error. */
-FALLIBLE int cuda_comm_wait(struct cuda_comm *c, cudaStream_t stream, cudaError_t *rc,
-                            struct error *err);
+/* Until the stream has come to an event, or, if that is NULL, is idle. E_DEVICE: the group failed; err has why. *rc:
+ * the stream's own error. */
+FALLIBLE int cuda_comm_wait(struct cuda_comm *c, cudaStream_t stream, cudaEvent_t until,
+                            cudaError_t *rc, struct error *err);
 /* Before leaving: until it is idle, or the device doesn't answer. Then the memory that ranks share is not freed. */
 void cuda_comm_drain(struct cuda_comm *c, cudaStream_t stream);
 

@@ -311,9 +311,10 @@ static void lay_image(struct backend *b)
     struct cuda_step_image *i = &b->image;
     size_t tokens = aligned((size_t)b->limits.tokens_max * sizeof(int32_t));
 
-    i->position_at = tokens;
-    i->rope_set_at = 2 * tokens;
-    i->row_at = 3 * tokens;
+    i->link_at = tokens;
+    i->position_at = 2 * tokens;
+    i->rope_set_at = 3 * tokens;
+    i->row_at = 4 * tokens;
     i->plan_at = i->row_at + aligned((size_t)b->limits.rows_max * sizeof(int32_t));
     i->bytes_max = i->plan_at + cuda_attention_plan_bytes_max(&b->attention, &b->limits);
     i->device = (uint8_t *)cuda_load_bytes(b, i->bytes_max, 1);
@@ -376,6 +377,7 @@ static void lay_activations(struct backend *b)
     lay_latents(b);
     if (m->expert_shape.experts > 0) cuda_load_routes(b);
     lay_image(b);
+    if (b->comm.world > 1) b->shared_ids = lay_floats(b, 1, tokens);
     cuda_sample_lay(&b->sampler, &b->activations, rows, m->vocab);
     b->gemm.workspace = cuda_load_bytes(b, cuda_gemm_workspace_bytes(&b->gemm), 1);
     b->comm.gathered = (float *)cuda_load_bytes(b, cuda_comm_gathered_bytes(&b->comm), 1);
@@ -384,15 +386,16 @@ static void lay_activations(struct backend *b)
 static int open_pinned(struct backend *b, struct error *err)
 {
     size_t logits = (size_t)b->limits.rows_max * (size_t)b->model.vocab * sizeof(float);
-    int rc =
-        cuda_try(cudaMallocHost((void **)&b->image.host, b->image.bytes_max), "pinned memory", err);
-    if (rc == 0 && b->comm.rank == 0)
-        rc = cuda_try(cudaMallocHost((void **)&b->logits_host, logits), "pinned memory", err);
-    if (rc == 0)
-        rc = cuda_try(cudaEventCreateWithFlags(&b->image.sent, cudaEventDisableTiming), "event",
-                      err);
-    if (rc == 0) rc = cuda_sample_open(&b->sampler, err);
-    return rc;
+    cudaError_t rc = cudaSuccess;
+
+    for (int t = 0; t < CUDA_TURNS && rc == cudaSuccess; t++) {
+        rc = cudaMallocHost((void **)&b->image.host[t], b->image.bytes_max);
+        if (rc == cudaSuccess) rc = cudaEventCreateWithFlags(&b->ended[t], cudaEventDisableTiming);
+    }
+    if (rc == cudaSuccess && b->comm.rank == 0)
+        rc = cudaMallocHost((void **)&b->logits_host, logits);
+    if (rc != cudaSuccess) return cuda_try(rc, "pinned memory", err);
+    return cuda_sample_open(&b->sampler, err);
 }
 
 /* ---- the slot ---- */
@@ -470,8 +473,10 @@ void cuda_unload(struct backend *b)
     free(b->layer);
     cuda_arena_close(&b->weights);
     cuda_arena_close(&b->activations);
-    if (b->image.sent) cudaEventDestroy(b->image.sent);
-    if (b->image.host) cudaFreeHost(b->image.host);
+    for (int t = 0; t < CUDA_TURNS; t++) {
+        if (b->ended[t]) cudaEventDestroy(b->ended[t]);
+        if (b->image.host[t]) cudaFreeHost(b->image.host[t]);
+    }
     if (b->logits_host) cudaFreeHost(b->logits_host);
     cuda_sample_close(&b->sampler);
 }

@@ -105,22 +105,50 @@ __device__ __forceinline__ float weight_at(const struct cuda_weight &w, size_t r
     return fmaf(scale.x, (float)(word >> (4 * (at >> 1) + 16 * (at & 1)) & 15), scale.y);
 }
 
-__global__ void embed_kernel(float *x, struct cuda_weight w, const int *id, int first, float scale)
+/* Before pdl_wait: ids were copied, and tokens drawn, before the step's first kernel began. */
+__device__ __forceinline__ int id_of(const struct cuda_ids &ids, int token)
+{
+    int link = __ldcg(&ids.link[token]);
+
+    return link < 0 ? __ldcg(&ids.id[token]) : max(__ldcg(&ids.drawn[link]), 0);
+}
+
+__global__ void share_ids_kernel(float *out, struct cuda_ids ids, int tokens)
+{
+    int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+
+    pdl_trigger();
+    float id = i < tokens ? (float)id_of(ids, i) : 0.0f;
+    pdl_wait();
+    if (i < tokens) out[i] = id;
+}
+
+void cuda_share_ids(float *out, const struct cuda_ids *ids, int tokens, cudaStream_t stream)
+{
+    if (tokens == 0) return;
+    LM_LAUNCH_PDL(share_ids_kernel, blocks_for_elements((size_t)tokens), FLAT_THREADS, 0, stream,
+                  out, *ids, tokens);
+}
+
+__global__ void embed_kernel(float *x, struct cuda_weight w, struct cuda_ids ids, int first,
+                             float scale)
 {
     pdl_trigger();
-    int row = __ldcg(&id[blockIdx.x]) - first, i = (int)(blockIdx.y * blockDim.x + threadIdx.x);
+    if (ids.shared) pdl_wait();
+    int id = ids.shared ? (int)__ldcg(&ids.shared[blockIdx.x]) : id_of(ids, (int)blockIdx.x);
+    int row = id - first, i = (int)(blockIdx.y * blockDim.x + threadIdx.x);
     bool is_here = row >= 0 && row < w.rows && i < w.cols;
     float v = is_here ? weight_at(w, row, i) * scale : 0.0f; // README P2
     pdl_wait();
     if (i < w.cols) x[(size_t)blockIdx.x * w.cols + i] = v;
 }
 
-void cuda_embed(float *x, const struct cuda_weight *embedding, const int *id, int first,
-                float scale, int tokens, cudaStream_t stream)
+void cuda_embed(float *x, const struct cuda_weight *embedding, const struct cuda_ids *ids,
+                int first, float scale, int tokens, cudaStream_t stream)
 {
     if (tokens == 0) return;
     dim3 grid(tokens, blocks_for_elements((size_t)embedding->cols));
-    LM_LAUNCH_PDL(embed_kernel, grid, FLAT_THREADS, 0, stream, x, *embedding, id, first, scale);
+    LM_LAUNCH_PDL(embed_kernel, grid, FLAT_THREADS, 0, stream, x, *embedding, *ids, first, scale);
 }
 
 /* ---- residual stream ---- */

@@ -27,10 +27,18 @@ struct cuda_rotation_job {
 /* cos and sin of position * inv_freq; that product is float32, as in the reference models. */
 void cuda_rotation(const struct cuda_rotation_job *job, cudaStream_t stream);
 
-/* x[token] = scale * row id[token] - first of the embedding; 0 where it has no such row (another rank
- * has it). */
-void cuda_embed(float *x, const struct cuda_weight *embedding, const int *id, int first,
-                float scale, int tokens, cudaStream_t stream);
+/* Token i of a step is id[i] or, where link[i] >= 0, what the step before drew in that row; 0 if it gave no token. */
+struct cuda_ids {
+    const int *id, *link;
+    const int32_t *drawn; // as sampled() of backend.h tells
+    const float *shared;  // all of that, whole on every rank (cuda_share_ids); NULL: one rank
+};
+/* out[token], exact: ids are less than 2^24. */
+void cuda_share_ids(float *out, const struct cuda_ids *ids, int tokens, cudaStream_t stream);
+
+/* x[token] = scale * row id - first of the embedding; 0 where it has no such row (another rank has it). */
+void cuda_embed(float *x, const struct cuda_weight *embedding, const struct cuda_ids *ids,
+                int first, float scale, int tokens, cudaStream_t stream);
 
 /* x += scale * post_norm(y), then h = norm(x). */
 struct cuda_residual_job {

@@ -5,7 +5,7 @@
 #include "kernels/cuda/cuda_sample_select.cuh"
 #include "shared/base/check.h"
 
-#define LIST_WORDS 4096 // of lists that a row may have, on average
+#define LIST_WORDS (2 * SAMPLE_LISTS_SHORT) // of lists that a row may have, on average
 
 /* ---- top ---- */
 
@@ -356,25 +356,29 @@ void cuda_sample_lay(struct cuda_sampler *s, struct cuda_arena *a, int rows_max,
 
 int cuda_sample_open(struct cuda_sampler *s, struct error *err)
 {
-    size_t image = words_at(s) + s->words_max * sizeof(uint32_t);
-    int rc = cuda_try(cudaMallocHost((void **)&s->image, image), "pinned memory", err);
-    if (rc == 0)
-        rc = cuda_try(cudaMallocHost((void **)&s->token, (size_t)s->rows_max * sizeof *s->token),
-                      "pinned memory", err);
-    if (rc == 0)
-        rc = cuda_try(cudaMallocHost((void **)&s->report, (size_t)s->rows_max * sizeof *s->report),
-                      "pinned memory", err);
-    return rc;
+    size_t image = words_at(s) + s->words_max * sizeof(uint32_t), rows = (size_t)s->rows_max;
+    cudaError_t rc = cudaSuccess;
+
+    for (int t = 0; t < CUDA_TURNS && rc == cudaSuccess; t++) {
+        rc = cudaMallocHost((void **)&s->image[t], image);
+        if (rc == cudaSuccess)
+            rc = cudaMallocHost((void **)&s->token[t], rows * sizeof *s->token[t]);
+        if (rc == cudaSuccess)
+            rc = cudaMallocHost((void **)&s->report[t], rows * sizeof *s->report[t]);
+    }
+    return cuda_try(rc, "pinned memory", err);
 }
 
 void cuda_sample_close(struct cuda_sampler *s)
 {
-    if (s->image) cudaFreeHost(s->image);
-    if (s->token) cudaFreeHost(s->token);
-    if (s->report) cudaFreeHost(s->report);
-    s->image = NULL;
-    s->token = NULL;
-    s->report = NULL;
+    for (int t = 0; t < CUDA_TURNS; t++) {
+        if (s->image[t]) cudaFreeHost(s->image[t]);
+        if (s->token[t]) cudaFreeHost(s->token[t]);
+        if (s->report[t]) cudaFreeHost(s->report[t]);
+        s->image[t] = NULL;
+        s->token[t] = NULL;
+        s->report[t] = NULL;
+    }
 }
 
 /* The image while it is filled. */
@@ -465,9 +469,9 @@ static struct filling fill_image(const struct cuda_sampler *s, const struct samp
 {
     struct filling f = {};
 
-    f.draw = (struct cuda_sample_draw *)s->image;
-    f.token = (int32_t *)(s->image + tokens_at(s));
-    f.word = (uint32_t *)(s->image + words_at(s));
+    f.draw = (struct cuda_sample_draw *)s->image[s->turn];
+    f.token = (int32_t *)(s->image[s->turn] + tokens_at(s));
+    f.word = (uint32_t *)(s->image[s->turn] + words_at(s));
     f.report_first = rows;
     for (int i = 0; i < rows; i++) {
         CHECK(row[i].logprobs >= 0 && row[i].logprobs <= SAMPLE_LOGPROBS_MAX);
@@ -482,29 +486,30 @@ static struct filling fill_image(const struct cuda_sampler *s, const struct samp
 
 bool cuda_sample_leaves(const struct cuda_sampler *s, int row)
 {
-    return ((const int32_t *)(s->image + tokens_at(s)))[row] == E_UNSUPPORTED;
+    return ((const int32_t *)(s->image[s->turn] + tokens_at(s)))[row] == E_UNSUPPORTED;
 }
 
 static cudaError_t copy_reports(const struct cuda_sampler *s, const struct filling *f,
                                 cudaStream_t stream)
 {
     if (f->reports == 0) return cudaSuccess;
-    return cudaMemcpyAsync(s->report + f->report_first, s->space.report + f->report_first,
-                           (size_t)(f->report_end - f->report_first) * sizeof *s->report,
+    return cudaMemcpyAsync(s->report[s->turn] + f->report_first, s->space.report + f->report_first,
+                           (size_t)(f->report_end - f->report_first) * sizeof *s->space.report,
                            cudaMemcpyDeviceToHost, stream);
 }
 
-cudaError_t cuda_sample_run(struct cuda_sampler *s, const struct sample_row *row, int rows,
-                            float *logits, int vocab, cudaStream_t stream)
+cudaError_t cuda_sample_run(struct cuda_sampler *s, int turn, const struct sample_row *row,
+                            int rows, float *logits, int vocab, cudaStream_t stream)
 {
     struct sample_job job = {s->space, logits, s->vocab, vocab};
 
+    s->turn = turn;
     CHECK(rows <= s->rows_max && vocab > 0 && vocab <= s->vocab);
     job.space.tiles = (vocab + TILE - 1) / TILE;
     struct filling f = fill_image(s, row, rows, vocab);
     cudaError_t rc =
-        cudaMemcpyAsync((void *)s->space.draw, s->image, words_at(s) + f.words * sizeof(uint32_t),
-                        cudaMemcpyHostToDevice, stream);
+        cudaMemcpyAsync((void *)s->space.draw, s->image[turn],
+                        words_at(s) + f.words * sizeof(uint32_t), cudaMemcpyHostToDevice, stream);
     if (f.draws > 0) {
         dim3 tiles((unsigned)job.space.tiles, (unsigned)f.draws);
         LM_LAUNCH(sample_top_kernel, tiles, TILE_THREADS, 0, stream, job);
@@ -516,8 +521,9 @@ cudaError_t cuda_sample_run(struct cuda_sampler *s, const struct sample_row *row
         LM_LAUNCH(sample_finish_kernel, f.draws, ROW_THREADS, 0, stream, job);
         if (f.reports > 0) cuda_sample_make_reports(&job, f.reports, stream);
     }
-    cudaError_t back = cudaMemcpyAsync(s->token, s->space.token, (size_t)rows * sizeof *s->token,
-                                       cudaMemcpyDeviceToHost, stream);
+    cudaError_t back =
+        cudaMemcpyAsync(s->token[turn], s->space.token, (size_t)rows * sizeof *s->space.token,
+                        cudaMemcpyDeviceToHost, stream);
     cudaError_t reports = copy_reports(s, &f, stream);
     return rc != cudaSuccess ? rc : back != cudaSuccess ? back : reports;
 }

@@ -20,6 +20,8 @@
 #include "kernels/cuda/cuda_memory.h"
 #include "kernels/sample.h"
 
+#define CUDA_TURNS 2 // steps that may be under way at once
+
 struct cuda_sample_draw; // a row, as kernels read it
 
 /* Memory that kernels use. */
@@ -43,9 +45,11 @@ struct cuda_sampler {
     int rows_max, vocab; // in a step; in a row of logits
     size_t words_max;    // of the image
     struct cuda_sample_space space;
-    uint8_t *image;               // pinned
-    int32_t *token;               // pinned, [rows_max]: results, once the stream is through
-    struct sample_report *report; // likewise, of rows with logprobs whose token isn't an error
+    int turn;                   // of the last run
+    uint8_t *image[CUDA_TURNS]; // pinned
+    int32_t *token[CUDA_TURNS]; // pinned, [rows_max]: results, once the stream is through
+    struct sample_report
+        *report[CUDA_TURNS]; // likewise, of rows with logprobs whose token isn't an error
 };
 
 void cuda_sample_lay(struct cuda_sampler *s, struct cuda_arena *a, int rows_max, int vocab);
@@ -53,9 +57,10 @@ FALLIBLE int cuda_sample_open(struct cuda_sampler *s, struct error *err);
 void cuda_sample_close(struct cuda_sampler *s); // zeroed is fine
 
 /* Behind what makes logits[rows][s->vocab], of which the first `vocab` count; rows that are adjusted are changed
- * there. s->token as backend.h says of sampled(). The image of the run before must have been sent. */
-FALLIBLE cudaError_t cuda_sample_run(struct cuda_sampler *s, const struct sample_row *row, int rows,
-                                     float *logits, int vocab, cudaStream_t stream);
+ * there. s->token[turn] as backend.h says of sampled(), and s->space.token until the next run. The last run with that
+ * turn must have ended. */
+FALLIBLE cudaError_t cuda_sample_run(struct cuda_sampler *s, int turn, const struct sample_row *row,
+                                     int rows, float *logits, int vocab, cudaStream_t stream);
 /* Whether a row's logits are wanted on the host, after the run was enqueued. */
 bool cuda_sample_leaves(const struct cuda_sampler *s, int row);
 

@@ -29,10 +29,9 @@ struct cuda_layer {
 /* What kernels read of a step, in one piece of memory: filled on the host, sent once. Offsets depend on the
  * limits only, so graphs may keep the addresses. */
 struct cuda_step_image {
-    uint8_t *host, *device;                           // pinned; in the activations
-    size_t position_at, rope_set_at, row_at, plan_at; // token ids stand at 0
+    uint8_t *host[CUDA_TURNS], *device;                        // pinned; in the activations
+    size_t link_at, position_at, rope_set_at, row_at, plan_at; // token ids stand at 0
     size_t bytes_max;
-    cudaEvent_t sent; // the host may write again
 };
 
 struct cuda_latent_rows {
@@ -79,6 +78,7 @@ struct backend {
     float *rotation[ROPE_TABLES_MAX]; // [rope_dims]: cosines, then sines
     struct cuda_latent_rows latents;  // of the layer with latents that is being run
     struct cuda_routes routes;        // of the layer with experts that is being run
+    float *shared_ids; // ids of the step's tokens, which only rank 0 may know; NULL: one rank
     struct cuda_step_image image;
     void *attention_workspace;
     size_t attention_workspace_bytes;
@@ -87,6 +87,14 @@ struct backend {
 
     struct cuda_attention attention; // after kv_open
     int kv_blocks;
+
+    /* Steps take turns: what the host writes for one and reads of it is there twice. */
+    cudaEvent_t ended[CUDA_TURNS];
+    int turn;      // of the step that began last
+    int read_turn; // of the one that was synced last
+    bool is_ahead; // the one before the last isn't synced
+    bool is_open;  // the host has to look at rows of the last one
+    int last_rows; // of the last one
 
     const struct step *step; // between step_begin and step_end
     struct cuda_attention_plan plan;
@@ -105,6 +113,12 @@ static inline void cuda_note(struct backend *b, cudaError_t rc)
 FALLIBLE int cuda_load(struct backend *b, const struct model_params *params,
                        const struct step_limits *limits, struct error *err);
 void cuda_unload(struct backend *b);
+
+/* cuda_turn.cu: the ends of a step. */
+int cuda_turn_begin(struct backend *b, const struct step *step);
+void cuda_turn_end(struct backend *b, const struct step *step);
+FALLIBLE int cuda_sync(struct backend *b, struct error *err);
+bool cuda_has_ended(struct backend *b);
 
 /* cuda_step.cu: the slots of a step. */
 void cuda_step_begin(struct backend *b, const struct step *step);

@@ -1,81 +1,13 @@
 /* cuda_step.cu - the slots of a step. They enqueue and return; what fails is remembered for sync().
  *
- * Inputs of a step (ids, positions, rows, the plan of attention) go to the device in one copy before
- * the first launch, logits come back in one behind the last. What lies between is launches that
- * depend on the number of tokens only, and may be a graph (cuda_graph.h). */
+ * Inputs of a step go to the device in one copy before the first launch (cuda_turn.cu), logits come back in one
+ * behind the last. What lies between is launches that depend on the number of tokens only, and may be a graph
+ * (cuda_graph.h). */
 #include "kernels/cuda/cuda_state.h"
-
-#include <string.h>
 
 #include "shared/base/check.h"
 
 /* ---- begin ---- */
-
-static void check_step(const struct backend *b, const struct step *step)
-{
-    CHECK(b->loaded && b->pages.base);
-    CHECK(step->tokens >= 0 && step->tokens <= b->limits.tokens_max);
-    CHECK(step->sequences >= 0 && step->sequences <= b->limits.sequences_max);
-    CHECK(step->rows >= 0 && step->rows <= b->limits.rows_max);
-    for (int i = 0; i < step->tokens; i++)
-        CHECK(step->ids[i] >= 0 && step->ids[i] < b->model.vocab);
-    for (int i = 0; i < step->rows; i++)
-        CHECK(step->row[i] >= 0 && step->row[i] < step->tokens);
-}
-
-static void check_sequence(const struct backend *b, const struct step_sequence *q, int tokens,
-                           const struct step *step)
-{
-    CHECK(q->first == tokens && q->count > 0 && q->past >= 0);
-    CHECK(q->rope_set >= 0 && q->rope_set < b->model.rope_sets);
-    CHECK(q->count <= step->tokens - tokens && q->past <= b->limits.context_max - q->count);
-    for (int i = 0; i < (q->past + q->count + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS; i++)
-        CHECK(q->blocks[i] >= 0 && q->blocks[i] < b->kv_blocks);
-}
-
-/* Tokens of the step with padding. A step goes by a graph if every token decodes and gives logits. */
-static int padded_tokens(const struct backend *b, const struct step *step)
-{
-    int most = b->limits.tokens_max;
-
-    if (most > b->limits.rows_max) most = b->limits.rows_max;
-    if (step->tokens != step->sequences || step->rows != step->tokens) return 0;
-    if (step->hidden_only) return 0; // graphs make logits
-    return cuda_graph_tokens(&b->graphs, step->tokens, most);
-}
-
-/* Padding is token 0 at position 0, whose K and V go nowhere and whose logits nobody reads. */
-static void fill_image(struct backend *b, const struct step *step)
-{
-    int32_t *id = (int32_t *)b->image.host;
-    int32_t *position = (int32_t *)(b->image.host + b->image.position_at);
-    int32_t *rope_set = (int32_t *)(b->image.host + b->image.rope_set_at);
-    int32_t *row = (int32_t *)(b->image.host + b->image.row_at);
-    int tokens = 0;
-
-    for (int s = 0; s < step->sequences; s++) {
-        const struct step_sequence *q = &step->sequence[s];
-        check_sequence(b, q, tokens, step);
-        for (int i = 0; i < q->count; i++, tokens++) {
-            position[tokens] = q->past + i;
-            rope_set[tokens] = q->rope_set;
-        }
-    }
-    CHECK(tokens == step->tokens);
-    memcpy(id, step->ids, (size_t)tokens * sizeof *id);
-    memcpy(row, step->row, (size_t)step->rows * sizeof *row);
-    for (; tokens < b->tokens; tokens++)
-        id[tokens] = position[tokens] = rope_set[tokens] = 0;
-    for (int i = step->rows; i < b->rows; i++)
-        row[i] = i;
-    cuda_attention_plan_step(&b->attention, step, b->tokens, b->attention_workspace_bytes,
-                             b->image.host + b->image.plan_at, &b->plan);
-}
-
-static const int *device_ids(const struct backend *b)
-{
-    return (const int *)b->image.device;
-}
 
 static const int *device_rows(const struct backend *b)
 {
@@ -107,27 +39,40 @@ static void rotate_positions(struct backend *b)
 
 void cuda_step_begin(struct backend *b, const struct step *step)
 {
-    check_step(b, step);
+    int padded = cuda_turn_begin(b, step);
+
     b->step = step;
-    int padded = padded_tokens(b, step);
-    b->tokens = padded ? padded : step->tokens;
-    b->rows = padded ? padded : step->rows;
-    cuda_note(b, cudaEventSynchronize(b->image.sent));
-    fill_image(b, step);
-    cuda_note(b, cudaMemcpyAsync(b->image.device, b->image.host, b->image.plan_at + b->plan.bytes,
-                                 cudaMemcpyHostToDevice, b->stream));
-    cuda_note(b, cudaEventRecord(b->image.sent, b->stream));
     /* Prefill tiles fit the step: of the float32 path, and of decode that found the workspace full. */
     if (b->plan.prefill_tiles > 0) padded = 0;
     cuda_note(b, cuda_graph_begin(&b->graphs, padded, b->stream));
     if (!skips(b)) rotate_positions(b);
 }
 
+/* Only rank 0 knows what was drawn. */
+static void share_ids(struct backend *b, struct cuda_ids *ids)
+{
+    size_t tokens = (size_t)b->tokens;
+
+    if (!b->shared_ids) return;
+    if (b->comm.rank == 0)
+        cuda_share_ids(b->shared_ids, ids, b->tokens, b->stream);
+    else
+        cuda_note(b, cudaMemsetAsync(b->shared_ids, 0, tokens * sizeof(float), b->stream));
+    cuda_comm_merge(&b->comm, b->shared_ids, tokens, b->stream);
+    ids->shared = b->shared_ids;
+}
+
 void cuda_step_embed(struct backend *b)
 {
+    struct cuda_ids ids = {};
+
     if (skips(b)) return;
-    cuda_embed(b->x, &b->embedding, device_ids(b), b->share.vocab.first, b->model.embedding_scale,
-               b->tokens, b->stream);
+    ids.id = (const int *)b->image.device;
+    ids.link = (const int *)(b->image.device + b->image.link_at);
+    ids.drawn = b->sampler.space.token;
+    share_ids(b, &ids);
+    cuda_embed(b->x, &b->embedding, &ids, b->share.vocab.first, b->model.embedding_scale, b->tokens,
+               b->stream);
     cuda_comm_merge(&b->comm, b->x, (size_t)b->tokens * (size_t)b->model.hidden, b->stream);
 }
 
@@ -473,23 +418,26 @@ void cuda_step_end(struct backend *b)
     cuda_note(b, cuda_graph_end(&b->graphs, b->stream));
     if (!b->step->hidden_only && !b->step->is_sampled && b->comm.rank == 0)
         copy_logits(b, 0, b->step->rows);
+    cuda_turn_end(b, b->step);
     b->sampled_rows = b->step->is_sampled ? b->step->rows : 0;
     b->step = NULL;
 }
 
-/* Behind the graph of the step: launches depend on what rows ask for. The sampler's image is free, since
- * step_begin has waited for `sent`. */
+/* Behind the graph of the step: launches depend on what rows ask for. */
 void cuda_step_sample(struct backend *b, const struct sample_row *row, int vocab)
 {
     int rows = b->sampled_rows, first = 0;
 
     CHECK(rows > 0 && !b->step);
-    cuda_note(b, cuda_sample_run(&b->sampler, row, rows, b->logits, vocab, b->stream));
-    cuda_note(b, cudaEventRecord(b->image.sent, b->stream));
+    cuda_note(b, cuda_sample_run(&b->sampler, b->turn, row, rows, b->logits, vocab, b->stream));
     for (int i = 0; i < rows; i++) {
-        if (cuda_sample_leaves(&b->sampler, i)) continue;
+        if (cuda_sample_leaves(&b->sampler, i)) {
+            b->is_open = true;
+            continue;
+        }
         copy_logits(b, first, i - first);
         first = i + 1;
     }
     copy_logits(b, first, rows - first);
+    cuda_note(b, cudaEventRecord(b->ended[b->turn], b->stream)); // again
 }

@@ -12,6 +12,7 @@
 
 #include "kernels/backend.h"
 #include "shared/base/check.h"
+#include "shared/base/clock.h"
 #include "shared/base/hash.h"
 
 #include <math.h>
@@ -39,11 +40,15 @@ struct backend {
     int blocks;
     struct step step;
     bool in_step, attended;
-    float *logits;                // [rows_max][FAKE_VOCAB]
-    int32_t *sampled;             // [rows_max]
-    struct sample_report *report; // [rows_max]
+    float *logits;                   // [rows_max][FAKE_VOCAB]
+    int32_t *sampled[2];             // [rows_max]; steps take turns
+    struct sample_report *report[2]; // [rows_max]
     struct sample_scratch scratch;
     int steps;
+    int turn, read_turn; // of the last step, of the one that was synced last
+    bool is_ahead;       // the step before the last isn't synced
+    bool is_open;        // the host has to look at the last one's rows
+    uint64_t begun_ns;   // the last one
 };
 
 static int fake_open(const struct backend_options *options, struct backend **out, struct error *err)
@@ -59,8 +64,10 @@ static void fake_close(struct backend *b)
     if (!b) return;
     free(b->pages);
     free(b->logits);
-    free(b->sampled);
-    free(b->report);
+    for (int i = 0; i < 2; i++) {
+        free(b->sampled[i]);
+        free(b->report[i]);
+    }
     sample_scratch_deinit(&b->scratch);
     free(b);
 }
@@ -77,8 +84,10 @@ static int fake_load(struct backend *b, const struct model_params *params,
     if (params->vocab != FAKE_VOCAB) return error_set(err, E_UNSUPPORTED, "vocabulary");
     b->limits = *limits;
     b->logits = xcalloc((size_t)limits->rows_max * FAKE_VOCAB, sizeof *b->logits);
-    b->sampled = xcalloc((size_t)limits->rows_max, sizeof *b->sampled);
-    b->report = xcalloc((size_t)limits->rows_max, sizeof *b->report);
+    for (int i = 0; i < 2; i++) {
+        b->sampled[i] = xcalloc((size_t)limits->rows_max, sizeof *b->sampled[i]);
+        b->report[i] = xcalloc((size_t)limits->rows_max, sizeof *b->report[i]);
+    }
     return 0;
 }
 
@@ -177,8 +186,15 @@ static void fake_check_step(struct backend *b)
 static void fake_step_begin(struct backend *b, const struct step *step)
 {
     CHECK(!b->in_step);
+    if (step->is_ahead) CHECK(!b->is_ahead && !b->is_open);
+    if (step->links > 0) CHECK(!b->is_open && b->step.is_sampled);
+    for (int i = 0; i < step->links; i++)
+        CHECK(step->link[i].row < b->step.rows && step->link[i].token < step->tokens);
     b->in_step = true;
     b->step = *step;
+    b->turn = !b->turn;
+    b->is_ahead = step->is_ahead;
+    b->begun_ns = clock_ns();
     fake_check_step(b);
     if (step->tokens > fake_backend.tokens_max_seen) fake_backend.tokens_max_seen = step->tokens;
     if (step->sequences > fake_backend.sequences_max_seen)
@@ -190,6 +206,17 @@ static void fake_embed(struct backend *b)
     CHECK(b->in_step);
 }
 
+/* Known, or drawn by the step before. */
+static int32_t fake_id(const struct backend *b, int token)
+{
+    for (int i = 0; i < b->step.links; i++) {
+        if (b->step.link[i].token != token) continue;
+        int drawn = b->sampled[!b->turn][b->step.link[i].row];
+        return drawn < 0 ? 0 : drawn;
+    }
+    return b->step.ids[token];
+}
+
 static void fake_qkv(struct backend *b, int layer)
 {
     CHECK(b->in_step && layer == 0);
@@ -197,7 +224,7 @@ static void fake_qkv(struct backend *b, int layer)
         const struct step_sequence *s = &b->step.sequence[i];
         for (int j = 0; j < s->count; j++)
             *fake_slot(b, s, s->past + j) =
-                fake_hash(b->step.ids[s->first + j], s->past + j, s->rope_set);
+                fake_hash(fake_id(b, s->first + j), s->past + j, s->rope_set);
     }
 }
 
@@ -237,7 +264,7 @@ static void fake_row(struct backend *b, int row)
     float *logits = b->logits + (size_t)row * FAKE_VOCAB;
     for (int j = 0; j < FAKE_VOCAB; j++)
         logits[j] = (float)(hash_mix(state + (uint64_t)j) % 1000) / 100;
-    if (b->step.ids[token] == fake_backend.nan_token) logits[17] = NAN;
+    if (fake_id(b, token) == fake_backend.nan_token) logits[17] = NAN;
 }
 
 static void fake_logits(struct backend *b)
@@ -253,6 +280,7 @@ static void fake_step_end(struct backend *b)
     b->steps++;
     fake_backend.steps++;
     fake_backend.rows += b->step.rows;
+    b->is_open = b->step.rows > 0 && !b->step.is_sampled;
 }
 
 static int fake_sync(struct backend *b, struct error *err)
@@ -261,6 +289,8 @@ static int fake_sync(struct backend *b, struct error *err)
         nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
     if (fake_backend.step_us > 0)
         nanosleep(&(struct timespec){.tv_nsec = fake_backend.step_us * 1000L}, NULL);
+    b->read_turn = b->is_ahead ? !b->turn : b->turn;
+    b->is_ahead = false;
     if (fake_backend.fail_at_step && b->steps >= fake_backend.fail_at_step)
         return error_set(err, E_DEVICE, "fake device lost");
     return 0;
@@ -360,30 +390,63 @@ static inline int fake_sample_row(struct backend *b, const struct sample_row *ro
     return rc;
 }
 
-/* All rows but each fifth, which is left; of the others there are no logits. */
+/* A row whose lists are not short may be left; some are. */
+static inline bool fake_leaves(const struct sample_row *row, int index)
+{
+    int listed = row->bias_count + row->seen_count + row->banned_count;
+    return row->kind == SAMPLE_DRAW && listed > SAMPLE_LISTS_SHORT && index % 2 == 0;
+}
+
+static inline void fake_draw(struct backend *b, const struct sample_row *row, int index, int vocab)
+{
+    float *logits = b->logits + (size_t)index * FAKE_VOCAB;
+    int32_t *token = &b->sampled[b->turn][index];
+    *token = 0;
+    if (row->kind != SAMPLE_NOTHING)
+        *token = fake_sample_row(b, row, logits, vocab, &b->report[b->turn][index]);
+    for (int j = 0; j < FAKE_VOCAB; j++)
+        logits[j] = NAN;
+}
+
 static inline void fake_sample(struct backend *b, const struct sample_row *row, int vocab)
 {
     CHECK(!b->in_step && b->step.is_sampled && vocab <= FAKE_VOCAB);
     for (int i = 0; i < b->step.rows; i++) {
-        float *logits = b->logits + (size_t)i * FAKE_VOCAB;
-        b->sampled[i] = E_UNSUPPORTED;
-        if (row[i].kind != SAMPLE_NOTHING) {
-            if (i % 5 == 4) continue;
-            b->sampled[i] = fake_sample_row(b, &row[i], logits, vocab, &b->report[i]);
-        }
-        for (int j = 0; j < FAKE_VOCAB; j++)
-            logits[j] = NAN;
+        bool is_left = fake_leaves(&row[i], i);
+        b->is_open |= is_left;
+        if (is_left)
+            b->sampled[b->turn][i] = E_UNSUPPORTED;
+        else
+            fake_draw(b, &row[i], i, vocab);
+    }
+}
+
+/* All rows but each fifth, which is left; of the others there are no logits. */
+static inline void fake_sample_some(struct backend *b, const struct sample_row *row, int vocab)
+{
+    CHECK(!b->in_step && b->step.is_sampled && vocab <= FAKE_VOCAB);
+    for (int i = 0; i < b->step.rows; i++) {
+        if (i % 5 == 4)
+            b->sampled[b->turn][i] = E_UNSUPPORTED;
+        else
+            fake_draw(b, &row[i], i, vocab);
     }
 }
 
 static inline const int32_t *fake_sampled(struct backend *b)
 {
-    return b->sampled;
+    return b->sampled[b->read_turn];
 }
 
 static inline const struct sample_report *fake_reported(struct backend *b, int row)
 {
-    return &b->report[row];
+    return &b->report[b->read_turn][row];
+}
+
+static inline bool fake_has_ended(struct backend *b)
+{
+    uint64_t us = (clock_ns() - b->begun_ns) / 1000;
+    return !fake_backend.is_held && us >= (uint64_t)fake_backend.step_us;
 }
 
 /* The fake with the slots that draw. */
@@ -391,9 +454,19 @@ static inline const struct backend_ops *fake_drawing_ops(void)
 {
     static struct backend_ops ops;
     ops = fake_backend_ops;
-    ops.sample = fake_sample;
+    ops.sample = fake_sample_some;
     ops.sampled = fake_sampled;
     ops.reported = fake_reported;
+    return &ops;
+}
+
+/* That can begin a step while another one runs. One rank only: no other knows what was drawn. */
+static inline const struct backend_ops *fake_ahead_ops(void)
+{
+    static struct backend_ops ops;
+    ops = *fake_drawing_ops();
+    ops.sample = fake_sample;
+    ops.has_ended = fake_has_ended;
     return &ops;
 }
 

@@ -34,7 +34,7 @@ static void wait(struct cuda_comm *c, cudaStream_t stream)
     struct error err;
     cudaError_t rc;
 
-    need(cuda_comm_wait(c, stream, &rc, &err), &err);
+    need(cuda_comm_wait(c, stream, NULL, &rc, &err), &err);
     NEED_CUDA(rc);
 }
 

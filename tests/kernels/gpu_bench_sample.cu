@@ -57,7 +57,7 @@ static void bench_case(struct cuda_sampler *s, const struct bench_case *c, int r
     }
     double seconds = time_of(50, stream, [&] {
         NEED_CUDA(cudaStreamSynchronize(stream)); // the image is free
-        NEED_CUDA(cuda_sample_run(s, row, rows, logits, VOCAB, stream));
+        NEED_CUDA(cuda_sample_run(s, 0, row, rows, logits, VOCAB, stream));
     });
     printf("| %3d x %d, %-34s | %8.1f us | %5.2f TB/s |\n", rows, VOCAB, c->what, 1e6 * seconds,
            1e-12 * (double)rows * VOCAB * sizeof(float) / seconds);

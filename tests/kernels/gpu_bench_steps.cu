@@ -4,7 +4,8 @@
  *
  * Steps with one token a sequence read weights and pages: their share is of the bandwidth that a copy reaches.
  * Prefill multiplies: its share is of the rate of a large cuBLASLt product. A mix of both has as its roof the sum of
- * each step's larger bound. Each row's token is drawn on the device, greedily, as the engine has it done.
+ * each step's larger bound. Each row's token is drawn on the device, greedily, and steps are ahead (kernels/backend.h),
+ * as the engine has it done; prompts, and one row for comparison, wait for the host.
  *
  * Weights are random. On the host their rows overlap, in a few megabytes. */
 #include <math.h>
@@ -187,10 +188,9 @@ static void open_subject(struct subject *x)
 
 static struct sample_row greedy[SEQUENCES_MAX];
 
-static void forward(struct subject *x, const struct step *step)
+static void begin_step(struct subject *x, const struct step *step)
 {
     const struct backend_ops *ops = &cuda_backend_ops;
-    struct error err = {};
 
     ops->step_begin(x->b, step);
     ops->embed(x->b);
@@ -207,7 +207,12 @@ static void forward(struct subject *x, const struct step *step)
     ops->logits(x->b);
     ops->step_end(x->b);
     ops->sample(x->b, greedy, x->s->vocab);
-    need(ops->sync(x->b, &err), &err);
+}
+
+static void end_step(struct subject *x)
+{
+    struct error err = {};
+    need(cuda_backend_ops.sync(x->b, &err), &err);
 }
 
 /* A step under construction. */
@@ -215,6 +220,7 @@ struct batch {
     struct step step;
     struct step_sequence sequence[SEQUENCES_MAX];
     int32_t ids[TOKENS_MAX], row[SEQUENCES_MAX], blocks[SEQUENCES_MAX][128];
+    struct step_link link[SEQUENCES_MAX];
     double pairs, positions; // of queries and what they see; of KV that is read
 };
 
@@ -260,8 +266,20 @@ static double flop_of(const struct subject *x, const struct batch *b)
            4 * b->pairs * s->layers * s->heads * s->head_dim;
 }
 
-/* Seconds of one step like it. */
-static double time_step(struct subject *x, const struct batch *b)
+/* From now on each step goes on with the tokens of the one before it. */
+static void link_rows(struct batch *b)
+{
+    b->step.is_ahead = true;
+    b->step.links = b->step.rows;
+    b->step.link = b->link;
+    for (int i = 0; i < b->step.rows; i++) {
+        b->link[i].token = b->step.row[i];
+        b->link[i].row = i;
+    }
+}
+
+/* Seconds of one step like it. is_ahead: each begins before the one before it is synced. */
+static double time_step(struct subject *x, struct batch *b, bool is_ahead)
 {
     const int warm = x->s == &tiny ? 2 : 4, rounds = x->s == &tiny                    ? 1
                                                      : b->step.tokens > SEQUENCES_MAX ? 8
@@ -269,9 +287,12 @@ static double time_step(struct subject *x, const struct batch *b)
     double begin = 0;
 
     for (int i = -warm; i < rounds; i++) {
-        if (i == 0) begin = now_s();
-        forward(x, &b->step);
+        begin_step(x, &b->step);
+        if (is_ahead && i == -warm) link_rows(b);
+        if (!is_ahead || i > -warm) end_step(x);
+        if (i == (is_ahead ? 0 : -1)) begin = now_s(); // one of the warm ones has just ended
     }
+    if (is_ahead) end_step(x);
     return (now_s() - begin) / rounds;
 }
 
@@ -284,7 +305,8 @@ static const char *type_name(const struct subject *x)
 }
 
 /* `sequences` of `count` tokens each behind `past`. */
-static void bench_step(struct subject *x, int sequences, int count, int past, const char *target)
+static void bench_step_as(struct subject *x, int sequences, int count, int past, bool is_ahead,
+                          const char *target)
 {
     static struct batch b;
     int pages = (past + count + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
@@ -297,10 +319,10 @@ static void bench_step(struct subject *x, int sequences, int count, int past, co
     batch_clear(&b);
     for (int i = 0; i < sequences; i++)
         batch_add(&b, i * pages, past, count);
-    double seconds = time_step(x, &b);
+    double seconds = time_step(x, &b, is_ahead);
     if (count == 1)
-        snprintf(what, sizeof what, "%s %s, decode, batch %d behind %d", x->s->name, type_name(x),
-                 sequences, past);
+        snprintf(what, sizeof what, "%s %s, decode, batch %d behind %d%s", x->s->name, type_name(x),
+                 sequences, past, is_ahead ? "" : ", the host between steps");
     else
         snprintf(what, sizeof what, "%s %s, prefill of %d", x->s->name, type_name(x), count);
     snprintf(measured, sizeof measured, "%.3f ms, %.0f tok/s", 1e3 * seconds,
@@ -311,6 +333,11 @@ static void bench_step(struct subject *x, int sequences, int count, int past, co
     else
         print_target(what, measured, flop_of(x, &b) / seconds / x->roof.flop_per_s, "the peak",
                      target);
+}
+
+static void bench_step(struct subject *x, int sequences, int count, int past, const char *target)
+{
+    bench_step_as(x, sequences, count, past, count == 1, target);
 }
 
 /* ---- a mix like that of chats ---- */
@@ -353,10 +380,11 @@ static void mix_init(struct mix *m, const struct subject *x)
     }
 }
 
-/* All that run get a token; what fits beside them begins. */
-static void mix_step(struct mix *m, struct subject *x, struct batch *b)
+/* All that run get a token; what fits beside them begins. is_ahead: the step before is under way. */
+static void mix_step(struct mix *m, struct subject *x, struct batch *b, bool is_ahead)
 {
     batch_clear(b);
+    b->step.is_ahead = is_ahead;
     for (int i = 0; i < m->count; i++) {
         struct request *r = &m->running[i];
         batch_add(b, r->slot * MIX_PAGES, r->prompt + r->done - 1, 1);
@@ -369,7 +397,8 @@ static void mix_step(struct mix *m, struct subject *x, struct batch *b)
         batch_add(b, r->slot * MIX_PAGES, 0, r->prompt);
         m->tokens_in += r->prompt;
     }
-    forward(x, &b->step);
+    begin_step(x, &b->step);
+    if (is_ahead) end_step(x);
     double read = bytes_of(x, b) / x->roof.bytes_per_s,
            computed = flop_of(x, b) / x->roof.flop_per_s;
     m->roof_s += read > computed ? read : computed;
@@ -383,7 +412,7 @@ static void mix_step(struct mix *m, struct subject *x, struct batch *b)
 
 static void bench_mix(struct subject *x, const char *target)
 {
-    static struct batch b;
+    static struct batch b[2];
     static struct mix m;
     char what[96], measured[96];
     double seconds = 0;
@@ -391,8 +420,9 @@ static void bench_mix(struct subject *x, const char *target)
     for (int round = 0; round < 2; round++) { // the first one records graphs and finds algorithms
         mix_init(&m, x);
         double begin = now_s();
-        while (m.count > 0 || m.next < m.requests)
-            mix_step(&m, x, &b);
+        for (int step = 0; m.count > 0 || m.next < m.requests; step++)
+            mix_step(&m, x, &b[step % 2], step > 0);
+        end_step(x);
         seconds = now_s() - begin;
     }
     snprintf(what, sizeof what, "%s %s, %d chats at once up to %d", x->s->name, type_name(x),
@@ -407,6 +437,7 @@ static void bench_mix(struct subject *x, const char *target)
 static void run_1b(struct subject *x)
 {
     bench_step(x, 1, 1, 128, "80 %; H100: 1000 tok/s");
+    bench_step_as(x, 1, 1, 128, false, "none");
     bench_step(x, 64, 1, 512, "70 %");
     bench_step(x, 1, 2048, 0, "60 %");
 }
@@ -442,6 +473,7 @@ static void run_dry(struct subject *x)
     x->requests = 3;
     x->longest = 5;
     bench_step(x, 1, 1, 70, "none");
+    bench_step_as(x, 1, 1, 70, false, "none");
     bench_step(x, 1, 8, 0, "none");
     bench_mix(x, "none");
 }

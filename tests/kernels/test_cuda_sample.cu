@@ -217,8 +217,8 @@ static void check_scene(struct device *d, const struct scene *s)
     float *after = (float *)xmalloc(bytes);
 
     NEED(cudaMemcpy(d->logits, s->logits, bytes, cudaMemcpyHostToDevice) == cudaSuccess);
-    NEED(cuda_sample_run(&d->sampler, s->row, s->rows, d->logits, s->vocab, d->stream) ==
-         cudaSuccess);
+    NEED(cuda_sample_run(&d->sampler, !d->sampler.turn, s->row, s->rows, d->logits, s->vocab,
+                         d->stream) == cudaSuccess);
     NEED(cudaStreamSynchronize(d->stream) == cudaSuccess && cudaGetLastError() == cudaSuccess);
     NEED(cudaMemcpy(after, d->logits, bytes, cudaMemcpyDeviceToHost) == cudaSuccess);
     for (int i = 0; i < s->rows; i++) {
@@ -230,8 +230,9 @@ static void check_scene(struct device *d, const struct scene *s)
         }
         if (r->kind == SAMPLE_NOTHING) continue;
         int want = host_row(r, row_of(s, i), s->vocab), failed = test_failures;
-        EXPECT_INT(d->sampler.token[i], want);
-        if (want >= 0 && r->logprobs > 0) check_report(r, want, s->vocab, &d->sampler.report[i]);
+        EXPECT_INT(d->sampler.token[d->sampler.turn][i], want);
+        if (want >= 0 && r->logprobs > 0)
+            check_report(r, want, s->vocab, &d->sampler.report[d->sampler.turn][i]);
         if (test_failures != failed)
             printf("  row %d of %d, vocabulary %d, kind %d: logprobs %d, temperature %g, top_k %d, "
                    "top_p "
@@ -344,11 +345,12 @@ static void test_scores(void)
     for (int j = 0; j < vocab; j++)
         row_of(&s, 3)[j] = -0.0f;
     check_scene(&d, &s);
-    check_softmax(&s, 0, &d.sampler.report[0]);
-    check_softmax(&s, 1, &d.sampler.report[1]);
-    check_softmax(&s, 3, &d.sampler.report[3]);
-    EXPECT_INT(d.sampler.report[3].likeliest[19].id, 19);
-    EXPECT(isinf(d.sampler.report[4].own) && d.sampler.report[4].likeliest[0].id >= 0);
+    check_softmax(&s, 0, &d.sampler.report[d.sampler.turn][0]);
+    check_softmax(&s, 1, &d.sampler.report[d.sampler.turn][1]);
+    check_softmax(&s, 3, &d.sampler.report[d.sampler.turn][3]);
+    EXPECT_INT(d.sampler.report[d.sampler.turn][3].likeliest[19].id, 19);
+    EXPECT(isinf(d.sampler.report[d.sampler.turn][4].own) &&
+           d.sampler.report[d.sampler.turn][4].likeliest[0].id >= 0);
     close_scene(&s);
     close_device(&d);
 }
@@ -409,8 +411,8 @@ static void test_not_finite(void)
         row_of(&s, i)[4100] = i < 42 ? 3e38f : -3e38f;
     }
     check_scene(&d, &s);
-    EXPECT_INT(d.sampler.token[41], E_DEVICE);
-    EXPECT(d.sampler.token[42] >= 0 && d.sampler.token[8] >= 0);
+    EXPECT_INT(d.sampler.token[d.sampler.turn][41], E_DEVICE);
+    EXPECT(d.sampler.token[d.sampler.turn][42] >= 0 && d.sampler.token[d.sampler.turn][8] >= 0);
     close_scene(&s);
     close_device(&d);
 }
@@ -440,8 +442,8 @@ static void test_all_banned(void)
         if (i % 4 == 3) add_bias(&s, i, &r);
     }
     check_scene(&d, &s);
-    EXPECT_INT(d.sampler.token[1], E_DEVICE);
-    EXPECT(d.sampler.token[4] >= 0 && d.sampler.token[6] >= 0);
+    EXPECT_INT(d.sampler.token[d.sampler.turn][1], E_DEVICE);
+    EXPECT(d.sampler.token[d.sampler.turn][4] >= 0 && d.sampler.token[d.sampler.turn][6] >= 0);
     close_scene(&s);
     close_device(&d);
 }
@@ -465,12 +467,13 @@ static void test_too_much(void)
     s.row[1].seen_count = seen;
     NEED(cudaMemcpy(d.logits, s.logits, 3 * (size_t)vocab * sizeof(float),
                     cudaMemcpyHostToDevice) == cudaSuccess);
-    NEED(cuda_sample_run(&d.sampler, s.row, 3, d.logits, vocab, d.stream) == cudaSuccess);
+    NEED(cuda_sample_run(&d.sampler, !d.sampler.turn, s.row, 3, d.logits, vocab, d.stream) ==
+         cudaSuccess);
     NEED(cudaStreamSynchronize(d.stream) == cudaSuccess);
     for (int i = 0; i < 3; i++) {
         EXPECT(cuda_sample_leaves(&d.sampler, i) == (i == 1));
         int want = i == 1 ? E_UNSUPPORTED : sample_draw(&s.row[i], row_of(&s, i), vocab, &scratch);
-        EXPECT_INT(d.sampler.token[i], want);
+        EXPECT_INT(d.sampler.token[d.sampler.turn][i], want);
     }
     free(many);
     close_scene(&s);

@@ -121,7 +121,7 @@ set_property(TEST kernels/gpu_bench_peer_dry PROPERTY ENVIRONMENT "LM_CUDA_EMU_D
 # Golden tests over the emulated device, through the module as a program would load it. One model of each
 # kind, a quarter of a minute each; all of them: run the test with this environment but LM_ONLY.
 set(LM_CUDA_EMU_ENVIRONMENT "LM_CUDA_MODULE=$<TARGET_FILE:lm-cuda-emu>" "LM_TEST_BACKEND=cuda"
-  "LM_CUDA_EMU_DEVICES=4" "LM_ONLY=llama2,llama_awq,qwen3_fp8,gemma2,gpt_oss,olmo2,qwen2_moe,deepseek_v3"
+  "LM_CUDA_EMU_DEVICES=4" "LM_CUDA_EMU_BUSY_US=300" "LM_ONLY=llama2,llama_awq,qwen3_fp8,gemma2,gpt_oss,olmo2,qwen2_moe,deepseek_v3"
   "LM_TEST_FLOAT16=llama2,qwen3_fp8,qwen2_moe") # beside llama_awq, which is float16 by itself
 function(lm_cuda_emu_golden name)
   add_test(NAME golden/${name}_cuda COMMAND ${name})

@@ -15,7 +15,8 @@
  *     LM_CUDA_EMU_HANGS=N      the device that never answers who chooses it
  *     LM_CUDA_EMU_NO_PEER=N    the device that reaches no other's memory, nor they its
  *     LM_CUDA_EMU_PCIE=1       devices are joined by PCIe: no atomics between them
- *     LM_CUDA_EMU_NO_PDL_GRAPH=1   a launch with PDL isn't captured: cudaErrorInvalidResourceHandle */
+ *     LM_CUDA_EMU_NO_PDL_GRAPH=1   a launch with PDL isn't captured: cudaErrorInvalidResourceHandle
+ *     LM_CUDA_EMU_BUSY_US=N    for that long behind its recording an event that isn't ready yet says so (default 0) */
 #ifndef LM_CUDA_EMU_RUNTIME_CUH
 #define LM_CUDA_EMU_RUNTIME_CUH
 

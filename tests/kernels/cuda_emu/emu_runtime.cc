@@ -69,6 +69,7 @@ struct CUevent_st {
     CUgraph_st *capture; // recorded while capturing into it
     int device;
     bool asked;
+    std::chrono::steady_clock::time_point recorded;
 };
 
 namespace
@@ -115,6 +116,13 @@ machine *the_machine()
         return made;
     }();
     return m;
+}
+
+/* How long events say that they are not ready, at least, if they aren't: time for others to do what a device leaves
+ * them time for. */
+std::chrono::microseconds busy()
+{
+    return std::chrono::microseconds(setting("LM_CUDA_EMU_BUSY_US", 0));
 }
 
 size_t memory_of(int index)
@@ -806,7 +814,7 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
-    *event = new CUevent_st{nullptr, 0, nullptr, current_device, false};
+    *event = new CUevent_st{nullptr, 0, nullptr, current_device, false, {}};
     return cudaSuccess;
 }
 
@@ -827,6 +835,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle)
     if (!s || !event || event->device != s->device) return note(cudaErrorInvalidResourceHandle);
     event->capture = s->capture;
     event->asked = false;
+    event->recorded = std::chrono::steady_clock::now();
     event->stream = s;
     event->at = s->enqueued;
     return cudaSuccess;
@@ -845,11 +854,14 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
 {
     cudaError_t error;
     if (refused_by_capture(&error)) return error;
-    if (event->stream && event->stream->done < event->at && !event->asked) {
+    if (event->capture) return note(cudaErrorStreamCaptureUnsupported);
+    if (!event->stream || event->stream->done >= event->at) return cudaSuccess;
+    if (!event->asked) {
         event->asked = true;
         return note(cudaErrorNotReady);
     }
-    return cudaEventSynchronize(event);
+    if (std::chrono::steady_clock::now() < event->recorded + busy()) return note(cudaErrorNotReady);
+    return try_until(event->stream.get(), event->at) ? cudaSuccess : note(cudaErrorNotReady);
 }
 
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end)
