@@ -28,6 +28,7 @@ void agent_metrics_take(const struct engine_stats *stats)
     metric_set(&m->sessions_host, stats->sessions[SESSION_HOST]);
     metric_set(&m->sessions_tokens, stats->sessions[SESSION_TOKENS]);
     metric_set(&m->engine_steps_total, (int64_t)stats->steps);
+    metric_set(&m->engine_steps_ahead_total, (int64_t)stats->steps_ahead);
     metric_set(&m->engine_preemptions_total, (int64_t)stats->preemptions_total);
 }
 

@@ -21,6 +21,7 @@
     X(COUNTER, cached_tokens_total, "prompt tokens found in the prefix cache")                \
     X(COUNTER, completion_tokens_total, "tokens sampled for answers")                         \
     X(COUNTER, engine_steps_total, "forward passes of the engine")                            \
+    X(COUNTER, engine_steps_ahead_total, "of them, begun while another one ran")              \
     X(COUNTER, engine_preemptions_total, "sequences put back into the queue for want of KV")  \
     X(COUNTER, session_turns_total, "turns of conversations answered in full")                \
     X(COUNTER, sessions_repaired_total,                                                       \

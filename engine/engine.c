@@ -69,7 +69,6 @@ static int fill_options(struct engine_options *o, int model_context, struct erro
     if (o->queue_max == 0) o->queue_max = 256;
     if (o->prefill_pace == 0) o->prefill_pace = 2;
     if (o->cache_max_entry_count == 0) o->cache_max_entry_count = 0.8;
-    if (o->pipeline_depth == 0) o->pipeline_depth = 1; // a CPU gains nothing from waiting work
     if (o->tp == 0) o->tp = 1;
     if (o->session_len == 0) o->session_len = model_context;
     if (o->session_len > model_context) {
@@ -351,6 +350,8 @@ static bool is_answering(void *engine)
 static int start(struct engine *e, const struct engine_parts *parts, struct error *err)
 {
     int blocks = 0, rc;
+    /* A CPU gains nothing from waiting work. */
+    if (e->options.pipeline_depth == 0) e->options.pipeline_depth = parts->ops->has_ended ? 2 : 1;
     if ((rc = fill_options(&e->options, parts->context_len, err)) < 0) return rc;
     if ((rc = open_executor(e, parts, err)) < 0) return rc;
     if ((rc = open_kv(e, &blocks, err)) < 0 || e->options.measure_only) return rc;

@@ -62,7 +62,7 @@ struct engine_options {
     double session_pin_ratio;      // share of the pages that sessions may keep from eviction
     int64_t session_host_bytes;    // memory for copies of pages that sessions had to give up
     int queue_max; // requests beside max_batch_size running ones; beyond them submit gives E_BUSY
-    int pipeline_depth; // steps in flight: 0 = backend's choice (CPU 1), 1 or 2
+    int pipeline_depth; // steps in flight: 0 = backend's choice (CPU 1, GPU 2), 1 or 2
     /* Find out what the model needs and what would fit: engine_info() is filled, nothing is loaded, and
      * but for engine_close() nothing else may be called. */
     bool measure_only;
@@ -301,7 +301,8 @@ struct engine_stats {
     int kv_blocks_used, kv_blocks_pinned, kv_blocks_cached, kv_blocks_total;
     int64_t kv_host_bytes;               // copies of sessions' pages in host memory
     int sessions[ENGINE_SESSION_STATES]; // keys remembered, by enum engine_session_state
-    uint64_t steps, prompt_tokens_total, generated_tokens_total, preemptions_total;
+    uint64_t steps, steps_ahead;         // ever; of these, begun while another one ran
+    uint64_t prompt_tokens_total, generated_tokens_total, preemptions_total;
     uint64_t cached_tokens_total; // prompt tokens found in the prefix cache
     uint64_t last_step_ms;        // monotonic clock at the last finished step; for /health
     double prefill_tokens_per_s;  // engine/step_cost.h; 0 until known, like the next two

@@ -358,6 +358,7 @@ static void measure(struct engine_thread *t, const struct batch *b)
     struct engine_stats *c = &t->counters;
     t->step_ns = b->done_ns - b->begun_ns;
     c->steps++;
+    c->steps_ahead += b->was_ahead;
     c->last_step_ms = clock_ms();
     if (seconds <= 0) return;
     scheduler_measure(&t->scheduler, b, seconds);

@@ -15,6 +15,8 @@
 #define CONTEXT     600
 #define CLIENTS_MAX 64
 
+static const struct backend_ops *ops = &fake_backend_ops; // of the engines that a test opens
+
 /* ---- an engine over the fake, and a consumer that waits ---- */
 
 static pthread_mutex_t wake_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -42,7 +44,7 @@ static struct str fake_text(const void *arg, int32_t token, bool keep_special)
 static struct engine *open_engine(struct engine_options o)
 {
     static const int32_t stops[] = {MODEL_STOP};
-    struct engine_parts parts = {.ops = &fake_backend_ops,
+    struct engine_parts parts = {.ops = ops,
                                  .params = &fake_params,
                                  .context_len = CONTEXT,
                                  .sampled_vocab = FAKE_VOCAB,
@@ -500,7 +502,7 @@ static void test_self_test_refuses_a_broken_model(void)
 {
     struct engine *e = NULL;
     struct error err = {0};
-    struct engine_parts parts = {.ops = &fake_backend_ops,
+    struct engine_parts parts = {.ops = ops,
                                  .params = &fake_params,
                                  .context_len = CONTEXT,
                                  .sampled_vocab = FAKE_VOCAB,
@@ -824,7 +826,39 @@ static void test_idle_costs_nothing(void)
     reset_clients();
 }
 
-int main(void)
+/* Long steps: each next one begins while one runs, but behind what the host draws or has to see. */
+static void test_steps_ahead(void)
+{
+    static const struct {
+        struct sampling_params sampling;
+        bool is_ahead;
+    } cases[] = {
+        {{.top_p = 1}, true},
+        {{.top_p = 1, .temperature = 1, .seed = 3, .logprobs = 4}, true},
+        {{.top_p = 1, .repetition_penalty = 1.1f}, false},
+    };
+    fake_backend.step_us = 10000;
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct engine *e = open_engine((struct engine_options){0});
+        struct engine_stats stats;
+        struct engine_request r = request_of(new_client(10, 1), 20);
+        r.sampling = cases[i].sampling;
+        submit(e, &r);
+        wait_ended(e, 1);
+        wait_idle(e);
+        engine_stats(e, &stats);
+        if (cases[i].is_ahead)
+            EXPECT(stats.steps_ahead >= 5 && stats.steps_ahead < stats.steps); // of 20
+        else
+            EXPECT_INT(stats.steps_ahead, 0);
+        if (i == 0) expect_greedy(&clients[0]);
+        engine_close(e);
+        reset_clients();
+    }
+    fake_backend.step_us = 0;
+}
+
+static void run_all(void)
 {
     RUN(test_one_request);
     RUN(test_batches_change_nothing);
@@ -846,5 +880,13 @@ int main(void)
     RUN(test_deadlines);
     RUN(test_sessions);
     RUN(test_idle_costs_nothing);
+}
+
+int main(void)
+{
+    run_all();
+    ops = fake_ahead_ops();
+    run_all();
+    RUN(test_steps_ahead);
     return TEST_END();
 }

@@ -539,6 +539,29 @@ static void test_producer_dies(void)
     }
 }
 
+/* Beside one that draws in turn the others don't run ahead: all get a token a step. */
+static void test_who_draws_in_turn_is_not_left_behind(void)
+{
+    static struct sim s;
+    for (int in_turn = 0; in_turn <= 1; in_turn++) {
+        struct engine_request in = request_like(20, 10);
+        sim_init(&s, (struct scheduler_limits){8, 512, 8, 0}, 40, 2, 1);
+        struct request *plain = sim_submit_endless(&s, in);
+        in.prompt++; // they share nothing
+        in.sampling.frequency_penalty = in_turn ? 1e-9f : 0; // changes no logit
+        struct request *other = sim_submit_endless(&s, in);
+        for (int i = 0; i < 3; i++) {
+            NEED(sim_plan(&s));
+            EXPECT_INT(sim_plan(&s), !in_turn);
+            sim_complete(&s);
+            if (!in_turn) sim_complete(&s);
+        }
+        EXPECT_INT(request_generated(plain), request_generated(other));
+        EXPECT(sim_drain(&s, 100));
+        sim_deinit(&s);
+    }
+}
+
 /* A preempted one finds what it had computed, unless it was evicted for the one that took it. */
 static void test_resuming_is_cheap(void)
 {
@@ -646,6 +669,7 @@ int main(void)
     RUN(test_youngest_is_preempted);
     RUN(test_equal_prompts_share_one_prefill);
     RUN(test_producer_dies);
+    RUN(test_who_draws_in_turn_is_not_left_behind);
     RUN(test_resuming_is_cheap);
     RUN(test_priority_takes_a_full_pool);
     RUN(test_no_class_starves);
