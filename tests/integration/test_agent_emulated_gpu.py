@@ -97,6 +97,17 @@ def test_tokens_of_the_cpu(start_agent, wanted, ranks):
     assert ids_of(agent) == wanted
 
 
+@pytest.mark.skipif(not MODULE.exists(), reason="this build has no emulated GPU")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_steps_ahead(start_agent, wanted, ranks):
+    """Steps that take their time: each next one begins while one runs, and the tokens stay."""
+    env = {"LM_CUDA_MODULE": str(MODULE), "LM_CUDA_EMU_DEVICES": "2", "LM_CUDA_EMU_BUSY_US": "20000"}
+    agent = start_agent(*FLAGS, "--device", "cuda", "--tp", ranks, model=MODEL, env=env)
+    assert ids_of(agent) == wanted
+    metrics = agent.metrics()
+    assert 5 <= metrics["engine_steps_ahead_total"] < metrics["engine_steps_total"]  # of 24 tokens
+
+
 def scores_of(agent):
     """A long prompt's ids, with log-probabilities to the last digit."""
     answer = agent.post("/v1/completions", {"model": "tiny", "prompt": LONG, "max_tokens": 6, "temperature": 0,
