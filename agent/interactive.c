@@ -334,7 +334,12 @@ void interactive_delete(struct session_service *s, struct http_exchange *x, int6
 void interactive_tick(struct session_service *s)
 {
     list_each_safe (t, &s->turns, struct interactive, link) {
-        if (t->wants_retry) interactive_open(t);
+        if (!t->wants_retry) continue;
+        if (t->state == INTERACTIVE_SAVING) {
+            interactive_save_again(t);
+        } else {
+            interactive_open(t);
+        }
     }
 }
 
@@ -345,7 +350,8 @@ void interactive_abort(struct session_service *s)
     do { // closing one may begin another, or end it
         found = false;
         list_each (t, &s->turns, struct interactive, link) {
-            if (!t->exchange && t->state != INTERACTIVE_RUNNING) continue;
+            bool is_waiting = t->state == INTERACTIVE_SAVING && t->wants_retry;
+            if (!t->exchange && t->state != INTERACTIVE_RUNNING && !is_waiting) continue;
             bool is_held = t->state == INTERACTIVE_BUILDING || t->state == INTERACTIVE_SAVING ||
                            (t->state == INTERACTIVE_OPENING && !t->wants_retry) ||
                            (t->state == INTERACTIVE_FORKING && !t->source);
@@ -353,13 +359,15 @@ void interactive_abort(struct session_service *s)
             found = true;
             if (!is_held) {
                 interactive_fail(t, &t->error);
-            } else if (http_respond_has_begun(t->exchange)) {
-                http_respond_abort(t->exchange);
-                t->exchange = NULL;
-            } else {
-                completion_respond_error(t->exchange, &t->error, t->was_begun);
-                t->exchange = NULL;
+                break;
             }
+            if (t->exchange && http_respond_has_begun(t->exchange)) {
+                http_respond_abort(t->exchange);
+            } else if (t->exchange) {
+                completion_respond_error(t->exchange, &t->error, t->was_begun);
+            }
+            t->exchange = NULL;
+            if (is_waiting) interactive_stop_saving(t);
             break;
         }
     } while (found);

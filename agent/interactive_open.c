@@ -22,8 +22,6 @@
 
 #include <inttypes.h>
 
-#define BUSY_MS 6000 // what a dead owner's lease takes, and some
-
 void interactive_end_session(struct interactive *t)
 {
     struct session_service *s = t->service;
@@ -220,15 +218,18 @@ void interactive_open(struct interactive *t)
     session_transcript_open(t->service->transcript, t->redis_name, held, expect, on_opened, t);
 }
 
+bool interactive_wait_for_other(struct interactive *t)
+{
+    uint64_t now_ms = clock_ms();
+    if (t->busy_until_ms == 0) t->busy_until_ms = now_ms + INTERACTIVE_BUSY_MS;
+    t->wants_retry = now_ms < t->busy_until_ms;
+    return t->wants_retry;
+}
+
 /* Another agent runs a turn of it: its next one comes when that has ended, or that agent's lease. */
 static void on_busy(struct interactive *t)
 {
-    uint64_t now_ms = clock_ms();
-    if (t->busy_until_ms == 0) t->busy_until_ms = now_ms + BUSY_MS;
-    if (now_ms < t->busy_until_ms) {
-        t->wants_retry = true;
-        return;
-    }
+    if (interactive_wait_for_other(t)) return;
     api_error_set(&t->error, 409, "session_busy", "session_id",
                   "A turn of the session %" PRId64 " runs at another agent.",
                   t->request.session_id);

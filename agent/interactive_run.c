@@ -12,7 +12,9 @@
  *  2. The last part of an answer goes out after the turn was written down, or the deadline for
  *     that; if it wasn't, x-lm-durable: 0 says so.
  *  3. A turn that goes on from another agent has its head out when the engine has told what the
- *     client has had. If the other one had written it down, it takes that one's place. */
+ *     client has had. If the other one had written it down, it takes that one's place.
+ *  4. A turn that began without Redis may follow one of an agent that Redis believes to live. It is
+ *     refused only if that one's lease hasn't ended after INTERACTIVE_BUSY_MS. */
 #define LOG_MODULE "interactive"
 #include "agent/agent_metrics.h"
 #include "agent/interactive_turn.h"
@@ -183,10 +185,31 @@ static void save_ended(struct interactive *t)
 static void on_transcript_saved(void *arg, enum transcript_saved saved)
 {
     struct interactive *t = arg;
+    if (saved == TRANSCRIPT_HELD && interactive_wait_for_other(t)) return; // rule 4
     t->session->is_safe = saved == TRANSCRIPT_SAVED;
     t->session->is_ours |= t->session->is_safe;
     if (saved != TRANSCRIPT_SAVED) t->is_undurable = true;
-    if (saved == TRANSCRIPT_MOVED) t->was_taken = true;
+    if (saved == TRANSCRIPT_MOVED || saved == TRANSCRIPT_HELD) t->was_taken = true;
+    save_ended(t);
+}
+
+static void write_down(struct interactive *t, bool was_opened)
+{
+    const struct session_history *h = &t->session->history; // with the turn
+    session_transcript_append(t->service->transcript, t->redis_name, was_opened, h->serial - 1, h,
+                              buf_str(&t->written), on_transcript_saved, t);
+}
+
+void interactive_save_again(struct interactive *t)
+{
+    t->wants_retry = false;
+    write_down(t, false);
+}
+
+void interactive_stop_saving(struct interactive *t)
+{
+    t->wants_retry = false;
+    t->is_undurable = true;
     save_ended(t);
 }
 
@@ -217,11 +240,12 @@ static void on_file_saved(struct text_job *job)
     save_ended(t);
 }
 
-static void save(struct interactive *t, uint64_t base)
+static void save(struct interactive *t)
 {
     struct session_service *s = t->service;
     t->state = INTERACTIVE_SAVING;
     t->saves_pending = 1; // nothing is answered before all have begun
+    t->busy_until_ms = 0;
     t->session->is_safe = false;
     t->session->redis_name = t->redis_name;
     t->session->is_ours = t->exchange != NULL;
@@ -229,9 +253,7 @@ static void save(struct interactive *t, uint64_t base)
         t->saves_pending++;
         bool was_opened = t->is_opened;
         t->is_opened = false; // the append says so, too
-        session_transcript_append(s->transcript, t->redis_name, was_opened, base,
-                                  &t->session->history, buf_str(&t->written), on_transcript_saved,
-                                  t);
+        write_down(t, was_opened);
     } else if (s->transcript) {
         t->is_undurable = true;
     }
@@ -276,7 +298,7 @@ static void commit(struct interactive *t)
     session_history_apply(h, &step);
     session_table_account(&s->table, t->session, bytes);
     buf_deinit(&messages);
-    save(t, base);
+    save(t);
 }
 
 static void turn_ended(struct interactive *t)

@@ -25,6 +25,8 @@ enum interactive_state {
     INTERACTIVE_CLOSED,
 };
 
+#define INTERACTIVE_BUSY_MS 6000 // what a dead owner's lease takes, and some
+
 struct interactive {
     struct text_job job;
     struct session_service *service;
@@ -50,8 +52,8 @@ struct interactive {
     struct session *source; // of a fork, while in its queue
     struct session_ticket source_ticket;
     uint64_t redis_name;    // 0: none
-    uint64_t busy_until_ms; // 0: not asked yet
-    bool wants_retry;       // of OPENING, with the next tick
+    uint64_t busy_until_ms; // what another agent has is waited for; 0: not asked yet
+    bool wants_retry;       // of OPENING and SAVING, with the next tick
     bool is_opened;         // Redis counts the session as running here
     bool is_auto, is_new, is_moved, is_cancelled, is_undurable;
 
@@ -95,6 +97,8 @@ void interactive_leave_queue(struct interactive *t, struct session **session,
 /* interactive_open.c */
 /* WAITING is over: arg is the turn, its ticket is the front one. */
 void interactive_on_turn(void *arg);
+/* Another agent has the session. True: ask again with the next tick; false: for long enough. */
+bool interactive_wait_for_other(struct interactive *t);
 /* Ask Redis whose the session is; again, if it was busy. */
 void interactive_open(struct interactive *t);
 void interactive_end_session(struct interactive *t); // forgets it, here and in Redis
@@ -103,5 +107,7 @@ void interactive_end_session(struct interactive *t); // forgets it, here and in 
 void interactive_build(struct interactive *t);         // the history is the one to go on from
 void interactive_respond_piece(struct interactive *t); // of a stream: what can go out now
 bool interactive_is_resumable(const struct interactive *t);
+void interactive_save_again(struct interactive *t);  // to Redis, which said that it is held
+void interactive_stop_saving(struct interactive *t); // likewise; may close it
 
 #endif

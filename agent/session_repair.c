@@ -3,8 +3,9 @@
  *     down when it ends.
  *  2. A last turn whose client left isn't: it may have been a proxy that took us for dead, and another
  *     agent has gone on with it.
- *  3. Each is tried once for every time that Redis came back or was flushed; what fails waits for the
- *     session's next turn, which writes all.
+ *  3. Each is tried once for every time that Redis came back or was flushed, and again for HELD_MS
+ *     while the lease runs of who had it before; what fails waits for the session's next turn, which
+ *     writes all.
  *  4. What another agent wrote down, at least as many turns, stands (session_transcript.h). */
 #define LOG_MODULE "session"
 #include "agent/session_repair.h"
@@ -12,12 +13,14 @@
 #include "agent/agent_metrics.h"
 #include "agent/session_service.h"
 #include "shared/base/check.h"
+#include "shared/base/clock.h"
 #include "shared/base/log.h"
 
 #include <stdlib.h>
 
 #define UNDER_WAY_MAX 16
 #define TURNS_MAX     4096 // of them together: what one tick may print
+#define HELD_MS       6000 // what a dead owner's lease takes, and some
 
 struct repair {
     struct session_service *service;
@@ -28,6 +31,7 @@ void session_repair_begin(struct session_service *s, bool is_flushed)
 {
     s->repair_round++;
     s->repair_is_due = true;
+    s->repair_until_ms = clock_ms() + HELD_MS;
     if (!is_flushed) return;
     int count = 0;
     list_each (session, &s->table.sessions, struct session, link) {
@@ -49,6 +53,9 @@ static void on_repaired(void *arg, enum transcript_saved saved)
     if (is_same && saved == TRANSCRIPT_SAVED) {
         session->is_safe = true;
         metric_add(&agent_metrics.sessions_repaired_total, 1);
+    } else if (session && saved == TRANSCRIPT_HELD && clock_ms() < s->repair_until_ms) {
+        session->repair_round = s->repair_round - 1;
+        s->repair_is_due = true;
     }
     free(r);
 }

@@ -28,6 +28,7 @@ struct session_service {
     unsigned repair_round;                      // session_repair.c
     int repairs_under_way;
     bool repair_is_due;
+    uint64_t repair_until_ms; // for those that are held
 };
 
 struct session_service_options {

@@ -4,8 +4,9 @@
  *  1. Ownership is the pin's incarnation. Taking a session over is a compare-and-set: the script
  *     that reads the pin writes it, and only if its owner is gone or idle.
  *  2. What an owner that is gone had and hasn't written down more of than we, we may write: it may
- *     have been given to us while Redis was away. An owner is busy while lm:h's `running` names it and lm:agent:<id> says that it lives. What a
- *     dead owner left running is over when its lease is.
+ *     have been given to us while Redis was away. An owner is busy while lm:h's `running` names it
+ *     and lm:agent:<id> says that it lives. What a dead owner left running is over when its lease
+ *     is. That may have begun when Redis came back, with a beat that it found waiting.
  *  3. A transcript is read whole or not at all: a missing record, one that doesn't follow, another
  *     model's are told apart and never served.
  *  4. An append names the turn before it. If Redis has another one (it was away, flushed, or has
@@ -101,7 +102,8 @@ static const char append_lua[] =
     "if pin and pin.incarnation ~= ARGV[2] then\n"
     "  local base, is_unopened = tonumber(ARGV[3]), string.find(ARGV[8], '-unopened', 1, true)\n"
     "  local has_more = (turns or 0) > base or (tonumber(pin.turn) or 0) > base\n"
-    "  if not is_unopened or not pin.agent or has_more or lives(pin) then return 'moved' end\n"
+    "  if not is_unopened or not pin.agent or has_more then return 'moved' end\n"
+    "  if lives(pin) then return 'held' end\n"
     "end\n"
     "if is_append then\n"
     "  if (turns or 0) ~= tonumber(ARGV[3]) then return 'gap' end\n"
@@ -149,9 +151,9 @@ static const char end_lua[] =
 static const char restore_lua[] =
     "-- KEYS, ARGV: as of append, serial before unused; mode: running, or idle\n" LUA_PIN
     "local serial, mine = tonumber(ARGV[4]), pin and pin.incarnation == ARGV[2]\n"
-    "if pin and not mine and (not pin.agent or (tonumber(pin.turn) or 0) >= serial or lives(pin)) "
-    "then\n"
-    "  return 'moved'\n"
+    "if pin and not mine then\n"
+    "  if not pin.agent or (tonumber(pin.turn) or 0) >= serial then return 'moved' end\n"
+    "  if lives(pin) then return 'held' end\n"
     "end\n"
     "if turns and turns >= serial then return 'ok' end\n"
     "local bytes = 0\n"
@@ -518,6 +520,8 @@ static void on_appended(void *arg, int status, const struct redis_reply *reply)
         saved = TRANSCRIPT_SAVED;
     } else if (status == 0 && str_equal(answer, STR("moved"))) {
         saved = TRANSCRIPT_MOVED;
+    } else if (status == 0 && str_equal(answer, STR("held"))) {
+        saved = TRANSCRIPT_HELD;
     } else {
         log_warn("a turn is not in redis", "reason=" STR_FMT, STR_ARG(answer));
     }

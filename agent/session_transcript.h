@@ -80,18 +80,19 @@ enum transcript_saved {
     TRANSCRIPT_SAVED,
     TRANSCRIPT_MISSED, // not, or not in time, or it is too large
     TRANSCRIPT_MOVED,  // somebody else has it now: the turn must not stand
+    TRANSCRIPT_HELD,   // who had it before may be gone, and its lease runs: ask again
 };
 typedef void session_transcript_on_saved(void *arg, enum transcript_saved saved);
 
 /* The turn has ended; `h` is the history with it, `record` the turn, `base` the serial before.
  * Both are borrowed until on_saved. Writes all of it where Redis lacks earlier turns.
- * was_opened: Redis knew that the turn began; else it may still name an owner that is gone. */
+ * was_opened: Redis knew that the turn began; else it may still name an owner that is gone, and
+ * TRANSCRIPT_HELD comes while that one's lease runs. */
 void session_transcript_append(struct session_transcript *t, uint64_t name, bool was_opened,
                                uint64_t base, const struct session_history *h, struct str record,
                                session_transcript_on_saved *on_saved, void *arg);
 /* Write down what we hold, unless as many turns are there already, or another agent has it that lives
- * or had as many. is_running: a turn of it runs. `h` is the
- * caller's. */
+ * (TRANSCRIPT_HELD) or had as many. is_running: a turn of it runs. `h` is the caller's. */
 void session_transcript_restore(struct session_transcript *t, uint64_t name,
                                 const struct session_history *h, bool is_running,
                                 session_transcript_on_saved *on_saved, void *arg);

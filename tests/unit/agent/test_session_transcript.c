@@ -461,7 +461,7 @@ static void test_restore_takes_nothing(void)
     end_turn(&a, 0, 10, 5);
     EXPECT_INT(open_turn(&b, SESSION_EXPECT_ADOPT), TRANSCRIPT_HISTORY);
     EXPECT_INT(end_turn(&a, 5, 20, 5), TRANSCRIPT_MOVED);
-    EXPECT_INT(restore(&a, false), TRANSCRIPT_MOVED); // with a turn more
+    EXPECT_INT(restore(&a, false), TRANSCRIPT_HELD); // with a turn more
     EXPECT_INT(end_turn(&b, 5, 30, 5), TRANSCRIPT_SAVED);
     struct answer answer;
     ask(&answer, "DEL lm:agent:agent-b");
@@ -480,7 +480,7 @@ static void test_turns_without_redis(void)
     EXPECT_INT(open_turn(&b, SESSION_EXPECT_EXISTING), TRANSCRIPT_UNKNOWN);
     session_history_copy(&b.history, &a.history);
     b.is_unopened = true;
-    EXPECT_INT(end_turn(&b, 5, 20, 5), TRANSCRIPT_MOVED); // its owner lives
+    EXPECT_INT(end_turn(&b, 5, 20, 5), TRANSCRIPT_HELD); // its owner lives
     lives("agent-a", "restarted");
     b.is_unopened = false;
     EXPECT_INT(end_turn(&b, 10, 30, 5), TRANSCRIPT_MOVED);
@@ -491,6 +491,45 @@ static void test_turns_without_redis(void)
     b.is_unopened = false;
     EXPECT_INT(open_turn(&b, SESSION_EXPECT_EXISTING), TRANSCRIPT_OWN);
     EXPECT_INT(end_turn(&a, 5, 40, 5), TRANSCRIPT_MOVED);
+    end();
+}
+
+static enum transcript_saved save_again(struct side *s)
+{
+    s->calls = 0;
+    session_transcript_append(s->transcript, name, false, s->history.serial - 1, &s->history,
+                              STR("no record: all is written anew"), on_saved, s);
+    NEED(SPIN_UNTIL(s->calls == 1, 5000));
+    return s->saved;
+}
+
+/* A dead owner's beats may be carried out when Redis wakes. What followed it waits for the end of
+ * that lease, not longer, and gives way to what the owner has written down meanwhile. */
+static void test_a_lease_that_is_left(void)
+{
+    struct answer answer;
+    begin(0);
+    lives("agent-a", "inc-a");
+    open_turn(&a, SESSION_EXPECT_ANY);
+    b.is_unopened = true;
+    EXPECT_INT(end_turn(&b, 0, 10, 5), TRANSCRIPT_HELD);
+    EXPECT_INT(restore(&b, false), TRANSCRIPT_HELD);
+    EXPECT_INT(open_turn(&a, SESSION_EXPECT_ANY), TRANSCRIPT_NEW); // nothing was taken from it
+    ask(&answer, "DEL lm:agent:agent-a");
+    EXPECT_INT(restore(&b, false), TRANSCRIPT_SAVED);
+    EXPECT_INT(save_again(&b), TRANSCRIPT_SAVED);
+    EXPECT_INT(open_turn(&a, SESSION_EXPECT_ANY), TRANSCRIPT_HISTORY);
+    EXPECT(a.history.turn_count == 1 && a.history.ids.ids[0] == 10);
+    end();
+
+    begin(0);
+    lives("agent-a", "inc-a");
+    open_turn(&a, SESSION_EXPECT_ANY);
+    b.is_unopened = true;
+    EXPECT_INT(end_turn(&b, 0, 10, 5), TRANSCRIPT_HELD);
+    EXPECT_INT(end_turn(&a, 0, 20, 5), TRANSCRIPT_SAVED); // it lives indeed
+    EXPECT_INT(save_again(&b), TRANSCRIPT_MOVED);
+    EXPECT_INT(restore(&b, false), TRANSCRIPT_MOVED);
     end();
 }
 
@@ -533,6 +572,7 @@ int main(void)
     RUN(test_flush_is_noticed);
     RUN(test_restore_takes_nothing);
     RUN(test_turns_without_redis);
+    RUN(test_a_lease_that_is_left);
     RUN(test_pin_keeps_its_turns);
     RUN(test_redis_goes);
     remove_redis_dir();
