@@ -178,6 +178,18 @@ static bool is_patient(const struct affinity *a)
     return a->patience_until_ms == 0 || uv_now(a->service->loop) < a->patience_until_ms;
 }
 
+/* After an outage a pin may be of before it, or a claim of then that Redis carried out when it woke,
+ * and another agent may have gone on: that one isn't passed over because it comes second. Where the
+ * owner is sound the pin is believed, and of a fresh one nobody has more. */
+static bool may_be_old(const struct affinity *a, const struct fleet_agent *agent)
+{
+    const struct affinity_view *v = &a->view;
+    if (!v->is_settling || !v->is_in_redis || v->is_fresh || a->facts.was_asked) return false;
+    bool is_same = agent && strcmp(agent->incarnation, v->owner.incarnation) == 0;
+    bool is_sound = is_same && agent->state == FLEET_UP && strcmp(a->failed.agent, agent->id) != 0;
+    return !is_sound && a->in.use != AFFINITY_USE_CANCEL;
+}
+
 static enum affinity_owner judge_owner(const struct affinity *a, const struct fleet_agent *agent)
 {
     const struct affinity_view *v = &a->view;
@@ -231,11 +243,13 @@ static enum affinity_step decide(struct affinity *a)
     struct affinity_service *s = a->service;
     a->facts.is_shared = s->store != NULL;
     if (s->store && pin_store_is_doubtful(s->store, clock_ms())) a->facts.is_doubtful = true;
+    a->facts.is_settling = s->store && pin_store_is_settling(s->store, clock_ms());
     affinity_view_make(&a->facts, &a->view);
     if (a->view.must_ask) return ask_agents(a);
-    count_before(a);
     const struct fleet_agent *agent =
         a->view.owner.agent[0] ? affinity_find(s, a->view.owner.agent) : NULL;
+    if (may_be_old(a, agent)) return ask_agents(a);
+    count_before(a);
     bool is_cancel = a->in.use == AFFINITY_USE_CANCEL; // waits for nothing, and nothing is lost
     struct affinity_asked asked = {.is_patient = is_patient(a) && !is_cancel,
                                    .is_allotted = a->in.is_allotted,
@@ -417,18 +431,19 @@ enum affinity_step affinity_claim(struct affinity *a, const struct fleet_agent *
         claim_here(a);
         return AFFINITY_GO;
     }
+    bool is_pinned = a->facts.is_seen && a->facts.seen.presence != PIN_ABSENT;
     struct pin_request request = {
         .key = a->key,
         .kind = SESSION_HARD,
         .owner = a->owner,
-        .from = a->view.owner,
+        .from = a->facts.seen.owner,
         .turn = a->view.turn,
         .is_fresh = a->plan.is_fresh,
         .deadline_ms = look_ms(a->service),
     };
     a->state = AFFINITY_CLAIMING;
     struct affinity_call *call = affinity_call_start(a);
-    if (a->view.is_in_redis) {
+    if (is_pinned) {
         pin_store_move(s->store, &request, on_claimed, call);
     } else {
         pin_store_claim(s->store, &request, on_claimed, call);

@@ -35,7 +35,7 @@ static void take_pin(const struct affinity_facts *f, struct affinity_view *v)
 
 void affinity_view_make(const struct affinity_facts *f, struct affinity_view *out)
 {
-    *out = (struct affinity_view){.is_redis_away = !f->is_seen};
+    *out = (struct affinity_view){.is_redis_away = !f->is_seen, .is_settling = f->is_settling};
     if (f->is_allotted) return;
     if (!f->is_seen) {
         out->must_ask = !f->was_asked && (f->is_shared || !f->is_known);
@@ -58,6 +58,11 @@ void affinity_view_make(const struct affinity_facts *f, struct affinity_view *ou
         out->is_proven = true;
         out->is_fresh = false;
     }
+    bool was_found = f->was_asked && f->is_known && f->known_from == AFFINITY_FROM_AGENTS;
+    if (f->is_settling && was_found && f->known.turn > out->turn) {
+        take_known(f, out);
+        out->is_in_redis = out->is_fresh = out->has_transcript = false;
+    }
 }
 
 /* ---- what is done ---- */
@@ -75,7 +80,7 @@ static void move(const struct affinity_view *v, const struct affinity_asked *ask
     bool has_history = v->turn > 0;
     bool is_over = has_history && !v->has_transcript && !v->is_redis_away;
     if (is_over && !asked->is_bare_end) {
-        out->action = AFFINITY_LOST;
+        out->action = v->is_settling ? AFFINITY_UNREACHABLE : AFFINITY_LOST;
         return;
     }
     out->action = AFFINITY_CHOOSE;

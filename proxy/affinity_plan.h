@@ -2,7 +2,9 @@
  *
  * What is known, first that says something wins:
  *
- *   Redis answers, pin there        its owner; the turn is proven
+ *   Redis answers, pin there        its owner; the turn is proven. While Redis settles after an outage,
+ *                                   and the owner isn't there as the process that it was: the agents
+ *                                   are asked, too, and one that has more turns is the owner
  *   Redis answers, no pin           ended by a note: it begins anew. Else what this proxy could not
  *                                   publish yet. Else, while absence proves nothing (pin_store.h rule
  *                                   2): cache or token, else the agents are asked. Else a transcript
@@ -27,8 +29,9 @@
  *                      | else                | wait until it shows what it is, then 503
  *   gone               | > 0, transcript, or | choose      | move     | adopt
  *                      | Redis is away       |             |          |
- *                      | > 0, no transcript  | lost: 410; the pin stays, its owner may come back with
- *                      |                     | its folder. Ended with an empty prompt: anywhere
+ *                      | > 0, no transcript  | lost: 410 (503 while Redis settles); the pin stays, its
+ *                      |                     | owner may come back with its folder. Ended with an empty
+ *                      |                     | prompt: anywhere
  *                      | 0                   | choose      | move     | nothing, and what it may hold of
  *                      |                     |             | (fresh)  | that id is over
  *   nobody             | transcript          | choose      | claim    | adopt
@@ -61,6 +64,7 @@ struct affinity_facts {
     bool is_seen; // Redis answered:
     struct pin_answer seen;
     bool is_doubtful; // absence in Redis proves nothing
+    bool is_settling; // Redis was away until a moment ago: a pin may be old
     bool is_shared;   // there is a Redis, and so there are sessions that move
 
     bool is_known; // here, by cache, token or asking:
@@ -79,7 +83,8 @@ struct affinity_view {
     bool is_proven;      // `turn` is read from Redis or said by an agent
     bool has_transcript; // and it holds at least `turn` turns
     bool is_redis_away;
-    bool is_in_redis; // `owner` is what the pin says: change it by a move
+    bool is_settling;
+    bool is_in_redis; // `owner` is what the pin says
     bool is_fresh;    // claimed, not opened yet
     bool must_ask;    // the agents, first
 };

@@ -6,7 +6,7 @@
  *  2. Whether a missing pin means "never opened" depends on how long this Redis has kept pins:
  *     lm:session-epoch holds its run id and since when. A flush takes it away, a restart changes the
  *     run id; until it is as old as a pin may be, absence proves nothing (is_doubtful). So does an
- *     outage that we saw.
+ *     outage that we saw; right after it a pin doesn't prove that nobody has gone on (is_settling).
  *  3. The secret survives a flush: whoever knows it puts it back.
  *  4. An ended session leaves a note while absence proves nothing, so that nobody asks the agents and
  *     finds an old copy.
@@ -29,9 +29,10 @@
 #define EPOCH_KEY    "lm:session-epoch"
 #define SECRET_CHARS 32
 #define SECRET_MAX   256
-#define QUIET_MS     1000 // for what nobody waits for
-#define GREET_MS     5000 // between looks at secret and epoch
-#define LATE_MS      1000 // of the start: sessions may have been named without the secret
+#define QUIET_MS     1000  // for what nobody waits for
+#define GREET_MS     5000  // between looks at secret and epoch
+#define LATE_MS      1000  // of the start: sessions may have been named without the secret
+#define SETTLE_MS    10000 // until all have connected, and what a dead agent's lease held is written
 
 #define LUA_PIN                                                                                 \
     "local function decode(text)\n"                                                             \
@@ -130,7 +131,7 @@ struct pin_store {
     bool has_secret;
     bool is_greeted; // since it was connected
     bool is_greeting, was_lost;
-    uint64_t created_ms, doubt_until_ms; // monotonic
+    uint64_t created_ms, doubt_until_ms, settle_until_ms; // monotonic
     uv_timer_t timer;
     int open_parts;
     void (*on_closed)(void *arg);
@@ -179,7 +180,10 @@ static void on_greeted(void *arg, int status, const struct redis_reply *reply)
     uint64_t ttl_ms = s->options.hard_ttl_ms;
     if (age_ms < 0) age_ms = 0; // the clock went back
     if ((uint64_t)age_ms < ttl_ms) doubt(s, ttl_ms - (uint64_t)age_ms);
-    if (s->was_lost) doubt(s, ttl_ms);
+    if (s->was_lost) {
+        doubt(s, ttl_ms);
+        s->settle_until_ms = clock_ms() + SETTLE_MS;
+    }
     s->was_lost = false;
     bool is_first = !s->is_greeted;
     s->is_greeted = s->has_secret && redis_client_is_connected(s->client);
@@ -292,6 +296,11 @@ bool pin_store_secret(const struct pin_store *s, struct session_secret *out)
 bool pin_store_is_doubtful(const struct pin_store *s, uint64_t now_ms)
 {
     return now_ms < s->doubt_until_ms;
+}
+
+bool pin_store_is_settling(const struct pin_store *s, uint64_t now_ms)
+{
+    return now_ms < s->settle_until_ms;
 }
 
 /* ---- calls ---- */

@@ -44,6 +44,10 @@ bool pin_store_secret(const struct pin_store *s, struct session_secret *out); //
  * sessions. */
 bool pin_store_is_doubtful(const struct pin_store *s, uint64_t now_ms);
 
+/* True for some seconds after an outage: other proxies and agents, which connect in their own time,
+ * may not have written down yet what went on meanwhile. What Redis holds is true, but may be old. */
+bool pin_store_is_settling(const struct pin_store *s, uint64_t now_ms);
+
 enum pin_presence {
     PIN_ABSENT, // nobody's: never, expired or ended
     PIN_FRESH,  // claimed, not opened yet

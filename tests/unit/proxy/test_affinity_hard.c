@@ -613,6 +613,68 @@ static void test_redis_frozen(void)
     end_world();
 }
 
+static void let_redis_sleep(void)
+{
+    kill(redis_pid, SIGSTOP);
+    EXPECT(SPIN_UNTIL(!affinity_redis_is_up(p.service) && !affinity_redis_is_up(q.service), 20000));
+    kill(redis_pid, SIGCONT);
+    EXPECT(SPIN_UNTIL(affinity_redis_is_up(p.service) && affinity_redis_is_up(q.service), 20000));
+}
+
+/* Where nothing but Redis has gone on, a pin of before the outage is as good as ever. */
+static void expect_at_its_owner(int64_t id)
+{
+    int asked = agents[1].asked;
+    EXPECT_INT(turn(&p, &a, id, "a2"), AFFINITY_GO);
+    EXPECT_STR(a.a.owner.agent, "a0");
+    EXPECT_INT(agents[1].asked, asked);
+    affinity_end(&a.a, false);
+}
+
+/* Redis is back, and holds what was there before it went, or what it was asked while it slept. An agent
+ * that had the session is dead, and another one has gone on: neither it nor its proxy has said so yet. */
+static void test_an_old_pin_after_an_outage(void)
+{
+    begin_world(true);
+    struct answer answer;
+    whole_turn(&p, &a, 7, "a0", 1, true);
+    whole_turn(&p, &a, 8, "a0", 2, false);
+    turn(&p, &a, 9, "a0");
+    ask_redis(&answer,
+              "SET lm:s:%016" PRIx64 " {\"agent\":\"a0\",\"incarnation\":\"inc0\",\"turn\":0}",
+              a.a.key);
+    affinity_end(&a.a, false);
+    uint64_t key = a.a.key;
+    let_redis_sleep();
+    expect_at_its_owner(7);
+
+    snprintf(agents[0].incarnation, sizeof agents[0].incarnation, "second"); // killed, and back
+    make_fleet();
+    agents[1].turns = 1;
+    EXPECT_INT(turn(&q, &b, 9, "a2"), AFFINITY_GO); // a claim that came to nothing
+    EXPECT_STR(b.a.owner.agent, "a1");
+    EXPECT_STR(hop_of(&b), "; expect=existing; has=1");
+    ask_redis(&answer, "GET lm:s:%016" PRIx64, key);
+    EXPECT(strstr(answer.text, "\"a1\"") && strstr(answer.text, "\"turn\":1"));
+    affinity_end(&b.a, true);
+
+    agents[1].turns = 2;
+    EXPECT_INT(turn(&q, &b, 7, "a2"), AFFINITY_GO); // one turn more than the transcript
+    EXPECT_STR(b.a.owner.agent, "a1");
+    EXPECT_STR(hop_of(&b), "; expect=existing; has=2");
+    affinity_end(&b.a, true);
+
+    agents[0].is_there = false;
+    make_fleet();
+    p.options.patience_ms = 100;
+    EXPECT_INT(turn(&p, &a, 8, "a2"),
+               AFFINITY_FAILED); // who has its last turn may write it down yet
+    EXPECT_INT(a.a.error.status, 503);
+    EXPECT_STR(a.a.error.code, "session_unreachable");
+    affinity_end(&a.a, false);
+    end_world();
+}
+
 /* What was opened while Redis was away is published when it is back; more turns win. */
 static void test_redis_comes_back(void)
 {
@@ -685,6 +747,7 @@ int main(void)
     RUN(test_token);
     RUN(test_moved_while_redis_is_away);
     RUN(test_redis_frozen);
+    RUN(test_an_old_pin_after_an_outage);
     RUN(test_redis_comes_back);
     remove_redis_dir();
     return TEST_END();

@@ -86,6 +86,22 @@ static void test_no_pin_in_doubt(void)
     EXPECT(!view()->must_ask && v.has_transcript);
 }
 
+static void test_redis_settles(void)
+{
+    redis_says(PIN_PRESENT, "a", 4, 4);
+    we_know("b", 5, false, AFFINITY_FROM_AGENTS);
+    f.was_asked = true;
+    EXPECT_STR(view()->owner.agent, "a");
+    f.is_settling = true;
+    EXPECT_STR(view()->owner.agent, "b");
+    EXPECT(v.turn == 5 && v.is_proven && !v.is_in_redis && !v.has_transcript && !v.is_redis_away);
+    f.seen.transcript = 5; // written down meanwhile
+    EXPECT_STR(view()->owner.agent, "a");
+    EXPECT(v.has_transcript && v.turn == 5 && v.is_in_redis);
+    we_know("b", 6, false, AFFINITY_FROM_CACHE);
+    EXPECT_STR(view()->owner.agent, "a");
+}
+
 static void test_redis_away(void)
 {
     f = (struct affinity_facts){.is_seen = false};
@@ -100,7 +116,7 @@ static void test_redis_away(void)
 
 /* ---- what is done ---- */
 
-enum { TURNS = 1, COUNTED = 2, TRANSCRIPT = 4, AWAY = 8, IN_REDIS = 16, FRESH = 32 };
+enum { TURNS = 1, COUNTED = 2, TRANSCRIPT = 4, AWAY = 8, IN_REDIS = 16, FRESH = 32, SETTLING = 64 };
 enum { PATIENT = 1, ALLOTTED = 2, BARE_END = 4 };
 enum { WRITE = 1, MARK = 2, RENDEZVOUS = 4 };
 
@@ -145,6 +161,11 @@ static const struct {
     {ROW, OWNER(GONE), IN_REDIS | TURNS | TRANSCRIPT | COUNTED, 0, AFFINITY_CHOOSE, EXPECT_(ADOPT),
      WRITE},
     {ROW, OWNER(GONE), IN_REDIS | TURNS, 0, AFFINITY_LOST, EXPECT_(ANY), 0},
+    {ROW, OWNER(GONE), IN_REDIS | TURNS | SETTLING, 0, AFFINITY_UNREACHABLE, EXPECT_(ANY), 0},
+    {ROW, OWNER(GONE), IN_REDIS | TURNS | TRANSCRIPT | SETTLING, 0, AFFINITY_CHOOSE, EXPECT_(ADOPT),
+     WRITE},
+    {ROW, OWNER(GONE), IN_REDIS | TURNS | SETTLING, BARE_END, AFFINITY_CHOOSE, EXPECT_(ANY),
+     WRITE | MARK},
     {ROW, OWNER(GONE), IN_REDIS | TURNS, BARE_END, AFFINITY_CHOOSE, EXPECT_(ANY), WRITE | MARK},
     {ROW, OWNER(GONE), IN_REDIS, 0, AFFINITY_CHOOSE, EXPECT_(ANY), WRITE | MARK},
     {ROW, OWNER(GONE), IN_REDIS | FRESH, 0, AFFINITY_CHOOSE, EXPECT_(ANY), WRITE | MARK},
@@ -169,6 +190,7 @@ static void test_table(void)
             .is_proven = !(k & COUNTED),
             .has_transcript = k & TRANSCRIPT,
             .is_redis_away = k & AWAY,
+            .is_settling = k & SETTLING,
             .is_in_redis = k & IN_REDIS,
             .is_fresh = k & FRESH,
         };
@@ -191,6 +213,7 @@ int main(void)
     RUN(test_pin_wins);
     RUN(test_no_pin);
     RUN(test_no_pin_in_doubt);
+    RUN(test_redis_settles);
     RUN(test_redis_away);
     RUN(test_table);
     return TEST_END();
