@@ -134,6 +134,37 @@ def test_redis_away(start_agent, start_redis):
     assert first.metrics()["session_turns_undurable_total"] == 2
 
 
+def test_ended_while_a_dead_agents_lease_runs(start_agent, start_redis):
+    """Redis froze, and beats of an agent that was killed then renew its lease when it wakes. A turn that went on at
+    another agent and ends in that time is written down when the lease is over, and no client hears of it."""
+    redis = start_redis()
+    first = start_agent(*SMALL, "--redis-url", redis.url, "--agent-id", "one")
+    second = start_agent(*SMALL, "--redis-url", redis.url, "--agent-id", "two")
+    long = {"prompt": PROMPTS[0], "session_id": 5, "interactive_mode": True, "stream": True, "ignore_eos": True}
+    facts = redis.ask("GET", "lm:agent:one")
+    with httpx.stream("POST", first.url + PATH, timeout=60, json=long) as s:
+        lines = s.iter_lines()
+        next(lines)
+        redis.signal(signal.SIGSTOP)
+        first.kill()
+    with httpx.stream("POST", second.url + PATH, timeout=60, json=long) as s:
+        lines = s.iter_lines()
+        next(lines)
+        time.sleep(1.5)
+        redis.signal(signal.SIGCONT)
+        second.wait_log("redis connected", count=4)
+        redis.ask("SET", "lm:agent:one", facts, "PX", 3500)
+        assert turn(second, "", cancel=True).status_code == 200
+        last = json.loads(list(lines)[-1])
+    assert last["finish_reason"] == "length", last
+    assert redis.ask("EXISTS", "lm:agent:one") == "0"
+    got = ok(turn(second, PROMPTS[1]))
+    assert got["history_tokens"] == last["input_tokens"] + last["tokens"]
+    [name] = redis.ask("KEYS", "lm:h:*").split()
+    assert redis.ask("HGET", name, "turns") == "2"
+    assert second.metrics()["session_turns_undurable_total"] == 0
+
+
 def raw_trailer(agent, session_id):
     text = json.dumps({"prompt": "Hi", "session_id": session_id, "interactive_mode": True, "stream": True,
                        "request_output_len": 2}).encode()
