@@ -230,6 +230,10 @@ bool interactive_wait_for_other(struct interactive *t)
 static void on_busy(struct interactive *t)
 {
     if (interactive_wait_for_other(t)) return;
+    if (t->caller.has_hop && t->caller.hop.expect == SESSION_EXPECT_EXISTING) {
+        fail_away(t); // the hop finds out whose it is now
+        return;
+    }
     api_error_set(&t->error, 409, "session_busy", "session_id",
                   "A turn of the session %" PRId64 " runs at another agent.",
                   t->request.session_id);
@@ -282,7 +286,7 @@ static void on_opened(void *arg, enum transcript_state state, struct session_his
     case TRANSCRIPT_UNKNOWN:
         fail_lost(t, "it is not here");
         return;
-    case TRANSCRIPT_UNCLAIMED: // sent here while Redis was away; the hop will claim it now
+    case TRANSCRIPT_UNCLAIMED: // sent here while Redis was away; the hop will look there now
         fail_away(t);
         return;
     case TRANSCRIPT_DAMAGED:

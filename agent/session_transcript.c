@@ -3,8 +3,8 @@
  * Rules:
  *  1. Ownership is the pin's incarnation. Taking a session over is a compare-and-set: the script
  *     that reads the pin writes it, and only if its owner is gone or idle.
- *  2. What an owner that is gone had and hasn't written down more of than we, we may write: it may
- *     have been given to us while Redis was away. An owner is busy while lm:h's `running` names it
+ *  2. What an owner that is gone had and hasn't written down more of than we, we may write, and go on
+ *     from if a proxy says that we have it: it may have been given to us while Redis was away. An owner is busy while lm:h's `running` names it
  *     and lm:agent:<id> says that it lives. What a dead owner left running is over when its lease
  *     is. That may have begun when Redis came back, with a beat that it found waiting.
  *  3. A transcript is read whole or not at all: a missing record, one that doesn't follow, another
@@ -73,7 +73,10 @@ static const char open_lua[] =
     "local ended = pin and pin.ended\n"
     "if pin and not mine and not ended then\n"
     "  local lives = lives(pin)\n"
-    "  if mode == 'existing' then return {lives and 'unknown' or 'unclaimed'} end\n"
+    "  if mode == 'existing' then\n" // rule 2
+    "    if held < math.max(turns or 0, tonumber(pin.turn) or 0) then return {'unclaimed'} end\n"
+    "    if lives then return {'busy'} end\n"
+    "  end\n"
     "  if mode == 'any' then\n"
     "    if lives and redis.call('HGET', KEYS[2], 'running') == pin.incarnation then\n"
     "      return {'busy'}\n"

@@ -54,11 +54,11 @@ enum transcript_state {
     TRANSCRIPT_NEW,       // nobody has it; it is ours now
     TRANSCRIPT_HISTORY,   // it is ours now: this is its history
     TRANSCRIPT_ENDED,     // ended at another agent: what we hold is over; it is ours, and new
-    TRANSCRIPT_BUSY,      // a turn of it runs at an agent that lives
+    TRANSCRIPT_BUSY,      // a turn of it runs at an agent that lives, or one may live that had it
     TRANSCRIPT_ELSEWHERE, // an agent that lives holds it, and has not written it down
     TRANSCRIPT_LOST,      // its agent is gone and has not written it down
     TRANSCRIPT_UNKNOWN,   // it had to exist (session_expect) and doesn't
-    TRANSCRIPT_UNCLAIMED, // it had to exist here, and is still the one's that is gone
+    TRANSCRIPT_UNCLAIMED, // it had to exist here, and is another one's, with turns that we lack
     TRANSCRIPT_DAMAGED,
     TRANSCRIPT_FOREIGN, // written by another model
     TRANSCRIPT_AWAY,    // Redis doesn't answer

@@ -286,7 +286,7 @@ static void test_expectations(void)
     EXPECT_INT(open_turn(&a, SESSION_EXPECT_NEW), TRANSCRIPT_NEW);
     EXPECT_INT(end_turn(&a, 0, 1, 3), TRANSCRIPT_SAVED);
     EXPECT_INT(open_turn(&a, SESSION_EXPECT_EXISTING), TRANSCRIPT_OWN);
-    EXPECT_INT(open_turn(&b, SESSION_EXPECT_EXISTING), TRANSCRIPT_UNKNOWN);
+    EXPECT_INT(open_turn(&b, SESSION_EXPECT_EXISTING), TRANSCRIPT_UNCLAIMED);
     EXPECT_INT(open_turn(&b, SESSION_EXPECT_ADOPT), TRANSCRIPT_HISTORY); // though a turn runs
     EXPECT_INT(end_turn(&a, 3, 4, 1), TRANSCRIPT_MOVED);
     EXPECT_INT(open_turn(&a, SESSION_EXPECT_NEW), TRANSCRIPT_NEW);
@@ -477,7 +477,7 @@ static void test_turns_without_redis(void)
     lives("agent-a", "inc-a");
     open_turn(&a, SESSION_EXPECT_ANY);
     end_turn(&a, 0, 10, 5);
-    EXPECT_INT(open_turn(&b, SESSION_EXPECT_EXISTING), TRANSCRIPT_UNKNOWN);
+    EXPECT_INT(open_turn(&b, SESSION_EXPECT_EXISTING), TRANSCRIPT_UNCLAIMED);
     session_history_copy(&b.history, &a.history);
     b.is_unopened = true;
     EXPECT_INT(end_turn(&b, 5, 20, 5), TRANSCRIPT_HELD); // its owner lives
@@ -527,9 +527,26 @@ static void test_a_lease_that_is_left(void)
     open_turn(&a, SESSION_EXPECT_ANY);
     b.is_unopened = true;
     EXPECT_INT(end_turn(&b, 0, 10, 5), TRANSCRIPT_HELD);
+    EXPECT_INT(open_turn(&b, SESSION_EXPECT_EXISTING), TRANSCRIPT_BUSY);
     EXPECT_INT(end_turn(&a, 0, 20, 5), TRANSCRIPT_SAVED); // it lives indeed
     EXPECT_INT(save_again(&b), TRANSCRIPT_MOVED);
     EXPECT_INT(restore(&b, false), TRANSCRIPT_MOVED);
+    EXPECT_INT(end_turn(&a, 5, 30, 5), TRANSCRIPT_SAVED);
+    EXPECT_INT(open_turn(&b, SESSION_EXPECT_EXISTING), TRANSCRIPT_UNCLAIMED); // with a turn more
+    end();
+
+    begin(0);
+    lives("agent-a", "inc-a");
+    open_turn(&a, SESSION_EXPECT_ANY);
+    b.is_unopened = true;
+    EXPECT_INT(end_turn(&b, 0, 10, 5), TRANSCRIPT_HELD);
+    EXPECT_INT(open_turn(&b, SESSION_EXPECT_EXISTING), TRANSCRIPT_BUSY);
+    ask(&answer, "DEL lm:agent:agent-a");
+    EXPECT_INT(open_turn(&b, SESSION_EXPECT_EXISTING), TRANSCRIPT_OWN);
+    b.is_unopened = false;
+    EXPECT_INT(end_turn(&b, 5, 20, 5), TRANSCRIPT_SAVED); // and the turn before
+    EXPECT_INT(open_turn(&a, SESSION_EXPECT_ANY), TRANSCRIPT_HISTORY);
+    EXPECT_INT(a.history.turn_count, 2);
     end();
 }
 
