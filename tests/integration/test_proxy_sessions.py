@@ -41,8 +41,9 @@ class Cluster:
     def of_redis(self):
         return ["--redis-url", self.redis.url] if self.redis else []
 
-    def start_proxy(self, *flags):
-        proxy = self.starter.proxy("--session-ttl", 600, *self.of_redis(), *flags, ready=False)
+    def start_proxy(self, *flags, redis_url=None):
+        home = ["--redis-url", redis_url] if redis_url else self.of_redis()
+        proxy = self.starter.proxy("--session-ttl", 600, *home, *flags, ready=False)
         self.proxies.append(proxy)
         proxy.port = int(proxy.wait_log(r"\bserving .*\bport=(\d+)").group(1))
         return proxy
@@ -545,6 +546,33 @@ def test_a_session_begun_while_redis_freezes(make_cluster):
         cluster.redis.signal(signal.SIGCONT)
         again = ok(turn(two, "And?", 800 + n, request_output_len=2))
         assert again["history_tokens"] == held_after(first), n
+
+
+def test_redis_wakes_and_a_dead_agent_seems_to_live(make_cluster):
+    """A stream went on at another agent while Redis slept. Beats of the dead one, found waiting, renew its lease, its
+    pin is there, and the proxy isn't connected yet: nothing of that loses the session."""
+    cluster = make_cluster(proxies=0, agents="")
+    wire = Wire(cluster.redis.port, None)
+    proxy = cluster.start_proxy(redis_url=wire.url)
+    cluster.start_agents("a", "b")
+    with long_turn(proxy, 5, request_output_len=60) as running:
+        lines = running.iter_lines()
+        next(lines)
+        owner = running.headers["x-lm-agent"]
+        facts = cluster.redis.ask("GET", f"lm:agent:{owner}")
+        cluster.redis.signal(signal.SIGSTOP)
+        cluster.agents.pop(owner).kill()
+        last = json.loads(list(lines)[-1])
+    assert last["finish_reason"] == "length" and last["tokens"] == 60
+    wire.is_deaf = True
+    cluster.redis.signal(signal.SIGCONT)
+    cluster.redis.ask("SET", f"lm:agent:{owner}", facts, "PX", 3500)
+    [other] = cluster.agents.values()
+    other.wait_log("redis connected", count=4)
+    cluster.redis.ask("SET", f"lm:agent:{owner}", facts, "PX", 3500)
+    assert ok(turn(proxy, "And?", 5))["history_tokens"] == held_after(last)
+    [name] = cluster.redis.ask("KEYS", "lm:h:*").split()
+    assert cluster.redis.ask("HGET", name, "turns") == "2"
 
 
 def test_redis_is_killed_and_comes_back_empty(make_cluster):
