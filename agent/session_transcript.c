@@ -3,10 +3,11 @@
  * Rules:
  *  1. Ownership is the pin's incarnation. Taking a session over is a compare-and-set: the script
  *     that reads the pin writes it, and only if its owner is gone or idle.
- *  2. What an owner that is gone had and hasn't written down more of than we, we may write, and go on
- *     from if a proxy says that we have it: it may have been given to us while Redis was away. An owner is busy while lm:h's `running` names it
- *     and lm:agent:<id> says that it lives. What a dead owner left running is over when its lease
- *     is. That may have begun when Redis came back, with a beat that it found waiting.
+ *  2. What an owner that is gone had and hasn't written down more of than we, we may write, and go
+ *     on from if a proxy says that we have it: it may have been given to us while Redis was away. An
+ *     owner is busy while lm:h's `running` names it and lm:agent:<id> says that it lives. What a dead
+ *     owner left running is over when its lease is. That may have begun when Redis came back, with a
+ *     beat that it found waiting.
  *  3. A transcript is read whole or not at all: a missing record, one that doesn't follow, another
  *     model's are told apart and never served.
  *  4. An append names the turn before it. If Redis has another one (it was away, flushed, or has

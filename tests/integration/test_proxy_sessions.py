@@ -575,6 +575,33 @@ def test_redis_wakes_and_a_dead_agent_seems_to_live(make_cluster):
     assert cluster.redis.ask("HGET", name, "turns") == "2"
 
 
+def test_redis_wakes_with_an_old_pin(make_cluster):
+    """The session begun at an agent that died while Redis slept, and went on at another one. That one and its proxy
+    aren't connected to Redis yet when a second proxy is asked, and the first agent has been started again."""
+    cluster = make_cluster(proxies=0, agents="")
+    wires = {name: Wire(cluster.redis.port, None) for name in ("proxy", "a", "b")}
+    one, two = cluster.start_proxy(redis_url=wires["proxy"].url), cluster.start_proxy()
+    for name in "ab":
+        cluster.start_agents(name, redis_url=wires[name].url)
+    with long_turn(one, 5, request_output_len=60) as running:
+        lines = running.iter_lines()
+        next(lines)
+        owner = running.headers["x-lm-agent"]
+        cluster.redis.signal(signal.SIGSTOP)
+        cluster.agents[owner].kill()
+        last = json.loads(list(lines)[-1])
+    assert last["finish_reason"] == "length" and last["tokens"] == 60
+    two.wait_log("redis lost", count=2)
+    for wire in wires.values():
+        wire.is_deaf = True
+    cluster.redis.signal(signal.SIGCONT)
+    cluster.proxies.remove(one)  # it doesn't hear of the agent that comes
+    cluster.start_agents(owner)
+    answer = turn(two, "And?", 5)
+    assert ok(answer)["history_tokens"] == held_after(last)
+    assert answer.headers["x-lm-agent"] != owner
+
+
 def test_redis_is_killed_and_comes_back_empty(make_cluster):
     cluster = make_cluster(proxies=2)
     one, two = cluster.proxies
