@@ -2,7 +2,7 @@
  *
  *   WAITING ─┬─ the end, DELETE ──────────────────────────────────────────► CLOSED
  *            ├─► OPENING ─┬─ busy elsewhere: again with the next tick, then 409
- *            │            ├─ lost 410, elsewhere 409
+ *            │            ├─ lost 410, elsewhere 409; to a hop 503
  *            └─ no Redis ─┴─► the session is open ─┬─► FORKING ─┬─► BUILDING
  *                                                  └────────────┘
  * Rules:
@@ -11,7 +11,9 @@
  *  2. Where Redis has a newer history than we do, it takes the place of ours. Where Redis doesn't
  *     answer, the session goes on with what is here.
  *  3. A fork copies its source between two of the source's turns, holding a ticket there no longer
- *     than that takes. */
+ *     than that takes.
+ *  4. A hop that sends us what Redis knows to be another's hadn't asked Redis: it looks there again,
+ *     and decides what is lost, and what never was more than begun. */
 #define LOG_MODULE "interactive"
 #include "agent/agent_metrics.h"
 #include "agent/interactive_turn.h"
@@ -274,6 +276,10 @@ static void on_opened(void *arg, enum transcript_state state, struct session_his
         on_busy(t);
         return;
     case TRANSCRIPT_ELSEWHERE:
+        if (t->caller.has_hop) {
+            fail_away(t); // rule 4
+            return;
+        }
         api_error_set(&t->error, 409, "session_elsewhere", "session_id",
                       "The session %" PRId64 " is at another agent, which could not write it down. "
                       "It goes on there.",
@@ -281,6 +287,10 @@ static void on_opened(void *arg, enum transcript_state state, struct session_his
         interactive_fail(t, &t->error);
         return;
     case TRANSCRIPT_LOST:
+        if (t->caller.has_hop) {
+            fail_away(t); // rule 4
+            return;
+        }
         fail_lost(t, "its agent is gone, and it was not written down");
         return;
     case TRANSCRIPT_UNKNOWN:

@@ -8,7 +8,7 @@ import re
 import signal
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, wait_until
 
 CHAT, TEXT, TURN = "/v1/chat/completions", "/v1/completions", "/v1/chat/interactive"
 SMALL = ["--model-name", "smollm2", "--session-len", 1024, "--threads", 1]
@@ -322,6 +322,22 @@ def test_turns_are_numbered(start_agent, redis_url):
     assert (session["turns"], session["turn"]) == (2, 2)
     answer = two.post(TURN, turn("And?", stream=False), headers={"x-lm-session": f"{key}; expect=existing; has=2"})
     assert answer.headers["x-lm-session-turn"] == "3"
+
+
+def test_the_hop_decides_what_is_lost(start_agent, redis):
+    """A first turn whose agent died is begun nowhere, and a proxy that couldn't ask Redis sends it again to another
+    one: that is told to look there, instead of a client that there was a session and it is lost."""
+    one, two = [start_agent(*SMALL, "--redis-url", redis.url, "--agent-id", name) for name in ("one", "two")]
+    hop = {"x-lm-session": "00000000000000af"}
+    with one.stream(TURN, turn("Count.", ignore_eos=True, request_output_len=500), hop) as stream:
+        next(stream.iter_lines())
+        one.kill()
+    wait_until(lambda: redis.ask("EXISTS", "lm:agent:one") == "0", 10, "the end of the lease")
+    answer = two.post(TURN, turn("Count.", stream=False), headers=hop)
+    assert answer.status_code == 503 and answer.json()["error"]["code"] == "session_unreachable"
+    assert answer.headers["x-lm-not-started"] == "1" and answer.headers["retry-after"] == "1"
+    begun = two.post(TURN, turn("Count.", stream=False), headers={"x-lm-session": hop["x-lm-session"] + "; expect=new"})
+    assert begun.status_code == 200 and begun.headers["x-lm-session-new"] == "1"
 
 
 def test_a_stopped_agent_does_not_end_what_went_on_elsewhere(start_agent, redis_url):
