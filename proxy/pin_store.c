@@ -30,7 +30,7 @@
 #define SECRET_CHARS 32
 #define SECRET_MAX   256
 #define QUIET_MS     1000  // for what nobody waits for
-#define GREET_MS     5000  // between looks at secret and epoch
+#define GREET_MS     1000  // between looks at secret and epoch: an idle proxy notices outages, too
 #define LATE_MS      1000  // of the start: sessions may have been named without the secret
 #define SETTLE_MS    10000 // until all have connected, and what a dead agent's lease held is written
 
@@ -174,6 +174,7 @@ static void on_greeted(void *arg, int status, const struct redis_reply *reply)
                    str_to_int(reply->items[1].text, &age_ms) == 0;
     if (!is_fine) {
         if (status != E_CLOSED) log_warn("redis gives no session secret", "status=%d", status);
+        s->was_lost = s->was_lost || (status == E_TIMEOUT && s->is_greeted);
         return; // asked again soon
     }
     take_secret(s, reply->items[0].text);

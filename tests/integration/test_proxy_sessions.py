@@ -591,7 +591,7 @@ def test_redis_wakes_with_an_old_pin(make_cluster):
         cluster.agents[owner].kill()
         last = json.loads(list(lines)[-1])
     assert last["finish_reason"] == "length" and last["tokens"] == 60
-    two.wait_log("redis lost", count=2)
+    two.wait_log("redis lost", count=3)
     for wire in wires.values():
         wire.is_deaf = True
     cluster.redis.signal(signal.SIGCONT)
