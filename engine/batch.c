@@ -43,7 +43,8 @@ void batch_clear(struct batch *b, const struct batch *previous)
     kv_moves_clear(&b->moves);
     b->previous = previous;
     b->status = 0;
-    b->sampled = b->was_ahead = false;
+    b->sampled = b->taken = false;
+    b->was_ahead = b->draws_late = false;
     b->error = (struct error){0};
     b->begun_ns = b->done_ns = 0;
 }
@@ -85,15 +86,15 @@ static void add_sampled_row(struct batch *b, struct request *r)
 {
     struct sampler_input *in = &add_row(b, r, b->tokens - 1)->input;
     in->position = r->count + r->pending;
-    if (request_draws_in_turn(r)) CHECK(r->pending == 0); // history and matcher have all before it
+    if (r->pending > 0 && request_draws_in_turn(r)) b->draws_late = true;
     if (penalties_are_on(&r->sampling)) in->history = &r->history;
     if (r->grammar.grammar) in->grammar = &r->grammar;
     if (request_generated(r) + r->pending < r->min_tokens) {
         in->banned = r->stop_ids;
         in->banned_count = r->stop_id_count;
     }
-    bool has_short_lists = r->sampling.bias_count + in->banned_count <= SAMPLE_LISTS_SHORT;
-    if (request_draws_in_turn(r) || !has_short_lists) b->host_rows++;
+    int seen = in->history ? in->history->count + r->pending : 0; // at most
+    if (r->sampling.bias_count + in->banned_count + seen > SAMPLE_LISTS_SHORT) b->host_rows++;
 }
 
 /* Prompt tokens that the next positions predict, each once: a preempted prompt goes on where it

@@ -52,6 +52,7 @@ struct batch {
     float *hidden;   // [limits.rows_max][hidden_len]; NULL until a row was pooled
     int pooled_rows; // those with `hidden`
     int host_rows;   // those that a backend which samples may leave to the host, and pooled ones
+    bool draws_late; // some depend on tokens of the batch before: they are drawn when that is taken
     int32_t *blocks; // block tables, one after the other
     size_t blocks_len, blocks_cap;
     struct kv_moves moves;        // copies of pages that come before the step
@@ -62,6 +63,7 @@ struct batch {
     struct error error;
     atomic_bool sampled; // row_info has the tokens
     bool was_ahead;      // it began before the previous one was done
+    atomic_bool taken;   // the engine thread has made of its results what later draws depend on
     uint64_t begun_ns, done_ns;
 };
 

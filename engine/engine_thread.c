@@ -429,6 +429,7 @@ static bool reap_steps(struct engine_thread *t)
         measure(t, b);
         for (int i = 0; i < b->sequences; i++)
             finish_entry(t, b, i);
+        executor_take(t->executor, b);
     }
     return any;
 }

@@ -13,7 +13,9 @@
  *  3. A failed row has token 0, a valid id: a batch planned on top of it runs and is dropped.
  *  4. Where the backend can, the next batch is begun, all but sync, while this one runs: it is ahead. What ranks
  *     are given doesn't depend on whether it was: links are the backend's wherever they might be.
- *  5. A rank that fails makes the others fail: it aborts the group that they meet in. If one of them
+ *  5. A batch that draws late is computed ahead, too, but its draws begin when the one before is taken
+ *     (executor_take): penalties and grammars have its tokens then. Who takes it waits for nothing here.
+ *  6. A rank that fails makes the others fail: it aborts the group that they meet in. If one of them
  *     doesn't come back from the batch or call then, it is lost: that counts as done and failed, and nothing
  *     that the lost rank can reach is ever freed. */
 #include "engine/executor.h"
@@ -49,6 +51,7 @@ struct rank {
     struct rank_step step[2]; // batches take turns
     int turn;
     struct batch *ahead; // is begun, and comes next; NULL: none
+    bool is_drawing;     // what was begun last has its draws, if it has any here
 };
 
 /* A call of one function on all ranks, for start-up and shutdown. On the heap: a lost rank may still be in it. */
@@ -72,12 +75,13 @@ struct executor {
     struct rank *ranks;
     pthread_mutex_t lock; // guards the errors of calls and batches
     struct wake sampled;  // rank 0 has written a batch's tokens
+    struct wake taken;    // the engine has taken a batch
     struct sampling *sampling;
 };
 
 /* ---- ranks that fail ---- */
 
-/* Rule 5. The first error of all is kept in *kept_rc and *kept. */
+/* Rule 6. The first error of all is kept in *kept_rc and *kept. */
 static void fail_work(struct executor *x, int rank, struct tp_work *work, int rc,
                       const struct error *error, int *kept_rc, struct error *kept)
 {
@@ -239,6 +243,31 @@ static void publish_sampled(struct executor *x, struct batch *b)
     wake_signal(&x->sampled);
 }
 
+/* Rule 5. */
+static void wait_taken(struct executor *x, const struct batch *b)
+{
+    for (;;) {
+        unsigned ticket = wake_ticket(&x->taken);
+        if (b->taken) return;
+        wake_wait(&x->taken, ticket);
+    }
+}
+
+void executor_take(struct executor *x, struct batch *b)
+{
+    b->taken = true;
+    wake_signal(&x->taken);
+}
+
+static void begin_draws(struct executor *x, int rank, struct batch *b)
+{
+    struct rank *r = &x->ranks[rank];
+    if (r->is_drawing) return;
+    if (b->draws_late) wait_taken(x, b->previous);
+    sampling_begin(x->sampling, r->backend, b);
+    r->is_drawing = true;
+}
+
 static void begin_batch(struct executor *x, int rank, struct batch *b, bool is_ahead)
 {
     struct rank *r = &x->ranks[rank];
@@ -250,7 +279,8 @@ static void begin_batch(struct executor *x, int rank, struct batch *b, bool is_a
     resolve_ids(x, rank, b, &s->step, s->ids);
     move_pages(x, rank, b);
     decoder_forward(x->setup.ops, r->backend, x->layers, &s->step);
-    if (s->step.is_sampled) sampling_begin(x->sampling, r->backend, b);
+    r->is_drawing = !s->step.is_sampled;
+    if (!b->draws_late) begin_draws(x, rank, b);
 }
 
 static void run_batch(struct tp_work *work, int rank, void *arg);
@@ -287,9 +317,11 @@ static void run_batch(struct tp_work *work, int rank, void *arg)
     if (rank == 0) b->begun_ns = clock_ns();
     if (r->ahead != b) begin_batch(x, rank, b, false);
     r->ahead = NULL;
+    begin_draws(x, rank, b);
     begin_next(x, rank, b);
     int rc = ops->sync(backend, &error);
     if (rank == 0) {
+        if (rc == 0 && b->draws_late) wait_taken(x, b->previous); // the host may draw, too
         if (rc == 0) sampling_end(x->sampling, backend, b);
         b->done_ns = clock_ns();
         publish_sampled(x, b);

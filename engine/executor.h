@@ -45,6 +45,8 @@ void executor_set_on_done(struct executor *x, void (*on_done)(void *arg), void *
 /* b is the executor's until executor_is_done(). Then b->status, b->row_info[].token and .status are
  * the results. */
 void executor_submit(struct executor *x, struct batch *b);
+/* What later draws depend on has been made of a batch's results: after each, before the next one is waited for. */
+void executor_take(struct executor *x, struct batch *b);
 bool executor_is_done(const struct batch *b);
 void executor_wait(struct executor *x, struct batch *b);
 

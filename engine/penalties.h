@@ -7,7 +7,7 @@
  *
  * in this order, as in vLLM. A history grows by one token a step and is never counted again; both it
  * and a step cost only the distinct tokens seen. Owned by a request; read by a rank thread while a
- * step samples for it, and changed only in between (request_need). */
+ * step samples for it, and changed only in between (batch.h: draws_late). */
 #ifndef LM_ENGINE_PENALTIES_H
 #define LM_ENGINE_PENALTIES_H
 

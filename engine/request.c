@@ -288,6 +288,5 @@ int request_need(const struct request *r)
 {
     /* The last token that max_tokens allows is only answered, never fed back. */
     if (request_generated(r) + r->pending >= r->max_tokens) return 0;
-    if (r->pending > 0 && request_draws_in_turn(r)) return 0;
     return r->count + r->pending - r->computed;
 }

@@ -54,13 +54,13 @@ struct request {
     double *pooled; // MEAN: the sum so far, owned; NULL: of nothing
     int scored;     // prompt positions whose successor's log-probability is known or being computed
     struct sampling_params sampling;
-    struct logit_bias *bias;        // what sampling.bias points at, owned
-    struct engine_mark *marks;      // owned
-    int mark_count, marks_live;     // of which the first ones were reported
-    int found;                      // tokens that the prefix cache had when it came
+    struct logit_bias *bias;    // what sampling.bias points at, owned
+    struct engine_mark *marks;  // owned
+    int mark_count, marks_live; // of which the first ones were reported
+    int found;                  // tokens that the prefix cache had when it came
+    /* Rank threads read these two while a step draws for it, when the tokens of all steps before are in them. */
     struct token_history history;   // kept while penalties are on, else empty
-    struct grammar_matcher grammar; // what the answer has to become; while a token is pending the
-                                    // rank threads read it
+    struct grammar_matcher grammar; // what the answer has to become
     int32_t *stop_ids;              // tokens that end it, template's and caller's united; owned
     int stop_id_count;
     int32_t *resumed; // what it brought of its answer; owned
@@ -92,7 +92,7 @@ static inline bool request_reads_prompt(const struct request *r)
 {
     return r->prompt_logprobs || r->pool == ENGINE_POOL_MEAN;
 }
-/* Whether a token can be drawn only when the one before it is known. */
+/* Whether a token can be drawn only when the one before it has been taken. */
 bool request_draws_in_turn(const struct request *r);
 bool request_is_stop(const struct request *r, int32_t token);
 bool request_shows(const struct request *r, int32_t token); // if it is special

@@ -23,8 +23,8 @@
  *  4. It waits while somebody of no worse rank runs and has yet to compute what both begin with.
  *  5. A request that the whole pool can't serve fails: before admission, or as soon as it is alone.
  *  6. Plans may be made while earlier steps run. Then `pending` tokens are known by number, not by
- *     value; a preempted request comes back only when its own are known. While one that draws in turn
- *     waits for its token nothing is planned: the others would take two steps for each of its own.
+ *     value, and a draw may depend on that (batch.h: draws_late); a preempted request comes back only
+ *     when its own are known.
  *
  * Why everybody ends. The first in order takes what it needs from all others (1), and when it is
  * alone it goes on or fails (5): so it ends. Each time another goes first - is admitted before one
@@ -406,17 +406,8 @@ static int count_decodes(const struct scheduler *s)
     return decodes;
 }
 
-/* Rule 6. */
-static bool waits_for_token(const struct scheduler *s)
-{
-    list_each (r, &s->running, struct request, link)
-        if (r->pending > 0 && request_draws_in_turn(r)) return true;
-    return false;
-}
-
 bool scheduler_plan(struct scheduler *s, struct batch *b)
 {
-    if (waits_for_token(s)) return false;
     s->plans++;
     promote(&s->running);
     promote(&s->preempted);

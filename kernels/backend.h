@@ -351,7 +351,7 @@ struct backend_ops {
     const float *(*logits_host)(struct backend *b);
 
     /* (optional, all three) Tokens drawn where the logits are. sample() follows step_end of a step that
-     * is_sampled, on rank 0: row[i] says what becomes of the step's row i, of whose logits the first
+     * is_sampled, on rank 0, before the next step_begin; sync() for the step before may come between: row[i] says what becomes of the step's row i, of whose logits the first
      * `vocab` can be drawn. Neither `row` nor what it points at is used after it returns. sampled(): of the
      * last synced step, [rows]: a token as sample_draw() gives it, or 0 with SAMPLE_SCORE; E_DEVICE, likewise;
      * or E_UNSUPPORTED: the row was left, and logits_host has it. reported(): of a row with logprobs that

@@ -163,7 +163,7 @@ def test_a_rank_that_can_not_start(env, flags, reason):
 @pytest.mark.skipif(not MODULE.exists(), reason="this build has no emulated GPU")
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_sampled_tokens_of_the_cpu(start_agent, cpu_agent, ranks):
-    env = {"LM_CUDA_MODULE": str(MODULE), "LM_CUDA_EMU_DEVICES": "2"}
+    env = {"LM_CUDA_MODULE": str(MODULE), "LM_CUDA_EMU_DEVICES": "2", "LM_CUDA_EMU_BUSY_US": "3000"}
     agent = start_agent(*FLAGS, "--device", "cuda", "--tp", ranks, model=MODEL, env=env)
     found, wanted = sampled_of(agent), sampled_of(cpu_agent)
     for fields, ours, cpus in zip(SAMPLED, found, wanted):

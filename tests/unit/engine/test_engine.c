@@ -826,34 +826,37 @@ static void test_idle_costs_nothing(void)
     reset_clients();
 }
 
-/* Long steps: each next one begins while one runs, but behind what the host draws or has to see. */
+/* Long steps: each next one begins while one runs, also where a draw depends on the token before. */
 static void test_steps_ahead(void)
 {
-    static const struct {
-        struct sampling_params sampling;
-        bool is_ahead;
-    } cases[] = {
-        {{.top_p = 1}, true},
-        {{.top_p = 1, .temperature = 1, .seed = 3, .logprobs = 4}, true},
-        {{.top_p = 1, .repetition_penalty = 1.1f}, false},
+    static const struct sampling_params cases[] = {
+        {.top_p = 1},
+        {.top_p = 1, .temperature = 1, .seed = 3, .logprobs = 4},
+        {.top_p = 1, .repetition_penalty = 1.3f},
     };
-    fake_backend.step_us = 10000;
+    static int32_t tokens[2][CONTEXT];
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-        struct engine *e = open_engine((struct engine_options){0});
-        struct engine_stats stats;
-        struct engine_request r = request_of(new_client(10, 1), 20);
-        r.sampling = cases[i].sampling;
-        submit(e, &r);
-        wait_ended(e, 1);
-        wait_idle(e);
-        engine_stats(e, &stats);
-        if (cases[i].is_ahead)
-            EXPECT(stats.steps_ahead >= 5 && stats.steps_ahead < stats.steps); // of 20
-        else
-            EXPECT_INT(stats.steps_ahead, 0);
-        if (i == 0) expect_greedy(&clients[0]);
-        engine_close(e);
-        reset_clients();
+        for (int ahead = 0; ahead < 2; ahead++) {
+            fake_backend.step_us = ahead ? 10000 : 0;
+            struct engine *e = open_engine((struct engine_options){.pipeline_depth = 1 + ahead});
+            struct client *c = new_client(10, 1);
+            struct engine_request r = request_of(c, 20);
+            struct engine_stats stats;
+            r.sampling = cases[i];
+            submit(e, &r);
+            wait_ended(e, 1);
+            wait_idle(e);
+            engine_stats(e, &stats);
+            if (ahead)
+                EXPECT(stats.steps_ahead >= 5 && stats.steps_ahead < stats.steps); // of 20
+            else
+                EXPECT_INT(stats.steps_ahead, 0);
+            if (i == 0) expect_greedy(c);
+            memcpy(tokens[ahead], c->tokens, sizeof c->tokens);
+            engine_close(e);
+            reset_clients();
+        }
+        EXPECT(memcmp(tokens[0], tokens[1], sizeof tokens[0]) == 0);
     }
     fake_backend.step_us = 0;
 }

@@ -28,7 +28,7 @@ static struct str fake_text(const void *arg, int32_t token, bool keep_special)
 static struct engine *open_engine(int depth)
 {
     static const int32_t stops[] = {STOP_ID};
-    struct engine_parts parts = {.ops = &fake_backend_ops,
+    struct engine_parts parts = {.ops = depth > 1 ? fake_ahead_ops() : &fake_backend_ops,
                                  .params = &fake_params,
                                  .context_len = CONTEXT,
                                  .sampled_vocab = FAKE_VOCAB,

@@ -194,12 +194,18 @@ static void test_nothing_depends_on_the_batch(void)
 {
     static const struct {
         int depth, cache_max_tokens;
-        bool prefix_caching, backend_draws;
-    } cases[] = {{1, 0, false, false},   {2, 0, false, false}, {1, 300, false, false},
-                 {2, 300, false, false}, {1, 0, true, false},  {2, 300, true, false},
-                 {1, 0, false, true},    {2, 300, true, true}};
+        bool prefix_caching;
+        enum { HOST_DRAWS, BACKEND_DRAWS, BACKEND_IS_AHEAD } kind;
+    } cases[] = {{1, 0, false, HOST_DRAWS},       {2, 0, false, HOST_DRAWS},
+                 {1, 300, false, HOST_DRAWS},     {2, 300, false, HOST_DRAWS},
+                 {1, 0, true, HOST_DRAWS},        {2, 300, true, HOST_DRAWS},
+                 {1, 0, false, BACKEND_DRAWS},    {2, 300, true, BACKEND_DRAWS},
+                 {2, 0, false, BACKEND_IS_AHEAD}, {2, 300, true, BACKEND_IS_AHEAD}};
     for (size_t k = 0; k < ARRAY_LEN(cases); k++) {
-        ops = cases[k].backend_draws ? fake_drawing_ops() : &fake_backend_ops;
+        ops = cases[k].kind == HOST_DRAWS      ? &fake_backend_ops
+              : cases[k].kind == BACKEND_DRAWS ? fake_drawing_ops()
+                                               : fake_ahead_ops();
+        fake_backend.step_us = cases[k].kind == BACKEND_IS_AHEAD ? 300 : 0;
         struct engine *e =
             open_engine(cases[k].depth, cases[k].cache_max_tokens, cases[k].prefix_caching);
         struct engine_stats stats;
@@ -218,8 +224,10 @@ static void test_nothing_depends_on_the_batch(void)
         EXPECT((cached > 0) == cases[k].prefix_caching);
         engine_stats(e, &stats);
         EXPECT((stats.preemptions_total > 0) == (cases[k].cache_max_tokens > 0));
+        EXPECT((stats.steps_ahead > 0) == (cases[k].kind == BACKEND_IS_AHEAD));
         engine_close(e);
     }
+    fake_backend.step_us = 0;
     ops = &fake_backend_ops;
 }
 

@@ -539,27 +539,35 @@ static void test_producer_dies(void)
     }
 }
 
-/* Beside one that draws in turn the others don't run ahead: all get a token a step. */
-static void test_who_draws_in_turn_is_not_left_behind(void)
+/* Lists that a backend may find too long. */
+static void test_rows_for_the_host(void)
 {
     static struct sim s;
-    for (int in_turn = 0; in_turn <= 1; in_turn++) {
-        struct engine_request in = request_like(20, 10);
-        sim_init(&s, (struct scheduler_limits){8, 512, 8, 0}, 40, 2, 1);
-        struct request *plain = sim_submit_endless(&s, in);
-        in.prompt++; // they share nothing
-        in.sampling.frequency_penalty = in_turn ? 1e-9f : 0; // changes no logit
-        struct request *other = sim_submit_endless(&s, in);
-        for (int i = 0; i < 3; i++) {
-            NEED(sim_plan(&s));
-            EXPECT_INT(sim_plan(&s), !in_turn);
-            sim_complete(&s);
-            if (!in_turn) sim_complete(&s);
-        }
-        EXPECT_INT(request_generated(plain), request_generated(other));
-        EXPECT(sim_drain(&s, 100));
-        sim_deinit(&s);
+    static int32_t prompt[CONTEXT];
+    static struct logit_bias bias[51];
+    for (int i = 0; i < CONTEXT; i++)
+        prompt[i] = i;
+    for (int i = 0; i < 51; i++)
+        bias[i].token = i;
+    sim_init(&s, (struct scheduler_limits){8, 4096, 8, 0}, 200, 1, 1);
+    for (int is_long = 0; is_long <= 1; is_long++) {
+        struct engine_request in = {
+            .prompt = prompt,
+            .prompt_count = CONTEXT - 2,
+            .max_tokens = 1,
+            .sampling = {.repetition_penalty = 2, .bias = bias, .bias_count = is_long ? 51 : 50}};
+        struct request *r = request_create(&in, CONTEXT, NULL, 0);
+        struct batch b;
+        batch_init(&b, &s.limits);
+        batch_clear(&b, NULL);
+        EXPECT(kv_memory_grow(&s.memory, r, CONTEXT - 2));
+        batch_add(&b, r, CONTEXT - 2, true);
+        EXPECT_INT(b.host_rows, is_long);
+        kv_memory_end(&s.memory, r);
+        request_destroy(r);
+        batch_deinit(&b);
     }
+    sim_deinit(&s);
 }
 
 /* A preempted one finds what it had computed, unless it was evicted for the one that took it. */
@@ -669,7 +677,7 @@ int main(void)
     RUN(test_youngest_is_preempted);
     RUN(test_equal_prompts_share_one_prefill);
     RUN(test_producer_dies);
-    RUN(test_who_draws_in_turn_is_not_left_behind);
+    RUN(test_rows_for_the_host);
     RUN(test_resuming_is_cheap);
     RUN(test_priority_takes_a_full_pool);
     RUN(test_no_class_starves);
