@@ -60,7 +60,7 @@ void cuda_attention_plan_step(const struct cuda_attention *a, const struct step 
                               int tokens_padded, size_t workspace_bytes, void *image,
                               struct cuda_attention_plan *out);
 
-/* Slots of the step's tokens within an image on the device, for cuda_kv_write. */
+/* Slots of the step's tokens within an image on the device, for cuda_kv_keys and cuda_kv_values. */
 const int32_t *cuda_attention_slots(const void *image);
 
 /* ---- a layer ---- */

@@ -40,13 +40,21 @@ struct cuda_kv_layout {
 FALLIBLE int cuda_kv_layout_init(struct cuda_kv_layout *l, enum kv_type type, int layers,
                                  int kv_heads, int head_dim, int value_dim, struct error *err);
 
-/* K and V of a step's tokens, behind norm and RoPE, to the pages of one layer. `k` is [tokens][k_stride] of
- * which a row's first kv_heads * head_dim elements count, v likewise; strides in elements. slot[t] is
- * page * 64 + position % 64, or -1: the token is padding and is not written. Everything is on the device; slots
- * of a step are in its plan (cuda_attention.h). */
-void cuda_kv_write(const struct cuda_kv_layout *l, uint8_t *pages, int layer, const float *k,
-                   int k_stride, const float *v, int v_stride, const int32_t *slot, int tokens,
-                   cudaStream_t stream);
+/* Where rows of K, or of V, of a step's tokens go in one layer's pages; kernels write them (cuda_kv_rows.cuh). */
+struct cuda_kv_rows {
+    enum kv_type type;
+    uint8_t *first;                           // slot 0 of page 0 of head 0
+    size_t scales;                            // bytes from there to its scale; KV_INT8 only
+    size_t row_bytes, part_bytes, page_bytes; // from a slot, head or page to the next
+    int dim, stride;                          // elements: those that count, and with zeros behind
+    const int32_t *slot; // [tokens], page * 64 + position % 64; -1: padding, isn't written
+};
+
+/* Both are on the device; slots of a step are in its plan (cuda_attention.h). */
+struct cuda_kv_rows cuda_kv_keys(const struct cuda_kv_layout *l, uint8_t *pages, int layer,
+                                 const int32_t *slot);
+struct cuda_kv_rows cuda_kv_values(const struct cuda_kv_layout *l, uint8_t *pages, int layer,
+                                   const int32_t *slot);
 
 /* Whole pages, whatever part of them is in use. `host` has page_bytes and belongs to the stream until that has been
  * waited for. Where it isn't pinned, CUDA copies by way of its own memory, and a save waits for the stream. */

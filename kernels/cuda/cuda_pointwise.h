@@ -7,6 +7,7 @@
 #define LM_KERNELS_CUDA_POINTWISE_H
 
 #include "kernels/backend.h"
+#include "kernels/cuda/cuda_kv.h"
 #include "kernels/cuda/cuda_product.h"
 
 /* Rows of activations that products read. */
@@ -62,7 +63,7 @@ void cuda_norm_rows(const struct cuda_rows *out, const float *in, int in_stride,
 void cuda_activate(const struct cuda_rows *out, enum ffn_activation kind, const float *gate,
                    const float *up, int in_stride, int rows, cudaStream_t stream);
 
-/* Heads of queries or keys in place: norm, then rotation. */
+/* Heads of queries, keys or values: norm, then rotation. */
 struct cuda_heads_job {
     float *x; // [tokens][stride]: heads of head_dim
     int tokens, stride, heads, head_dim;
@@ -75,9 +76,10 @@ struct cuda_heads_job {
     int half, rotate_from; // pairs; the first element that rotates
     enum rope_style style;
 };
-/* Those of q and of k in one launch. */
+/* In one launch: q's in place, k's and v's to their pages, which leaves k and v as they are. */
 void cuda_heads(const struct cuda_heads_job *q, const struct cuda_heads_job *k,
-                cudaStream_t stream);
+                const struct cuda_kv_rows *keys, const struct cuda_heads_job *v,
+                const struct cuda_kv_rows *values, cudaStream_t stream);
 /* out[token] = sum of squares over these heads */
 void cuda_heads_squares(float *out, const struct cuda_heads_job *job, cudaStream_t stream);
 

@@ -206,13 +206,25 @@ static void share_squares(struct backend *b, struct cuda_heads_job *q, struct cu
     k->squares = k_squares;
 }
 
-static void finish_heads(struct backend *b, const struct cuda_layer *l)
+/* Keys and values go to their pages. */
+static void finish_heads(struct backend *b, int layer)
 {
+    const struct cuda_layer *l = &b->layer[layer];
+    const struct cuda_kv_layout *kv = &b->attention.kv;
+    const int32_t *slot = cuda_attention_slots(b->image.device + b->image.plan_at);
     struct cuda_heads_job q = heads_job(b, l, b->q, b->q_stride, &b->share.heads, l->q_norm);
     struct cuda_heads_job k = heads_job(b, l, b->k, b->k_stride, &b->share.kv_heads, l->k_norm);
+    struct cuda_heads_job v = {};
+    struct cuda_kv_rows keys = cuda_kv_keys(kv, b->pages.base, layer, slot);
+    struct cuda_kv_rows values = cuda_kv_values(kv, b->pages.base, layer, slot);
 
+    v.x = b->v;
+    v.tokens = b->tokens;
+    v.stride = b->v_stride;
+    v.heads = b->share.kv_heads.count;
+    v.head_dim = b->model.value_dim;
     if (q.norm_spans_heads && (q.norm || k.norm)) share_squares(b, &q, &k);
-    cuda_heads(&q, &k, b->stream);
+    cuda_heads(&q, &k, &keys, &v, &values, b->stream);
 }
 
 void cuda_step_qkv(struct backend *b, int layer)
@@ -224,9 +236,7 @@ void cuda_step_qkv(struct backend *b, int layer)
         project_latent(b, l);
     else
         project_plain(b, l);
-    finish_heads(b, l);
-    cuda_kv_write(&b->attention.kv, b->pages.base, layer, b->k, b->k_stride, b->v, b->v_stride,
-                  cuda_attention_slots(b->image.device + b->image.plan_at), b->tokens, b->stream);
+    finish_heads(b, layer);
 }
 
 void cuda_step_attend(struct backend *b, int layer)

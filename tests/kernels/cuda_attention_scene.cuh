@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/cuda/cuda_attention.h"
+#include "kernels/cuda/cuda_pointwise.h"
 extern "C" {
 #include "kernels/quant.h"
 #include "shared/base/check.h"
@@ -144,6 +145,30 @@ static inline scene_inputs inputs_of(const scene &s, const std::vector<scene_par
     return in;
 }
 
+static inline struct cuda_heads_job plain_heads(float *x, int heads, int dim, int tokens)
+{
+    struct cuda_heads_job job = {};
+
+    job.x = x;
+    job.tokens = tokens;
+    job.stride = heads * dim;
+    job.heads = heads;
+    job.head_dim = dim;
+    return job;
+}
+
+static inline void write_pages(const scene &s, const int32_t *slot, float *k, float *v, int tokens)
+{
+    const scene_shape &d = s.shape;
+    struct cuda_heads_job q_job = plain_heads(NULL, 0, d.head_dim, tokens);
+    struct cuda_heads_job k_job = plain_heads(k, d.kv_heads, d.head_dim, tokens);
+    struct cuda_heads_job v_job = plain_heads(v, d.kv_heads, d.value_dim, tokens);
+    struct cuda_kv_rows keys = cuda_kv_keys(&s.a.kv, s.pages, s.layer, slot);
+    struct cuda_kv_rows values = cuda_kv_values(&s.a.kv, s.pages, s.layer, slot);
+
+    cuda_heads(&q_job, &k_job, &keys, &v_job, &values, NULL);
+}
+
 /* The launches of a step: K and V to their pages, or attention over them. */
 static inline void launch_step(const scene &s, const scene_inputs &in,
                                const struct cuda_attention_plan &plan,
@@ -160,9 +185,7 @@ static inline void launch_step(const scene &s, const scene_inputs &in,
     layer->q_stride = d.heads * d.head_dim;
     layer->o_stride = d.heads * d.value_dim;
     if (only_write)
-        cuda_kv_write(&s.a.kv, s.pages, s.layer, k, d.kv_heads * d.head_dim, v,
-                      d.kv_heads * d.value_dim, cuda_attention_slots(layer->image), plan.tokens,
-                      NULL);
+        write_pages(s, cuda_attention_slots(layer->image), k, v, plan.tokens);
     else
         cuda_attention_run(&s.a, &plan, layer, NULL);
     NEED(cudaDeviceSynchronize() == cudaSuccess);
