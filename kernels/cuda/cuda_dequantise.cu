@@ -6,6 +6,19 @@
 
 #define DEQUANTISE_THREADS 256
 
+template <typename T>
+__device__ __forceinline__ uint4 real8_of(const struct cuda_weight &w, size_t element)
+{
+    const uint8_t *data = (const uint8_t *)w.data;
+    size_t block = element / CUDA_BLOCK;
+
+    if (w.form == CUDA_Q4)
+        return q4_to_real8<T>(q4_load8(data + element / 2, (const uint32_t *)w.scales + block));
+    if (w.form == CUDA_Q8)
+        return q8_to_real8<T>(q8_load8(data + element, (const uint16_t *)w.scales + block));
+    return f8_to_real8<T>(f8_load8(data + element), f8_scale(w, element));
+}
+
 /* Eight elements a thread. They come from weights, so only the write has to wait. */
 template <typename T>
 __global__ void __launch_bounds__(DEQUANTISE_THREADS)
@@ -15,10 +28,7 @@ __global__ void __launch_bounds__(DEQUANTISE_THREADS)
     uint4 v = make_uint4(0, 0, 0, 0);
 
     pdl_trigger();
-    if (at < count)
-        v = w.form == CUDA_Q4   ? q4_to_real8<T>(w, first + at)
-            : w.form == CUDA_Q8 ? q8_to_real8<T>(w, first + at)
-                                : f8_to_real8<T>(w, first + at, f8_scale(w, first + at));
+    if (at < count) v = real8_of<T>(w, first + at);
     pdl_wait();
     if (at < count) *(uint4 *)(out + at) = v;
 }

@@ -12,22 +12,27 @@
  * are or where among them it stands.
  *
  * Weights of 16 bits come by cp.async, MMA_STAGES - 1 stages ahead. Weights in blocks pass through
- * registers, where they become of the inputs' type. E4M3 does so exactly without its scales: the products of a step, which
- * lies in one block of each row, are scaled when they are added. The first stages' weights don't wait for the
- * kernel before.
+ * registers, MMA_AHEAD stages ahead, and become of the inputs' type on the way to shared memory. E4M3 does so exactly
+ * without its scales: the products of a step, which lies in one block of each row, are scaled when they are added. The
+ * first stages' weights don't wait for the kernel before.
  *
  * A gated product's groups have eight rows of gate and the same eight of up, so that a lane ends with both of
  * an element. The largest tiles don't do that: their sums leave no registers for it. */
 #include "kernels/cuda/cuda_product.h"
 
-#include "kernels/cuda/cuda_values.cuh"
+#include "kernels/cuda/cuda_mma_weights.cuh"
 #include "shared/base/check.h"
 
-#define MMA_STEPS  4                // of 16 along K, one for each warp of a group
-#define MMA_DEPTH  (16 * MMA_STEPS) // of K, one stage
-#define MMA_PIECES (MMA_DEPTH / 8)  // 16 bytes each
-#define MMA_PITCH  (MMA_DEPTH + 8)  // elements; 144 bytes: eight rows fall into different banks
-#define MMA_STAGES 3
+#define MMA_STEPS       4                // of 16 along K, one for each warp of a group
+#define MMA_DEPTH       (16 * MMA_STEPS) // of K, one stage
+#define MMA_PIECES      (MMA_DEPTH / 8)  // 16 bytes each
+#define MMA_PITCH       (MMA_DEPTH + 8) // elements; 144 bytes: eight rows fall into different banks
+#define MMA_STAGES      3
+
+/* Stages of weights in blocks that a thread has asked for; the largest tiles have no registers for more than one. A
+ * multiple of MMA_STAGES: where a stage lies is then known to the compiler. */
+#define MMA_AHEAD       6
+#define MMA_AHEAD_LARGE 1
 
 struct mma_stage {     // of 16-bit elements
     uint16_t *weights; // [16 * GROUPS][MMA_PITCH]
@@ -55,43 +60,10 @@ __device__ __forceinline__ void put_zero(uint16_t *to)
 
 /* ---- from memory to a stage ---- */
 
-/* Each load() brings one piece of 8 elements of a row that is there. `scales_sums`: without scales. `real`: of the
- * inputs, and of what load() makes. */
-template <typename T> struct mma_weights_real {
-    typedef T real;
-    static const bool scales_sums = false;
-    __device__ static void load(const struct cuda_weight &w, size_t element, uint16_t *cell)
-    {
-        cp_async16(cell, (const uint16_t *)w.data + element);
-    }
-};
-
-template <typename T> struct mma_weights_q4 {
-    typedef T real;
-    static const bool scales_sums = false;
-    __device__ static void load(const struct cuda_weight &w, size_t element, uint16_t *cell)
-    {
-        *(uint4 *)cell = q4_to_real8<T>(w, element);
-    }
-};
-
-template <typename T> struct mma_weights_q8 {
-    typedef T real;
-    static const bool scales_sums = false;
-    __device__ static void load(const struct cuda_weight &w, size_t element, uint16_t *cell)
-    {
-        *(uint4 *)cell = q8_to_real8<T>(w, element);
-    }
-};
-
-template <typename T> struct mma_weights_f8 {
-    typedef T real;
-    static const bool scales_sums = true;
-    __device__ static void load(const struct cuda_weight &w, size_t element, uint16_t *cell)
-    {
-        *(uint4 *)cell = f8_to_real8<T>(w, element, 1.0f);
-    }
-};
+template <typename W, int TILES> __device__ constexpr int ahead_of()
+{
+    return !W::in_blocks ? 1 : TILES > 4 ? MMA_AHEAD_LARGE : MMA_AHEAD;
+}
 
 template <int TILES> __host__ __device__ __forceinline__ bool is_gated(const struct cuda_product &p)
 {
@@ -105,15 +77,14 @@ struct mma_range {
     int rows, from, to;
 };
 
-/* A thread's piece of each stage's weights: of which matrix, from where, to which cell. */
+/* A thread's piece of each stage's weights: from where, to which cell. */
 struct mma_source {
-    struct cuda_weight w;
-    size_t element;
-    int k, cell;
+    const uint8_t *data, *scales; // of its piece of stage 0
+    int stride, k, cell;
     bool is_there;
 };
 
-template <int GROUPS, int TILES>
+template <typename W, int GROUPS, int TILES>
 __device__ __forceinline__ struct mma_source source_of(const struct cuda_product &p, int part,
                                                        const struct mma_range &r)
 {
@@ -125,9 +96,12 @@ __device__ __forceinline__ struct mma_source source_of(const struct cuda_product
         part += cell_row >> 3 & 1;
         row = (cell_row >> 4) * 8 + (cell_row & 7);
     }
-    s.w = p.part[part].w;
+    const struct cuda_weight &w = p.part[part].w;
+    s.stride = w.stride;
     s.k = threadIdx.x % MMA_PIECES * 8;
-    s.element = (r.first + row) * s.w.stride + s.k;
+    size_t element = (r.first + row) * w.stride + s.k;
+    s.data = (const uint8_t *)w.data + element / 8 * W::piece_bytes;
+    s.scales = (const uint8_t *)w.scales + element / CUDA_BLOCK * W::scale_bytes;
     s.cell = cell_row * MMA_PITCH + s.k;
     s.is_there = row < r.rows;
     return s;
@@ -135,8 +109,7 @@ __device__ __forceinline__ struct mma_source source_of(const struct cuda_product
 
 /* Where a lane's scales are: of the weight rows whose sums it holds, lane / 4 and that and 8, in this warp's step. */
 struct mma_scales {
-    const float *table[2];
-    size_t element[2];
+    const float *row[2];
     int shift, cols, k;
     bool is_there[2];
 };
@@ -155,29 +128,75 @@ __device__ __forceinline__ struct mma_scales scales_of(const struct cuda_product
     LM_UNROLL
     for (int i = 0; i < 2; i++) {
         int at = is_gated<TILES>(p) ? 8 * group + row : 16 * group + 8 * i + row;
-        s.table[i] = (const float *)p.part[is_gated<TILES>(p) ? part + i : part].w.scales;
-        s.element[i] = (r.first + at) * s.cols + s.k;
+        s.row[i] = (const float *)p.part[is_gated<TILES>(p) ? part + i : part].w.scales +
+                   ((r.first + at) * s.cols >> s.shift);
         s.is_there[i] = at < r.rows;
     }
     return s;
 }
 
-/* Of the stage that begins at column `at`. */
-__device__ __forceinline__ void load_scales(const struct mma_scales &s, int at, float *scale)
+__device__ __forceinline__ void load_scales(const struct mma_scales &s, int stage, float *scale)
 {
+    int at = stage * MMA_DEPTH + s.k;
     LM_UNROLL
     for (int i = 0; i < 2; i++)
-        scale[i] =
-            s.is_there[i] && at + s.k < s.cols ? s.table[i][(s.element[i] + at) >> s.shift] : 0.0f;
+        scale[i] = s.is_there[i] && at < s.cols ? s.row[i][at >> s.shift] : 0.0f;
+}
+
+__device__ __forceinline__ bool is_in_row(const struct mma_source &s, int stage)
+{
+    return s.is_there && stage * MMA_DEPTH + s.k < s.stride;
 }
 
 template <typename W>
-__device__ __forceinline__ void load_weights(const struct mma_source &s, int at, uint16_t *cells)
+__device__ __forceinline__ const uint8_t *data_of(const struct mma_source &s, int stage)
 {
-    if (s.is_there && at + s.k < s.w.stride)
-        W::load(s.w, s.element + at, cells + s.cell);
-    else
-        put_zero(cells + s.cell);
+    return s.data + (size_t)stage * (MMA_PIECES * W::piece_bytes);
+}
+
+template <typename W>
+__device__ __forceinline__ const uint8_t *scales_at(const struct mma_source &s, int stage)
+{
+    return s.scales + (size_t)stage * (MMA_DEPTH / CUDA_BLOCK * W::scale_bytes);
+}
+
+/* Weights of 16 bits, on their way to their cell. */
+template <typename W>
+__device__ __forceinline__ void copy_weights(const struct mma_source &s, int stage, uint16_t *cells)
+{
+    if constexpr (!W::in_blocks) {
+        if (is_in_row(s, stage))
+            W::load(data_of<W>(s, stage), cells + s.cell);
+        else
+            put_zero(cells + s.cell);
+    }
+}
+
+/* What a thread has asked for of stage s, at s % Ahead: its piece until that is in its cell, and the scales of its sums
+ * until they are used. */
+template <typename W, int Ahead> struct mma_ahead {
+    typename W::raw raw[Ahead];
+    float scale[Ahead][2];
+};
+
+template <typename W>
+__device__ __forceinline__ void load_raw(const struct mma_source &s, int stage, typename W::raw &to)
+{
+    if constexpr (W::in_blocks) {
+        if (is_in_row(s, stage)) to = W::load(data_of<W>(s, stage), scales_at<W>(s, stage));
+    }
+}
+
+template <typename W>
+__device__ __forceinline__ void put_raw(const struct mma_source &s, int stage,
+                                        const typename W::raw &from, uint16_t *cells)
+{
+    if constexpr (W::in_blocks) {
+        if (is_in_row(s, stage))
+            *(uint4 *)(cells + s.cell) = W::cell_of(from);
+        else
+            put_zero(cells + s.cell);
+    }
 }
 
 template <int TILES>
@@ -242,40 +261,54 @@ __device__ __forceinline__ void add_steps(float *shared, float (*sum)[4])
 }
 
 /* The weights of the first stages, as far as they can be on their way. */
-template <typename W, int GROUPS, int TILES>
-__device__ __forceinline__ void load_ahead(const struct mma_source &from, uint16_t *shared)
+template <typename W, int GROUPS, int TILES, int Ahead>
+__device__ __forceinline__ void load_ahead(const struct mma_source &from,
+                                           const struct mma_scales &scales, uint16_t *shared,
+                                           struct mma_ahead<W, Ahead> &ahead)
 {
-    for (int s = 0; s < MMA_STAGES - 1 && s * MMA_DEPTH < from.w.stride; s++)
-        load_weights<W>(from, s * MMA_DEPTH, stage_at<GROUPS, TILES>(shared, s).weights);
+    for (int s = 0; !W::in_blocks && s < MMA_STAGES - 1 && s * MMA_DEPTH < from.stride; s++)
+        copy_weights<W>(from, s, stage_at<GROUPS, TILES>(shared, s).weights);
+    LM_UNROLL
+    for (int s = 0; s < Ahead; s++) {
+        load_raw<W>(from, s, ahead.raw[s]);
+        if (W::scales_sums) load_scales(scales, s, ahead.scale[s]);
+    }
 }
 
-/* Behind load_ahead. */
-template <typename W, int GROUPS, int TILES>
+/* Behind load_ahead. Stage s is put into shared memory while stage s - (MMA_STAGES - 1) is multiplied. */
+template <typename W, int GROUPS, int TILES, int Ahead>
 __device__ __forceinline__ void
 multiply_block(const struct cuda_product &p, const struct mma_source &from,
                const struct mma_scales &scales, const struct mma_range &r, uint16_t *shared,
-               float (*sum)[4])
+               struct mma_ahead<W, Ahead> &ahead, float (*sum)[4])
 {
-    int stages = (from.w.stride + MMA_DEPTH - 1) / MMA_DEPTH;
-    float scale[2] = {};
+    const int behind = MMA_STAGES - 1;
+    int stages = (from.stride + MMA_DEPTH - 1) / MMA_DEPTH;
 
     LM_UNROLL
     for (int i = 0; i < 4 * TILES; i++)
         sum[i / 4][i % 4] = 0;
-    for (int s = 0; s < stages + MMA_STAGES - 1; s++) {
-        int ready = s - (MMA_STAGES - 1);
-        if (W::scales_sums && ready >= 0) load_scales(scales, ready * MMA_DEPTH, scale);
-        if (s < stages) {
-            struct mma_stage to = stage_at<GROUPS, TILES>(shared, s);
-            if (s >= MMA_STAGES - 1) load_weights<W>(from, s * MMA_DEPTH, to.weights);
-            load_inputs<TILES>(p, r, s * MMA_DEPTH, to.in);
+    for (int first = 0; first < stages + behind; first += Ahead) {
+        LM_UNROLL
+        for (int j = 0; j < Ahead; j++) {
+            int s = first + j, ready = s - behind;
+            if (s >= stages + behind) break;
+            if (s < stages) {
+                struct mma_stage to = stage_at<GROUPS, TILES>(shared, s);
+                if (s >= behind) copy_weights<W>(from, s, to.weights);
+                load_inputs<TILES>(p, r, s * MMA_DEPTH, to.in);
+                put_raw<W>(from, s, ahead.raw[j], to.weights);
+                load_raw<W>(from, s + Ahead, ahead.raw[j]);
+            }
+            cp_async_commit(); // of nothing near the end: keeps the count of groups
+            if (ready < 0) continue;
+            float *scale = ahead.scale[(j + behind * (Ahead - 1)) % Ahead];
+            cp_async_wait<behind>();
+            __syncthreads(); // everyone's pieces of the stage are there
+            multiply_stage<W, TILES>(stage_at<GROUPS, TILES>(shared, ready), scale, sum);
+            if (W::scales_sums) load_scales(scales, ready + Ahead, scale);
+            __syncthreads(); // before it is overwritten
         }
-        cp_async_commit(); // of nothing near the end: keeps the count of groups
-        if (ready < 0) continue;
-        cp_async_wait<MMA_STAGES - 1>();
-        __syncthreads(); // everyone's pieces of the stage are there
-        multiply_stage<W, TILES>(stage_at<GROUPS, TILES>(shared, ready), scale, sum);
-        __syncthreads(); // before it is overwritten
     }
     add_steps<GROUPS, TILES>((float *)shared, sum);
 }
@@ -346,16 +379,17 @@ __global__ void __launch_bounds__(32 * MMA_STEPS * GROUPS)
     }
     int row = tile * rows, expert = p.experts ? blockIdx.y : 0, all = p.part[n].w.rows;
     struct mma_range r = {(size_t)expert * all + row, min(rows, all - row), 0, 0};
-    struct mma_source weights = source_of<GROUPS, TILES>(p, n, r);
+    struct mma_source weights = source_of<W, GROUPS, TILES>(p, n, r);
     struct mma_scales scales = scales_of<W, GROUPS, TILES>(p, n, r);
-    if (!p.experts) load_ahead<W, GROUPS, TILES>(weights, shared);
+    struct mma_ahead<W, ahead_of<W, TILES>()> ahead;
+    if (!p.experts) load_ahead<W, GROUPS, TILES>(weights, scales, shared, ahead);
     pdl_wait();
     int from = p.experts ? p.first[expert] : blockIdx.y * 8 * TILES;
     r.to = p.experts ? p.first[expert + 1] : min(p.rows, from + 8 * TILES);
     for (r.from = from; r.from < r.to; r.from += 8 * TILES) {
         float sum[TILES][4];
-        if (p.experts) load_ahead<W, GROUPS, TILES>(weights, shared);
-        multiply_block<W, GROUPS, TILES>(p, weights, scales, r, shared, sum);
+        if (p.experts) load_ahead<W, GROUPS, TILES>(weights, scales, shared, ahead);
+        multiply_block<W, GROUPS, TILES>(p, weights, scales, r, shared, ahead, sum);
         if (is_gated<TILES>(p))
             store_gated<typename W::real, TILES>(p, r, row, sum);
         else

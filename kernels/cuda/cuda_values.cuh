@@ -69,43 +69,67 @@ template <typename T> __device__ __forceinline__ uint4 pack8(const float *v)
                       pack2<T>(v[6], v[7]));
 }
 
-/* Eight elements of weights in blocks from `element` on, a multiple of 8, as a type of 16 bits. */
-template <typename T>
-__device__ __forceinline__ uint4 q4_to_real8(const struct cuda_weight &w, size_t element)
+/* Eight elements of weights in blocks, from a multiple of 8 on, as they lie in memory. */
+struct q4_raw8 {
+    uint32_t word, scale;
+};
+
+struct q8_raw8 {
+    uint2 words;
+    uint16_t scale;
+};
+
+struct f8_raw8 {
+    uint2 words;
+};
+
+__device__ __forceinline__ struct q4_raw8 q4_load8(const void *data, const void *scale)
 {
-    float2 scale = unpack2<__half>(((const uint32_t *)w.scales)[element / CUDA_BLOCK]);
+    return {load_nc((const uint32_t *)data), *(const uint32_t *)scale};
+}
+
+__device__ __forceinline__ struct q8_raw8 q8_load8(const void *data, const void *scale)
+{
+    return {load_nc((const uint2 *)data), *(const uint16_t *)scale};
+}
+
+__device__ __forceinline__ struct f8_raw8 f8_load8(const void *data)
+{
+    return {load_nc((const uint2 *)data)};
+}
+
+/* The same as a type of 16 bits. */
+template <typename T> __device__ __forceinline__ uint4 q4_to_real8(const struct q4_raw8 &raw)
+{
     float v[8];
 
-    dequantize_q4x8(((const uint32_t *)w.data)[element / 8], scale, v);
+    dequantize_q4x8(raw.word, unpack2<__half>(raw.scale), v);
     return pack8<T>(v);
 }
 
-template <typename T>
-__device__ __forceinline__ uint4 q8_to_real8(const struct cuda_weight &w, size_t element)
+template <typename T> __device__ __forceinline__ uint4 q8_to_real8(const struct q8_raw8 &raw)
 {
-    float d = half_bits_to_float(((const uint16_t *)w.scales)[element / CUDA_BLOCK]), v[8];
-    uint2 words = *(const uint2 *)((const uint8_t *)w.data + element);
+    float d = half_bits_to_float(raw.scale), v[8];
 
-    dequantize_q8x4(words.x, d, v);
-    dequantize_q8x4(words.y, d, v + 4);
+    dequantize_q8x4(raw.words.x, d, v);
+    dequantize_q8x4(raw.words.y, d, v + 4);
+    return pack8<T>(v);
+}
+
+/* Under the scale d: 1 loses nothing. */
+template <typename T>
+__device__ __forceinline__ uint4 f8_to_real8(const struct f8_raw8 &raw, float d)
+{
+    float v[8];
+
+    dequantize_f8x4(raw.words.x, d, v);
+    dequantize_f8x4(raw.words.y, d, v + 4);
     return pack8<T>(v);
 }
 
 __device__ __forceinline__ float f8_scale(const struct cuda_weight &w, size_t element)
 {
     return ((const float *)w.scales)[element >> w.scale_shift];
-}
-
-/* Under the scale d: 1 loses nothing. */
-template <typename T>
-__device__ __forceinline__ uint4 f8_to_real8(const struct cuda_weight &w, size_t element, float d)
-{
-    float v[8];
-    uint2 words = *(const uint2 *)((const uint8_t *)w.data + element);
-
-    dequantize_f8x4(words.x, d, v);
-    dequantize_f8x4(words.y, d, v + 4);
-    return pack8<T>(v);
 }
 
 /* ---- functions ---- */

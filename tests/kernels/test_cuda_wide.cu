@@ -25,6 +25,10 @@ static const struct wide_case cases[] = {
     /* more stages than there are places for them */
     {DTYPE_BF16, 9, 1032, 1, 0, {5}},
     {DTYPE_Q4_0, 9, 1056, 1, 0, {5}},
+    {DTYPE_Q8_0, 9, 1056, 1, 0, {5}},
+    {DTYPE_F8_E4M3, 9, 1056, 1, 32, {5}},
+    {DTYPE_Q8_0, 9, 608, 2, 0, {30}},
+    {DTYPE_Q4_1, 9, 608, 2, 0, {30}},
     /* several tiles of input rows */
     {DTYPE_BF16, 9, 40, 3, 0, {257}},
     /* experts: none, few, a tile's half and whole with one more or less */
@@ -32,6 +36,8 @@ static const struct wide_case cases[] = {
     {DTYPE_Q4_1, 9, 64, 1, 0, ROWS(127, 128, 0, 129)},
     {DTYPE_F8_E4M3, 140, 64, 1, 0, ROWS(3, 0, 67)},
     {DTYPE_Q8_0, 9, 64, 1, 0, ROWS(0, 0, 300)}, // all of them at one
+    {DTYPE_Q4_1, 9, 160, 1, 0, ROWS(200, 140)}, // and several stages
+    {DTYPE_F8_E4M3, 9, 208, 1, 16, ROWS(0, 200)},
     {DTYPE_BF16, 9, 16, 1, 0, ROWS(130, 0, 0)},
     /* more experts than a warp has lanes; of those on one lane the last has rows */
     {DTYPE_BF16, 5, 16, 1, 0,
