@@ -62,7 +62,7 @@ size_t cuda_gemm_workspace_bytes(const struct cuda_gemm *g)
  * [cols][rows] and transposed: M = weight rows, N = input rows, K = cols. */
 
 struct cuda_gemm_choice {
-    enum cuda_real real; // of weights and inputs
+    enum cuda_real real, out_real; // of weights and inputs, of outputs
     int m, n, k, in_stride, out_stride, weight_stride;
     uint32_t out_alignment; // bytes; a rank's logits begin anywhere in a row
     cublasLtMatmulAlgo_t algorithm;
@@ -81,10 +81,15 @@ static void library_call_close(struct library_call *c)
     if (c->out) cublasLtMatrixLayoutDestroy(c->out);
 }
 
+static cudaDataType_t library_type(enum cuda_real real)
+{
+    return real == CUDA_REAL_F32 ? CUDA_R_32F : real == CUDA_REAL_F16 ? CUDA_R_16F : CUDA_R_16BF;
+}
+
 static cublasStatus_t library_call_open(struct library_call *c, const struct cuda_gemm_choice *s)
 {
     cublasOperation_t transposed = CUBLAS_OP_T;
-    cudaDataType_t type = s->real == CUDA_REAL_F16 ? CUDA_R_16F : CUDA_R_16BF;
+    cudaDataType_t type = library_type(s->real), out_type = library_type(s->out_real);
 
     *c = (struct library_call){};
     cublasStatus_t rc = cublasLtMatmulDescCreate(&c->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
@@ -96,7 +101,7 @@ static cublasStatus_t library_call_open(struct library_call *c, const struct cud
     if (rc == CUBLAS_STATUS_SUCCESS)
         rc = cublasLtMatrixLayoutCreate(&c->in, type, s->k, s->n, s->in_stride);
     if (rc == CUBLAS_STATUS_SUCCESS)
-        rc = cublasLtMatrixLayoutCreate(&c->out, CUDA_R_32F, s->m, s->n, s->out_stride);
+        rc = cublasLtMatrixLayoutCreate(&c->out, out_type, s->m, s->n, s->out_stride);
     return rc;
 }
 
@@ -129,8 +134,8 @@ static cublasStatus_t ask_heuristic(struct cuda_gemm *g, const struct library_ca
 
 static bool same_shape(const struct cuda_gemm_choice *a, const struct cuda_gemm_choice *b)
 {
-    return a->real == b->real && a->m == b->m && a->n == b->n && a->k == b->k &&
-           a->in_stride == b->in_stride && a->out_stride == b->out_stride &&
+    return a->real == b->real && a->out_real == b->out_real && a->m == b->m && a->n == b->n &&
+           a->k == b->k && a->in_stride == b->in_stride && a->out_stride == b->out_stride &&
            a->weight_stride == b->weight_stride && a->out_alignment == b->out_alignment;
 }
 
@@ -171,15 +176,24 @@ static void own_part(const struct cuda_product *p, const struct cuda_part *part,
     cuda_mma(&one, stream);
 }
 
-/* What the library has no algorithm for (an output that is aligned to 4 bytes, say) is multiplied here. */
+/* Element i of outputs. */
+static float *out_at(float *out, int i, enum cuda_real real)
+{
+    return (float *)((uint8_t *)out + (size_t)i * cuda_real_bytes(real));
+}
+
+/* What the library has no algorithm for (an output that is aligned to 4 bytes, say) is multiplied here if outputs are
+ * float32, else it is cudaErrorNotSupported. */
 static cudaError_t library_part(struct cuda_gemm *g, const struct cuda_product *p,
-                                const struct cuda_part *part, cudaStream_t stream)
+                                const struct cuda_part *part, enum cuda_real out_real,
+                                cudaStream_t stream)
 {
     struct cuda_gemm_choice shape = {};
     struct library_call call;
     const float one = 1, zero = 0;
 
     shape.real = p->in_real;
+    shape.out_real = out_real;
     shape.m = part->w.rows;
     shape.n = p->rows;
     shape.k = part->w.cols;
@@ -195,6 +209,7 @@ static cudaError_t library_part(struct cuda_gemm *g, const struct cuda_product *
                             g->workspace, LIBRARY_WORKSPACE, stream);
     library_call_close(&call);
     if (rc == CUBLAS_STATUS_NOT_SUPPORTED) {
+        if (out_real != CUDA_REAL_F32) return cudaErrorNotSupported;
         own_part(p, part, stream);
         return cudaSuccess;
     }
@@ -212,7 +227,8 @@ static int dequantised_rows(const struct cuda_gemm *g, const struct cuda_weight 
 
 /* The same behind dequantising, some weight rows at a time. */
 static cudaError_t dequantised_part(struct cuda_gemm *g, const struct cuda_product *p,
-                                    const struct cuda_part *part, cudaStream_t stream)
+                                    const struct cuda_part *part, enum cuda_real out_real,
+                                    cudaStream_t stream)
 {
     uint8_t *data = (uint8_t *)g->workspace + LIBRARY_WORKSPACE;
     int most = dequantised_rows(g, &part->w);
@@ -224,10 +240,10 @@ static cudaError_t dequantised_part(struct cuda_gemm *g, const struct cuda_produ
         some.w.rows = part->w.rows - row < most ? part->w.rows - row : most;
         some.w.data = data;
         some.w.scales = NULL;
-        some.out = part->out + row;
+        some.out = out_at(part->out, row, out_real);
         some.bias = part->bias ? part->bias + row : NULL;
         cuda_dequantise(&part->w, row, some.w.rows, p->in_real, data, stream);
-        rc = library_part(g, p, &some, stream);
+        rc = library_part(g, p, &some, out_real, stream);
     }
     return rc;
 }
@@ -235,7 +251,8 @@ static cudaError_t dequantised_part(struct cuda_gemm *g, const struct cuda_produ
 /* ---- choice ---- */
 
 typedef cudaError_t library_fn(struct cuda_gemm *g, const struct cuda_product *p,
-                               const struct cuda_part *part, cudaStream_t stream);
+                               const struct cuda_part *part, enum cuda_real out_real,
+                               cudaStream_t stream);
 
 /* How a library makes this part; NULL: it doesn't. */
 static library_fn *library_for(const struct cuda_gemm *g, const struct cuda_product *p,
@@ -258,27 +275,29 @@ static bool is_wide(const struct cuda_gemm *g, const struct cuda_product *p)
 }
 
 /* Whether both are one product to a library: weights behind each other, outputs in neighbouring columns. */
-static bool is_followed_by(const struct cuda_part *a, const struct cuda_part *b)
+static bool is_followed_by(const struct cuda_part *a, const struct cuda_part *b,
+                           enum cuda_real out_real)
 {
     size_t bytes = (size_t)a->w.rows * cuda_row_bytes(&a->w);
 
     if (a->w.form != b->w.form || a->w.cols != b->w.cols || cuda_form_is_in_blocks(a->w.form))
         return false;
-    return (const uint8_t *)a->w.data + bytes == b->w.data && a->out + a->w.rows == b->out &&
-           a->out_stride == b->out_stride &&
+    return (const uint8_t *)a->w.data + bytes == b->w.data &&
+           out_at(a->out, a->w.rows, out_real) == b->out && a->out_stride == b->out_stride &&
            (a->bias ? a->bias + a->w.rows == b->bias : b->bias == NULL);
 }
 
 static cudaError_t run_library(struct cuda_gemm *g, library_fn *library,
-                               const struct cuda_product *p, cudaStream_t stream)
+                               const struct cuda_product *p, enum cuda_real out_real,
+                               cudaStream_t stream)
 {
     cudaError_t rc = cudaSuccess;
 
     for (int i = 0; rc == cudaSuccess && i < p->parts; i++) {
         struct cuda_part some = p->part[i];
-        for (; i + 1 < p->parts && is_followed_by(&some, &p->part[i + 1]); i++)
+        for (; i + 1 < p->parts && is_followed_by(&some, &p->part[i + 1], out_real); i++)
             some.w.rows += p->part[i + 1].w.rows;
-        rc = library(g, p, &some, stream);
+        rc = library(g, p, &some, out_real, stream);
     }
     return rc;
 }
@@ -289,7 +308,7 @@ static cudaError_t run_same_form(struct cuda_gemm *g, const struct cuda_product 
 {
     library_fn *library = library_for(g, p, &p->part[0].w);
 
-    if (library) return run_library(g, library, p, stream);
+    if (library) return run_library(g, library, p, CUDA_REAL_F32, stream);
     if (p->in_real == CUDA_REAL_F32 || (p->rows <= GEMV_ROWS_MAX && !g->deterministic))
         cuda_gemv(p, stream);
     else if (is_wide(g, p))
@@ -319,6 +338,25 @@ static bool gates_itself(const struct cuda_gemm *g, const struct cuda_product *p
            (p->in_real == CUDA_REAL_F32 || p->rows <= CUDA_MMA_GATED_ROWS_MAX || is_wide(g, p));
 }
 
+/* Gate and up, which nobody reads but cuda_activate, in bfloat16, as the reference models have them: half of what a long
+ * prompt would write and read of them. (Float16 has no room for their range.) cudaErrorNotSupported: as float32. */
+static cudaError_t run_narrow(struct cuda_gemm *g, struct cuda_product *p, enum cuda_real *out_real,
+                              cudaStream_t stream)
+{
+    library_fn *library = library_for(g, p, &p->part[0].w);
+    struct cuda_product narrow = *p;
+
+    if (!library || library_for(g, p, &p->part[1].w) != library || p->in_real != CUDA_REAL_BF16 ||
+        p->part[0].bias || p->part[1].bias || p->part[0].out + p->part[0].w.rows != p->part[1].out)
+        return cudaErrorNotSupported;
+    narrow.part[1].out = out_at(p->part[0].out, p->part[0].w.rows, CUDA_REAL_BF16);
+    cudaError_t rc = run_library(g, library, &narrow, CUDA_REAL_BF16, stream);
+    if (rc != cudaSuccess) return rc;
+    *p = narrow;
+    *out_real = CUDA_REAL_BF16;
+    return rc;
+}
+
 cudaError_t cuda_gemm_run(struct cuda_gemm *g, const struct cuda_product *p, cudaStream_t stream)
 {
     CHECK(!p->gated.out || (p->parts == 2 && p->part[0].w.rows == p->part[1].w.rows));
@@ -326,10 +364,12 @@ cudaError_t cuda_gemm_run(struct cuda_gemm *g, const struct cuda_product *p, cud
     if (!p->gated.out || gates_itself(g, p)) return run_parts(g, p, stream);
     struct cuda_product apart = *p;
     struct cuda_rows out = {p->gated.out, p->part[0].w.rows, p->gated.stride, p->in_real};
+    enum cuda_real between = CUDA_REAL_F32;
     apart.gated.out = NULL;
-    cudaError_t rc = run_parts(g, &apart, stream);
+    cudaError_t rc = run_narrow(g, &apart, &between, stream);
+    if (rc == cudaErrorNotSupported) rc = run_parts(g, &apart, stream);
     if (rc == cudaSuccess)
-        cuda_activate(&out, p->gated.kind, p->part[0].out, p->part[1].out, p->part[0].out_stride,
-                      p->gated.rows, stream);
+        cuda_activate(&out, p->gated.kind, apart.part[0].out, apart.part[1].out, between,
+                      p->part[0].out_stride, p->gated.rows, stream);
     return rc;
 }

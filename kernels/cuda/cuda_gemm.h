@@ -11,7 +11,8 @@
  *
  * 16 bits: bfloat16 or float16, weights as inputs.
  *
- * Gate and up become act(gate) * up in cuda_gemv, cuda_wide and, up to 32 rows, cuda_mma; else in a launch behind both.
+ * Gate and up become act(gate) * up in cuda_gemv, cuda_wide and, up to 32 rows, cuda_mma; else in a launch behind both,
+ * and behind cuBLASLt they are bfloat16 until then where inputs are.
  *
  * cuda_gemv is equal to itself for any number of rows (backend.h rule 3), and so are cuda_mma and cuda_wide, which
  * have the same bits. But those differ from cuda_gemv's by rounding, and cuBLASLt chooses its algorithm by the number
@@ -45,7 +46,8 @@ void cuda_gemm_expect(struct cuda_gemm *g, const struct cuda_weight *w, int rows
 /* Bytes that `workspace` has to point to before the first product. */
 size_t cuda_gemm_workspace_bytes(const struct cuda_gemm *g);
 
-/* Enqueue. A gated product may have parts of different forms; their own outputs are then written, too. What fails is cudaErrorUnknown with cuBLASLt, and the stream's own error else. */
+/* Enqueue. A gated product may have parts of different forms; their own outputs are scratch. What fails is
+ * cudaErrorUnknown with cuBLASLt, and the stream's own error else. */
 cudaError_t cuda_gemm_run(struct cuda_gemm *g, const struct cuda_product *p, cudaStream_t stream);
 
 #endif

@@ -22,6 +22,17 @@ template <int V> __device__ __forceinline__ void load_piece(float *v, const floa
     }
 }
 
+template <int V, typename T> __device__ __forceinline__ void load_piece(float *v, const T *at)
+{
+    if (V == 4) {
+        uint2 four = *(const uint2 *)at;
+        float2 low = unpack2<T>(four.x), high = unpack2<T>(four.y);
+        v[0] = low.x, v[1] = low.y, v[2] = high.x, v[3] = high.y;
+    } else {
+        v[0] = to_float(at[0]);
+    }
+}
+
 template <int V> __device__ __forceinline__ void store_piece(float *at, const float *v)
 {
     if (V == 4)
@@ -272,9 +283,9 @@ void cuda_norm_rows(const struct cuda_rows *out, const float *in, int in_stride,
 
 /* ---- feed-forward ---- */
 
-template <typename T, int V>
-__global__ void activate_kernel(T *out, int out_stride, enum ffn_activation kind, const float *gate,
-                                const float *up, int in_stride, int n)
+template <typename T, typename S, int V>
+__global__ void activate_kernel(T *out, int out_stride, enum ffn_activation kind, const S *gate,
+                                const S *up, int in_stride, int n)
 {
     pdl_begin();
     size_t row = blockIdx.x;
@@ -290,28 +301,32 @@ __global__ void activate_kernel(T *out, int out_stride, enum ffn_activation kind
     store_piece<V>(out + row * out_stride + at, g);
 }
 
-template <typename T, int V>
-static void launch_activate(const struct cuda_rows *out, enum ffn_activation kind,
-                            const float *gate, const float *up, int in_stride, int rows,
-                            cudaStream_t stream)
+template <typename T, typename S, int V>
+static void launch_activate(const struct cuda_rows *out, enum ffn_activation kind, const void *gate,
+                            const void *up, int in_stride, int rows, cudaStream_t stream)
 {
     /* y has 65,535 at most, rows may be more */
     dim3 grid(rows, blocks_for_elements(((size_t)out->cols + V - 1) / V));
-    LM_LAUNCH_PDL((activate_kernel<T, V>), grid, FLAT_THREADS, 0, stream, (T *)out->data,
-                  out->stride, kind, gate, up, in_stride, out->cols);
+    LM_LAUNCH_PDL((activate_kernel<T, S, V>), grid, FLAT_THREADS, 0, stream, (T *)out->data,
+                  out->stride, kind, (const S *)gate, (const S *)up, in_stride, out->cols);
 }
 
-void cuda_activate(const struct cuda_rows *out, enum ffn_activation kind, const float *gate,
-                   const float *up, int in_stride, int rows, cudaStream_t stream)
+void cuda_activate(const struct cuda_rows *out, enum ffn_activation kind, const void *gate,
+                   const void *up, enum cuda_real in_real, int in_stride, int rows,
+                   cudaStream_t stream)
 {
     bool fours = out->cols % 4 == 0 && in_stride % 4 == 0;
 
+    CHECK(in_real == CUDA_REAL_F32 || in_real == out->real);
     if (rows == 0) return;
     with_real(out->real, [&]<typename T>(T) {
+        bool is_wide = in_real == CUDA_REAL_F32;
         if (fours)
-            launch_activate<T, 4>(out, kind, gate, up, in_stride, rows, stream);
+            (is_wide ? launch_activate<T, float, 4>
+                     : launch_activate<T, T, 4>)(out, kind, gate, up, in_stride, rows, stream);
         else
-            launch_activate<T, 1>(out, kind, gate, up, in_stride, rows, stream);
+            (is_wide ? launch_activate<T, float, 1>
+                     : launch_activate<T, T, 1>)(out, kind, gate, up, in_stride, rows, stream);
     });
 }
 

@@ -59,9 +59,10 @@ void cuda_residual(const struct cuda_residual_job *job, cudaStream_t stream);
 void cuda_norm_rows(const struct cuda_rows *out, const float *in, int in_stride, const float *norm,
                     int rows, float eps, cudaStream_t stream);
 
-/* out = act(gate) * up */
-void cuda_activate(const struct cuda_rows *out, enum ffn_activation kind, const float *gate,
-                   const float *up, int in_stride, int rows, cudaStream_t stream);
+/* out = act(gate) * up; in_real: float32, or as out. */
+void cuda_activate(const struct cuda_rows *out, enum ffn_activation kind, const void *gate,
+                   const void *up, enum cuda_real in_real, int in_stride, int rows,
+                   cudaStream_t stream);
 
 /* Heads of queries, keys or values: norm, then rotation. */
 struct cuda_heads_job {

@@ -128,7 +128,7 @@ static void run_layer(const struct scene *x, bool wide, cudaStream_t stream)
     struct cuda_rows out = {up->gated.out, up->part[0].w.rows, up->gated.stride, up->in_real};
     apart.gated.out = NULL;
     cuda_mma(&apart, stream);
-    cuda_activate(&out, up->gated.kind, apart.part[0].out, apart.part[1].out,
+    cuda_activate(&out, up->gated.kind, apart.part[0].out, apart.part[1].out, CUDA_REAL_F32,
                   apart.part[0].out_stride, up->gated.rows, stream);
     cuda_mma(&x->down, stream);
 }

@@ -177,10 +177,10 @@ static void check_gated(enum dtype gate, enum dtype up, int inputs, int activati
     void *out = to_device(g, count * sizeof *g);
     a.p.gated = {out, inputs, stride, FFN_SILU};
     open_gemm(false, &a.p, inputs);
-    long before = LAUNCHES("(activate_kernel<T, V>)");
+    long before = LAUNCHES("(activate_kernel<T, S, V>)");
     struct cuda_product apart = a.p;
     run_gemm(&c, &a);
-    EXPECT_LAUNCHES(LAUNCHES("(activate_kernel<T, V>)") - before, activations);
+    EXPECT_LAUNCHES(LAUNCHES("(activate_kernel<T, S, V>)") - before, activations);
     NEED(cudaMemcpy(g, out, count * sizeof *g, cudaMemcpyDeviceToHost) == cudaSuccess);
     apart.gated.out = NULL;
     a.p = apart;
@@ -217,6 +217,80 @@ static void test_gated_where_possible(void)
     check_gated(DTYPE_Q4_1, DTYPE_BF16, 65, 1, true);
 }
 
+static float bf16_of(float x)
+{
+    return from_16(CUDA_REAL_BF16, to_16(CUDA_REAL_BF16, x));
+}
+
+/* Side by side, as a step has them, gate and up behind a library are bfloat16 between both launches; float32 where
+ * inputs are float16, with biases, or if the library can't. */
+static void check_between(enum dtype type, bool is_half, bool has_bias, bool is_narrow,
+                          size_t slice = 0)
+{
+    struct product_case c = {type, 20, 256, MANY, 2};
+    struct product_scene a = {};
+    size_t count = (size_t)c.inputs * (size_t)c.rows;
+    float *both = (float *)xcalloc(2 * count, sizeof *both);
+    uint16_t *g = (uint16_t *)xcalloc(count, sizeof *g);
+    double worst = 0;
+    struct rng r;
+
+    rng_init(&r, 9);
+    c.same_rows = true;
+    c.in_is_half = is_half;
+    set_inputs(&c, &a, &r);
+    set_parts(&c, &a, &r);
+    struct cuda_product p = a.p;
+    float *joint = (float *)to_device(both, 2 * count * sizeof *both);
+    void *out = to_device(g, count * sizeof *g);
+    for (int i = 0; i < 2; i++) {
+        p.part[i].out = joint + i * c.rows;
+        p.part[i].out_stride = 2 * c.rows;
+        if (!has_bias) p.part[i].bias = NULL;
+    }
+    for (bool gated : {false, true}) {
+        if (gated) p.gated = {out, c.inputs, c.rows, FFN_SILU};
+        open_gemm(false, &p, c.inputs);
+        if (slice > 0) gemm.dequantised_bytes = slice;
+        NEED(cudaMalloc(&gemm.workspace, cuda_gemm_workspace_bytes(&gemm)) == cudaSuccess);
+        NEED(cuda_gemm_run(&gemm, &p, NULL) == cudaSuccess);
+        NEED(cudaStreamSynchronize(NULL) == cudaSuccess);
+        if (!gated)
+            NEED(cudaMemcpy(both, joint, 2 * count * sizeof *both, cudaMemcpyDeviceToHost) ==
+                 cudaSuccess);
+        cudaFree(gemm.workspace);
+        cuda_gemm_close(&gemm);
+    }
+    NEED(cudaMemcpy(g, out, count * sizeof *g, cudaMemcpyDeviceToHost) == cudaSuccess);
+    for (int in = 0; in < c.inputs; in++)
+        for (int i = 0; i < c.rows; i++) {
+            const float *row = both + 2 * in * c.rows;
+            float gate = is_narrow ? bf16_of(row[i]) : row[i];
+            float up = is_narrow ? bf16_of(row[c.rows + i]) : row[c.rows + i];
+            double want = (double)gate / (1 + exp(-(double)gate)) * (double)up;
+            double got = (double)from_16(real_of(&c), g[in * c.rows + i]);
+            worst = fmax(worst, fabs(got - want) / (fabs(want) + 1e-4));
+        }
+    EXPECT(worst <= (is_half ? 0.0005 : 0.0040)); // half a unit of the output
+    cudaFree(joint);
+    cudaFree(out);
+    free(both);
+    free(g);
+    scene_free(&c, &a);
+}
+
+static void test_between_gate_and_activation(void)
+{
+    check_between(DTYPE_BF16, false, false, true);
+    check_between(DTYPE_Q4_1, false, false, true);
+    check_between(DTYPE_Q4_1, false, false, true, 7 * 256 * sizeof(uint16_t)); // rows at a time
+    check_between(DTYPE_BF16, false, true, false);
+    check_between(DTYPE_F16, true, false, false);
+    setenv("LM_CUDA_EMU_LT_WIDE", "1", 1); // 20 rows of 2 bytes aren't aligned to 16
+    check_between(DTYPE_BF16, false, false, !LAUNCHES(NULL));
+    unsetenv("LM_CUDA_EMU_LT_WIDE");
+}
+
 /* ---- many rows ---- */
 
 /* Launches of cuda_wide, in any form, and of cuda_mma for the rest. `rows`: of each expert, or without experts. */
@@ -237,10 +311,11 @@ static void expect_wide(bool deterministic, int experts, int rows, bool gated, i
     void *out = to_device(a.x, (size_t)c.inputs * 16 * sizeof(bf16));
     if (gated) a.p.gated = {out, c.inputs, 16, FFN_SILU};
     open_gemm(deterministic, &a.p, c.inputs);
-    long wide = LAUNCHES("(wide_kernel<T, W>)"), activations = LAUNCHES("(activate_kernel<T, V>)");
+    long wide = LAUNCHES("(wide_kernel<T, W>)"),
+         activations = LAUNCHES("(activate_kernel<T, S, V>)");
     run_gemm(&c, &a);
     EXPECT_LAUNCHES(LAUNCHES("(wide_kernel<T, W>)") - wide, launches);
-    EXPECT_LAUNCHES(LAUNCHES("(activate_kernel<T, V>)") - activations, gated && !launches);
+    EXPECT_LAUNCHES(LAUNCHES("(activate_kernel<T, S, V>)") - activations, gated && !launches);
     cudaFree(out);
     scene_free(&c, &a);
 }
@@ -295,6 +370,7 @@ int main(void)
     RUN(test_blocks_through_library);
     RUN(test_neighbours);
     RUN(test_gated_where_possible);
+    RUN(test_between_gate_and_activation);
     RUN(test_wide_for_many_rows);
     RUN(test_memory);
     return TEST_END();

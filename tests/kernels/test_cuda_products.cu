@@ -245,8 +245,8 @@ static void check_gated(struct product_case c, enum ffn_activation kind, struct 
     if (c.experts) set_experts(&c, &a);
     run(&c, &a);
     struct cuda_rows out = {device, c.rows, stride, real_of(&c)};
-    cuda_activate(&out, kind, a.p.part[0].out, a.p.part[1].out, a.p.part[0].out_stride, c.inputs,
-                  NULL);
+    cuda_activate(&out, kind, a.p.part[0].out, a.p.part[1].out, CUDA_REAL_F32,
+                  a.p.part[0].out_stride, c.inputs, NULL);
     NEED(cudaMemcpy(want, device, bytes, cudaMemcpyDeviceToHost) == cudaSuccess);
     NEED(cudaMemset(device, 0, bytes) == cudaSuccess);
     struct cuda_product gated = a.p;
@@ -321,8 +321,8 @@ static void check_saturated(bool mma, struct rng *r)
         if (gated)
             (mma ? cuda_mma : cuda_gemv)(&p, NULL);
         else
-            cuda_activate(&out, FFN_SILU, p.part[0].out, p.part[1].out, p.part[0].out_stride, 2,
-                          NULL);
+            cuda_activate(&out, FFN_SILU, p.part[0].out, p.part[1].out, CUDA_REAL_F32,
+                          p.part[0].out_stride, 2, NULL);
         NEED(cudaMemcpy(got, device, sizeof got, cudaMemcpyDeviceToHost) == cudaSuccess);
         for (int i = 0; i < 6; i++) {
             float v = quant_half_to_float(got[i / 3 * 8 + i % 3]);

@@ -127,7 +127,7 @@ static struct cuda_rows gated_out;
 static void mma_and_activate(const struct cuda_product *p, cudaStream_t stream)
 {
     cuda_mma(&apart, stream);
-    cuda_activate(&gated_out, p->gated.kind, apart.part[0].out, apart.part[1].out,
+    cuda_activate(&gated_out, p->gated.kind, apart.part[0].out, apart.part[1].out, CUDA_REAL_F32,
                   apart.part[0].out_stride, p->gated.rows, stream);
 }
 
