@@ -21,7 +21,7 @@ template <typename T> struct mma_weights_real {
 
 template <typename T> struct mma_weights_q4 {
     typedef T real;
-    typedef struct q4_raw8 raw;
+    using raw = struct q4_raw8;
     static const bool in_blocks = true, scales_sums = false;
     static const int piece_bytes = 4, scale_bytes = 4;
     __device__ static raw load(const uint8_t *data, const uint8_t *scale)
@@ -36,7 +36,7 @@ template <typename T> struct mma_weights_q4 {
 
 template <typename T> struct mma_weights_q8 {
     typedef T real;
-    typedef struct q8_raw8 raw;
+    using raw = struct q8_raw8;
     static const bool in_blocks = true, scales_sums = false;
     static const int piece_bytes = 8, scale_bytes = 2;
     __device__ static raw load(const uint8_t *data, const uint8_t *scale)
@@ -51,7 +51,7 @@ template <typename T> struct mma_weights_q8 {
 
 template <typename T> struct mma_weights_f8 {
     typedef T real;
-    typedef struct f8_raw8 raw;
+    using raw = struct f8_raw8;
     static const bool in_blocks = true, scales_sums = true;
     static const int piece_bytes = 8, scale_bytes = 0;
     __device__ static raw load(const uint8_t *data, const uint8_t *scale)
