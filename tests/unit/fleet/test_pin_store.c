@@ -374,9 +374,11 @@ static void test_agent_starts_a_fresh_claim(void)
     end();
 }
 
-/* Moved by a proxy, adopted by the other agent; what the first one writes then doesn't count. */
+/* Moved by a proxy, adopted by the other agent; what the first one writes then doesn't count. While the other lives
+ * it waits, though it has as many turns. */
 static void test_agents_obey_moves(void)
 {
+    struct answer answer;
     begin();
     open_agent("a", "inc-a");
     claim(&p, "a", "inc-a", 0, true);
@@ -385,8 +387,10 @@ static void test_agents_obey_moves(void)
     close_agent();
     EXPECT(move(&p, "a", "inc-a", "b", "inc-b")->is_won);
     EXPECT(p.answer.turn == 1 && p.answer.transcript == 1);
+    ask(&answer, "SET lm:agent:b {\"incarnation\":\"inc-b\"}");
     open_agent("a", "inc-a");
-    EXPECT_INT(agent_opens(1, SESSION_EXPECT_EXISTING), TRANSCRIPT_UNCLAIMED);
+    EXPECT_INT(agent_opens(1, SESSION_EXPECT_EXISTING), TRANSCRIPT_BUSY);
+    EXPECT_INT(agent_opens(0, SESSION_EXPECT_EXISTING), TRANSCRIPT_UNCLAIMED);
     close_agent();
     open_agent("b", "inc-b");
     EXPECT_INT(agent_opens(-1, SESSION_EXPECT_ADOPT), TRANSCRIPT_HISTORY);
