@@ -22,6 +22,7 @@ What a request wants is in its body, beside what the proxy reads:
 import asyncio
 import collections
 import contextlib
+import errno
 import json
 import random
 import re
@@ -436,10 +437,19 @@ class MockAgent:
 
     # ---- life ----
 
+    async def listen(self):
+        """At the port that it had, or, where somebody has taken that meanwhile, at another one."""
+        loop = asyncio.get_running_loop()
+        for port in (self.port, 0):
+            try:
+                return await loop.create_server(lambda: Connection(self), "127.0.0.1", port, backlog=512)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or port == 0:
+                    raise
+
     async def start(self):
         loop = asyncio.get_running_loop()
-        self.server = await loop.create_server(lambda: Connection(self), "127.0.0.1", self.port,
-                                               backlog=512)
+        self.server = await self.listen()
         self.port = self.server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         if not self.foreign:
