@@ -223,7 +223,7 @@ void interactive_open(struct interactive *t)
 bool interactive_wait_for_other(struct interactive *t)
 {
     uint64_t now_ms = clock_ms();
-    if (t->busy_until_ms == 0) t->busy_until_ms = now_ms + INTERACTIVE_BUSY_MS;
+    if (t->busy_until_ms == 0) t->busy_until_ms = now_ms + TRANSCRIPT_HELD_MS;
     t->wants_retry = now_ms < t->busy_until_ms;
     return t->wants_retry;
 }

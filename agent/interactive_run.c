@@ -14,7 +14,7 @@
  *  3. A turn that goes on from another agent has its head out when the engine has told what the
  *     client has had. If the other one had written it down, it takes that one's place.
  *  4. A turn that began without Redis may follow one of an agent that Redis believes to live. It is
- *     refused only if that one's lease hasn't ended after INTERACTIVE_BUSY_MS. */
+ *     refused only if that one's lease hasn't ended after TRANSCRIPT_HELD_MS. */
 #define LOG_MODULE "interactive"
 #include "agent/agent_metrics.h"
 #include "agent/interactive_turn.h"

@@ -25,8 +25,6 @@ enum interactive_state {
     INTERACTIVE_CLOSED,
 };
 
-#define INTERACTIVE_BUSY_MS 6000 // what a dead owner's lease takes, and some
-
 struct interactive {
     struct text_job job;
     struct session_service *service;

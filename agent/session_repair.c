@@ -3,7 +3,7 @@
  *     down when it ends.
  *  2. A last turn whose client left isn't: it may have been a proxy that took us for dead, and another
  *     agent has gone on with it.
- *  3. Each is tried once for every time that Redis came back or was flushed, and again for HELD_MS
+ *  3. Each is tried once for every time that Redis came back or was flushed, and again for TRANSCRIPT_HELD_MS
  *     while the lease runs of who had it before; what fails waits for the session's next turn, which
  *     writes all.
  *  4. What another agent wrote down, at least as many turns, stands (session_transcript.h). */
@@ -20,7 +20,6 @@
 
 #define UNDER_WAY_MAX 16
 #define TURNS_MAX     4096 // of them together: what one tick may print
-#define HELD_MS       6000 // what a dead owner's lease takes, and some
 
 struct repair {
     struct session_service *service;
@@ -31,7 +30,7 @@ void session_repair_begin(struct session_service *s, bool is_flushed)
 {
     s->repair_round++;
     s->repair_is_due = true;
-    s->repair_until_ms = clock_ms() + HELD_MS;
+    s->repair_until_ms = clock_ms() + TRANSCRIPT_HELD_MS;
     if (!is_flushed) return;
     int count = 0;
     list_each (session, &s->table.sessions, struct session, link) {

@@ -18,8 +18,9 @@
 #include "shared/base/error.h"
 #include "shared/net/session_key.h"
 
-#define TRANSCRIPT_OPEN_MS   500 // to find out whose a session is
-#define TRANSCRIPT_APPEND_MS 50  // to write a turn down, a rewrite included
+#define TRANSCRIPT_OPEN_MS   500  // to find out whose a session is
+#define TRANSCRIPT_APPEND_MS 50   // to write a turn down, a rewrite included
+#define TRANSCRIPT_HELD_MS   6000 // what a dead owner's lease takes, and some
 #define TRANSCRIPT_BYTES_MAX ((size_t)8 << 20)
 
 struct session_transcript;
