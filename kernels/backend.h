@@ -342,9 +342,10 @@ struct backend_ops {
     /* Until all is done that was enqueued; with a step ahead, until the one before it is. */
     FALLIBLE int (*sync)(struct backend *b, struct error *err);
 
-    /* (optional, with sample) The next step may be ahead of the one that began last, unless that one is so of an
-     * unsynced one itself, or the host has to look at its rows: hidden states, rows that sample() leaves, all of
-     * them without sample(). All ranks are given the same links. True: what sync() waits for has ended, or failed. */
+    /* (optional, with sample) Where it is there the next step may begin before sync() of the last one (step.is_ahead), but
+     * not a third before that of the first, nor behind one of whose rows the host has to look at anything: hidden
+     * states, rows that sample() leaves, all rows without sample(). All ranks are given the same links. True: what
+     * sync() waits for has ended, or failed. */
     bool (*has_ended)(struct backend *b);
     /* [rows][vocab] float32 of the last synced step, on the host; valid until the next step_begin.
      * Of rank 0 only. */
